@@ -1,0 +1,42 @@
+"""A template as a node needs it: a stack of layers and what they are to be run with. Plain data."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from cloister.model.resources import Limits
+
+__all__ = ["Template"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Template:
+    """A built template. ``layers`` holds layer ids, lowest first."""
+
+    template_id: str
+    name: str
+    build_id: str
+    layers: tuple[str, ...]
+    envs: dict[str, str] = field(default_factory=dict)
+    user: str = "user"
+    workdir: str = "/home/user"
+    kernel_user: str = "root"
+    """Identity of the language kernels, as seen inside the sandbox."""
+    languages: tuple[str, ...] = ()
+    """Languages of the interpreter, canonical names, the default one first; empty: no interpreter."""
+    limits: Limits = field(default_factory=Limits)
+    aliases: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON-ready data; :meth:`from_json` reads it back."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Template:
+        """The inverse of :meth:`to_json`."""
+        fields = dict(data)
+        fields["limits"] = Limits(**fields["limits"])
+        for name in ("layers", "languages", "aliases"):
+            fields[name] = tuple(fields[name])
+        return cls(**fields)
