@@ -1,0 +1,1 @@
+"""Harness that several test groups share."""
