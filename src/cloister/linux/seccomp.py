@@ -25,7 +25,7 @@ import platform
 import struct
 import tempfile
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from cloister.errors import IsolationError
 
@@ -168,12 +168,12 @@ def _argument(index: int) -> int:
 
 def _libseccomp() -> ModuleType:
     try:
-        import pyseccomp  # noqa: PLC0415 - loads the C library when imported, which fails where it is missing
+        import pyseccomp  # type: ignore[import-untyped]  # noqa: PLC0415 - loads libseccomp, which fails where it is missing
     except (ImportError, RuntimeError, OSError) as err:
         raise _fault("libseccomp is missing", hint="apt-get install libseccomp2, and the Python package pyseccomp") from err
     if platform.machine() not in ("x86_64", "aarch64"):
         raise _fault(f"no seccomp profile for the architecture {platform.machine()}")
-    return pyseccomp  # type: ignore[no-any-return]
+    return cast("ModuleType", pyseccomp)
 
 
 def _number(seccomp: ModuleType, profile: Profile, name: str) -> int | None:
