@@ -1,0 +1,69 @@
+"""What the control plane and the data plane need of a node, wherever it runs.
+
+The one seam between the unprivileged side and whatever owns the sandboxes: :mod:`cloister.cluster.local` speaks to the supervisor of
+this machine; a cluster puts another implementation in its place. No policy here.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from cloister.model.node import EndedSandbox, NodeInfo, SandboxStats
+from cloister.model.sandbox import EndReason, SandboxRecord, SandboxRequest
+from cloister.model.template import Template
+
+__all__ = ["NodeClient", "NodeListener", "ResolverSockets"]
+
+
+@dataclass(frozen=True)
+class ResolverSockets:
+    """The sandboxes' resolver address: two sockets that the receiver owns, and the upstream resolvers."""
+
+    udp: socket.socket
+    tcp: socket.socket
+    upstreams: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class NodeListener:
+    """Whom a client tells: ``connected`` after each (re)connection, before calls that waited go on; ``ended`` for each event."""
+
+    connected: Callable[[NodeClient], Awaitable[None]]
+    ended: Callable[[EndedSandbox], None]
+
+
+class NodeClient(Protocol):
+    """One node. Every call waits a little for a node that is restarting, then raises NodeUnreachableError."""
+
+    async def create(self, request: SandboxRequest) -> SandboxRecord:
+        """Create a sandbox; returns when its agent serves. Survives a restart of the node: afterwards it is either there or not."""
+
+    async def kill(self, sandbox_id: str, reason: EndReason) -> bool:
+        """End a sandbox; False if there is none."""
+
+    async def set_deadline(self, sandbox_id: str, end_at: float) -> None:
+        """Replace the time (epoch seconds) at which the sandbox is killed."""
+
+    async def list(self) -> Sequence[SandboxRecord]:
+        """All live sandboxes."""
+
+    async def get(self, sandbox_id: str) -> SandboxRecord:
+        """One live sandbox, or SandboxNotFoundError."""
+
+    async def stats(self, sandbox_id: str) -> SandboxStats:
+        """What the sandbox uses now."""
+
+    async def dial(self, sandbox_id: str) -> socket.socket:
+        """A fresh, unconnected, non-blocking TCP socket inside the sandbox's network; the caller owns it."""
+
+    async def templates(self) -> Sequence[Template]:
+        """The templates that the node can run."""
+
+    async def dns_sockets(self) -> ResolverSockets:
+        """The resolver's sockets; the caller owns its copies."""
+
+    async def ping(self) -> NodeInfo:
+        """Who the node is."""

@@ -1,0 +1,281 @@
+"""The supervisor's side of the node protocol: a unix socket, its peers, and the dispatch of requests.
+
+Owns the listening socket and the connections. Decides nothing about sandboxes: every method goes to a :class:`NodeService`.
+Invariant: only root and the uids that the caller allows are listened to (``SO_PEERCRED``); what such a peer sends is checked
+for shape before it reaches the service, because the API process is not trusted with more than this protocol gives it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import structlog
+
+from cloister.errors import CloisterError, InternalError, InvalidRequestError
+from cloister.ids import is_sandbox_id
+from cloister.model.node import EndedSandbox, NodeInfo, SandboxStats
+from cloister.model.resources import Limits
+from cloister.model.sandbox import EndReason, SandboxRecord, SandboxRequest
+from cloister.model.template import Template
+from cloister.protocol.node import ChannelClosedError, Message, NodeChannel, ProtocolError
+
+__all__ = ["DnsSockets", "NodeServer", "NodeService", "parse_request"]
+
+_log = structlog.get_logger("cloister.node.server")
+_MAX_IN_FLIGHT = 1024
+
+
+@dataclass(frozen=True)
+class DnsSockets:
+    """The sandboxes' resolver address as two bound sockets, and where to ask on. The supervisor keeps owning the sockets."""
+
+    udp: socket.socket
+    tcp: socket.socket
+    upstreams: tuple[str, ...]
+
+
+class NodeService(Protocol):
+    """What a supervisor does on request. Every method raises :class:`CloisterError`, with the code that the client shall see."""
+
+    async def create(self, request: SandboxRequest) -> SandboxRecord:
+        """Create a sandbox and answer when its agent serves. The id is the caller's; one that lives is AlreadyExistsError."""
+
+    async def kill(self, sandbox_id: str, reason: EndReason) -> bool:
+        """End a sandbox and release what it holds; False if there is none. Idempotent."""
+
+    async def set_deadline(self, sandbox_id: str, end_at: float) -> None:
+        """Replace the time (epoch seconds) at which the sandbox is killed. SandboxNotFoundError if there is none."""
+
+    async def list(self) -> Sequence[SandboxRecord]:
+        """All live sandboxes."""
+
+    async def get(self, sandbox_id: str) -> SandboxRecord:
+        """One live sandbox, or SandboxNotFoundError."""
+
+    async def stats(self, sandbox_id: str) -> SandboxStats:
+        """What the sandbox uses now."""
+
+    async def dial(self, sandbox_id: str) -> socket.socket:
+        """A fresh, unconnected TCP socket inside the sandbox's network; the server closes it once it is sent."""
+
+    async def templates(self) -> Sequence[Template]:
+        """The templates that this node can run."""
+
+    async def dns_sockets(self) -> DnsSockets:
+        """The resolver's sockets; they stay the service's."""
+
+    async def ping(self) -> NodeInfo:
+        """Who this is."""
+
+
+_Answer = tuple[Any, Sequence[int], Callable[[], None] | None]
+
+
+class NodeServer:
+    """Serves one :class:`NodeService` on one unix socket.
+
+    Start with :meth:`start`, end with :meth:`close`; ``broadcast_ended`` tells every peer that a sandbox ended.
+    """
+
+    def __init__(self, service: NodeService, path: Path, *, allowed_uids: Collection[int], socket_gid: int | None = None) -> None:
+        self._service = service
+        self._path = path
+        self._allowed = frozenset(allowed_uids) | {0}
+        self._gid = socket_gid
+        self._listener: socket.socket | None = None
+        self._accepting: asyncio.Task[None] | None = None
+        self._peers: dict[NodeChannel, asyncio.Task[None]] = {}
+        self._requests: set[asyncio.Task[None]] = set()
+        self._methods: dict[str, Callable[[dict[str, Any]], Awaitable[_Answer]]] = {
+            "create": self._create,
+            "kill": self._kill,
+            "set_deadline": self._set_deadline,
+            "list": self._list,
+            "get": self._get,
+            "stats": self._stats,
+            "dial": self._dial,
+            "templates": self._templates,
+            "dns_sockets": self._dns_sockets,
+            "ping": self._ping,
+        }
+
+    async def start(self) -> None:
+        """Bind the socket (replacing a dead server's) and begin to accept.
+
+        The socket is mode 0666 in a directory that decides who can reach it; the peer's uid is what counts.
+        """
+        self._path.unlink(missing_ok=True)
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        listener.bind(os.fspath(self._path))
+        self._path.chmod(0o666)
+        if self._gid is not None:
+            os.chown(self._path, -1, self._gid)
+        listener.listen(64)
+        self._listener = listener
+        self._accepting = asyncio.create_task(self._accept(listener))
+
+    async def close(self) -> None:
+        """Stop accepting, close the peers, and cancel what runs for them."""
+        tasks = [self._accepting, *self._peers.values(), *self._requests]
+        running = [task for task in tasks if task is not None]
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+        for channel in tuple(self._peers):
+            channel.close()
+        if self._listener is not None:
+            self._listener.close()
+            self._path.unlink(missing_ok=True)
+
+    async def broadcast_ended(self, ended: EndedSandbox) -> None:
+        """Send ``sandbox.ended`` to every peer; one that has gone is passed over."""
+        for channel in tuple(self._peers):
+            try:
+                await channel.send({"event": "sandbox.ended", "data": ended.to_json()})
+            except ConnectionError:
+                channel.close()
+
+    async def _accept(self, listener: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            connection, _ = await loop.sock_accept(listener)
+            channel = NodeChannel(connection)
+            uid = channel.peer_uid()
+            if uid not in self._allowed:
+                _log.warning("peer.refused", uid=uid)
+                channel.close()
+                continue
+            self._peers[channel] = asyncio.create_task(self._serve(channel))
+
+    async def _serve(self, channel: NodeChannel) -> None:
+        room = asyncio.Semaphore(_MAX_IN_FLIGHT)
+        try:
+            while True:
+                message = await channel.receive()
+                message.close_fds()
+                await room.acquire()
+                task = asyncio.create_task(self._answer(channel, message))
+                self._requests.add(task)
+                task.add_done_callback(self._requests.discard)
+                task.add_done_callback(lambda _: room.release())
+        except ChannelClosedError:
+            pass
+        except ProtocolError as error:
+            _log.warning("peer.protocol_broken", error=str(error))
+        finally:
+            channel.close()
+            self._peers.pop(channel, None)
+
+    async def _answer(self, channel: NodeChannel, message: Message) -> None:
+        request_id = message.body.get("id")
+        fds: Sequence[int] = ()
+        done: Callable[[], None] | None = None
+        body: dict[str, Any]
+        try:
+            result, fds, done = await self._dispatch(message.body)
+            body = {"id": request_id, "result": result}
+        except CloisterError as error:
+            body = {"id": request_id, "error": {"code": error.code, "message": error.message, "hint": error.hint}}
+        except Exception as error:  # process border: a fault of the service must reach the log and the client
+            _log.exception("request.failed", method=message.body.get("method"))
+            body = {"id": request_id, "error": {"code": InternalError.code, "message": f"{type(error).__name__}: {error}", "hint": None}}
+        try:
+            await channel.send(body, fds)
+        except ChannelClosedError:
+            _log.info("answer.undelivered", method=message.body.get("method"))
+        finally:
+            if done is not None:
+                done()
+
+    async def _dispatch(self, body: dict[str, Any]) -> _Answer:
+        name, params = body.get("method"), body.get("params", {})
+        method = self._methods.get(name) if isinstance(name, str) else None
+        if method is None or not isinstance(params, dict):
+            raise InvalidRequestError(f"no such method: {name!r}")
+        return await method(params)
+
+    async def _create(self, params: dict[str, Any]) -> _Answer:
+        record = await self._service.create(parse_request(params))
+        return record.to_json(), (), None
+
+    async def _kill(self, params: dict[str, Any]) -> _Answer:
+        try:
+            reason = EndReason(params.get("reason", EndReason.KILLED))
+        except ValueError as error:
+            raise InvalidRequestError(str(error)) from error
+        return {"killed": await self._service.kill(_sandbox_id(params), reason)}, (), None
+
+    async def _set_deadline(self, params: dict[str, Any]) -> _Answer:
+        await self._service.set_deadline(_sandbox_id(params), _typed(params, "end_at", (int, float)))
+        return {}, (), None
+
+    async def _list(self, _params: dict[str, Any]) -> _Answer:
+        return {"sandboxes": [record.to_json() for record in await self._service.list()]}, (), None
+
+    async def _get(self, params: dict[str, Any]) -> _Answer:
+        return (await self._service.get(_sandbox_id(params))).to_json(), (), None
+
+    async def _stats(self, params: dict[str, Any]) -> _Answer:
+        return (await self._service.stats(_sandbox_id(params))).to_json(), (), None
+
+    async def _dial(self, params: dict[str, Any]) -> _Answer:
+        sock = await self._service.dial(_sandbox_id(params))
+        return {}, (sock.fileno(),), sock.close
+
+    async def _templates(self, _params: dict[str, Any]) -> _Answer:
+        return {"templates": [template.to_json() for template in await self._service.templates()]}, (), None
+
+    async def _dns_sockets(self, _params: dict[str, Any]) -> _Answer:
+        sockets = await self._service.dns_sockets()
+        return {"upstreams": list(sockets.upstreams)}, (sockets.udp.fileno(), sockets.tcp.fileno()), None
+
+    async def _ping(self, _params: dict[str, Any]) -> _Answer:
+        return (await self._service.ping()).to_json(), (), None
+
+
+def _typed(params: dict[str, Any], name: str, kinds: type | tuple[type, ...]) -> Any:
+    value = params.get(name)
+    if not isinstance(value, kinds) or isinstance(value, bool):
+        raise InvalidRequestError(f"{name} is missing or of the wrong type")
+    return value
+
+
+def _sandbox_id(params: dict[str, Any]) -> str:
+    value = params.get("sandbox_id")
+    if not isinstance(value, str) or not is_sandbox_id(value):
+        raise InvalidRequestError("sandbox_id is missing or malformed")
+    return value
+
+
+def parse_request(params: dict[str, Any]) -> SandboxRequest:
+    """The request that ``params`` of ``create`` hold, with every field's type checked.
+
+    Raises:
+        InvalidRequestError: a field is missing, unknown or of the wrong type.
+    """
+    try:
+        fields = dict(params)
+        limits = fields.pop("limits", None)
+        request = SandboxRequest(**fields, limits=None if limits is None else Limits(**limits))
+    except TypeError as error:
+        raise InvalidRequestError(f"create: {error}") from error
+    _sandbox_id(params)
+    _typed(params, "end_at", (int, float))
+    texts = [request.template, request.access_token or "", request.runtime or "", *request.envs, *request.envs.values()]
+    if not all(isinstance(text, str) for text in texts) or not isinstance(request.attributes, dict):
+        raise InvalidRequestError("create: a field is of the wrong type")
+    if not isinstance(request.allow_internet, bool):
+        raise InvalidRequestError("create: allow_internet is not a boolean")
+    if request.limits is not None and not all(_is_number(value) for value in vars(request.limits).values()):
+        raise InvalidRequestError("create: a limit is not a positive number")
+    return request
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value > 0
