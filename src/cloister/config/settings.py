@@ -1,0 +1,170 @@
+"""The one table of settings: each field of :class:`Settings` is a setting, with its type, default, unit and help.
+
+To add one, add a field here and run ``python -m cloister.config.document docs/configuration.md``; the command line option, the environment
+variable and the TOML key follow from the name. Defaults are the secure ones. No I/O.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cloister.model.resources import Limits
+
+__all__ = ["SETTINGS", "Setting", "Settings"]
+
+
+def _setting(default: Any, help_text: str, *, unit: str = "", choices: tuple[str, ...] = ()) -> Any:
+    return dataclasses.field(default=default, metadata={"help": help_text, "unit": unit, "choices": choices})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """All settings, validated and frozen. Only ``cli`` reads them; everything else is handed what it needs."""
+
+    listen: str = _setting("127.0.0.1:3000", "Address and port of the one listener that serves the API and sandbox traffic.")
+    data_dir: Path = _setting(Path("/var/lib/cloister"), "Directory of this server's state. Each server of a host has one of its own.")
+    store_dir: Path = _setting(Path("/var/lib/cloister/store"), "Directory of template layers, shared by all servers of the host.")
+    run_dir: Path = _setting(Path("/run/cloister"), "Directory of sockets and other things that do not outlive a boot.")
+    domain: str | None = _setting(
+        None, "Public domain: sandboxes are reached at `<port>-<id>.<domain>`. Needs wildcard DNS. It may carry a port."
+    )
+    dns_upstreams: tuple[str, ...] = _setting((), "Resolvers that sandboxes' names are asked of; none takes those of /etc/resolv.conf.")
+    extra_ca_file: Path | None = _setting(None, "PEM file of certificate authorities that sandboxes trust besides the host's.")
+    default_runtime: str = _setting("namespace", "How sandboxes are isolated when a request does not say.", choices=("namespace",))
+    default_cpu_count: float = _setting(Limits.cpu_count, "Processors a sandbox may use.", unit="cores")
+    default_mem_mib: int = _setting(Limits.mem_mib, "Memory a sandbox may use.", unit="MiB")
+    default_disk_mib: int = _setting(Limits.disk_mib, "Disk a sandbox may fill.", unit="MiB")
+    default_inodes: int = _setting(Limits.inodes, "Files a sandbox may have.", unit="inodes")
+    default_pids: int = _setting(Limits.pids, "Processes and threads a sandbox may have.")
+    default_open_files: int = _setting(Limits.open_files, "Open files of one process in a sandbox.")
+    default_output_mib: int = _setting(Limits.output_mib, "Output of one execution before it is ended with an error.", unit="MiB")
+    max_timeout_s: int = _setting(86_400, "Longest time to live that a client may ask for.", unit="s")
+    max_sandboxes_per_team: int = _setting(1_000, "Live sandboxes a team may have.")
+    max_body_mib: int = _setting(8, "Largest body of an API request; sandbox traffic has no such bound.", unit="MiB")
+    ended_retention_s: int = _setting(86_400, "How long it is remembered why a sandbox ended.", unit="s")
+    node_wait_s: float = _setting(5.0, "How long a request waits for a node supervisor that is restarting.", unit="s")
+    log_level: str = _setting("info", "Least severe level that is logged.", choices=("debug", "info", "warning", "error"))
+    log_format: str = _setting("json", "Form of log lines on standard error.", choices=("json", "console"))
+
+    def default_limits(self) -> Limits:
+        """The limits that stock and new templates get."""
+        return Limits(
+            cpu_count=self.default_cpu_count,
+            mem_mib=self.default_mem_mib,
+            disk_mib=self.default_disk_mib,
+            inodes=self.default_inodes,
+            pids=self.default_pids,
+            open_files=self.default_open_files,
+            output_mib=self.default_output_mib,
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON-ready data, to hand to a child process; :meth:`from_json` reads it back."""
+        return {setting.name: _plain(getattr(self, setting.name)) for setting in SETTINGS}
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Settings:
+        """The inverse of :meth:`to_json`."""
+        return cls(**{setting.name: setting.convert(data[setting.name]) for setting in SETTINGS if setting.name in data})
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One row of the table."""
+
+    name: str
+    kind: str
+    """One of ``text``, ``integer``, ``number``, ``path``, ``list`` (of texts)."""
+    optional: bool
+    default: Any
+    help: str
+    unit: str
+    choices: tuple[str, ...]
+
+    @property
+    def option(self) -> str:
+        """The command line option."""
+        return "--" + self.name.replace("_", "-")
+
+    @property
+    def variable(self) -> str:
+        """The environment variable."""
+        return "CLOISTER_" + self.name.upper()
+
+    def convert(self, value: Any) -> Any:
+        """``value``, from text or TOML or JSON, in the setting's own type.
+
+        Raises:
+            ValueError: it is not of that type, not positive where it is a quantity, or none of the choices.
+        """
+        if self.optional and (value is None or value == ""):
+            return None
+        converted = _CONVERTERS[self.kind](value)
+        if self.kind in {"integer", "number"} and converted <= 0:
+            raise ValueError("must be positive")
+        if self.choices and converted not in self.choices:
+            raise ValueError(f"must be one of {', '.join(self.choices)}")
+        return converted
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str) or not value:
+        raise ValueError("must be a text that is not empty")
+    return value
+
+
+def _integer(value: Any) -> int:
+    if isinstance(value, bool | float):
+        raise ValueError("must be a whole number")
+    return int(value)
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, bool):
+        raise ValueError("must be a number")
+    return float(value)
+
+
+def _path(value: Any) -> Path:
+    path = Path(_text(str(value)))
+    if not path.is_absolute():
+        path = Path.cwd() / path
+    return path
+
+
+def _list(value: Any) -> tuple[str, ...]:
+    parts = value.split(",") if isinstance(value, str) else value
+    if not isinstance(parts, list | tuple) or not all(isinstance(part, str) for part in parts):
+        raise ValueError("must be a list of texts")
+    return tuple(part.strip() for part in parts if part.strip())
+
+
+_CONVERTERS: dict[str, Callable[[Any], Any]] = {"text": _text, "integer": _integer, "number": _number, "path": _path, "list": _list}
+_KINDS = {str: "text", int: "integer", float: "number", Path: "path", tuple[str, ...]: "list"}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Path):
+        return str(value)
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _table() -> tuple[Setting, ...]:
+    hints = typing.get_type_hints(Settings)
+    rows = []
+    for field in dataclasses.fields(Settings):
+        hint = hints[field.name]
+        options = [arg for arg in typing.get_args(hint) if arg is not type(None)] if type(None) in typing.get_args(hint) else [hint]
+        meta = field.metadata
+        optional = hint is not options[0]
+        rows.append(Setting(field.name, _KINDS[options[0]], optional, field.default, meta["help"], meta["unit"], meta["choices"]))
+    return tuple(rows)
+
+
+SETTINGS: tuple[Setting, ...] = _table()
+"""Every setting, in the order of the documentation."""
