@@ -146,6 +146,8 @@ HOST_PROGRAMS = [
     "tar -C /etc -c hostname | tar -t",
     f"{sys.executable} -c 'import multiprocessing as m; p = m.get_context(\"spawn\").Process(target=print); p.start(); p.join(); assert p.exitcode == 0'",
     "printf 'int main(void){return 0;}' | gcc -x c -o $T/a.out - && $T/a.out",
+    "strace -f -o $T/trace true && grep execve $T/trace",
+    "gdb -nx -batch -ex run -ex bt --args true 2>&1 | tee /dev/stderr | grep 'exited normally'",
     "git init -q $T/repo && git -C $T/repo -c user.name=a -c user.email=a@b commit -q --allow-empty -m x",
 ]
 
