@@ -1,0 +1,201 @@
+"""Control groups of sandboxes, v1 and v2 behind one interface.
+
+Owns only what lies below ``cloister/<instance>``; never touches another group. Which version is used is found from where the memory
+controller is (hybrid hosts have a v2 tree without it). Needs: root. Source: cgroups(7), Documentation/admin-guide/cgroup-v1, cgroup-v2.rst.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+
+from cloister.errors import IsolationError
+from cloister.model.resources import Limits
+
+__all__ = ["CgroupTree", "CgroupUsage", "find_tree", "is_writable"]
+
+_ROOT = Path("/sys/fs/cgroup")
+_CONTROLLERS = ("memory", "cpu", "cpuacct", "pids", "freezer")
+_PERIOD_US = 100_000
+_REMOVE_ATTEMPTS = 50
+
+
+@dataclass(frozen=True, kw_only=True)
+class CgroupUsage:
+    """What a group has used. ``oom_kills`` counts processes killed for want of memory."""
+
+    cpu_used_s: float
+    mem_used_bytes: int
+    mem_limit_bytes: int
+    oom_kills: int
+    pids: int
+
+
+class CgroupTree(ABC):
+    """The groups of one instance."""
+
+    version: int
+
+    def __init__(self, instance: int, root: Path = _ROOT) -> None:
+        self._path = f"cloister/{instance}"
+        self._root = root
+
+    @abstractmethod
+    def directories(self, name: str) -> dict[str, Path]:
+        """The directories that make up group ``name``, by controller (v2: one, named ``unified``)."""
+
+    @abstractmethod
+    def _apply(self, directories: dict[str, Path], limits: Limits) -> None: ...
+
+    @abstractmethod
+    def usage(self, name: str) -> CgroupUsage:
+        """What group ``name`` has used."""
+
+    def create(self, name: str, limits: Limits | None) -> None:
+        """Make group ``name`` (kept if it is there) and set its limits.
+
+        Raises: IsolationError when a limit cannot be set (I7).
+        """
+        directories = self.directories(name)
+        try:
+            for directory in directories.values():
+                self._make(directory)
+            if limits is not None:
+                self._apply(directories, limits)
+        except OSError as error:
+            raise IsolationError(
+                f"cannot make the control group {error.filename}: {error.strerror}", step="cgroup", errno=error.errno or 0, path=str(error.filename)
+            ) from error
+
+    def _make(self, directory: Path) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+
+    def attach(self, name: str, pid: int) -> None:
+        """Move a process into group ``name``. Raises: IsolationError."""
+        for directory in self.directories(name).values():
+            try:
+                (directory / "cgroup.procs").write_text(str(pid))
+            except OSError as error:
+                raise IsolationError(f"cannot put a process into {directory}: {error.strerror}", step="cgroup", errno=error.errno or 0) from error
+
+    def remove(self, name: str) -> None:
+        """Remove group ``name``; waits a little for the kernel to let go of its last processes. Nothing happens when it is not there."""
+        for directory in self.directories(name).values():
+            _remove_group(directory)
+
+    def names(self) -> set[str]:
+        """The groups of this instance that exist in any hierarchy."""
+        found: set[str] = set()
+        for directory in self.directories("").values():
+            if directory.is_dir():
+                found.update(entry.name for entry in directory.iterdir() if entry.is_dir())
+        return found
+
+    def remove_all(self) -> None:
+        """Remove every group of this instance, and the common parent when no other instance is left."""
+        for name in self.names():
+            self.remove(name)
+        for directory in self.directories("").values():
+            _remove_group(directory)
+            if directory.parent.is_dir() and not any(entry.is_dir() for entry in directory.parent.iterdir()):
+                _remove_group(directory.parent)
+
+
+class _TreeV1(CgroupTree):
+    version = 1
+
+    def directories(self, name: str) -> dict[str, Path]:
+        return {controller: self._root / controller / self._path / name for controller in _CONTROLLERS}
+
+    def _apply(self, directories: dict[str, Path], limits: Limits) -> None:
+        memory = directories["memory"]
+        mem_bytes = str(limits.mem_mib << 20)
+        (memory / "memory.limit_in_bytes").write_text(mem_bytes)
+        swap = memory / "memory.memsw.limit_in_bytes"
+        if swap.exists():
+            swap.write_text(mem_bytes)
+        (directories["cpu"] / "cpu.cfs_period_us").write_text(str(_PERIOD_US))
+        (directories["cpu"] / "cpu.cfs_quota_us").write_text(str(int(limits.cpu_count * _PERIOD_US)))
+        (directories["pids"] / "pids.max").write_text(str(limits.pids))
+
+    def usage(self, name: str) -> CgroupUsage:
+        directories = self.directories(name)
+        memory = directories["memory"]
+        return CgroupUsage(
+            cpu_used_s=int((directories["cpuacct"] / "cpuacct.usage").read_text()) / 1e9,
+            mem_used_bytes=int((memory / "memory.usage_in_bytes").read_text()),
+            mem_limit_bytes=int((memory / "memory.limit_in_bytes").read_text()),
+            oom_kills=_field(memory / "memory.oom_control", "oom_kill"),
+            pids=int((directories["pids"] / "pids.current").read_text()),
+        )
+
+
+class _TreeV2(CgroupTree):
+    version = 2
+
+    def directories(self, name: str) -> dict[str, Path]:
+        return {"unified": self._root / self._path / name}
+
+    def _make(self, directory: Path) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        for parent in (self._root, self._root / "cloister", self._root / self._path):
+            (parent / "cgroup.subtree_control").write_text("+cpu +memory +pids")
+
+    def _apply(self, directories: dict[str, Path], limits: Limits) -> None:
+        group = directories["unified"]
+        (group / "memory.max").write_text(str(limits.mem_mib << 20))
+        if (group / "memory.swap.max").exists():
+            (group / "memory.swap.max").write_text("0")
+        (group / "cpu.max").write_text(f"{int(limits.cpu_count * _PERIOD_US)} {_PERIOD_US}")
+        (group / "pids.max").write_text(str(limits.pids))
+
+    def usage(self, name: str) -> CgroupUsage:
+        group = self.directories(name)["unified"]
+        return CgroupUsage(
+            cpu_used_s=_field(group / "cpu.stat", "usage_usec") / 1e6,
+            mem_used_bytes=int((group / "memory.current").read_text()),
+            mem_limit_bytes=int((group / "memory.max").read_text()),
+            oom_kills=_field(group / "memory.events", "oom_kill"),
+            pids=int((group / "pids.current").read_text()),
+        )
+
+
+def _field(path: Path, name: str) -> int:
+    for line in path.read_text().splitlines():
+        key, _, value = line.partition(" ")
+        if key == name:
+            return int(value)
+    return 0
+
+
+def _remove_group(directory: Path) -> None:
+    for attempt in range(_REMOVE_ATTEMPTS):
+        try:
+            directory.rmdir()
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            if error.errno != errno.EBUSY or attempt == _REMOVE_ATTEMPTS - 1:
+                raise
+            time.sleep(0.01)  # the kernel frees a killed process's place a moment after it is reaped
+
+
+def find_tree(instance: int, root: Path = _ROOT) -> CgroupTree:
+    """The tree of this host. Raises: IsolationError when neither version offers memory, cpu and pids."""
+    if all((root / controller / "cgroup.procs").exists() for controller in _CONTROLLERS):
+        return _TreeV1(instance, root)
+    controllers = root / "cgroup.controllers"
+    if controllers.exists() and {"memory", "cpu", "pids"} <= set(controllers.read_text().split()):
+        return _TreeV2(instance, root)
+    raise IsolationError(
+        f"no usable control groups below {root}", step="cgroup", hint="mount cgroup v2 (or v1 with memory, cpu, cpuacct, pids, freezer) there"
+    )
+
+
+def is_writable(root: Path = _ROOT) -> bool:
+    """Whether groups can be made at all (false in many containers)."""
+    return os.access(root, os.W_OK)

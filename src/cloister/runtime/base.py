@@ -1,0 +1,99 @@
+"""The interface of a runtime: one way to isolate a sandbox. Everything above it is runtime-neutral.
+
+Calls block and are made from worker threads; implementations are thread-safe.
+"""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from cloister.runtime.spec import SandboxSpec
+
+__all__ = ["Runtime", "RuntimeCapabilities", "RuntimeSandbox", "Usage"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RuntimeCapabilities:
+    """What a runtime can do; declared, never probed by its name."""
+
+    pause: bool = False
+    checkpoint: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Usage:
+    """What a sandbox uses now."""
+
+    cpu_used_s: float
+    mem_used_bytes: int
+    mem_limit_bytes: int
+    oom_kills: int
+    pids: int
+    disk_used_bytes: int
+    disk_total_bytes: int
+
+
+class RuntimeSandbox(Protocol):
+    """A live sandbox in the hands of its runtime."""
+
+    @property
+    def pidfd(self) -> int:
+        """Readable when the sandbox has ended, whoever ended it."""
+        ...
+
+    def state(self) -> dict[str, Any]:
+        """What :meth:`Runtime.adopt` needs after a restart, JSON-ready."""
+        ...
+
+    def dial(self) -> socket.socket:
+        """A fresh, unconnected TCP socket inside the sandbox's network; the caller closes it."""
+        ...
+
+    def set_internet(self, allowed: bool) -> None:
+        """Change whether the sandbox may reach the internet, now, also for connections that are open."""
+        ...
+
+    def usage(self) -> Usage:
+        """What it uses now."""
+        ...
+
+    def kill(self) -> None:
+        """End every process of it and wait until they are gone. Idempotent."""
+        ...
+
+    def release(self) -> None:
+        """Give back everything it held. After :meth:`kill`; idempotent."""
+        ...
+
+
+class Runtime(Protocol):
+    """Creates sandboxes and adopts those that survived a restart of the supervisor."""
+
+    name: str
+    capabilities: RuntimeCapabilities
+
+    def create(self, spec: SandboxSpec, on_started: Any) -> RuntimeSandbox:
+        """A sandbox whose agent serves. ``on_started(state)`` is called as soon as there is something to adopt.
+
+        Raises: IsolationError (a hardening step failed), RuntimeFailedError (the agent did not start), NoCapacityError.
+        Nothing of the sandbox is left when it raises.
+        """
+        ...
+
+    def adopt(self, spec: SandboxSpec, state: dict[str, Any]) -> RuntimeSandbox | None:
+        """The sandbox that ``state`` describes, if it lives; None if not."""
+        ...
+
+    def sweep(self, live: set[str]) -> list[str]:
+        """Remove what belongs to this instance and to none of the sandboxes ``live``; says what was removed."""
+        ...
+
+    def survey(self) -> list[str]:
+        """Every kernel object and file that this runtime holds now, a line each (the census)."""
+        ...
+
+    def stop(self) -> None:
+        """Remove everything: sandboxes, helpers, network."""
+        ...

@@ -1,0 +1,402 @@
+/* The sandbox's side of its own making: an ordered list of steps, each of which must succeed (I7), then init.c.
+ *
+ * Whose code runs: ours only, until init starts the payload. With which power: root of a new user namespace; nothing over the host,
+ * the zone or another sandbox. What needs the host's power (id-mapped mounts, cgroups, the veth) was done by the supervisor before SETUP came.
+ */
+#define _GNU_SOURCE
+#include <arpa/inet.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <grp.h>
+#include <linux/capability.h>
+#include <linux/seccomp.h>
+#include <netinet/in.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mount.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <linux/filter.h>
+
+#include "wire.h"
+
+#ifndef CLONE_NEWTIME
+#define CLONE_NEWTIME 0x00000080
+#endif
+#ifndef MOVE_MOUNT_F_EMPTY_PATH
+#define MOVE_MOUNT_F_EMPTY_PATH 0x00000004
+#endif
+
+#define MAX_ARGS 512
+
+static int control;
+static char setup[SETUP_MAX + 1];
+static size_t setup_size;
+static int fds[SETUP_FDS];
+static int fd_count;
+static char filter_bytes[65536];
+static ssize_t filter_size;
+
+/* The kernel's own default for containers keeps these; everything else leaves the bounding set. */
+static const int kept_caps[] = {CAP_CHOWN, CAP_DAC_OVERRIDE, CAP_FOWNER, CAP_FSETID, CAP_KILL, CAP_SETGID, CAP_SETUID,
+                                CAP_SETPCAP, CAP_NET_BIND_SERVICE, CAP_SYS_CHROOT, CAP_AUDIT_WRITE, CAP_SETFCAP};
+
+/* Parts of /proc that tell of the host or change it. */
+static const char *const masked_files[] = {"kcore", "keys", "key-users", "timer_list", "sched_debug", "latency_stats", "sysrq-trigger",
+                                           "kmsg", "kallsyms", "modules", "kpagecount", "kpageflags", "kpagecgroup", "config.gz",
+                                           "interrupts", "softirqs", "vmallocinfo", "slabinfo", "pagetypeinfo", "zoneinfo", "buddyinfo",
+                                           "diskstats", "partitions", "iomem", "ioports", "mtrr", "cmdline", "version_signature",
+                                           "swaps", "locks", "consoles", "bootconfig", "schedstat"};
+static const char *const masked_dirs[] = {"acpi", "scsi", "asound", "bus", "driver", "tty", "irq", "pressure", "dynamic_debug", "mpt"};
+static const char *const readonly_dirs[] = {"sys", "fs"};
+
+static void fail(const char *step) __attribute__((noreturn));
+static void fail(const char *step) {
+    struct slot_result result = {.error = errno ? errno : EIO};
+    snprintf(result.step, sizeof result.step, "%s", step);
+    send(control, &result, sizeof result, MSG_NOSIGNAL);
+    _exit(1);
+}
+
+static void check(int failed, const char *step) {
+    if (failed) fail(step);
+}
+
+/* ---- the SETUP packet: "key=value\0" strings ---- */
+
+static const char *next_value(const char *key, const char *after) {
+    size_t length = strlen(key);
+    const char *at = after ? after + strlen(after) + 1 : setup;
+    for (; at < setup + setup_size; at += strlen(at) + 1)
+        if (!strncmp(at, key, length) && at[length] == '=') return at;
+    return NULL;
+}
+
+static const char *value(const char *key) {
+    const char *found = next_value(key, NULL);
+    return found ? found + strlen(key) + 1 : NULL;
+}
+
+static long number(const char *key, long otherwise) {
+    const char *text = value(key);
+    return text ? strtol(text, NULL, 10) : otherwise;
+}
+
+static char **values(const char *key) {
+    char **list = calloc(MAX_ARGS + 1, sizeof *list);
+    check(!list, "allocate");
+    size_t count = 0;
+    for (const char *at = next_value(key, NULL); at; at = next_value(key, at)) {
+        errno = E2BIG;
+        check(count == MAX_ARGS, key);
+        list[count++] = (char *)at + strlen(key) + 1;
+    }
+    return list;
+}
+
+static int fd_of(const char *role) {
+    int index = 0;
+    for (const char *at = next_value("fd", NULL); at; at = next_value("fd", at), index++)
+        if (!strcmp(at + 3, role)) return index < fd_count ? fds[index] : -1;
+    return -1;
+}
+
+static void receive_setup(void) {
+    struct iovec iov = {setup, SETUP_MAX};
+    char space[CMSG_SPACE(sizeof fds)];
+    struct msghdr msg = {.msg_iov = &iov, .msg_iovlen = 1, .msg_control = space, .msg_controllen = sizeof space};
+    ssize_t size = recvmsg(control, &msg, MSG_CMSG_CLOEXEC);
+    if (size <= 0) _exit(0); /* the supervisor gave up on this slot, or died before it was used */
+    errno = EMSGSIZE;
+    check(msg.msg_flags & (MSG_TRUNC | MSG_CTRUNC), "receive the set-up");
+    setup_size = (size_t)size;
+    for (struct cmsghdr *head = CMSG_FIRSTHDR(&msg); head; head = CMSG_NXTHDR(&msg, head)) {
+        if (head->cmsg_level != SOL_SOCKET || head->cmsg_type != SCM_RIGHTS) continue;
+        fd_count = (int)((head->cmsg_len - CMSG_LEN(0)) / sizeof(int));
+        memcpy(fds, CMSG_DATA(head), sizeof(int) * (size_t)fd_count);
+    }
+    filter_size = recv(control, filter_bytes, sizeof filter_bytes, 0);
+    errno = EINVAL;
+    check(filter_size <= 0 || filter_size % sizeof(struct sock_filter), "receive the seccomp filter");
+}
+
+/* ---- small file helpers; all paths are below the new root that this process is building ---- */
+
+static void write_file(const char *path, const char *text, const char *step) {
+    int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0644);
+    check(fd < 0 || write(fd, text, strlen(text)) != (ssize_t)strlen(text), step);
+    close(fd);
+}
+
+static void make_dirs(char *path) {
+    for (char *slash = strchr(path + 1, '/'); slash; slash = strchr(slash + 1, '/')) {
+        *slash = 0;
+        check(mkdir(path, 0755) && errno != EEXIST, "make directories");
+        *slash = '/';
+    }
+    check(mkdir(path, 0755) && errno != EEXIST, "make directories");
+}
+
+static void attach_mount(int fd, const char *path, const char *step) {
+    check(syscall(SYS_move_mount, fd, "", AT_FDCWD, path, MOVE_MOUNT_F_EMPTY_PATH), step);
+    close(fd);
+}
+
+/* ---- the steps ---- */
+
+static void become_root_of_sandbox(void) {
+    check(setgroups(0, NULL) || setresgid(0, 0, 0) || setresuid(0, 0, 0), "become root of the sandbox");
+    check(prctl(PR_SET_DUMPABLE, 1), "stay visible in the sandbox's proc"); /* init.c takes it back */
+    setsid();
+    umask(022);
+    check(unshare(CLONE_NEWCGROUP), "make cgroup namespace"); /* after the supervisor put us into our cgroup */
+    check(mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL), "make mounts private");
+}
+
+static void mount_root(void) {
+    char options[4096], path[64];
+    size_t used = 0;
+    int layers = 0, index = 0;
+    for (const char *at = next_value("fd", NULL); at; at = next_value("fd", at), index++)
+        if (!strcmp(at + 3, "lower") && index < fd_count) {
+            snprintf(path, sizeof path, "/l/%d", layers++);
+            attach_mount(fds[index], path, "attach a layer");
+        }
+    used += (size_t)snprintf(options + used, sizeof options - used, "userxattr,lowerdir=");
+    for (int i = layers - 1; i >= 0 && used < sizeof options; i--) /* overlayfs wants the topmost first */
+        used += (size_t)snprintf(options + used, sizeof options - used, "/l/%d%s", i, i ? ":" : "");
+    attach_mount(fd_of("upper"), "/upper", "attach the writable layer");
+    check(mkdir("/upper/u", 0755) && errno != EEXIST, "make the upper directory");
+    check(mkdir("/upper/w", 0755) && errno != EEXIST, "make the work directory");
+    used += (size_t)snprintf(options + used, sizeof options - used, ",upperdir=/upper/u,workdir=/upper/w");
+    errno = E2BIG;
+    check(used >= sizeof options, "list the layers");
+    check(mount("overlay", "/new", "overlay", MS_NODEV, options), "mount the overlay");
+    check(chdir("/new"), "enter the overlay");
+}
+
+static void mount_dev(void) {
+    char options[64];
+    char dev[] = "/new/dev";
+    make_dirs(dev);
+    attach_mount(fd_of("dev"), "/new/dev", "attach /dev");
+    check(mount("devpts", "/new/dev/pts", "devpts", MS_NOSUID | MS_NOEXEC, "newinstance,ptmxmode=0666,mode=0620,gid=5"), "mount /dev/pts");
+    snprintf(options, sizeof options, "mode=1777,size=%ld", number("shm", 64 << 20));
+    check(mount("shm", "/new/dev/shm", "tmpfs", MS_NOSUID | MS_NODEV, options), "mount /dev/shm");
+    check(mount("mqueue", "/new/dev/mqueue", "mqueue", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL), "mount /dev/mqueue");
+}
+
+/* Mounts that the supervisor prepared: "mount=/destination" takes the descriptor of that role. */
+static void mount_given(void) {
+    int index = 0;
+    for (const char *at = next_value("fd", NULL); at; at = next_value("fd", at), index++) {
+        if (strncmp(at + 3, "mount:", 6) || index >= fd_count) continue;
+        char path[512];
+        snprintf(path, sizeof path, "/new%s", at + 9);
+        make_dirs(path);
+        attach_mount(fds[index], path, path);
+    }
+}
+
+static void bind_readonly(const char *from, const char *to) {
+    check(mount(from, to, NULL, MS_BIND, NULL), to);
+    check(mount(NULL, to, NULL, MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL), to);
+}
+
+static void hide_parts_of_proc(void) {
+    char path[128];
+    for (size_t i = 0; i < sizeof masked_files / sizeof *masked_files; i++) {
+        snprintf(path, sizeof path, "/new/proc/%s", masked_files[i]);
+        if (access(path, F_OK)) continue;
+        check(mount("/new/dev/null", path, NULL, MS_BIND, NULL), path);
+    }
+    for (size_t i = 0; i < sizeof masked_dirs / sizeof *masked_dirs; i++) {
+        snprintf(path, sizeof path, "/new/proc/%s", masked_dirs[i]);
+        if (access(path, F_OK)) continue;
+        check(mount("none", path, "tmpfs", MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC, "mode=555,size=0"), path);
+    }
+    for (size_t i = 0; i < sizeof readonly_dirs / sizeof *readonly_dirs; i++) {
+        snprintf(path, sizeof path, "/new/proc/%s", readonly_dirs[i]);
+        if (!access(path, F_OK)) bind_readonly(path, path);
+    }
+}
+
+/* "procfile=name\ncontent": what /proc says of memory and processors is the sandbox's, not the host's. */
+static void replace_parts_of_proc(void) {
+    check(mount("files", "/files", "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, "mode=755,size=1m"), "mount the file store");
+    for (const char *at = next_value("procfile", NULL); at; at = next_value("procfile", at)) {
+        const char *name = at + strlen("procfile="), *newline = strchr(name, '\n');
+        char from[128], to[128];
+        errno = EINVAL;
+        check(!newline, "read a proc file");
+        snprintf(from, sizeof from, "/files/%.*s", (int)(newline - name), name);
+        snprintf(to, sizeof to, "/new/proc/%.*s", (int)(newline - name), name);
+        write_file(from, newline + 1, "write a proc file");
+        bind_readonly(from, to);
+    }
+}
+
+static void mount_proc(void) {
+    char proc[] = "/new/proc";
+    make_dirs(proc);
+    check(mount("proc", "/new/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL), "mount /proc");
+}
+
+static void start_own_clock(void) {
+    struct timespec now;
+    char text[128];
+    check(unshare(CLONE_NEWTIME), "make time namespace");
+    check(clock_gettime(CLOCK_BOOTTIME, &now), "read the clock");
+    long boot = now.tv_sec - 1;
+    check(clock_gettime(CLOCK_MONOTONIC, &now), "read the clock");
+    snprintf(text, sizeof text, "monotonic -%ld 0\nboottime -%ld 0\n", (long)now.tv_sec - 1, boot);
+    int fd = open("/new/proc/self/timens_offsets", O_WRONLY | O_CLOEXEC);
+    check(fd < 0 || write(fd, text, strlen(text)) < 0, "set the sandbox's clock");
+    close(fd);
+}
+
+static void forbid_nested_user_namespaces(void) {
+    int fd = open("/new/proc/sys/user/max_user_namespaces", O_WRONLY | O_CLOEXEC);
+    check(fd < 0 || write(fd, "0", 1) != 1, "forbid nested user namespaces");
+    close(fd);
+}
+
+static void enter_root(void) {
+    check(syscall(SYS_pivot_root, ".", "."), "pivot_root");
+    check(umount2(".", MNT_DETACH), "leave the zone's root");
+    check(chdir("/"), "enter the root");
+}
+
+/* "write=/path\ncontent": files that tell of this sandbox, written as its root below its own root. */
+static void write_given_files(void) {
+    for (const char *at = next_value("write", NULL); at; at = next_value("write", at)) {
+        const char *path = at + strlen("write="), *newline = strchr(path, '\n');
+        char copy[512];
+        errno = EINVAL;
+        check(!newline || newline - path >= (long)sizeof copy, "read a file to write");
+        snprintf(copy, sizeof copy, "%.*s", (int)(newline - path), path);
+        char *slash = strrchr(copy, '/');
+        if (slash && slash != copy) {
+            *slash = 0;
+            make_dirs(copy);
+            *slash = '/';
+        }
+        write_file(copy, newline + 1, copy);
+    }
+}
+
+static void set_limits(void) {
+    rlim_t files = (rlim_t)number("nofile", 65536);
+    struct rlimit nofile, core = {0, 0};
+    check(getrlimit(RLIMIT_NOFILE, &nofile), "read the limit of open files");
+    if (nofile.rlim_max > files) nofile.rlim_max = files; /* the host's own limit may be lower: it cannot be raised here */
+    nofile.rlim_cur = nofile.rlim_max;
+    check(setrlimit(RLIMIT_NOFILE, &nofile), "limit open files");
+    check(setrlimit(RLIMIT_CORE, &core), "forbid core dumps");
+    cpu_set_t cpus;
+    CPU_ZERO(&cpus);
+    char list[512], *rest = list;
+    snprintf(list, sizeof list, "%s", value("cpus") ? value("cpus") : "");
+    for (char *item; (item = strsep(&rest, ",")) && *item;) CPU_SET(atoi(item), &cpus);
+    check(sched_setaffinity(0, sizeof cpus, &cpus), "choose processors");
+    write_file("/proc/self/oom_score_adj", value("oom_score_adj") ? value("oom_score_adj") : "500", "offer to the OOM killer");
+    const char *name = value("hostname");
+    check(name && sethostname(name, strlen(name)), "set the host name");
+}
+
+/* After this nothing can be mounted, no namespace entered or made, and no capability outside kept_caps had again. */
+static void give_up_power(void) {
+    struct sock_fprog program = {(unsigned short)(filter_size / (ssize_t)sizeof(struct sock_filter)), (struct sock_filter *)filter_bytes};
+    for (int cap = 0; cap <= 63; cap++) {
+        int keep = 0;
+        for (size_t i = 0; i < sizeof kept_caps / sizeof *kept_caps; i++) keep |= kept_caps[i] == cap;
+        if (!keep && prctl(PR_CAPBSET_READ, cap) == 1) check(prctl(PR_CAPBSET_DROP, cap), "drop a capability");
+    }
+    check(prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0), "clear ambient capabilities");
+    check(syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &program), "install the seccomp filter");
+    struct __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, 0};
+    struct __user_cap_data_struct data[2] = {{0}};
+    for (size_t i = 0; i < sizeof kept_caps / sizeof *kept_caps; i++) {
+        data[kept_caps[i] / 32].permitted |= 1u << (kept_caps[i] % 32);
+        data[kept_caps[i] / 32].effective |= 1u << (kept_caps[i] % 32);
+    }
+    check(syscall(SYS_capset, &header, data), "give up capabilities");
+}
+
+static int listen_on_loopback(int port) {
+    int sock = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), one = 1;
+    struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port), .sin_addr = {htonl(INADDR_LOOPBACK)}};
+    check(sock < 0 || setsockopt(sock, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one) ||
+              bind(sock, (struct sockaddr *)&address, sizeof address) || listen(sock, 1024),
+          "listen on the sandbox's loopback");
+    return sock;
+}
+
+/* "keep=…", in the order of the payload's descriptors from 3 on: a received one by role, or "listen:PORT". */
+static void fill_plan(struct init_plan *plan) {
+    int count = 0;
+    for (const char *at = next_value("keep", NULL); at; at = next_value("keep", at)) {
+        const char *what = at + strlen("keep=");
+        errno = EINVAL;
+        check(count >= 7, "keep descriptors");
+        plan->keep[count++] = strncmp(what, "listen:", 7) ? fd_of(what) : listen_on_loopback(atoi(what + 7));
+    }
+    plan->keep[count] = -1;
+    plan->argv = values("argv");
+    plan->envp = values("env");
+    plan->cwd = value("cwd") ? value("cwd") : "/";
+    plan->uid = (uint32_t)number("uid", 0);
+    plan->gid = (uint32_t)number("gid", 0);
+    plan->restart = (int)number("restart", 0);
+    plan->status_fd = fd_of("status");
+    plan->log_fd = fd_of("log");
+    if (plan->log_fd < 0) plan->log_fd = open(value("log"), O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC | O_NOFOLLOW, 0600);
+    check(!plan->argv[0] || plan->status_fd < 0 || plan->log_fd < 0, "prepare the payload");
+}
+
+static void close_all_but(const struct init_plan *plan) {
+    for (int fd = 0; fd < 256; fd++) {
+        int wanted = fd == plan->status_fd || fd == plan->log_fd || fd == control;
+        for (int i = 0; i < 8 && plan->keep[i] >= 0; i++) wanted |= fd == plan->keep[i];
+        if (!wanted) close(fd);
+    }
+    check(close_range(256, ~0U, 0), "close descriptors");
+}
+
+void slot_main(int control_fd) {
+    static struct init_plan plan;
+    struct slot_result done = {0};
+    control = control_fd;
+    signal(SIGCHLD, SIG_DFL);
+    sigset_t none;
+    sigemptyset(&none);
+    sigprocmask(SIG_SETMASK, &none, NULL);
+    receive_setup();
+    become_root_of_sandbox();
+    mount_root();
+    mount_proc(); /* before anything hides a part of the zone's */
+    mount_dev();
+    mount_given();
+    start_own_clock();
+    forbid_nested_user_namespaces();
+    replace_parts_of_proc();
+    hide_parts_of_proc();
+    enter_root();
+    write_given_files();
+    set_limits();
+    fill_plan(&plan);
+    close_all_but(&plan);
+    give_up_power();
+    check(send(control, &done, sizeof done, MSG_NOSIGNAL) != sizeof done, "report");
+    close(control);
+    init_main(&plan);
+}

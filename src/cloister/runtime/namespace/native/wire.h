@@ -1,0 +1,59 @@
+/* What the supervisor, the slot maker and a slot say to each other. Python's side: ../wire.py.
+ *
+ *   supervisor                 slot maker (pid 1 of zone Z)          slot child (pid 1 of the sandbox)
+ *       | MAKE slot ------------->|                                        |
+ *       |                         | unshare netns, clone(user,mnt,pid,…) ->| waits
+ *       |                         | write uid_map, gid_map                 |
+ *       |<- REPLY + 4 fds --------| (pidfd, userns, netns, control)        |
+ *       | cgroup attach, veth, idmapped mounts                             |
+ *       | SETUP strings + fds on control --------------------------------->| steps of slot.c, in order
+ *       |<- OK, or FAIL step errno ----------------------------------------| then init.c, for ever
+ *       | LIST ------------------>|                                        |
+ *       |<- REPLY + pidfd, one a live slot; last one has slot 0 ----------|
+ *
+ * Every socket is SOCK_SEQPACKET: one message a packet.
+ */
+#ifndef CLOISTER_WIRE_H
+#define CLOISTER_WIRE_H
+
+#include <stdint.h>
+
+enum op { OP_MAKE = 1, OP_LIST = 2 };
+
+struct request {
+    uint32_t op;
+    uint32_t slot; /* 1..slots of this zone; host uids start at zone base + slot * 65536 */
+};
+
+struct reply {
+    uint32_t slot;
+    int32_t error;  /* errno, 0 when all went well */
+    char step[24];  /* what failed */
+};
+
+/* A SETUP packet is a run of "key=value\0" strings. Descriptors come with it, in the order of the `fd=` strings that name them. */
+#define SETUP_MAX (192 * 1024)
+#define SETUP_FDS 48
+
+struct slot_result {
+    int32_t error;
+    char step[60];
+};
+
+/* slot.c: never returns. `control` is the slot's end of the control socket. */
+void slot_main(int control) __attribute__((noreturn));
+
+/* init.c: what the slot becomes once it is set up. */
+struct init_plan {
+    char **argv;   /* the payload: the agent, or a build step */
+    char **envp;
+    const char *cwd;
+    uint32_t uid, gid;
+    int restart;   /* 1: an agent, brought back when it dies; 0: a step, whose end is the sandbox's */
+    int status_fd; /* step: exit status is written here as text; agent: start failures */
+    int keep[8];   /* descriptors that become 3, 4, … of the payload; -1 ends */
+    int log_fd;    /* stdout and stderr of the payload */
+};
+void init_main(const struct init_plan *plan) __attribute__((noreturn));
+
+#endif

@@ -1,0 +1,77 @@
+"""The SETUP packet of a slot as strings (native/slot.c reads them): what is the same for sandboxes and build steps, and what differs.
+
+Pure: no I/O but reading /proc/cpuinfo.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cloister.model.resources import Limits
+from cloister.runtime.namespace.procfiles import processors, replaced_files, written_files
+from cloister.runtime.spec import AGENT_PORT, INTERPRETER_PORT
+
+__all__ = ["Payload", "agent_payload", "setup_strings"]
+
+_RT = "/.cloister/rt"
+_AGENT_ARGV = (
+    f"{_RT}/lib64/ld-linux-x86-64.so.2",
+    "--argv0",
+    f"{_RT}/bin/python3.13",
+    "--library-path",
+    f"{_RT}/lib/x86_64-linux-gnu",
+    f"{_RT}/bin/python3.13",
+    "-I",
+    "-S",
+    "/.cloister/agent/site/cloister/agent/main.py",
+)
+DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Payload:
+    """What pid 1 runs. ``keep``: its descriptors from 3 on, by role or ``listen:PORT``."""
+
+    argv: tuple[str, ...]
+    envs: dict[str, str]
+    cwd: str = "/"
+    uid: int = 0
+    gid: int = 0
+    restart: bool = False
+    keep: tuple[str, ...] = ()
+    log_path: str | None = None
+
+
+def agent_payload(envs: dict[str, str]) -> Payload:
+    """The agent, brought back when it dies (docs/architecture.md: what a sandbox sees)."""
+    return Payload(
+        argv=_AGENT_ARGV,
+        envs={"PATH": DEFAULT_PATH, "LANG": "C.UTF-8", "HOME": "/root", **envs},
+        restart=True,
+        keep=("init", f"listen:{AGENT_PORT}", f"listen:{INTERPRETER_PORT}", "status"),
+        log_path="/var/log/cloister-agent.log",
+    )
+
+
+def setup_strings(payload: Payload, limits: Limits, hostname: str, slot_index: int) -> list[str]:
+    """Every string of the packet but the names of the descriptors."""
+    cpus = processors(limits, slot_index)
+    strings = [
+        f"hostname={hostname}",
+        f"shm={limits.mem_mib << 19}",
+        f"nofile={limits.open_files}",
+        f"cpus={','.join(map(str, cpus))}",
+        "oom_score_adj=500",
+        f"cwd={payload.cwd}",
+        f"uid={payload.uid}",
+        f"gid={payload.gid}",
+        f"restart={int(payload.restart)}",
+    ]
+    strings += [f"argv={word}" for word in payload.argv]
+    strings += [f"env={name}={value}" for name, value in payload.envs.items()]
+    strings += [f"keep={role}" for role in payload.keep]
+    strings += [f"procfile={name}\n{content}" for name, content in replaced_files(limits, cpus).items()]
+    strings += [f"write={path}\n{content}" for path, content in written_files(cpus).items()]
+    if payload.log_path is not None:
+        strings.append(f"log={payload.log_path}")
+    return strings

@@ -1,0 +1,94 @@
+"""The file system of a sandbox: id-mapped layers, a bounded writable upper, a minimal /dev; all as detached mounts.
+
+Runs in: supervisor. Walks no path inside a sandbox's tree (I2): the sandbox assembles its own root from the descriptors made here.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+from contextlib import ExitStack
+from pathlib import Path
+
+from cloister.errors import IsolationError
+from cloister.linux.loop import attach_image
+from cloister.linux.mounts import MountFlag, clone_tree, mount_filesystem
+from cloister.runtime.spec import AgentTree
+
+__all__ = ["agent_mounts", "close_with", "layer_mounts", "make_dev_tree", "make_disk", "mount_disk"]
+
+_NODES = {"null": (1, 3), "zero": (1, 5), "full": (1, 7), "random": (1, 8), "urandom": (1, 9), "tty": (5, 0)}
+_LINKS = {"fd": "/proc/self/fd", "stdin": "/proc/self/fd/0", "stdout": "/proc/self/fd/1", "stderr": "/proc/self/fd/2", "ptmx": "pts/ptmx"}
+_MKFS = "lazy_itable_init=1,nodiscard,assume_storage_prezeroed=1"
+
+
+def make_dev_tree(directory: Path) -> Path:
+    """The one /dev that every sandbox gets a read-only view of; made anew if something of it is missing."""
+    directory.mkdir(parents=True, exist_ok=True)
+    directory.chmod(0o755)
+    for name, (major, minor) in _NODES.items():
+        path = directory / name
+        if not path.exists():
+            os.mknod(path, stat.S_IFCHR | 0o666, os.makedev(major, minor))
+        path.chmod(0o666)
+    for name in ("pts", "shm", "mqueue"):
+        (directory / name).mkdir(exist_ok=True)
+    for name, target in _LINKS.items():
+        if not (directory / name).is_symlink():
+            (directory / name).symlink_to(target)
+    return directory
+
+
+def make_disk(image: Path, size_mib: int, inodes: int) -> None:
+    """A sparse file with an empty ext4 of ``size_mib`` and ``inodes``; no journal, since it dies with its sandbox.
+
+    Raises: IsolationError.
+    """
+    with image.open("wb") as file:
+        os.fchmod(file.fileno(), 0o600)
+        file.truncate(size_mib << 20)
+    command = ["mkfs.ext4", "-q", "-F", "-m", "0", "-N", str(inodes), "-O", "^has_journal,^resize_inode", "-E", _MKFS, str(image)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise IsolationError(f"cannot make the sandbox's disk: {done.stderr.strip()}", step="disk", path=str(image), hint="install e2fsprogs 1.47 or newer")
+
+
+def mount_disk(image: Path, userns_fd: int) -> int:
+    """The disk as a detached mount, id-mapped to the sandbox; the caller closes it. Raises: IsolationError."""
+    try:
+        with attach_image(image) as device:
+            return mount_filesystem("ext4", device, ("noinit_itable",), MountFlag.NO_DEV, userns_fd=userns_fd)
+    except OSError as error:
+        raise IsolationError(f"cannot mount the sandbox's disk: {error.strerror}", step="disk", errno=error.errno or 0, path=str(image)) from error
+
+
+def layer_mounts(layers: tuple[Path, ...], userns_fd: int, stack: ExitStack) -> list[tuple[str, int]]:
+    """A read-only, id-mapped view of each layer, lowest first, closed by ``stack``. Raises: IsolationError."""
+    return [("lower", _clone(layer, MountFlag.READ_ONLY | MountFlag.NO_DEV, stack, userns_fd=userns_fd)) for layer in layers]
+
+
+def agent_mounts(tree: AgentTree, dev_tree: Path, cgroups: dict[str, Path], stack: ExitStack) -> list[tuple[str, int]]:
+    """What every sandbox sees beside its own files: /dev, the agent, and its own control group to read. Raises: IsolationError."""
+    sealed = MountFlag.READ_ONLY | MountFlag.NO_SUID | MountFlag.NO_DEV
+    dev = MountFlag.READ_ONLY | MountFlag.NO_SUID | MountFlag.NO_EXEC
+    found = [("dev", _clone(dev_tree, dev, stack, clear=MountFlag.NO_DEV))]
+    found.append(("mount:/.cloister/rt", _clone(tree.interpreter, sealed, stack)))
+    found.append(("mount:/.cloister/agent", _clone(tree.agent, sealed, stack)))
+    for controller, directory in cgroups.items():
+        target = "/.cloister/cgroup" + ("" if controller == "unified" else f"/{controller}")
+        found.append((f"mount:{target}", _clone(directory, sealed | MountFlag.NO_EXEC, stack)))
+    return found
+
+
+def close_with(stack: ExitStack, fd: int) -> int:
+    """Let ``stack`` close ``fd``."""
+    stack.callback(os.close, fd)
+    return fd
+
+
+def _clone(path: Path, flags: MountFlag, stack: ExitStack, *, clear: MountFlag = MountFlag.NONE, userns_fd: int | None = None) -> int:
+    try:
+        return close_with(stack, clone_tree(path, flags, clear=clear, userns_fd=userns_fd))
+    except OSError as error:
+        raise IsolationError(f"cannot mount {path}: {error.strerror}", step="mount", errno=error.errno or 0, path=str(path)) from error

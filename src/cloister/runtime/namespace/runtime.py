@@ -1,0 +1,241 @@
+"""The namespace runtime: a sandbox is a slot (namespaces, id range, mounts, pid 1) with a control group, a disk and a network address.
+
+Runs in: supervisor, in worker threads. Each acquisition registers its undo; :meth:`NamespaceRuntime.create` reads top to bottom.
+Invariants: I2, I3, I6, I7, I8. Needs: root.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import shutil
+import socket
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cloister.errors import RuntimeFailedError
+from cloister.linux.cgroup import CgroupTree
+from cloister.linux.process import kill_pidfd, open_pidfd, pid_of_pidfd, start_ticks, wait_pidfd
+from cloister.network.slots import NetworkNode
+from cloister.runtime.base import RuntimeCapabilities, Usage
+from cloister.runtime.namespace import rootfs, wire
+from cloister.runtime.namespace.plan import Payload, agent_payload, setup_strings
+from cloister.runtime.namespace.zone import Slot, Zone
+from cloister.runtime.namespace.zones import Zones
+from cloister.runtime.spec import SandboxSpec
+
+__all__ = ["NamespaceRuntime", "NamespaceSandbox", "StartedSlot"]
+
+_SETUP_TIMEOUT_S = 30.0
+_READY_TIMEOUT_S = 60.0
+_KILL_TIMEOUT_S = 30.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class StartedSlot:
+    """A slot whose pid 1 runs the payload. The holder closes ``pidfd`` and ``netns_fd``."""
+
+    zone: Zone
+    slot: Slot
+    pid: int
+    ticks: int
+    pidfd: int
+    netns_fd: int
+
+
+class NamespaceSandbox:
+    """A live sandbox of this runtime (see :class:`cloister.runtime.base.RuntimeSandbox`)."""
+
+    def __init__(self, spec: SandboxSpec, started: StartedSlot, runtime: NamespaceRuntime) -> None:
+        self._spec = spec
+        self._started = started
+        self._runtime = runtime
+        self._released = False
+
+    @property
+    def pidfd(self) -> int:
+        """Readable when pid 1 and all its processes have ended."""
+        return self._started.pidfd
+
+    def state(self) -> dict[str, Any]:
+        """See :class:`RuntimeSandbox`."""
+        return _state(self._started)
+
+    def dial(self) -> socket.socket:
+        """See :class:`RuntimeSandbox`."""
+        return self._runtime.network.dial_socket(self._started.netns_fd)
+
+    def set_internet(self, allowed: bool) -> None:
+        """See :class:`RuntimeSandbox`."""
+        self._runtime.network.set_internet(self._started.slot.index, allowed)
+
+    def usage(self) -> Usage:
+        """See :class:`RuntimeSandbox`."""
+        used = self._runtime.cgroups.usage(self._spec.sandbox_id)
+        blocks = (self._spec.directory / "disk.img").stat().st_blocks
+        return Usage(**vars(used), disk_used_bytes=blocks * 512, disk_total_bytes=self._spec.limits.disk_mib << 20)
+
+    def kill(self) -> None:
+        """See :class:`RuntimeSandbox`. Raises: RuntimeFailedError when the kernel does not end it in time."""
+        kill_pidfd(self.pidfd)
+        if not wait_pidfd(self.pidfd, _KILL_TIMEOUT_S):
+            raise RuntimeFailedError(f"sandbox {self._spec.sandbox_id} did not end after SIGKILL")
+
+    def release(self) -> None:
+        """See :class:`RuntimeSandbox`."""
+        if self._released:
+            return
+        self._released = True
+        os.close(self._started.netns_fd)
+        self._runtime.network.release(self._started.slot.index)
+        self._runtime.cgroups.remove(self._spec.sandbox_id)
+        (self._spec.directory / "disk.img").unlink(missing_ok=True)
+        self._started.zone.free(self._started.slot)
+        os.close(self._started.pidfd)
+
+
+class NamespaceRuntime:
+    """See :class:`cloister.runtime.base.Runtime`. ``run_dir`` holds sockets, ``dev_tree`` the shared /dev."""
+
+    name = "namespace"
+    capabilities = RuntimeCapabilities()
+
+    def __init__(self, *, run_dir: Path, dev_tree: Path, uid_base: int, cgroups: CgroupTree, network: NetworkNode, seccomp_filter: bytes) -> None:
+        self.cgroups = cgroups
+        self.network = network
+        self._run_dir = run_dir
+        self._dev_tree = rootfs.make_dev_tree(dev_tree)
+        self._filter = seccomp_filter
+        self._zones = Zones(run_dir / "zones", uid_base, cgroups)
+        self._zones.adopt_all()
+
+    def create(self, spec: SandboxSpec, on_started: Callable[[dict[str, Any]], None]) -> NamespaceSandbox:
+        """See :class:`Runtime`."""
+        with ExitStack() as undo:
+            undo.callback((spec.directory / "disk.img").unlink, missing_ok=True)
+            rootfs.make_disk(spec.directory / "disk.img", spec.limits.disk_mib, spec.limits.inodes)
+            ready, ready_writer = os.pipe()
+            undo.callback(os.close, ready)
+            with ExitStack() as given:
+                given.callback(os.close, ready_writer)
+                init = os.memfd_create("init", os.MFD_CLOEXEC)
+                given.callback(os.close, init)
+                os.write(init, spec.init_document)
+                fds = [("init", init), ("status", ready_writer)]
+                payload = agent_payload(spec.envs)
+
+                def upper(userns_fd: int) -> int:
+                    return rootfs.mount_disk(spec.directory / "disk.img", userns_fd)
+
+                started = self.start_slot(spec, payload, fds, upper, undo, on_started)
+            _wait_ready(ready, started.pidfd)
+            os.close(ready)
+            undo.pop_all()
+        return NamespaceSandbox(spec, started, self)
+
+    def start_slot(
+        self,
+        spec: SandboxSpec,
+        payload: Payload,
+        fds: list[tuple[str, int]],
+        mount_upper: Callable[[int], int],
+        undo: ExitStack,
+        on_started: Callable[[dict[str, Any]], None],
+    ) -> StartedSlot:
+        """A slot with its control group, address and mounts, whose pid 1 runs ``payload``; ``undo`` learns how to remove it.
+
+        ``mount_upper`` takes the sandbox's user namespace and gives the writable layer as a detached mount.
+
+        Raises: IsolationError naming the step that failed, NoCapacityError.
+        """
+        self.cgroups.create(spec.sandbox_id, spec.limits)
+        undo.callback(self.cgroups.remove, spec.sandbox_id)
+        zone, slot = self._zones.take_slot(spec.template_key)
+        undo.callback(zone.free, slot)
+        undo.callback(self.network.release, slot.index)
+        handles = zone.make(slot)
+        undo.callback(_end, handles.pidfd)
+        with handles.control, ExitStack() as mounts:
+            mounts.callback(os.close, handles.userns_fd)
+            undo.callback(os.close, handles.netns_fd)
+            pid = pid_of_pidfd(handles.pidfd)
+            started = StartedSlot(
+                zone=zone, slot=slot, pid=pid, ticks=start_ticks(pid) or 0, pidfd=handles.pidfd, netns_fd=handles.netns_fd
+            )
+            on_started(_state(started))
+            self.cgroups.attach(spec.sandbox_id, pid)
+            self.network.attach(slot.index, handles.netns_fd, spec.allow_internet)
+            own_group = {name: path for name, path in self.cgroups.directories(spec.sandbox_id).items() if name not in ("cpu", "freezer")}
+            given = rootfs.layer_mounts(spec.layers, handles.userns_fd, mounts)
+            given.append(("upper", rootfs.close_with(mounts, mount_upper(handles.userns_fd))))
+            given += rootfs.agent_mounts(spec.agent, self._dev_tree, own_group, mounts)
+            strings = setup_strings(payload, spec.limits, spec.hostname, slot.index)
+            wire.send_setup(handles.control, strings, [*given, *fds], self._filter, _SETUP_TIMEOUT_S)
+        return started
+
+    def adopt(self, spec: SandboxSpec, state: dict[str, Any]) -> NamespaceSandbox | None:
+        """See :class:`Runtime`."""
+        pidfd = open_pidfd(state["pid"], state["start_ticks"])
+        if pidfd is None:
+            return None
+        held = self._zones.hold_slot(state["zone"], state["slot"])
+        if held is None:
+            _end(pidfd)
+            return None
+        zone, slot = held
+        netns_fd = os.open(f"/proc/{state['pid']}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        self.network.attach(slot.index, netns_fd, spec.allow_internet)
+        started = StartedSlot(zone=zone, slot=slot, pid=state["pid"], ticks=state["start_ticks"], pidfd=pidfd, netns_fd=netns_fd)
+        return NamespaceSandbox(spec, started, self)
+
+    def sweep(self, live: set[str]) -> list[str]:
+        """See :class:`Runtime`. Call it after every :meth:`adopt`, before the first :meth:`create`."""
+        removed = self._zones.kill_strangers()
+        for name in self.cgroups.names() - live - self._zones.groups():
+            self.cgroups.remove(name)
+            removed.append(f"control group {name}")
+        return removed
+
+    def survey(self) -> list[str]:
+        """See :class:`Runtime`."""
+        groups = [f"control group {name}" for name in sorted(self.cgroups.names())]
+        return [*self._zones.survey(), *groups, *self.network.survey()]
+
+    def stop(self) -> None:
+        """See :class:`Runtime`."""
+        self._zones.stop()
+        self.network.stop()
+        self.cgroups.remove_all()
+        shutil.rmtree(self._run_dir / "zones", ignore_errors=True)
+
+
+def _state(started: StartedSlot) -> dict[str, Any]:
+    return {"pid": started.pid, "start_ticks": started.ticks, "zone": started.slot.zone, "slot": started.slot.number}
+
+
+def _end(pidfd: int) -> None:
+    kill_pidfd(pidfd)
+    wait_pidfd(pidfd, _KILL_TIMEOUT_S)
+    os.close(pidfd)
+
+
+def _wait_ready(ready: int, pidfd: int) -> None:
+    """Until the agent says that it serves. Raises: RuntimeFailedError with the end of its log."""
+    poller = select.poll()
+    poller.register(ready, select.POLLIN)
+    poller.register(pidfd, select.POLLIN)
+    deadline = time.monotonic() + _READY_TIMEOUT_S
+    while (left := deadline - time.monotonic()) > 0:
+        events = dict(poller.poll(int(left * 1000)))
+        if ready in events:
+            word = os.read(ready, 4096)
+            if word.startswith(b"R"):
+                return
+            raise RuntimeFailedError(f"the agent did not start: {word.decode(errors='replace').strip()}")
+        if pidfd in events:
+            raise RuntimeFailedError("the sandbox ended before its agent was ready")
+    raise RuntimeFailedError(f"the agent was not ready within {_READY_TIMEOUT_S:.0f} s")

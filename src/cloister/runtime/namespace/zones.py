@@ -1,0 +1,100 @@
+"""The zones of one instance: which slot maker serves which template, and where a free slot is.
+
+Runs in: supervisor. Thread-safe. Invariant: a zone serves sandboxes of one template only (DESIGN: a kernel zygote has power over its own template).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from pathlib import Path
+
+from cloister.errors import NoCapacityError
+from cloister.linux.cgroup import CgroupTree
+from cloister.runtime.namespace.zone import ZONES, Slot, Zone
+
+__all__ = ["Zones"]
+
+
+class Zones:
+    """All slot makers of the instance; ``directory`` holds one directory a zone."""
+
+    def __init__(self, directory: Path, uid_base: int, cgroups: CgroupTree) -> None:
+        self._directory = directory
+        self._uid_base = uid_base
+        self._cgroups = cgroups
+        self._lock = threading.Lock()
+        self._zones: dict[int, Zone] = {}
+
+    def adopt_all(self) -> None:
+        """Find the slot makers that outlived an earlier supervisor; forget the ones that did not."""
+        if not self._directory.is_dir():
+            return
+        for path in self._directory.iterdir():
+            zone = Zone.adopt(int(path.name), path)
+            if zone is not None:
+                self._zones[zone.number] = zone
+            else:
+                for leftover in path.iterdir():
+                    leftover.unlink()
+                path.rmdir()
+                self._cgroups.remove(f"zone-{path.name}")
+
+    def take_slot(self, template_key: str) -> tuple[Zone, Slot]:
+        """A free slot in a zone of this template, whose slot maker is started when there is none.
+
+        Raises: NoCapacityError, IsolationError.
+        """
+        with self._lock:
+            self._drop_dead()
+            for zone in self._zones.values():
+                if zone.template_key == template_key and zone.has_room():
+                    return zone, zone.take()
+            zone = self._start(template_key)
+            return zone, zone.take()
+
+    def hold_slot(self, zone_number: int, slot_number: int) -> tuple[Zone, Slot] | None:
+        """The slot of a sandbox that is being adopted; None when its zone is gone."""
+        zone = self._zones.get(zone_number)
+        return (zone, zone.hold(slot_number)) if zone else None
+
+    def kill_strangers(self) -> list[str]:
+        """End slots that no sandbox holds; says which."""
+        return [f"slot {zone.number}/{number}" for zone in self._zones.values() for number in zone.kill_strangers()]
+
+    def groups(self) -> set[str]:
+        """Control groups that belong to live zones."""
+        return {f"zone-{number}" for number in self._zones}
+
+    def survey(self) -> list[str]:
+        """A line for each slot maker."""
+        return [zone.describe() for zone in self._zones.values()]
+
+    def stop(self) -> None:
+        """End all of them and, with them, every sandbox."""
+        with self._lock:
+            for zone in list(self._zones.values()):
+                self._stop_one(zone)
+            with contextlib.suppress(FileNotFoundError):
+                self._directory.rmdir()
+
+    def _start(self, template_key: str) -> Zone:
+        number = next((n for n in range(ZONES) if n not in self._zones), None)
+        if number is None:
+            idle = next((zone for zone in self._zones.values() if zone.is_idle()), None)
+            if idle is None:
+                raise NoCapacityError(f"{ZONES} templates have live sandboxes already", hint="kill sandboxes of another template")
+            self._stop_one(idle)
+            number = idle.number
+        zone = Zone.start(number, template_key, self._uid_base, self._directory / str(number), self._cgroups)
+        self._zones[number] = zone
+        return zone
+
+    def _drop_dead(self) -> None:
+        for zone in [zone for zone in self._zones.values() if not zone.is_alive()]:
+            self._stop_one(zone)
+
+    def _stop_one(self, zone: Zone) -> None:
+        zone.stop()
+        del self._zones[zone.number]
+        self._cgroups.remove(f"zone-{zone.number}")
