@@ -1,0 +1,240 @@
+"""Interfaces, addresses, routes and neighbours by rtnetlink: the seven messages that a sandbox's network needs, and no more.
+
+Owns: the encoding of those messages. Must not: know slots or policy.
+Why not pyroute2: it runs an event loop of its own behind every socket, and a socket is needed inside each sandbox; measured for one sandbox's
+network it costs several times what the kernel needs (docs/network.md), which is a good part of the whole budget of a creation.
+Invariant: a :class:`Netlink` speaks for the network namespace in which it was made, whichever thread uses it later. Not thread-safe.
+Source: rtnetlink(7), netlink(7), <linux/if_link.h>, <linux/rtnetlink.h>, <linux/veth.h>.
+"""
+
+from __future__ import annotations
+
+import errno as errors
+import os
+import socket
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network
+from typing import Self
+
+from cloister.errors import IsolationError
+
+__all__ = ["Link", "Netlink", "Route", "VethEnd"]
+
+_REQUEST, _ACK, _DUMP, _CREATE, _EXCLUSIVE, _REPLACE = 0x1, 0x4, 0x300, 0x400, 0x200, 0x100
+_ERROR, _DONE = 2, 3
+_NEWLINK, _DELLINK, _GETLINK, _NEWADDR, _NEWROUTE, _GETROUTE, _NEWNEIGH = 16, 17, 18, 20, 24, 26, 28
+_IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_LINK, _IFLA_LINKINFO, _IFLA_GROUP, _IFLA_NET_NS_FD = 1, 3, 4, 5, 18, 27, 28
+_INFO_KIND, _INFO_DATA, _VETH_PEER = 1, 2, 1
+_RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_MULTIPATH, _RTA_TABLE = 1, 4, 5, 9, 15
+_IFF_UP, _NUD_PERMANENT, _ONLINK = 1, 0x80, 4
+_TABLE_MAIN, _PROTO_STATIC, _SCOPE_GLOBAL, _SCOPE_LINK, _UNICAST = 254, 4, 0, 253, 1
+_NESTED = 0x8000
+
+
+@dataclass(frozen=True)
+class Link:
+    """A network interface; ``peer_index`` is the other end's index in *its* namespace, 0 when there is none."""
+
+    index: int
+    name: str
+    mtu: int
+    peer_index: int
+
+
+@dataclass(frozen=True)
+class Route:
+    """An IPv4 unicast route and the indexes of the interfaces that it leaves by."""
+
+    destination: IPv4Network
+    table: int
+    interfaces: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class VethEnd:
+    """One end of a veth pair to be made; ``mac`` is six bytes, ``group`` what :meth:`Netlink.delete_group` takes."""
+
+    name: str
+    mac: bytes
+    group: int = 0
+
+    def attributes(self, mtu: int) -> bytes:
+        """The end's netlink attributes."""
+        numbers = _attribute(_IFLA_MTU, struct.pack("=I", mtu)) + _attribute(_IFLA_GROUP, struct.pack("=I", self.group))
+        return _attribute(_IFLA_IFNAME, _text(self.name)) + _attribute(_IFLA_ADDRESS, self.mac) + numbers
+
+
+def _attribute(kind: int, value: bytes) -> bytes:
+    return struct.pack("=HH", len(value) + 4, kind) + value + b"\0" * (-len(value) % 4)
+
+
+def _attributes(data: bytes) -> dict[int, bytes]:
+    found: dict[int, bytes] = {}
+    while len(data) >= 4:
+        size, kind = struct.unpack_from("=HH", data)
+        if size < 4:
+            break
+        found[kind & 0x3FFF] = data[4:size]
+        data = data[(size + 3) & ~3 :]
+    return found
+
+
+def _link_header(index: int = 0, flags: int = 0, change: int = 0) -> bytes:
+    return struct.pack("=BBHiII", 0, 0, 0, index, flags, change)
+
+
+def _text(value: str) -> bytes:
+    return value.encode() + b"\0"
+
+
+class Netlink:
+    """A NETLINK_ROUTE socket of the calling thread's network namespace."""
+
+    def __init__(self) -> None:
+        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
+        self._socket.bind((0, 0))
+        self._sequence = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the socket. Idempotent."""
+        self._socket.close()
+
+    def _send(self, kind: int, flags: int, body: bytes) -> None:
+        self._sequence += 1
+        self._socket.send(struct.pack("=IHHII", 16 + len(body), kind, flags, self._sequence, 0) + body)
+
+    def _messages(self) -> Iterator[tuple[int, bytes]]:
+        while True:
+            data = self._socket.recv(1 << 18)
+            while len(data) >= 16:
+                size, kind, _, sequence, _ = struct.unpack_from("=IHHII", data)
+                if sequence == self._sequence:
+                    yield kind, data[16:size]
+                data = data[(size + 3) & ~3 :]
+
+    def _request(self, step: str, kind: int, flags: int, body: bytes, ignore: tuple[int, ...] = ()) -> None:
+        self._send(kind, _REQUEST | _ACK | flags, body)
+        for answer, payload in self._messages():
+            if answer == _ERROR:
+                number = -struct.unpack_from("=i", payload)[0]
+                if number and number not in ignore:
+                    raise IsolationError(f"{step}: {os.strerror(number)}", step=step, errno=number)
+                return
+
+    def _dump(self, step: str, kind: int, body: bytes) -> Iterator[bytes]:
+        self._send(kind, _REQUEST | _DUMP, body)
+        for answer, payload in self._messages():
+            if answer == _DONE:
+                return
+            if answer == _ERROR:
+                number = -struct.unpack_from("=i", payload)[0]
+                raise IsolationError(f"{step}: {os.strerror(number)}", step=step, errno=number)
+            yield payload
+
+    def links(self) -> dict[str, Link]:
+        """Every interface of the namespace, by name."""
+        return {link.name: link for link in map(_parse_link, self._dump("list interfaces", _GETLINK, _link_header()))}
+
+    def link(self, name: str) -> Link | None:
+        """The interface of that name, or None."""
+        self._send(_GETLINK, _REQUEST, _link_header() + _attribute(_IFLA_IFNAME, _text(name)))
+        for answer, payload in self._messages():
+            if answer == _NEWLINK:
+                return _parse_link(payload)
+            number = -struct.unpack_from("=i", payload)[0]
+            if number in (errors.ENODEV, errors.ENOENT):
+                return None
+            raise IsolationError(f"look up interface {name}: {os.strerror(number)}", step="look up interface", errno=number)
+        return None
+
+    def add_veth(self, near: VethEnd, far: VethEnd, far_netns_fd: int, mtu: int) -> None:
+        """Make a pair: ``near`` here, ``far`` at once in the other namespace. Both are down.
+
+        Raises: IsolationError, with errno EEXIST when a name is taken on either side.
+        """
+        peer = _link_header() + far.attributes(mtu) + _attribute(_IFLA_NET_NS_FD, struct.pack("=I", far_netns_fd))
+        data = _attribute(_INFO_DATA | _NESTED, _attribute(_VETH_PEER | _NESTED, peer))
+        info = _attribute(_IFLA_LINKINFO | _NESTED, _attribute(_INFO_KIND, b"veth") + data)
+        self._request(f"make veth pair {near.name}", _NEWLINK, _CREATE | _EXCLUSIVE, _link_header() + near.attributes(mtu) + info)
+
+    def set_up(self, index: int, mtu: int | None = None) -> None:
+        """Bring the interface up, and set its MTU when one is given."""
+        size = b"" if mtu is None else _attribute(_IFLA_MTU, struct.pack("=I", mtu))
+        self._request("bring interface up", _NEWLINK, 0, _link_header(index, _IFF_UP, _IFF_UP) + size)
+
+    def delete_link(self, name: str) -> bool:
+        """Delete the interface, and with it a veth's other end; False when there is none."""
+        found = self.link(name)
+        if found is None:
+            return False
+        self._request(f"delete interface {name}", _DELLINK, 0, _link_header(found.index), (errors.ENODEV,))
+        return True
+
+    def delete_group(self, group: int) -> None:
+        """Delete every interface of the group at once: the kernel's wait for its readers, 20 ms an interface, is paid once. Idempotent."""
+        body = _link_header() + _attribute(_IFLA_GROUP, struct.pack("=I", group))
+        self._request(f"delete interfaces of group {group}", _DELLINK, 0, body, (errors.ENODEV,))
+
+    def add_address(self, index: int, address: IPv4Address) -> None:
+        """Give the interface ``address/32``. Idempotent."""
+        body = struct.pack("=BBBBI", socket.AF_INET, 32, 0, _SCOPE_GLOBAL, index)
+        body += _attribute(1, address.packed) + _attribute(2, address.packed)
+        self._request(f"add address {address}", _NEWADDR, _CREATE | _REPLACE, body)
+
+    def set_route(self, destination: IPv4Network, index: int, gateway: IPv4Address | None = None) -> None:
+        """Route ``destination`` by the interface, directly or by an on-link ``gateway``; replaces a route to the same place."""
+        scope, flags = (_SCOPE_LINK, 0) if gateway is None else (_SCOPE_GLOBAL, _ONLINK)
+        prefix = destination.prefixlen
+        body = struct.pack("=BBBBBBBBI", socket.AF_INET, prefix, 0, 0, _TABLE_MAIN, _PROTO_STATIC, scope, _UNICAST, flags)
+        if prefix:
+            body += _attribute(_RTA_DST, destination.network_address.packed)
+        if gateway is not None:
+            body += _attribute(_RTA_GATEWAY, gateway.packed)
+        body += _attribute(_RTA_OIF, struct.pack("=I", index))
+        self._request(f"route {destination}", _NEWROUTE, _CREATE | _REPLACE, body)
+
+    def set_neighbour(self, index: int, address: IPv4Address, mac: bytes) -> None:
+        """Fix the neighbour's hardware address for good.
+
+        Permanent entries do not count against the kernel's neighbour table limit, which all namespaces share (gc_thresh3, 1024 by default).
+        """
+        body = struct.pack("=BBHiHBB", socket.AF_INET, 0, 0, index, _NUD_PERMANENT, 0, 0)
+        body += _attribute(1, address.packed) + _attribute(2, mac)
+        self._request(f"set neighbour {address}", _NEWNEIGH, _CREATE | _REPLACE, body)
+
+    def routes(self) -> list[Route]:
+        """Every IPv4 unicast route, of all tables."""
+        body = struct.pack("=BBBBBBBBI", socket.AF_INET, 0, 0, 0, 0, 0, 0, 0, 0)
+        found = [_parse_route(payload) for payload in self._dump("list routes", _GETROUTE, body)]
+        return [route for route in found if route is not None]
+
+
+def _parse_link(payload: bytes) -> Link:
+    index = struct.unpack_from("=i", payload, 4)[0]
+    found = _attributes(payload[16:])
+    mtu = struct.unpack("=I", found[_IFLA_MTU])[0] if _IFLA_MTU in found else 0
+    peer = struct.unpack("=I", found[_IFLA_LINK])[0] if _IFLA_LINK in found else 0
+    return Link(index, found[_IFLA_IFNAME].rstrip(b"\0").decode(), mtu, peer)
+
+
+def _parse_route(payload: bytes) -> Route | None:
+    _, prefix, _, _, table, _, _, kind, _ = struct.unpack_from("=BBBBBBBBI", payload)
+    if kind != _UNICAST:
+        return None
+    found = _attributes(payload[12:])
+    interfaces = [struct.unpack("=I", found[_RTA_OIF])[0]] if _RTA_OIF in found else []
+    hops = found.get(_RTA_MULTIPATH, b"")
+    while len(hops) >= 8:
+        size, _, _, index = struct.unpack_from("=HBBi", hops)
+        interfaces.append(index)
+        hops = hops[(size + 3) & ~3 :] if size >= 8 else b""
+    number = struct.unpack("=I", found[_RTA_TABLE])[0] if _RTA_TABLE in found else table
+    return Route(IPv4Network((found.get(_RTA_DST, bytes(4)), prefix)), number, tuple(interfaces))

@@ -1,0 +1,150 @@
+"""Network namespaces: enter one on a thread of its own, make one, pin one to a path.
+
+Owns: ``setns``/``unshare`` for the network namespace and the nsfs bind mount that names one.
+Must not: know addresses or rules, or change the namespace of a thread that somebody else uses.
+Invariant: the network namespace belongs to a *thread*. Only threads that are made here ever enter a foreign one, and such a thread either ends
+after its one call (:func:`run_in_netns`) or serves that one namespace for all of its life (:class:`NetnsThread`).
+Source: setns(2), network_namespaces(7), namespaces(7).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+from cloister.errors import IsolationError
+
+__all__ = ["NetnsThread", "is_netns_pinned", "open_current_netns", "open_netns", "pin_new_netns", "run_in_netns", "unpin_netns", "write_sysctl"]
+
+T = TypeVar("T")
+
+_CLONE_NEWNET = 0x40000000
+_MS_BIND = 0x1000
+_MNT_DETACH = 2
+_NSFS_MAGIC = 0x6E736673
+_CURRENT = "/proc/thread-self/ns/net"
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class _Statfs(ctypes.Structure):
+    """``struct statfs``: only the file system's magic number is read."""
+
+    _fields_ = (("f_type", ctypes.c_long), ("rest", ctypes.c_char * 504))
+
+
+def _check(result: int, step: str, path: str = "") -> None:
+    if result != 0:
+        number = ctypes.get_errno()
+        raise IsolationError(f"{step} failed: {os.strerror(number)}", step=step, errno=number, path=path)
+
+
+def _setns(netns_fd: int) -> None:
+    _check(_libc.setns(netns_fd, _CLONE_NEWNET), "enter network namespace")
+
+
+def open_netns(path: Path | str) -> int:
+    """A descriptor for the namespace at ``path``; the caller closes it."""
+    return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+
+def open_current_netns() -> int:
+    """A descriptor for the calling thread's own network namespace; the caller closes it."""
+    return open_netns(_CURRENT)
+
+
+def run_in_netns(netns_fd: int, function: Callable[[], T]) -> T:
+    """Run ``function`` on a fresh thread inside the namespace and return its result, or raise what it raised.
+
+    Sockets that it opens stay in that namespace; ``/proc/sys/net`` shows it, ``/proc/net`` does not (that is the process's main thread).
+    Runs in: supervisor. Needs: CAP_SYS_ADMIN over the namespace's owner (host root has it over every child user namespace).
+    """
+    outcome: Future[T] = Future()
+
+    def body() -> None:
+        try:
+            _setns(netns_fd)
+            outcome.set_result(function())
+        except BaseException as error:  # noqa: BLE001 - a thread's border: the caller raises it
+            outcome.set_exception(error)
+
+    thread = threading.Thread(target=body, name="netns-call", daemon=True)
+    thread.start()
+    thread.join()
+    return outcome.result()
+
+
+class NetnsThread:
+    """One thread that lives in one network namespace and runs calls there, one after another."""
+
+    def __init__(self, netns_fd: int, name: str) -> None:
+        self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix=name)
+        try:
+            self._pool.submit(_setns, netns_fd).result()
+        except BaseException:
+            self.close()
+            raise
+
+    def call(self, function: Callable[[], T]) -> T:
+        """Run ``function`` there and return its result, or raise what it raised."""
+        return self._pool.submit(function).result()
+
+    def close(self) -> None:
+        """End the thread (after the calls under way). Idempotent."""
+        self._pool.shutdown(wait=True)
+
+
+def is_netns_pinned(path: Path) -> bool:
+    """Whether a namespace file is mounted at ``path``."""
+    buffer = _Statfs()
+    if _libc.statfs(os.fsencode(path), ctypes.byref(buffer)) != 0:
+        return False
+    return bool(buffer.f_type == _NSFS_MAGIC)
+
+
+def pin_new_netns(path: Path) -> None:
+    """Make a network namespace and keep it alive by a bind mount at ``path`` (the file is made; a half-made one is reused).
+
+    Needs: CAP_SYS_ADMIN.
+    Raises: IsolationError.
+    """
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path.touch(mode=0o600, exist_ok=True)
+
+    def body() -> None:
+        _check(_libc.unshare(_CLONE_NEWNET), "unshare network namespace")
+        _check(_libc.mount(_CURRENT.encode(), os.fsencode(path), None, _MS_BIND, None), "pin network namespace", str(path))
+
+    here = open_current_netns()
+    try:
+        run_in_netns(here, body)
+    finally:
+        os.close(here)
+
+
+def unpin_netns(path: Path) -> None:
+    """Undo :func:`pin_new_netns`. Idempotent; the namespace itself ends when nobody else holds it."""
+    while is_netns_pinned(path):
+        _check(_libc.umount2(os.fsencode(path), _MNT_DETACH), "unpin network namespace", str(path))
+    path.unlink(missing_ok=True)
+
+
+def write_sysctl(name: str, value: str) -> None:
+    """Write ``/proc/sys/<name>`` (parts with slashes) as the calling thread's namespace sees it.
+
+    Raises: IsolationError when the kernel refuses: callers treat every setting as a hardening step.
+    """
+    path = "/proc/sys/" + name
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.write(fd, value.encode())
+        finally:
+            os.close(fd)
+    except OSError as error:
+        raise IsolationError(f"cannot set {name} to {value}: {error.strerror}", step="sysctl", errno=error.errno or 0, path=path) from error

@@ -1,0 +1,98 @@
+"""Numbers and names of one server's network: which address and which interface belongs to which slot. Pure.
+
+Owns: :class:`NetworkConfig` and the address plan. Must not: touch the kernel.
+Invariant: everything follows from the instance number and the slot number, so that what is found in the kernel after a crash can be read back.
+
+::
+
+    base + 0x0000 + slot   sandbox (slots 1..8190)      cl<n>s<slot> in the router, eth0 in the sandbox
+    base + 0x2001          gateway and resolver         lo of the router
+    base + 0x2002          router's end of the uplink   cl<n>rt
+    base + 0x2003          host's end of the uplink     cl<n>up
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from ipaddress import AddressValueError, IPv4Address, IPv4Network, NetmaskValueError
+from pathlib import Path
+
+from cloister.errors import InvalidRequestError
+from cloister.network.egress import RulesetPlan
+
+__all__ = ["MAX_SLOT", "AddressPlan", "NetworkConfig"]
+
+MAX_SLOT = 8190
+_MAX_INSTANCE = 6
+_MIN_PREFIX, _MAX_PREFIX = 8, 18
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """Settings of one server's network.
+
+    ``run_dir`` is the instance's own run-time directory; its parent holds the lock that all instances of the host share. ``cidr`` is the sandboxes'
+    range (a /8 to /18; None: ``10.(200 + instance).0.0/16``). ``upstream_dns`` are the resolvers that the DNS relay asks, carried here for it.
+    ``allow_private`` are destinations (CIDR) that sandboxes may reach although they are not public; never the host itself.
+    """
+
+    instance: int
+    run_dir: Path
+    cidr: str | None
+    upstream_dns: tuple[str, ...]
+    allow_private: tuple[str, ...]
+
+
+def _network(text: str, setting: str) -> IPv4Network:
+    try:
+        return IPv4Network(text)
+    except (AddressValueError, NetmaskValueError, ValueError) as error:
+        raise InvalidRequestError(f"{setting}: {text!r} is not an IPv4 network: {error}", hint="write it like 10.20.0.0/16") from error
+
+
+class AddressPlan:
+    """The address plan of an instance.
+
+    Raises: InvalidRequestError when the configuration makes no sense.
+    """
+
+    def __init__(self, config: NetworkConfig) -> None:
+        if not 0 <= config.instance <= _MAX_INSTANCE:
+            raise InvalidRequestError(f"instance number {config.instance} is not in 0..{_MAX_INSTANCE}")
+        self.instance = config.instance
+        self.cidr = _network(config.cidr or f"10.{200 + config.instance}.0.0/16", "sandbox network")
+        if not _MIN_PREFIX <= self.cidr.prefixlen <= _MAX_PREFIX:
+            raise InvalidRequestError(f"sandbox network {self.cidr} must be a /{_MIN_PREFIX} to /{_MAX_PREFIX}")
+        self.allowed = tuple(_network(text, "allowed private network") for text in config.allow_private)
+        base = self.cidr.network_address
+        self.gateway, self.router_uplink, self.host_uplink = base + 0x2001, base + 0x2002, base + 0x2003
+        self.host_interface, self.router_interface = f"cl{self.instance}up", f"cl{self.instance}rt"
+        self.router_path = config.run_dir / "netns" / "router"
+        self.lock_path = config.run_dir.parent / "network.lock"
+
+    def address(self, slot: int) -> IPv4Address:
+        """The sandbox's address.
+
+        Raises: InvalidRequestError outside 1..MAX_SLOT.
+        """
+        if not 1 <= slot <= MAX_SLOT:
+            raise InvalidRequestError(f"network slot {slot} is not in 1..{MAX_SLOT}")
+        return self.cidr.network_address + slot
+
+    def interface(self, slot: int) -> str:
+        """The router's end of the sandbox's pair."""
+        return f"cl{self.instance}s{slot}"
+
+    def slot_of(self, interface: str) -> int | None:
+        """The slot whose interface this is, or None."""
+        match = re.fullmatch(rf"cl{self.instance}s([0-9]+)", interface)
+        return int(match[1]) if match else None
+
+    def element(self, slot: int) -> str:
+        """The slot's element in the router's sets."""
+        return f'"{self.interface(slot)}" . {self.address(slot)}'
+
+    def rules(self) -> RulesetPlan:
+        """What the rulesets are made from."""
+        return RulesetPlan(self.instance, self.cidr, self.gateway, self.host_interface, self.router_interface, self.allowed)
