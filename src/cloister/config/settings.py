@@ -34,6 +34,10 @@ class Settings:
         None, "Public domain: sandboxes are reached at `<port>-<id>.<domain>`. Needs wildcard DNS. It may carry a port."
     )
     dns_upstreams: tuple[str, ...] = _setting((), "Resolvers that sandboxes' names are asked of; none takes those of /etc/resolv.conf.")
+    network_cidr: str | None = _setting(None, "Addresses of this server's sandboxes, a /8 to /18; none takes 10.(200 + instance).0.0/16.")
+    allow_private: tuple[str, ...] = _setting(
+        (), "Networks (CIDR) that sandboxes may reach although they are not public, such as a company's mirrors; never this host itself."
+    )
     extra_ca_file: Path | None = _setting(None, "PEM file of certificate authorities that sandboxes trust besides the host's.")
     default_runtime: str = _setting("namespace", "How sandboxes are isolated when a request does not say.", choices=("namespace",))
     default_cpu_count: float = _setting(Limits.cpu_count, "Processors a sandbox may use.", unit="cores")
@@ -43,6 +47,8 @@ class Settings:
     default_pids: int = _setting(Limits.pids, "Processes and threads a sandbox may have.")
     default_open_files: int = _setting(Limits.open_files, "Open files of one process in a sandbox.")
     default_output_mib: int = _setting(Limits.output_mib, "Output of one execution before it is ended with an error.", unit="MiB")
+    disk_reserve_mib: int = _setting(2048, "Free disk below which no sandbox is created.", unit="MiB")
+    on_stop: str = _setting("kill", "What a clean stop does with live sandboxes; those kept are found again at the next start.", choices=("kill", "keep"))
     max_timeout_s: int = _setting(86_400, "Longest time to live that a client may ask for.", unit="s")
     max_sandboxes_per_team: int = _setting(1_000, "Live sandboxes a team may have.")
     max_body_mib: int = _setting(8, "Largest body of an API request; sandbox traffic has no such bound.", unit="MiB")

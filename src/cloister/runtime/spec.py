@@ -17,8 +17,8 @@ INTERPRETER_PORT = 49999
 class AgentTree:
     """What is mounted read-only at ``/.cloister`` to run the agent (docs/architecture.md)."""
 
-    interpreter: Path
-    """A ``/usr`` with CPython 3.13, mounted at ``/.cloister/rt``."""
+    interpreter: tuple[Path, ...]
+    """Root directories of the layers of the base template, lowest first; their ``/usr``, with CPython 3.13, is ``/.cloister/rt``."""
     agent: Path
     """Mounted at ``/.cloister/agent``: ``site/`` and ``drivers/``."""
 
@@ -34,7 +34,8 @@ class SandboxSpec:
     """The runtime's own directory for this sandbox, on the data file system; made by the caller."""
     layers: tuple[Path, ...]
     """Root directories of the read-only layers, lowest first, the host layer last. Owned by ids 0..65535."""
-    agent: AgentTree
+    agent: AgentTree | None
+    """None for a build step, which has no agent."""
     limits: Limits
     allow_internet: bool = True
     hostname: str = "cloister"

@@ -16,7 +16,7 @@ from cloister.linux.loop import attach_image
 from cloister.linux.mounts import MountFlag, clone_tree, mount_filesystem
 from cloister.runtime.spec import AgentTree
 
-__all__ = ["agent_mounts", "close_with", "layer_mounts", "make_dev_tree", "make_disk", "mount_disk"]
+__all__ = ["close_with", "common_mounts", "layer_mounts", "make_dev_tree", "make_disk", "mount_disk"]
 
 _NODES = {"null": (1, 3), "zero": (1, 5), "full": (1, 7), "random": (1, 8), "urandom": (1, 9), "tty": (5, 0)}
 _LINKS = {"fd": "/proc/self/fd", "stdin": "/proc/self/fd/0", "stdout": "/proc/self/fd/1", "stderr": "/proc/self/fd/2", "ptmx": "pts/ptmx"}
@@ -68,12 +68,16 @@ def layer_mounts(layers: tuple[Path, ...], userns_fd: int, stack: ExitStack) -> 
     return [("lower", _clone(layer, MountFlag.READ_ONLY | MountFlag.NO_DEV, stack, userns_fd=userns_fd)) for layer in layers]
 
 
-def agent_mounts(tree: AgentTree, dev_tree: Path, cgroups: dict[str, Path], stack: ExitStack) -> list[tuple[str, int]]:
-    """What every sandbox sees beside its own files: /dev, the agent, and its own control group to read. Raises: IsolationError."""
+def common_mounts(
+    tree: AgentTree | None, dev_tree: Path, cgroups: dict[str, Path], userns_fd: int, stack: ExitStack
+) -> list[tuple[str, int]]:
+    """What a sandbox sees beside its own files: /dev, the agent, and its own control group to read. Raises: IsolationError."""
     sealed = MountFlag.READ_ONLY | MountFlag.NO_SUID | MountFlag.NO_DEV
     dev = MountFlag.READ_ONLY | MountFlag.NO_SUID | MountFlag.NO_EXEC
     found = [("dev", _clone(dev_tree, dev, stack, clear=MountFlag.NO_DEV))]
-    found.append(("mount:/.cloister/rt", _clone(tree.interpreter, sealed, stack)))
+    if tree is None:
+        return found
+    found += [("interpreter", _clone(layer, sealed, stack, userns_fd=userns_fd)) for layer in tree.interpreter]
     found.append(("mount:/.cloister/agent", _clone(tree.agent, sealed, stack)))
     for controller, directory in cgroups.items():
         target = "/.cloister/cgroup" + ("" if controller == "unified" else f"/{controller}")

@@ -172,7 +172,7 @@ class NamespaceRuntime:
             own_group = {name: path for name, path in self.cgroups.directories(spec.sandbox_id).items() if name not in ("cpu", "freezer")}
             given = rootfs.layer_mounts(spec.layers, handles.userns_fd, mounts)
             given.append(("upper", rootfs.close_with(mounts, mount_upper(handles.userns_fd))))
-            given += rootfs.agent_mounts(spec.agent, self._dev_tree, own_group, mounts)
+            given += rootfs.common_mounts(spec.agent, self._dev_tree, own_group, handles.userns_fd, mounts)
             strings = setup_strings(payload, spec.limits, spec.hostname, slot.index)
             wire.send_setup(handles.control, strings, [*given, *fds], self._filter, _SETUP_TIMEOUT_S)
         return started

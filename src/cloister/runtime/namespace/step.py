@@ -20,7 +20,7 @@ from cloister.linux.mounts import MountFlag, clone_tree
 from cloister.model.resources import Limits
 from cloister.runtime.namespace.plan import Payload
 from cloister.runtime.namespace.runtime import NamespaceRuntime
-from cloister.runtime.spec import AgentTree, SandboxSpec
+from cloister.runtime.spec import SandboxSpec
 
 __all__ = ["StepRunner", "StepSpec"]
 
@@ -48,11 +48,8 @@ class StepSpec:
 class StepRunner:
     """Runs steps by way of the namespace runtime."""
 
-    def __init__(self, runtime: NamespaceRuntime, empty: Path) -> None:
-        """``empty``: an empty directory, shown at ``/.cloister`` where there is no agent in a build."""
+    def __init__(self, runtime: NamespaceRuntime) -> None:
         self._runtime = runtime
-        self._empty = empty
-        empty.mkdir(parents=True, exist_ok=True)
 
     def run_step(self, spec: StepSpec, log: Callable[[bytes], None]) -> int:
         """The step's exit status; ``log`` gets its output, stdout and stderr mixed, as it comes.
@@ -65,7 +62,7 @@ class StepRunner:
             template_key="build",
             directory=spec.work,
             layers=layers,
-            agent=AgentTree(interpreter=self._empty, agent=self._empty),
+            agent=None,
             limits=spec.limits,
             allow_internet=spec.allow_internet,
         )

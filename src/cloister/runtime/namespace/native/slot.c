@@ -162,26 +162,42 @@ static void become_root_of_sandbox(void) {
     check(mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL), "make mounts private");
 }
 
-static void mount_root(void) {
-    char options[4096], path[64];
+/* Attaches the descriptors of one role below /l, from place `first` on, and lists them as overlayfs wants them: the topmost first. */
+static size_t attach_layers(const char *role, int first, const char *below, char *options, size_t size) {
+    char path[64];
     size_t used = 0;
     int layers = 0, index = 0;
     for (const char *at = next_value("fd", NULL); at; at = next_value("fd", at), index++)
-        if (!strcmp(at + 3, "lower") && index < fd_count) {
-            snprintf(path, sizeof path, "/l/%d", layers++);
+        if (!strcmp(at + 3, role) && index < fd_count) {
+            snprintf(path, sizeof path, "/l/%d", first + layers++);
             attach_mount(fds[index], path, "attach a layer");
         }
-    used += (size_t)snprintf(options + used, sizeof options - used, "userxattr,lowerdir=");
-    for (int i = layers - 1; i >= 0 && used < sizeof options; i--) /* overlayfs wants the topmost first */
-        used += (size_t)snprintf(options + used, sizeof options - used, "/l/%d%s", i, i ? ":" : "");
+    for (int i = layers - 1; i >= 0 && used < size; i--)
+        used += (size_t)snprintf(options + used, size - used, "/l/%d%s%s", first + i, below, i ? ":" : "");
+    errno = E2BIG;
+    check(used >= size, "list the layers");
+    return (size_t)layers;
+}
+
+static void mount_root(void) {
+    char layers[2048], options[2300];
+    attach_layers("lower", 0, "", layers, sizeof layers);
     attach_mount(fd_of("upper"), "/upper", "attach the writable layer");
     check(mkdir("/upper/u", 0755) && errno != EEXIST, "make the upper directory");
     check(mkdir("/upper/w", 0755) && errno != EEXIST, "make the work directory");
-    used += (size_t)snprintf(options + used, sizeof options - used, ",upperdir=/upper/u,workdir=/upper/w");
-    errno = E2BIG;
-    check(used >= sizeof options, "list the layers");
+    snprintf(options, sizeof options, "userxattr,lowerdir=%s,upperdir=/upper/u,workdir=/upper/w", layers);
     check(mount("overlay", "/new", "overlay", MS_NODEV, options), "mount the overlay");
     check(chdir("/new"), "enter the overlay");
+}
+
+/* The agent's own interpreter: /usr of the base template, whatever the sandbox's template is. */
+static void mount_interpreter(void) {
+    char layers[2048], options[2300], path[] = "/new/.cloister/rt";
+    size_t count = attach_layers("interpreter", 32, "/usr", layers, sizeof layers);
+    if (!count) return; /* a build step has no agent */
+    make_dirs(path);
+    snprintf(options, sizeof options, "userxattr,lowerdir=%s%s", layers, count == 1 ? ":/files" : ""); /* overlayfs wants two lower ones without an upper */
+    check(mount("overlay", path, "overlay", MS_RDONLY | MS_NOSUID | MS_NODEV, options), "mount the agent's interpreter");
 }
 
 static void mount_dev(void) {
@@ -385,6 +401,7 @@ void slot_main(int control_fd) {
     mount_root();
     mount_proc(); /* before anything hides a part of the zone's */
     mount_dev();
+    mount_interpreter();
     mount_given();
     start_own_clock();
     forbid_nested_user_namespaces();

@@ -1,0 +1,70 @@
+"""``cloister node``: the supervisor process. Started by ``cloister serve``; root, no TCP listener.
+
+SIGTERM stops cleanly (and ends the sandboxes, unless on_stop is ``keep``); SIGHUP, which the kernel sends when the launcher dies, leaves the
+sandboxes for the next supervisor.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import signal
+
+import structlog
+
+from cloister.config.load import add_arguments, load
+from cloister.config.settings import Settings
+from cloister.network.dns_relay import host_nameservers
+from cloister.node.catalog import Catalog
+from cloister.node.host import close_host, die_with_parent, open_host
+from cloister.node.journal import Journal
+from cloister.node.server import NodeServer
+from cloister.node.supervisor import Supervisor
+from cloister.telemetry.logging import configure_logging
+from cloister.template.layers import LayerStore
+
+__all__ = ["add_parser", "run"]
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Register the subcommand."""
+    parser = subparsers.add_parser("node", help="the supervisor process (started by serve)")
+    parser.add_argument("--ready-fd", type=int, help="descriptor to which one line of JSON is written when the node serves")
+    add_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Serve the node protocol until a signal comes."""
+    settings = load(args, os.environ)
+    configure_logging(settings.log_level, settings.log_format, process="node")
+    die_with_parent(signal.SIGHUP)()
+    asyncio.run(_serve(settings, args.ready_fd))
+    return 0
+
+
+async def _serve(settings: Settings, ready_fd: int | None) -> None:
+    loop = asyncio.get_running_loop()
+    stop: asyncio.Future[signal.Signals] = loop.create_future()
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        loop.add_signal_handler(number, lambda n=number: stop.done() or stop.set_result(n))
+    upstream_dns = settings.dns_upstreams or host_nameservers()
+    host = open_host(settings, upstream_dns)
+    catalog = Catalog(LayerStore(settings.store_dir), host.host_layer)
+    journal = Journal(settings.data_dir / "node" / "sandboxes")
+    supervisor = Supervisor(host, catalog, journal, upstream_dns, settings.disk_reserve_mib)
+    server = NodeServer(supervisor, host.instance.run_dir / "supervisor.sock", allowed_uids={host.instance.api_uid})
+    supervisor.on_ended = server.broadcast_ended
+    await supervisor.start()
+    await server.start()
+    if ready_fd is not None:
+        with os.fdopen(ready_fd, "w") as ready:
+            json.dump({"instance": host.instance.number, "run_dir": str(host.instance.run_dir), "api_uid": host.instance.api_uid}, ready)
+    number = await stop
+    keep = number is signal.SIGHUP or settings.on_stop == "keep"
+    structlog.get_logger("cloister.node").info("node.stopping", signal=number.name, keep_sandboxes=keep)
+    await server.close()
+    await supervisor.stop(keep_sandboxes=keep)
+    if not keep:
+        close_host(host)

@@ -1,0 +1,91 @@
+"""Templates that this node can run: names to layers, and what a sandbox of one is made of."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+from cloister.errors import NoCapacityError, TemplateNotFoundError
+from cloister.model.sandbox import SandboxRecord, SandboxRequest
+from cloister.model.template import Template
+from cloister.runtime.spec import AgentTree, SandboxSpec
+from cloister.template.agenttree import agent_tree
+from cloister.template.hostlayer import HostLayer
+from cloister.template.layers import LayerStore
+
+__all__ = ["Catalog", "check_capacity"]
+
+_BASE = "base"
+_MIB = 1 << 20
+_MEMORY_RESERVE_MIB = 512
+
+
+class Catalog:
+    """What the store offers, read anew for each sandbox: a template may be built while the server runs."""
+
+    def __init__(self, store: LayerStore, host_layer: HostLayer) -> None:
+        self._store = store
+        self._host_layer = host_layer
+        self._agent_trees: dict[str, AgentTree] = {}
+
+    def templates(self) -> list[Template]:
+        """Every template that is whole."""
+        return self._store.templates()
+
+    def find(self, name: str) -> Template:
+        """By name, id or alias, with or without the tag ``default``. Raises: TemplateNotFoundError."""
+        bare, colon, tag = name.partition(":")
+        for template in self.templates():
+            if bare in (template.name, template.template_id, *template.aliases):
+                if colon and tag != "default":
+                    raise TemplateNotFoundError(f"tag '{tag}' does not exist for template '{bare}'")
+                return template
+        raise TemplateNotFoundError(f"template '{name}' not found")
+
+    def spec(self, request: SandboxRequest, template: Template, record: SandboxRecord, directory: Path) -> SandboxSpec:
+        """What the runtime needs to create the sandbox. Variables: host's, then the template's, then the request's."""
+        envs = self._host_layer.envs | template.envs | request.envs
+        document = {
+            "sandbox_id": request.sandbox_id,
+            "template_id": template.template_id,
+            "template": template.name,
+            "envs": envs,
+            "access_token": request.access_token,
+            "user": template.user,
+            "workdir": template.workdir,
+            "kernel_user": template.kernel_user,
+            "languages": list(template.languages),
+            "limits": vars(record.limits),
+            "agent_env": {},
+        }
+        return SandboxSpec(
+            sandbox_id=request.sandbox_id,
+            template_key=template.build_id,
+            directory=directory,
+            layers=(*(self._store.rootfs(key) for key in template.layers), self._host_layer.path),
+            agent=self._agent(),
+            limits=record.limits,
+            allow_internet=record.allow_internet,
+            init_document=json.dumps(document).encode(),
+        )
+
+
+    def _agent(self) -> AgentTree:
+        """The agent and its interpreter, looked up once for each build of the base template. Raises: TemplateNotFoundError."""
+        base = self._store.template(_BASE)
+        if base.build_id not in self._agent_trees:
+            layers = tuple(self._store.rootfs(key) for key in base.layers)
+            self._agent_trees[base.build_id] = AgentTree(interpreter=layers, agent=agent_tree(self._store.root, base))
+        return self._agent_trees[base.build_id]
+
+
+def check_capacity(directory: Path, disk_reserve_mib: int) -> None:
+    """Refuse a creation that would leave the host itself short of disk or memory. Raises: NoCapacityError."""
+    free_mib = shutil.disk_usage(directory).free // _MIB
+    if free_mib < disk_reserve_mib:
+        raise NoCapacityError(f"the host has {free_mib} MiB of disk left, fewer than the reserve of {disk_reserve_mib}")
+    fields = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+    free_mib = int(fields["MemAvailable"].split()[0]) // 1024
+    if free_mib < _MEMORY_RESERVE_MIB:
+        raise NoCapacityError(f"the host has {free_mib} MiB of memory left, fewer than the reserve of {_MEMORY_RESERVE_MIB}")

@@ -1,0 +1,89 @@
+"""Puts the parts of a node together on this host: instance number, network, control groups, seccomp filter, runtime, host layer.
+
+Used by the supervisor and by template builds, each for a data directory of its own. Owns no policy.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+from cloister.config.settings import Settings
+from cloister.linux.cgroup import find_tree
+from cloister.linux.seccomp import compile_bpf, load_profile
+from cloister.network.slots import NetworkConfig, NetworkNode
+from cloister.node.instance import Instance, claim_instance
+from cloister.runtime.namespace.runtime import NamespaceRuntime
+from cloister.template.hostlayer import HostLayer, HostLayerConfig, build_host_layer
+
+__all__ = ["NodeHost", "build_host", "close_host", "die_with_parent", "open_host"]
+
+_PR_SET_PDEATHSIG = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class NodeHost:
+    """The parts of one node."""
+
+    instance: Instance
+    network: NetworkNode
+    runtime: NamespaceRuntime
+    host_layer: HostLayer
+
+
+def open_host(settings: Settings, upstream_dns: tuple[str, ...]) -> NodeHost:
+    """Claim the instance of ``settings.data_dir`` and make or adopt its parts.
+
+    Raises: IsolationError, AlreadyExistsError (the directory is being served), NoCapacityError, UnavailableError.
+    """
+    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    instance = claim_instance(settings.data_dir, settings.run_dir)
+    config = NetworkConfig(instance.number, instance.run_dir, settings.network_cidr, upstream_dns, settings.allow_private)
+    network = NetworkNode(config)
+    network.start()
+    profile = resources.files("cloister.runtime.namespace") / "profiles" / "default.json"
+    runtime = NamespaceRuntime(
+        run_dir=instance.run_dir,
+        dev_tree=settings.data_dir / "node" / "dev",
+        uid_base=instance.uid_base,
+        cgroups=find_tree(instance.number),
+        network=network,
+        seccomp_filter=compile_bpf(load_profile(Path(str(profile)))),
+    )
+    layer_config = HostLayerConfig(resolver=network.gateway_address, extra_ca_file=settings.extra_ca_file)
+    host_layer = build_host_layer(settings.data_dir / "hostlayer", layer_config)
+    return NodeHost(instance=instance, network=network, runtime=runtime, host_layer=host_layer)
+
+
+@contextmanager
+def build_host(settings: Settings, upstream_dns: tuple[str, ...]) -> Iterator[NodeHost]:
+    """The parts of a node for the time of a build; everything of it is gone afterwards."""
+    host = open_host(settings, upstream_dns)
+    try:
+        yield host
+    finally:
+        close_host(host)
+
+
+def close_host(host: NodeHost) -> None:
+    """Remove every kernel object of the node and forget its number."""
+    host.runtime.stop()
+    for path in sorted(host.instance.run_dir.rglob("*"), reverse=True):
+        path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
+    host.instance.run_dir.rmdir()
+    host.instance.release()
+
+
+def die_with_parent(number: signal.Signals) -> Callable[[], None]:
+    """A function for a new child process: the kernel sends it ``number`` when its parent dies. Source: prctl(2)."""
+    libc = ctypes.CDLL(None, use_errno=True)
+
+    def ask() -> None:
+        libc.prctl(_PR_SET_PDEATHSIG, int(number))
+
+    return ask

@@ -1,0 +1,284 @@
+"""The node supervisor: creates, watches, expires and ends the sandboxes of one machine, and adopts them after a crash.
+
+Owns every kernel resource through its runtime. Blocking work runs in worker threads; this object's state is touched by the event loop only.
+Invariants: I6 (lifetime), I8 (kill is idempotent and always ends; what lives is adopted), I10 (the reason of an end is the true one).
+
+    create ──> creating ──> running ──> ending ──> gone      a failure while creating goes to gone; ending has one task, whoever asks
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import socket
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import structlog
+
+from cloister import __version__
+from cloister.errors import AlreadyExistsError, CloisterError, SandboxNotFoundError
+from cloister.model.node import EndedSandbox, NodeInfo, SandboxStats
+from cloister.model.sandbox import EndReason, SandboxRecord, SandboxRequest, SandboxState
+from cloister.model.template import Template
+from cloister.node.catalog import Catalog, check_capacity
+from cloister.node.host import NodeHost
+from cloister.node.journal import Entry, Journal
+from cloister.node.server import DnsSockets
+from cloister.runtime.base import RuntimeSandbox
+from cloister.runtime.spec import SandboxSpec
+
+__all__ = ["Supervisor"]
+
+_log = structlog.get_logger("cloister.node")
+_T = TypeVar("_T")
+_WORKERS = 16
+_SWEEP_INTERVAL_S = 60.0
+_MESSAGES = {
+    EndReason.EXPIRED: "its lifetime was over",
+    EndReason.KILLED: "it was killed",
+    EndReason.CRASHED: "its first process ended",
+    EndReason.STOPPED: "the server was stopped",
+}
+
+
+@dataclass
+class _Live:
+    record: SandboxRecord
+    sandbox: RuntimeSandbox
+    expiry: asyncio.TimerHandle | None = None
+    ending: asyncio.Task[None] | None = None
+
+
+class Supervisor:
+    """Implements :class:`cloister.node.server.NodeService`."""
+
+    def __init__(self, host: NodeHost, catalog: Catalog, journal: Journal, upstream_dns: tuple[str, ...], disk_reserve_mib: int) -> None:
+        self._host = host
+        self._catalog = catalog
+        self._journal = journal
+        self._upstream_dns = upstream_dns
+        self._disk_reserve_mib = disk_reserve_mib
+        self._live: dict[str, _Live] = {}
+        self._creating: set[str] = set()
+        self._pool = ThreadPoolExecutor(_WORKERS, thread_name_prefix="node")
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.on_ended: Callable[[EndedSandbox], Any] = lambda ended: None
+        """Called on the event loop when a sandbox has ended; may return an awaitable."""
+
+    # ---- start and stop ----
+
+    async def start(self) -> None:
+        """Adopt what lived through a restart, remove what did not, and begin to sweep."""
+        entries, unreadable = self._journal.entries()
+        for sandbox_id in unreadable:
+            self._journal.remove(sandbox_id)
+        for entry in entries:
+            await self._adopt(entry)
+        removed = await self._in_thread(lambda: self._host.runtime.sweep(set(self._live)))
+        _log.info("node.started", adopted=len(self._live), removed=removed)
+        self._spawn(self._sweep_forever())
+
+    async def stop(self, *, keep_sandboxes: bool) -> None:
+        """End every sandbox (unless they shall live on without a supervisor) and stop the tasks of this object."""
+        for task in self._tasks:
+            task.cancel()
+        for live in self._live.values():
+            if live.expiry:
+                live.expiry.cancel()
+        if not keep_sandboxes:
+            await asyncio.gather(*(self._end(sandbox_id, EndReason.STOPPED) for sandbox_id in list(self._live)))
+        self._pool.shutdown(wait=True)
+
+    async def _adopt(self, entry: Entry) -> None:
+        record, state = entry.record, entry.runtime_state
+        spec = self._bare_spec(record)
+        sandbox = await self._in_thread(lambda: self._host.runtime.adopt(spec, state)) if state is not None else None
+        if sandbox is None:
+            self._journal.remove(record.sandbox_id)
+            return
+        if record.state is SandboxState.RUNNING:
+            self._watch(record, sandbox)
+            return
+        await self._in_thread(lambda: (sandbox.kill(), sandbox.release()))  # a creation that the crash cut off: nobody was told of it
+        self._journal.remove(record.sandbox_id)
+
+    def _bare_spec(self, record: SandboxRecord) -> SandboxSpec:
+        return SandboxSpec(
+            sandbox_id=record.sandbox_id,
+            template_key="",
+            directory=self._journal.directory_of(record.sandbox_id),
+            layers=(),
+            agent=None,
+            limits=record.limits,
+            allow_internet=record.allow_internet,
+        )
+
+    async def _sweep_forever(self) -> None:
+        while True:
+            await asyncio.sleep(_SWEEP_INTERVAL_S)
+            try:
+                # Ids are taken first: a sandbox made after this moment is no stranger, one that is being released is not touched twice.
+                known = set(self._live) | self._creating
+                removed = await self._in_thread(lambda: self._host.runtime.sweep(known))
+                await self._in_thread(self._host.network.refresh)
+            except (CloisterError, OSError):  # task border: the next round tries again
+                _log.exception("node.sweep_failed")
+            else:
+                if removed:
+                    _log.warning("node.swept", removed=removed)
+
+    # ---- NodeService ----
+
+    async def create(self, request: SandboxRequest) -> SandboxRecord:
+        """See :class:`NodeService`. Raises: TemplateNotFoundError, NoCapacityError, IsolationError, RuntimeFailedError."""
+        sandbox_id = request.sandbox_id
+        if sandbox_id in self._live or sandbox_id in self._creating:
+            raise AlreadyExistsError(f"there is a sandbox {sandbox_id} already")
+        self._creating.add(sandbox_id)
+        return await asyncio.shield(asyncio.create_task(self._create_and_watch(request)))  # runs to its end, whoever still waits for it
+
+    async def _create_and_watch(self, request: SandboxRequest) -> SandboxRecord:
+        try:
+            record, sandbox = await self._in_thread(lambda: self._create(request))
+            self._watch(record, sandbox)
+        finally:
+            self._creating.discard(request.sandbox_id)
+        seconds = round(time.time() - record.started_at, 3)
+        _log.info("sandbox.created", sandbox_id=record.sandbox_id, template=record.template, seconds=seconds)
+        return record
+
+    def _create(self, request: SandboxRequest) -> tuple[SandboxRecord, RuntimeSandbox]:
+        """Runs in: a worker thread."""
+        template = self._catalog.find(request.template)
+        directory = self._journal.directory_of(request.sandbox_id)
+        check_capacity(directory.parent, self._disk_reserve_mib)
+        record = SandboxRecord(
+            sandbox_id=request.sandbox_id,
+            template=template.template_id,
+            runtime=self._host.runtime.name,
+            state=SandboxState.CREATING,
+            started_at=time.time(),
+            end_at=request.end_at,
+            limits=request.limits or template.limits,
+            allow_internet=request.allow_internet,
+            attributes=request.attributes,
+        )
+        with ExitStack() as undo:
+            undo.callback(self._journal.remove, request.sandbox_id)
+            self._journal.write(record, None)
+            spec = self._catalog.spec(request, template, record, directory)
+            sandbox = self._host.runtime.create(spec, lambda state: self._journal.write(record, state))
+            undo.callback(sandbox.release)
+            undo.callback(sandbox.kill)
+            record = dataclasses.replace(record, state=SandboxState.RUNNING)
+            self._journal.write(record, sandbox.state())
+            undo.pop_all()
+        return record, sandbox
+
+    async def kill(self, sandbox_id: str, reason: EndReason) -> bool:
+        """See :class:`NodeService`."""
+        if sandbox_id not in self._live:
+            return False
+        await self._end(sandbox_id, reason)
+        return True
+
+    async def set_deadline(self, sandbox_id: str, end_at: float) -> None:
+        """See :class:`NodeService`."""
+        live = self._find(sandbox_id)
+        live.record = dataclasses.replace(live.record, end_at=end_at)
+        self._journal.write(live.record, live.sandbox.state())
+        self._schedule_expiry(live)
+
+    async def list(self) -> list[SandboxRecord]:
+        """See :class:`NodeService`."""
+        return [live.record for live in self._live.values() if live.ending is None]
+
+    async def get(self, sandbox_id: str) -> SandboxRecord:
+        """See :class:`NodeService`."""
+        return self._find(sandbox_id).record
+
+    async def stats(self, sandbox_id: str) -> SandboxStats:
+        """See :class:`NodeService`."""
+        return SandboxStats(**vars(await self._in_thread(self._find(sandbox_id).sandbox.usage)))
+
+    async def dial(self, sandbox_id: str) -> socket.socket:
+        """See :class:`NodeService`."""
+        return await self._in_thread(self._find(sandbox_id).sandbox.dial)
+
+    async def templates(self) -> list[Template]:
+        """See :class:`NodeService`."""
+        return self._catalog.templates()
+
+    async def dns_sockets(self) -> DnsSockets:
+        """See :class:`NodeService`."""
+        udp, tcp = self._host.network.dns_sockets()
+        return DnsSockets(udp, tcp, self._upstream_dns)
+
+    async def ping(self) -> NodeInfo:
+        """See :class:`NodeService`."""
+        return NodeInfo(version=__version__, instance=self._host.instance.number)
+
+    # ---- one sandbox's life ----
+
+    def _watch(self, record: SandboxRecord, sandbox: RuntimeSandbox) -> None:
+        live = self._live[record.sandbox_id] = _Live(record, sandbox)
+        asyncio.get_running_loop().add_reader(sandbox.pidfd, self._on_death, record.sandbox_id)
+        self._schedule_expiry(live)
+
+    def _schedule_expiry(self, live: _Live) -> None:
+        if live.expiry:
+            live.expiry.cancel()
+        delay_s = max(0.0, live.record.end_at - time.time())
+        live.expiry = asyncio.get_running_loop().call_later(delay_s, self._begin_end, live.record.sandbox_id, EndReason.EXPIRED)
+
+    def _on_death(self, sandbox_id: str) -> None:
+        self._begin_end(sandbox_id, EndReason.CRASHED)
+
+    def _begin_end(self, sandbox_id: str, reason: EndReason) -> asyncio.Task[None] | None:
+        live = self._live.get(sandbox_id)
+        if live is None:
+            return None
+        if live.ending is None:
+            if live.expiry:
+                live.expiry.cancel()
+            asyncio.get_running_loop().remove_reader(live.sandbox.pidfd)
+            live.ending = asyncio.create_task(self._finish(live, reason))
+        return live.ending
+
+    async def _end(self, sandbox_id: str, reason: EndReason) -> None:
+        task = self._begin_end(sandbox_id, reason)
+        if task is not None:
+            await asyncio.shield(task)  # a caller that goes away does not stop an end that has begun
+
+    async def _finish(self, live: _Live, reason: EndReason) -> None:
+        sandbox_id = live.record.sandbox_id
+        await self._in_thread(live.sandbox.kill)
+        told = self.on_ended(EndedSandbox(sandbox_id=sandbox_id, reason=reason, message=_MESSAGES.get(reason, "")))
+        if told is not None:
+            await told
+        try:
+            await self._in_thread(live.sandbox.release)
+        except (CloisterError, OSError):  # what is left is swept later; the sandbox itself is dead
+            _log.exception("sandbox.release_failed", sandbox_id=sandbox_id)
+        await self._in_thread(lambda: self._journal.remove(sandbox_id))
+        del self._live[sandbox_id]
+        _log.info("sandbox.ended", sandbox_id=sandbox_id, reason=reason)
+
+    def _find(self, sandbox_id: str) -> _Live:
+        live = self._live.get(sandbox_id)
+        if live is None or live.ending is not None:
+            raise SandboxNotFoundError(f"there is no sandbox {sandbox_id}")
+        return live
+
+    def _spawn(self, work: Any) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _in_thread(self, work: Callable[[], _T]) -> _T:
+        return await asyncio.get_running_loop().run_in_executor(self._pool, work)
