@@ -16,6 +16,7 @@ from pathlib import Path
 from cloister.config.settings import Settings
 from cloister.linux.cgroup import find_tree
 from cloister.linux.seccomp import compile_bpf, load_profile
+from cloister.network.dns_process import relay_process
 from cloister.network.slots import NetworkConfig, NetworkNode
 from cloister.node.instance import Instance, claim_instance
 from cloister.runtime.namespace.runtime import NamespaceRuntime
@@ -62,10 +63,12 @@ def open_host(settings: Settings, upstream_dns: tuple[str, ...]) -> NodeHost:
 
 @contextmanager
 def build_host(settings: Settings, upstream_dns: tuple[str, ...]) -> Iterator[NodeHost]:
-    """The parts of a node for the time of a build; everything of it is gone afterwards."""
+    """The parts of a node for the time of a build, its resolver included; everything of it is gone afterwards."""
     host = open_host(settings, upstream_dns)
     try:
-        yield host
+        udp, tcp = host.network.dns_sockets()
+        with relay_process(udp, tcp, upstream_dns, host.instance.api_uid):
+            yield host
     finally:
         close_host(host)
 

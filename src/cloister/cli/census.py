@@ -1,0 +1,143 @@
+"""``cloister census``: every kernel object and file that a server holds on this host, read from the kernel, and which of them nobody needs.
+
+Reads only; works while the server runs, after a crash and after a stop. Exit code 1 when something is left over (I8).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cloister.config.load import add_arguments, load
+from cloister.config.settings import Settings
+from cloister.errors import PermissionDeniedError
+from cloister.linux.cgroup import find_tree
+from cloister.linux.process import start_ticks
+from cloister.network.slots import NetworkConfig, NetworkNode
+from cloister.node.instance import INSTANCES, Instance
+from cloister.node.journal import Journal
+
+__all__ = ["Census", "add_parser", "run", "take_census"]
+
+
+@dataclass
+class Census:
+    """What was found. ``leftovers`` belongs to no live sandbox and no live server."""
+
+    live: list[str] = field(default_factory=list)
+    held: list[str] = field(default_factory=list)
+    leftovers: list[str] = field(default_factory=list)
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Register the subcommand."""
+    parser = subparsers.add_parser("census", help="list what a server holds on this host, and what is left over")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    add_arguments(parser, "data_dir", "run_dir")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the census."""
+    settings = load(args, os.environ)
+    if os.geteuid() != 0:
+        raise PermissionDeniedError("the census reads other users' processes", hint="run it with sudo")
+    census = take_census(settings)
+    if args.json:
+        print(json.dumps(vars(census)))
+        return int(bool(census.leftovers))
+    print(f"{len(census.live)} live sandboxes, {len(census.held)} objects held, {len(census.leftovers)} left over")
+    for line in census.held:
+        print(f"  held      {line}")
+    for line in census.leftovers:
+        print(f"  LEFT OVER {line}")
+    return int(bool(census.leftovers))
+
+
+def take_census(settings: Settings) -> Census:
+    """The census of the server of ``settings.data_dir``."""
+    census = Census()
+    number = _instance_of(settings)
+    sandboxes = settings.data_dir / "node" / "sandboxes"
+    if sandboxes.is_dir():
+        _read_journal(Journal(sandboxes), census)
+    if number is None:
+        census.leftovers += [f"loop device {line}" for line in _loops(settings.data_dir)]
+        return census
+    served = (settings.run_dir / str(number)).is_dir()
+    zones = _live_zones(settings.run_dir / str(number) / "zones")
+    for name in sorted(find_tree(number).names()):
+        _sort(census, name in census.live or name in zones, f"control group {name}")
+    _count_processes(census, number, served)
+    network = NetworkNode(NetworkConfig(number, settings.run_dir / str(number), None, (), ()))
+    for line in network.survey():
+        _sort(census, served, line)
+    network.close()
+    for line in _loops(settings.data_dir):
+        _sort(census, any(sandbox_id in line for sandbox_id in census.live), f"loop device {line}")
+    return census
+
+
+def _sort(census: Census, wanted: bool, line: str) -> None:
+    (census.held if wanted else census.leftovers).append(line)
+
+
+def _instance_of(settings: Settings) -> int | None:
+    owner = str(settings.data_dir.resolve())
+    for number in range(INSTANCES):
+        claim = settings.run_dir / "instances" / str(number)
+        if claim.exists() and claim.read_text() == owner:
+            return number
+    return None
+
+
+def _read_journal(journal: Journal, census: Census) -> None:
+    entries, unreadable = journal.entries()
+    census.leftovers += [f"journal directory {name} without a record" for name in unreadable]
+    for entry in entries:
+        state, sandbox_id = entry.runtime_state, entry.record.sandbox_id
+        if state is not None and start_ticks(state["pid"]) == state["start_ticks"]:
+            census.live.append(sandbox_id)
+        else:
+            census.leftovers.append(f"journal entry {sandbox_id} of a sandbox that is gone")
+
+
+def _live_zones(directory: Path) -> set[str]:
+    found = set()
+    for note in directory.glob("*/zone.json"):
+        data = json.loads(note.read_text())
+        if start_ticks(data["pid"]) == data["start_ticks"]:
+            found.add(f"zone-{note.parent.name}")
+    return found
+
+
+def _count_processes(census: Census, number: int, served: bool) -> None:
+    """Processes with host ids of the instance: each is in a control group of a live sandbox or zone, or is the server's own."""
+    instance = Instance(number, Path(), -1, Path())
+    first, last = instance.uid_base, instance.uid_base + (1 << 29)
+    count = 0
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            uid = path.stat().st_uid
+        except OSError:
+            continue
+        if first <= uid < last:
+            count += 1
+            if not served:
+                census.leftovers.append(f"process {path.name} of uid {uid}")
+    if served and count:
+        census.held.append(f"{count} processes of the instance's users")
+
+
+def _loops(data_dir: Path) -> list[str]:
+    found = []
+    for path in Path("/sys/block").glob("loop*/loop/backing_file"):
+        try:
+            backing = path.read_text().strip()
+        except OSError:
+            continue
+        if backing.startswith(f"{data_dir.resolve()}/node/"):
+            found.append(f"{path.parent.parent.name}: {backing}")
+    return found
