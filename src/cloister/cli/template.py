@@ -1,0 +1,152 @@
+"""``cloister template``: build the stock templates into the store, and list what is there.
+
+Wires a build: a node of its own for the time of it (instance number, network, runtime), a resolver for its steps, the host layer. Every
+step runs in that node's sandboxes; nothing is left of the node afterwards. Needs root.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from cloister.config.load import add_arguments, load
+from cloister.config.settings import Settings
+from cloister.errors import BuildError, PermissionDeniedError, TemplateNotFoundError
+from cloister.model.template import Template
+from cloister.network.dns_relay import DnsRelay, host_nameservers
+from cloister.node.host import NodeHost, build_host
+from cloister.runtime.namespace.step import StepRunner
+from cloister.template.agenttree import agent_tree, ensure_agent_tree
+from cloister.template.bootstrap import Bootstrap, host_mirror
+from cloister.template.builder import BuildContext, build_template, layer_keys
+from cloister.template.layers import LayerStore
+from cloister.template.progress import make_progress
+from cloister.template.stock import BASE_SUITE, STOCK_NAMES, load_stock
+
+__all__ = ["add_parser", "run"]
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Register the subcommand."""
+    parser = subparsers.add_parser("template", help="build and list templates")
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    build = actions.add_parser("build", help="build stock templates; layers that are there are taken as they are")
+    build.add_argument("name", nargs="?", default="all", choices=[*STOCK_NAMES, "all"], help="what to build (default: all)")
+    build.add_argument("--mirror", metavar="URL", help="Debian archive for the first layer (default: the host's, else debootstrap's)")
+    add_arguments(build)
+    listing = actions.add_parser("list", help="the templates in the store and their layers")
+    listing.add_argument("--layers", action="store_true", help="show every layer")
+    add_arguments(listing)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Build or list."""
+    settings = load(args, os.environ)
+    if os.geteuid() != 0:
+        raise PermissionDeniedError("templates belong to root", hint="run it with sudo")
+    return _list(settings, args.layers) if args.action == "list" else _build(settings, args.name, args.mirror)
+
+
+def _build(settings: Settings, name: str, mirror: str | None) -> int:
+    store = LayerStore(settings.store_dir)
+    wanted = STOCK_NAMES if name == "all" else _with_parents(name)
+    if (found := _find_built(store, wanted)) is not None:
+        for template in found:
+            print(f"{template.name}: built ({_size_mib(store, template)} MiB in {len(template.layers)} layers)")
+        return 0
+    try:
+        with _context(settings, store, mirror) as context:
+            _build_all(wanted, context)
+    except BuildError as error:
+        print(f"{error.log_tail}\n" if error.log_tail else "", end="", file=sys.stderr)
+        raise
+    return 0
+
+
+def _build_all(wanted: tuple[str, ...], context: BuildContext) -> None:
+    built: dict[str, Template] = {}
+    for name in wanted:
+        definition = load_stock(name)
+        built[name] = build_template(definition, built[definition.parent] if definition.parent else None, context)
+        if name == "base":
+            ensure_agent_tree(built[name], context)
+
+
+def _with_parents(name: str) -> tuple[str, ...]:
+    parent = load_stock(name).parent
+    return (*(_with_parents(parent) if parent else ()), name)
+
+
+def _find_built(store: LayerStore, wanted: tuple[str, ...]) -> list[Template] | None:
+    """The wanted templates when all of them, and the agent's tree, are there in their present definition; else None."""
+    found: dict[str, Template] = {}
+    try:
+        for name in wanted:
+            definition = load_stock(name)
+            found[name] = store.template(name)
+            if found[name].layers != layer_keys(definition, found[definition.parent].layers if definition.parent else ()):
+                return None
+        agent_tree(store.root, found["base"])
+    except TemplateNotFoundError:
+        return None
+    return list(found.values())
+
+
+@contextmanager
+def _context(settings: Settings, store: LayerStore, mirror: str | None) -> Iterator[BuildContext]:
+    """All that a build needs; its node is gone at the end."""
+    upstreams = settings.dns_upstreams or host_nameservers()
+    with store.builder_directory() as directory, build_host(replace(settings, data_dir=directory), upstreams) as host, _resolver(host, upstreams):
+        for note in host.host_layer.notes:
+            print(f"note: {note}", file=sys.stderr)
+        yield BuildContext(
+            store=store,
+            run_step=StepRunner(host.runtime, directory / "empty").run_step,
+            progress=make_progress(sys.stdout),
+            host_layer=host.host_layer,
+            bootstrap=_bootstrap(mirror),
+        )
+
+
+def _bootstrap(mirror: str | None) -> Bootstrap:
+    envs = {key: value for key, value in os.environ.items() if key.lower() in ("http_proxy", "https_proxy", "no_proxy")}
+    return Bootstrap(mirror=mirror or host_mirror(Path("/etc"), BASE_SUITE), envs=envs)
+
+
+@contextmanager
+def _resolver(host: NodeHost, upstreams: tuple[str, ...]) -> Iterator[None]:
+    """Answer the steps' DNS questions for the time of the build, on a thread."""
+    udp, tcp = host.network.dns_sockets()
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    thread.start()
+    relay = DnsRelay(udp, tcp, upstreams)
+    try:
+        asyncio.run_coroutine_threadsafe(relay.start(), loop).result(10)
+        yield
+        asyncio.run_coroutine_threadsafe(relay.stop(), loop).result(10)
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
+
+
+def _list(settings: Settings, show_layers: bool) -> int:
+    store = LayerStore(settings.store_dir)
+    for template in store.templates():
+        languages = ", ".join(template.languages) or "no languages"
+        print(f"{template.name:24}{_size_mib(store, template):6} MiB  {len(template.layers)} layers  {languages}")
+        for layer in (store.layer(key) for key in template.layers) if show_layers else ():
+            print(f"    {layer.key[:12]}  {layer.size_bytes / 2**20:6.0f} MiB  {layer.build_s:6.1f} s  {layer.name}")
+    return 0
+
+
+def _size_mib(store: LayerStore, template: Template) -> int:
+    return sum(store.layer(key).size_bytes for key in template.layers) >> 20

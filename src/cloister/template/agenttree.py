@@ -1,0 +1,87 @@
+"""The agent tree: what is mounted at ``/.cloister/agent``, made once for each version of the agent's sources.
+
+Owns ``<store>/agent/<sha256>/``: ``site/`` with the agent's libraries and the packages that agent and server share, ``drivers/`` with the
+language drivers and their Node modules. Libraries are installed and byte-compiled in a sandbox on the base template, by the very
+interpreter that will run them; of foreign code nothing runs on the host, and no install script anywhere (wheels and ``npm ci
+--ignore-scripts`` only). The libraries are a layer of their own, so that a changed source needs no network.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import cloister
+from cloister.errors import TemplateNotFoundError
+from cloister.model.template import Template
+from cloister.template.builder import BuildContext, build_layers, layer_keys, run_logged
+from cloister.template.layers import layer_key
+from cloister.template.stock import Definition, Step, read_definition
+
+__all__ = ["agent_tree", "ensure_agent_tree"]
+
+_SOURCE = Path(cloister.__file__).parent
+_SHARED = ("__init__.py", "errors.py", "protocol", "agent")
+_DRIVERS = _SOURCE / "agent" / "drivers"
+_SKIPPED = ("__pycache__", "node_modules")
+_OUTPUT = "agent-tree"
+
+
+def agent_tree(store_root: Path, base: Template) -> Path:
+    """Where the tree of the present sources is.
+
+    Raises:
+        TemplateNotFoundError: it was not built.
+    """
+    path = _tree_path(store_root, base)
+    if not path.is_dir():
+        raise TemplateNotFoundError("the agent's tree is not built for this version", hint="run: cloister template build")
+    return path
+
+
+def ensure_agent_tree(base: Template, context: BuildContext) -> Path:
+    """The tree of the present sources, built when it is not there. Blocking; safe against other builds on the store.
+
+    Raises:
+        BuildError: a step failed.
+    """
+    path = _tree_path(context.store.root, base)
+    if path.is_dir():
+        return path
+    libraries, tree = _definitions()
+    below = build_layers(libraries, base.layers, context)
+    context.progress.step_started("agent", 2, 2, tree)
+    started = time.monotonic()
+    with context.store.lock(path.name, on_wait=context.progress.step_waiting), context.store.workspace(path.name) as workspace:
+        if not path.is_dir():
+            run_logged("agent", tree, path.name, below, workspace, context)
+            (workspace.upper / _OUTPUT).rename(path)
+    context.progress.step_done(time.monotonic() - started, 0, cached=False)
+    return path
+
+
+def _tree_path(store_root: Path, base: Template) -> Path:
+    libraries, tree = _definitions()
+    return store_root / "agent" / layer_key(layer_keys(libraries, base.layers)[-1], tree.key_document())
+
+
+def _definitions() -> tuple[Definition, Step]:
+    """The layer of libraries, and the step that makes the tree on top of it."""
+    definition = read_definition("agent")
+    libraries, tree = definition.steps
+    packages = {f"drivers/{name}": (_DRIVERS / name).read_text() for name in ("package.json", "package-lock.json")}
+    return replace(definition, steps=(replace(libraries, files={**libraries.files, **packages}),)), replace(tree, files=_sources())
+
+
+def _sources() -> dict[str, str]:
+    """Our own files in the tree: below ``site/cloister`` what agent and server share, below ``drivers`` the drivers."""
+    found = {}
+    for path in sorted(item for name in _SHARED for item in ((_SOURCE / name).rglob("*") if (_SOURCE / name).is_dir() else [_SOURCE / name])):
+        if path.is_file() and not path.is_relative_to(_DRIVERS) and not set(path.parts) & set(_SKIPPED):
+            found[f"site/cloister/{path.relative_to(_SOURCE)}"] = path.read_text()
+    for path in sorted(_DRIVERS.rglob("*")):
+        if path.is_file() and not set(path.relative_to(_DRIVERS).parts) & set(_SKIPPED):
+            found[f"drivers/{path.relative_to(_DRIVERS)}"] = path.read_text()
+    return found

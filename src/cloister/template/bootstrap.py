@@ -1,0 +1,136 @@
+"""The first layer: unpacks the packages of a Debian release into an empty tree, with the host's debootstrap.
+
+Only the first stage runs here: it downloads, checks the archive's signature and unpacks. No file of the new tree is executed on the
+host (invariant I1); configuring the packages is the second stage, a step in the sandbox. The tree is ours alone until then.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import selectors
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cloister.errors import BuildError, DeadlineError
+from cloister.template.apt import AptSource, deb822, debian_sources, has_credentials, host_codename, security_mirror
+from cloister.template.stock import Step
+
+__all__ = ["Bootstrap", "default_mirror", "host_mirror", "layer_sources", "unpack"]
+
+_KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
+_SCRIPTS = Path("/usr/share/debootstrap/scripts")
+_SANDBOXED = """
+# /proc and /dev are the sandbox's own, and there it cannot make device nodes.
+setup_proc () { :; }
+setup_dynamic_devices () { :; }
+check_sane_mount () { :; }
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bootstrap:
+    """Where the first layer comes from. ``mirror`` None takes the tool's own default; ``envs`` are proxies for its downloads."""
+
+    mirror: str | None = None
+    envs: Mapping[str, str] = field(default_factory=dict)
+    debootstrap: str = "debootstrap"
+    keyring: Path = _KEYRING
+
+
+def default_mirror(debootstrap: str = "debootstrap") -> str | None:
+    """The mirror that the host's debootstrap takes for Debian when none is given; None when it does not say."""
+    program = shutil.which(debootstrap)
+    if program is None:
+        return None
+    match = re.search(r'^DEF_MIRROR="(\S+/debian)"', Path(program).read_text(errors="replace"), re.M)
+    return match[1] if match else None
+
+
+def host_mirror(etc: Path, suite: str) -> str | None:
+    """The archive that the host's own apt uses, when the host is a Debian; None otherwise."""
+    sources = debian_sources(etc / "apt", host_codename(etc / "os-release"), suite)
+    return next((source.uri for source in sources if source.suite == suite and not has_credentials(source.uri)), None)
+
+
+def layer_sources(suite: str, mirror: str) -> str:
+    """The apt sources that stay in the layer, for templates used without a host layer of their own."""
+    sources = [AptSource(mirror, suite), AptSource(mirror, f"{suite}-updates")]
+    if (security := security_mirror(mirror)) is not None:
+        sources.append(AptSource(security, f"{suite}-security"))
+    return deb822(sources)
+
+
+def unpack(target: Path, step: Step, bootstrap: Bootstrap, log: Callable[[bytes], None]) -> None:
+    """Download, check and unpack ``step.suite`` and ``step.packages`` into the empty directory ``target``. Blocking.
+
+    Raises:
+        BuildError: debootstrap or the archive's keys are missing, or it failed.
+        DeadlineError: it took longer than the step may.
+    """
+    if shutil.which(bootstrap.debootstrap) is None:
+        raise BuildError("debootstrap is not installed", step=step.name, hint="apt-get install debootstrap")
+    if not bootstrap.keyring.is_file():
+        raise BuildError(
+            f"Debian's archive keys ({bootstrap.keyring}) are missing, so packages could not be checked", step=step.name,
+            hint="apt-get install debian-archive-keyring",
+        )  # fmt: skip
+    argv = _argv(target, step, bootstrap)
+    code = _run(argv, dict(bootstrap.envs), step.timeout_s, log)
+    if code != 0:
+        raise BuildError(f"debootstrap ended with exit code {code}", step=step.name)
+    _empty_dev(target / "dev")
+    for name in ("proc", "sys"):
+        if (target / name).is_symlink():  # debootstrap's way inside a container
+            (target / name).unlink()
+        (target / name).mkdir(exist_ok=True)
+    with (target / "debootstrap" / "functions").open("a") as file:
+        file.write(_SANDBOXED)
+
+
+def _argv(target: Path, step: Step, bootstrap: Bootstrap) -> list[str]:
+    argv = [bootstrap.debootstrap, "--foreign", "--variant=minbase", "--force-check-gpg", f"--keyring={bootstrap.keyring}"]
+    if step.packages:
+        argv.append(f"--include={','.join(step.packages)}")
+    mirror = bootstrap.mirror or default_mirror(bootstrap.debootstrap)
+    if mirror is None:
+        raise BuildError("no Debian mirror is known", step=step.name, hint="name one with --mirror URL")
+    argv += [step.suite, str(target), mirror]
+    if not (_SCRIPTS / step.suite).exists():
+        argv.append(str(_SCRIPTS / "sid"))
+    return argv
+
+
+def _run(argv: list[str], envs: dict[str, str], timeout_s: float, log: Callable[[bytes], None]) -> int:
+    environment = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8", **envs}
+    deadline = time.monotonic() + timeout_s
+    with subprocess.Popen(
+        argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment, start_new_session=True
+    ) as process:
+        assert process.stdout is not None
+        try:
+            with selectors.DefaultSelector() as selector:
+                selector.register(process.stdout, selectors.EVENT_READ)
+                while True:
+                    if not selector.select(max(0.0, deadline - time.monotonic())):
+                        raise DeadlineError(f"debootstrap took longer than {timeout_s:.0f} s")
+                    if not (chunk := os.read(process.stdout.fileno(), 65536)):
+                        break
+                    log(chunk)
+        except BaseException:
+            os.killpg(process.pid, 9)
+            raise
+        return process.wait()
+
+
+def _empty_dev(dev: Path) -> None:
+    """Sandboxes bring their own /dev; device nodes have no place in a layer."""
+    for path in dev.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()

@@ -1,0 +1,225 @@
+"""The host layer: what a sandbox takes from its host, as a tree stacked above every template and never stored in one.
+
+Owns ``<data>/hostlayer``: certificates, the settings of pip, npm, apt and R that say where packages come from, the resolver address, and
+the mount points of ``/.cloister``. It holds nothing secret: addresses with credentials and paths of the host are left out unless asked
+for, and what was left out is told in :attr:`HostLayer.notes`. Trees are named by their content and never changed, since running sandboxes
+keep the one that they started with.
+"""
+
+from __future__ import annotations
+
+import configparser
+import hashlib
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from cloister.template import certificates
+from cloister.template.apt import deb822, debian_sources, has_credentials, host_codename, read_options
+
+__all__ = ["BUNDLE", "HostLayer", "HostLayerConfig", "build_host_layer", "host_environment"]
+
+BUNDLE = "/etc/ssl/certs/ca-certificates.crt"
+"""Where the certificate bundle is inside, on every distribution."""
+
+_CA_VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "NODE_EXTRA_CA_CERTS", "CURL_CA_BUNDLE", "PIP_CERT", "GIT_SSL_CAINFO", "AWS_CA_BUNDLE")
+_PROXY_VARIABLES = ("http_proxy", "https_proxy", "ftp_proxy", "all_proxy", "no_proxy")
+_LOOPBACK = re.compile(r"(localhost|127\.[0-9.]+|\[?::1\]?)\Z")
+_PIP_KEYS = ("index-url", "extra-index-url", "trusted-host", "timeout", "default-timeout", "retries", "proxy", "no-index", "find-links", "index")
+_NPM_KEYS = re.compile(r"(registry|@[^:]+:registry|strict-ssl|proxy|https-proxy|noproxy|fetch-timeout|fetch-retries|maxsockets)\Z")
+_HOOK = f"""#!/bin/sh
+# Keeps the certificates of the host in the bundle when update-ca-certificates makes it anew.
+set -e
+for file in /etc/ca-certificates/host/*.crt; do
+    [ -e "$file" ] || continue
+    cat "$file" >> {BUNDLE}
+done
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class HostLayerConfig:
+    """What to build the layer from. ``host_root`` and ``environ`` are the host's, apart from in tests."""
+
+    resolver: str
+    """Address of the sandboxes' resolver, for /etc/resolv.conf."""
+    extra_ca_file: Path | None = None
+    """PEM file of certificates to trust beside the host's."""
+    include_credentials: bool = False
+    """Hand on package indexes and proxies that carry a user name or password. Every program in a sandbox can read them."""
+    suite: str = "trixie"
+    """Debian release that the apt sources are for."""
+    host_root: Path = Path("/")
+    home: Path = Path("/root")
+    environ: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
+
+
+@dataclass(frozen=True, kw_only=True)
+class HostLayer:
+    """A built host layer: its tree, the variables that go with it, and what was left out of it and why."""
+
+    path: Path
+    envs: dict[str, str]
+    notes: tuple[str, ...] = ()
+
+
+def build_host_layer(target: Path, config: HostLayerConfig) -> HostLayer:
+    """Build the layer below ``target`` unless one of the same content is there; the new path appears whole, by a rename.
+
+    Raises:
+        InvalidRequestError: the extra CA file cannot be read or holds no certificate.
+    """
+    notes: list[str] = []
+    files = _files(config, notes)
+    digest = hashlib.sha256(repr(sorted(files.items())).encode()).hexdigest()
+    path = target / digest[:32]
+    if not path.is_dir():
+        target.mkdir(parents=True, exist_ok=True)
+        temporary = target / f".{secrets.token_hex(6)}"
+        _write_tree(temporary, files)
+        try:
+            temporary.rename(path)
+        except OSError:
+            shutil.rmtree(temporary)
+            if not path.is_dir():
+                raise
+    return HostLayer(path=path, envs=_environment(config, notes), notes=tuple(notes))
+
+
+def host_environment(config: HostLayerConfig) -> dict[str, str]:
+    """The variables that every sandbox and build step gets: where certificates are, and the host's proxies."""
+    return _environment(config, [])
+
+
+def _files(config: HostLayerConfig, notes: list[str]) -> dict[str, tuple[int, bytes]]:
+    """Path inside to mode and content, of everything in the layer."""
+    texts = {
+        "etc/pip.conf": _pip_conf(config, notes),
+        "etc/npmrc": _npmrc(config, notes),
+        "etc/resolv.conf": f"nameserver {config.resolver}\noptions edns0\n",
+        "etc/hosts": "127.0.0.1 localhost cloister\n::1 localhost ip6-localhost ip6-loopback\n",
+        "etc/hostname": "cloister\n",
+        **_apt(config, notes),
+        **_r_profile(config, notes),
+    }
+    files = {name: (0o644, text.encode()) for name, text in texts.items()}
+    return files | _certificates(config)
+
+
+def _certificates(config: HostLayerConfig) -> dict[str, tuple[int, bytes]]:
+    trusted = certificates.read_trusted(config.host_root, config.environ.get("SSL_CERT_FILE"), config.extra_ca_file)
+    files = {
+        BUNDLE.removeprefix("/"): (0o644, certificates.to_pem(trusted.all)),
+        "etc/ssl/certs/java/cacerts": (0o644, certificates.to_java_truststore(trusted.all)),
+        "etc/ca-certificates/update.d/zz-cloister-host": (0o755, _HOOK.encode()),
+    }
+    for certificate in trusted.local:
+        files[f"etc/ca-certificates/host/{certificates.fingerprint(certificate)[:16]}.crt"] = (0o644, certificates.to_pem([certificate]))
+    return files
+
+
+def _pip_conf(config: HostLayerConfig, notes: list[str]) -> str:
+    found: dict[str, str] = {}
+    etc = config.host_root / "etc"
+    for path in (etc / "xdg/pip/pip.conf", etc / "pip.conf", config.home / ".pip/pip.conf", config.home / ".config/pip/pip.conf"):
+        parser = configparser.RawConfigParser()
+        try:
+            parser.read(path)
+        except (configparser.Error, UnicodeDecodeError) as error:
+            notes.append(f"{path} was left out: {error}")
+            continue
+        for section in ("global", "install"):
+            if parser.has_section(section):
+                found |= {key: value for key, value in parser.items(section) if key in _PIP_KEYS}
+    for key in _PIP_KEYS:
+        if value := config.environ.get("PIP_" + key.upper().replace("-", "_")):
+            found[key] = value
+    kept = {key: words for key, value in found.items() if (words := _usable(f"pip {key}", value.split(), config, notes))}
+    lines = [f"{key} = {chr(10).join(words).replace(chr(10), chr(10) + '    ')}" for key, words in sorted(kept.items())]
+    return "\n".join(["[global]", f"cert = {BUNDLE}", "break-system-packages = true", "disable-pip-version-check = true", *lines]) + "\n"
+
+
+def _npmrc(config: HostLayerConfig, notes: list[str]) -> str:
+    found: dict[str, str] = {}
+    for path in ("usr/local/etc/npmrc", "usr/etc/npmrc", "etc/npmrc"):
+        found |= _read_npmrc(config.host_root / path)
+    found |= _read_npmrc(config.home / ".npmrc")
+    for key in ("registry", "proxy", "https_proxy", "noproxy", "strict_ssl"):
+        if value := config.environ.get(f"npm_config_{key}", config.environ.get(f"NPM_CONFIG_{key.upper()}")):
+            found[key.replace("_", "-")] = value
+    kept = {key: value for key, value in found.items() if _usable(f"npm {key}", [value], config, notes)}
+    return "\n".join([f"cafile={BUNDLE}", *(f"{key}={value}" for key, value in sorted(kept.items()))]) + "\n"
+
+
+def _read_npmrc(path: Path) -> dict[str, str]:
+    if not path.is_file():
+        return {}
+    pairs = (line.split("=", 1) for line in path.read_text(errors="replace").splitlines() if "=" in line and line.strip()[:1] not in "#;")
+    return {key.strip(): value.strip().strip("\"'") for key, value in pairs if _NPM_KEYS.match(key.strip()) and "${" not in value}
+
+
+def _apt(config: HostLayerConfig, notes: list[str]) -> dict[str, str]:
+    etc = config.host_root / "etc"
+    sources = [
+        source
+        for source in debian_sources(etc / "apt", host_codename(etc / "os-release"), config.suite)
+        if _usable("apt source", [source.uri], config, notes)
+    ]
+    options = {name: value for name, value in read_options(etc / "apt").items() if _usable(f"apt {name}", [value], config, notes)}
+    files = {"etc/apt/apt.conf.d/99cloister-host": "".join(f'{name} "{value}";\n' for name, value in sorted(options.items()))} if options else {}
+    return files | ({"etc/apt/sources.list.d/debian.sources": deb822(sources)} if sources else {})
+
+
+def _r_profile(config: HostLayerConfig, notes: list[str]) -> dict[str, str]:
+    """R's site profile when the host's names a package repository."""
+    path = config.host_root / "etc/R/Rprofile.site"
+    if not path.is_file():
+        return {}
+    match = re.search(r"""(?m)^[^#\n]*\[?["']?CRAN["']?\]?\s*(?:<-|=)\s*["']([^"'\s]+)["']""", path.read_text(errors="replace"))
+    if match is None or not _usable("R repository", [match[1]], config, notes):
+        return {}
+    return {"etc/R/Rprofile.site": f'local({{\n    r <- getOption("repos")\n    r["CRAN"] <- "{match[1]}"\n    options(repos = r)\n}})\n'}
+
+
+def _usable(what: str, words: list[str], config: HostLayerConfig, notes: list[str]) -> list[str]:
+    """The ``words`` that mean something inside; the others are noted, without their secrets."""
+    kept = []
+    for word in words:
+        parts = urlsplit(word)
+        if word.startswith(("/", "~", "./", "file:")):
+            notes.append(f"{what} was left out: it names a path of the host")
+        elif parts.scheme and has_credentials(word) and not config.include_credentials:
+            notes.append(f"{what} was left out: it carries credentials")
+        elif parts.scheme and _LOOPBACK.match(parts.hostname or ""):
+            notes.append(f"{what} was left out: it names the host's loopback, which no sandbox reaches")
+        else:
+            kept.append(word)
+    return kept
+
+
+def _environment(config: HostLayerConfig, notes: list[str]) -> dict[str, str]:
+    envs = dict.fromkeys(_CA_VARIABLES, BUNDLE)
+    for name in _PROXY_VARIABLES:
+        value = config.environ.get(name) or config.environ.get(name.upper())
+        if value and (name == "no_proxy" or _usable(name, [value if "//" in value else f"http://{value}"], config, notes)):
+            envs |= {name: value, name.upper(): value}
+    return envs
+
+
+def _write_tree(root: Path, files: dict[str, tuple[int, bytes]]) -> None:
+    for mount_point in ("rt", "agent", "cgroup"):
+        (root / ".cloister" / mount_point).mkdir(parents=True)
+    for name, (mode, content) in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+        path.chmod(mode)
+    for directory in (root, *(path for path in root.rglob("*") if path.is_dir())):
+        directory.chmod(0o755)
+
+

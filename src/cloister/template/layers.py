@@ -1,0 +1,219 @@
+"""The layer store: trees and template records on disk, shared by every server and build of the host.
+
+Owns ``<store>/layers``, ``<store>/templates``, ``<store>/logs`` and ``<store>/tmp``. A layer is named by what it was made from
+(:func:`layer_key`), never by what came out, and appears by one rename: whoever sees ``layers/<key>`` sees all of it. Nothing ever
+changes a published layer. It must not look inside a layer: its files were written by template code (invariant I2); the one walk over
+such a tree is the removal of an abandoned one, by descriptors and without following links.
+
+::
+
+    layers/<key>/rootfs/      the tree, owners are sandbox ids written raw
+    layers/<key>/layer.json   name, parent, size, times
+    templates/<name>.json     a Template
+    bare/                     see LayerStore.bare_host_layer
+    builders/<n>/             data directory of a build's own node
+    tmp/<key>.<random>/       a build at work; ``lock`` in it is held by its process, so that a dead one's can be told and swept
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import secrets
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from cloister.errors import NoCapacityError, StoreError, TemplateNotFoundError
+from cloister.model.template import Template
+
+__all__ = ["FORMAT_VERSION", "Layer", "LayerStore", "Workspace", "layer_key"]
+
+FORMAT_VERSION = 1
+"""Part of every layer key: raised when the way layers are made changes, so that old ones are not taken for new."""
+
+_BUILDERS = 4
+
+
+def layer_key(parent: str | None, definition: Mapping[str, Any]) -> str:
+    """The key of the layer that ``definition`` (JSON-ready) makes on top of ``parent``: 64 hex digits."""
+    document = {"format": FORMAT_VERSION, "parent": parent, "definition": definition}
+    return hashlib.sha256(json.dumps(document, sort_keys=True, ensure_ascii=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layer:
+    """A published layer. ``build_s`` is how long it took, ``created_at`` seconds since the epoch."""
+
+    key: str
+    name: str
+    parent: str | None
+    size_bytes: int
+    created_at: float
+    build_s: float
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """Directories of a layer being built, empty at first: overlay ``upper`` (the layer to be) and ``work``."""
+
+    root: Path
+
+    @property
+    def upper(self) -> Path:
+        """Becomes the layer's ``rootfs``."""
+        return self.root / "layer" / "rootfs"
+
+    @property
+    def work(self) -> Path:
+        """Overlay work directory, on the same file system."""
+        return self.root / "work"
+
+    @property
+    def empty(self) -> Path:
+        """An empty directory: the lower layer of a step that starts from its own upper."""
+        return self.root / "empty"
+
+
+class LayerStore:
+    """The store at ``root``. Every method is safe against other processes on the same store."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        for name in ("", "layers", "templates", "logs", "tmp", "locks", "agent"):
+            (root / name).mkdir(parents=True, mode=0o700, exist_ok=True)
+
+    def rootfs(self, key: str) -> Path:
+        """Where the tree of layer ``key`` is or would be."""
+        return self.root / "layers" / key / "rootfs"
+
+    def has(self, key: str) -> bool:
+        """Whether the layer is published."""
+        return self.rootfs(key).is_dir()
+
+    def layer(self, key: str) -> Layer:
+        """What is recorded of a published layer."""
+        try:
+            return Layer(**json.loads((self.root / "layers" / key / "layer.json").read_text()))
+        except (OSError, ValueError, TypeError) as error:
+            raise StoreError(f"layer {key[:12]} of {self.root} cannot be read: {error}") from error
+
+    def bare_host_layer(self) -> Path:
+        """A host layer with nothing in it but mount points, for steps that must not see the host's configuration."""
+        path = self.root / "bare"
+        for name in ("rt", "agent", "cgroup"):
+            (path / ".cloister" / name).mkdir(parents=True, exist_ok=True)
+        for directory in (path, path / ".cloister", *(path / ".cloister").iterdir()):
+            directory.chmod(0o755)
+        return path
+
+    @contextlib.contextmanager
+    def lock(self, name: str, on_wait: Callable[[], None] | None = None) -> Iterator[None]:
+        """Hold the store-wide lock ``name``; ``on_wait`` is called once when another process has it."""
+        with (self.root / "locks" / name).open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if on_wait is not None:
+                    on_wait()
+                fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+    @contextlib.contextmanager
+    def workspace(self, key: str) -> Iterator[Workspace]:
+        """A fresh workspace, removed at the end with whatever was not published."""
+        root = self.root / "tmp" / f"{key[:16]}.{secrets.token_hex(4)}"
+        root.mkdir(mode=0o700)
+        with (root / "lock").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            made = Workspace(root)
+            for path in (made.upper, made.work, made.empty):
+                path.mkdir(parents=True)
+                path.chmod(0o755)
+            try:
+                yield made
+            finally:
+                shutil.rmtree(root, ignore_errors=True)
+
+    @contextlib.contextmanager
+    def builder_directory(self) -> Iterator[Path]:
+        """The data directory of a build's own node, for this build alone. One that died left things of the kernel under the same
+        directory's name, so that the next finds them and removes them.
+
+        Raises:
+            NoCapacityError: too many builds run.
+        """
+        for number in range(_BUILDERS):
+            path = self.root / "builders" / str(number)
+            path.mkdir(parents=True, exist_ok=True)
+            with (path / "lock").open("w") as file:
+                with contextlib.suppress(BlockingIOError):
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    yield path
+                    return
+        raise NoCapacityError(f"{_BUILDERS} template builds run on this store already")
+
+    def publish(self, workspace: Workspace, key: str, name: str, parent: str | None, build_s: float) -> Layer:
+        """Make ``workspace.upper`` the layer ``key``, on disk before it is visible. The first of two wins."""
+        size = int(subprocess.run(["du", "-sxk", workspace.upper], capture_output=True, check=True, text=True).stdout.split()[0]) * 1024
+        layer = Layer(key=key, name=name, parent=parent, size_bytes=size, created_at=time.time(), build_s=round(build_s, 1))
+        (workspace.upper.parent / "layer.json").write_text(json.dumps(asdict(layer), indent=1))
+        subprocess.run(["sync", "-f", self.root], check=True)
+        try:
+            workspace.upper.parent.rename(self.root / "layers" / key)
+        except OSError as error:
+            if not self.has(key):
+                raise StoreError(f"layer {key[:12]} cannot be published in {self.root}: {error}") from error
+        return self.layer(key)
+
+    def sweep(self) -> int:
+        """Remove the workspaces of builds that died; returns how many."""
+        swept = 0
+        for root in (self.root / "tmp").iterdir():
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                with (root / "lock").open("a") as file:
+                    try:
+                        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    except BlockingIOError:
+                        continue
+                    shutil.rmtree(root, ignore_errors=True)
+                    swept += 1
+        return swept
+
+    def write_template(self, template: Template) -> None:
+        """Record ``template`` under its name, in place of an older one."""
+        path = self.root / "templates" / f"{template.name}.json"
+        temporary = path.with_suffix(f".{secrets.token_hex(4)}")
+        temporary.write_text(json.dumps(template.to_json(), indent=1) + "\n")
+        temporary.rename(path)
+
+    def template(self, name: str) -> Template:
+        """The built template of that name.
+
+        Raises:
+            TemplateNotFoundError: it was not built, or a layer of it is gone.
+        """
+        try:
+            template = Template.from_json(json.loads((self.root / "templates" / f"{name}.json").read_text()))
+        except FileNotFoundError:
+            raise TemplateNotFoundError(f"template '{name}' is not built", hint=f"run: cloister template build {name}") from None
+        except (ValueError, TypeError, KeyError) as error:
+            raise StoreError(f"the record of template '{name}' in {self.root} is damaged: {error}") from error
+        if missing := [key[:12] for key in template.layers if not self.has(key)]:
+            raise TemplateNotFoundError(f"template '{name}' lacks its layers {', '.join(missing)}", hint=f"run: cloister template build {name}")
+        return template
+
+    def templates(self) -> list[Template]:
+        """All whole templates, by name."""
+        found = []
+        for path in sorted((self.root / "templates").glob("*.json")):
+            with contextlib.suppress(TemplateNotFoundError):
+                found.append(self.template(path.stem))
+        return found

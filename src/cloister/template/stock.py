@@ -1,0 +1,133 @@
+"""Definitions of the stock templates: reads ``stock/<name>/template.toml`` and the files it names.
+
+A definition is pure data with everything that decides its outcome inside (package lists, scripts, kernel sources), so that a layer's
+key can be computed from it. It must not run anything or touch the store. Format of ``template.toml``::
+
+    name, parent, aliases, user, workdir, kernel_user, languages, [envs], [limits]
+    [[steps]]
+    name      one word; shown as progress and used in log names
+    kind      "bootstrap" (unpack ``suite`` and ``packages`` into an empty tree), "apt" (install ``packages``), or "run"
+    packages  a list file: one package a line, # comments
+    script    a bash file, run after that: offline and without the host layer, unless ``online = true``
+    files     further files that the script finds in /.build
+    drivers   languages whose agent/drivers/<language>/ is found in /.build/drivers/<language>/
+"""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cloister.errors import TemplateNotFoundError
+from cloister.model.resources import Limits
+
+__all__ = ["BASE_SUITE", "STOCK_NAMES", "Definition", "Step", "load_stock", "read_definition"]
+
+STOCK_NAMES = ("base", "code-interpreter-v1")
+"""In the order in which they build on each other."""
+
+BASE_SUITE = "trixie"
+"""The Debian release that the stock templates are made of."""
+
+_ROOT = Path(__file__).parent / "stock"
+_DRIVERS = Path(__file__).parent.parent / "agent" / "drivers"
+_KINDS = ("bootstrap", "apt", "run")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """One layer. ``files`` maps a name below /.build to text."""
+
+    name: str
+    kind: str
+    title: str
+    packages: tuple[str, ...] = ()
+    suite: str = ""
+    script: str = ""
+    online: bool = False
+    files: dict[str, str] = field(default_factory=dict)
+    timeout_s: float = 1800.0
+
+    def key_document(self) -> dict[str, Any]:
+        """What the layer's key is made of: all that can change the outcome, none that only changes what is shown."""
+        return {
+            "kind": self.kind, "packages": list(self.packages), "suite": self.suite, "script": self.script, "online": self.online,
+            "files": self.files,
+        }  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Definition:
+    """A template to build: its steps on top of ``parent``'s layers and what it is to be run with."""
+
+    name: str
+    parent: str | None
+    steps: tuple[Step, ...]
+    aliases: tuple[str, ...] = ()
+    envs: dict[str, str] = field(default_factory=dict)
+    user: str = "user"
+    workdir: str = "/home/user"
+    kernel_user: str = "root"
+    languages: tuple[str, ...] = ()
+    limits: Limits = field(default_factory=Limits)
+
+
+def load_stock(name: str) -> Definition:
+    """The stock definition ``name``.
+
+    Raises:
+        TemplateNotFoundError: there is no such stock template.
+    """
+    if name not in STOCK_NAMES:
+        raise TemplateNotFoundError(f"there is no stock template '{name}'", hint=f"there are: {', '.join(STOCK_NAMES)}")
+    return read_definition(name)
+
+
+def read_definition(name: str) -> Definition:
+    """The definition in the folder ``stock/<name>``, of a stock template or of another tree that is built like one."""
+    folder = _ROOT / name
+    data = tomllib.loads((folder / "template.toml").read_text())
+    return Definition(
+        name=data["name"],
+        parent=data.get("parent"),
+        steps=tuple(_step(folder, entry) for entry in data["steps"]),
+        aliases=tuple(data.get("aliases", ())),
+        envs=dict(data.get("envs", {})),
+        user=data.get("user", "user"),
+        workdir=data.get("workdir", "/home/user"),
+        kernel_user=data.get("kernel_user", "root"),
+        languages=tuple(data.get("languages", ())),
+        limits=Limits(**data.get("limits", {})),
+    )
+
+
+def _step(folder: Path, entry: dict[str, Any]) -> Step:
+    if entry["kind"] not in _KINDS:
+        raise ValueError(f"{folder.name}: step {entry['name']} has kind {entry['kind']!r}, not one of {_KINDS}")
+    files = {name: (folder / name).read_text() for name in entry.get("files", ())}
+    for language in entry.get("drivers", ()):
+        files |= _driver_files(language)
+    return Step(
+        name=entry["name"],
+        kind=entry["kind"],
+        title=entry.get("title", entry["name"]),
+        packages=_packages(folder / entry["packages"]) if "packages" in entry else (),
+        suite=entry.get("suite", ""),
+        script=(folder / entry["script"]).read_text() if "script" in entry else "",
+        online=entry.get("online", False),
+        files=files,
+        timeout_s=float(entry.get("timeout_s", 1800.0)),
+    )
+
+
+def _packages(path: Path) -> tuple[str, ...]:
+    lines = (line.split("#", 1)[0].strip() for line in path.read_text().splitlines())
+    return tuple(line for line in lines if line)
+
+
+def _driver_files(language: str) -> dict[str, str]:
+    folder = _DRIVERS / language
+    paths = sorted(path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+    return {f"drivers/{language}/{path.relative_to(folder)}": path.read_text() for path in paths}
