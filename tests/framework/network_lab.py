@@ -19,8 +19,23 @@ from pathlib import Path
 from typing import TypeVar
 
 from cloister.linux.netns import open_netns, pin_new_netns, run_in_netns, unpin_netns
+from cloister.linux.nftables import Nftables
+from cloister.network.slots import NetworkConfig, NetworkNode
 
-__all__ = ["FAR", "HOST", "UID_BASE", "Lab", "Namespace", "SandboxNamespace", "can_connect", "lab"]
+__all__ = [
+    "FAR",
+    "HOST",
+    "UID_BASE",
+    "Lab",
+    "Namespace",
+    "SandboxNamespace",
+    "can_connect",
+    "disable_rule",
+    "lab",
+    "next_datagram",
+    "running_node",
+    "send_datagram",
+]
 
 T = TypeVar("T")
 
@@ -51,13 +66,13 @@ class Namespace:
         """Run a function on a thread inside."""
         return run_in_netns(self.fd, function)
 
-    def socket(self, kind: socket.SocketKind = socket.SOCK_STREAM) -> socket.socket:
+    def open_socket(self, kind: socket.SocketKind = socket.SOCK_STREAM) -> socket.socket:
         """An IPv4 socket of this namespace."""
         return self.call(lambda: socket.socket(socket.AF_INET, kind))
 
     def listen(self, address: str, port: int = 8080) -> socket.socket:
         """A listening TCP socket; the kernel completes the handshake of whoever reaches it."""
-        listener = self.socket()
+        listener = self.open_socket()
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((address, port))
         listener.listen(64)
@@ -101,7 +116,10 @@ class Lab:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.host, self.far = Namespace(directory / "lab" / "host"), Namespace(directory / "lab" / "far")
+        no_ipv6 = "echo 1 > /proc/sys/net/ipv6/conf/default/disable_ipv6"  # its own chatter would be counted
+        self.far.run(no_ipv6)
         self.host.run(
+            no_ipv6,
             f"ip link add wan0 type veth peer name far0 netns {self.far.path}",
             f"ip address add {HOST}/24 dev wan0",
             "ip link set wan0 up",
@@ -110,10 +128,42 @@ class Lab:
         )
         self.far.run(f"ip address add {FAR}/24 dev far0", "ip link set far0 up", "echo 0 > /proc/sys/net/ipv4/conf/all/rp_filter")
 
+        self._sandboxes: list[SandboxNamespace] = []
+
+    def node(self, instance: int = 0, *, allow_private: tuple[str, ...] = (), cidr: str | None = None) -> NetworkNode:
+        """A network node whose host is this laboratory's; not started."""
+        config = NetworkConfig(instance, self.directory / "run" / str(instance), cidr, (), allow_private)
+        return self.host.call(lambda: NetworkNode(config))
+
+    def router(self, instance: int = 0) -> Namespace:
+        """The router's namespace of a started node, to look or tamper with; it is the node's to remove."""
+        found = Namespace.__new__(Namespace)
+        found.path = self.directory / "run" / str(instance) / "netns" / "router"
+        found.fd = open_netns(found.path)
+        return found
+
+    def sandbox(self) -> SandboxNamespace:
+        """A sandbox's namespace, not attached; removed with the laboratory."""
+        self._sandboxes.append(SandboxNamespace())
+        return self._sandboxes[-1]
+
     def close(self) -> None:
-        """Remove both."""
+        """Remove all."""
+        for sandbox in self._sandboxes:
+            sandbox.close()
         self.host.close()
         self.far.close()
+
+
+@contextmanager
+def running_node(made: Lab, instance: int = 0, *, allow_private: tuple[str, ...] = (), cidr: str | None = None) -> Iterator[NetworkNode]:
+    """A started node for the time of a ``with``; whatever it made is removed after it."""
+    node = made.node(instance, allow_private=allow_private, cidr=cidr)
+    try:
+        node.start()
+        yield node
+    finally:
+        node.stop()
 
 
 @contextmanager
@@ -128,7 +178,7 @@ def lab(directory: Path) -> Iterator[Lab]:
 
 def can_connect(origin: Namespace, address: str, port: int = 8080, *, timeout_s: float = 1.0, source: str | None = None) -> bool:
     """Whether a TCP connection from ``origin`` is established."""
-    with origin.socket() as sock:
+    with origin.open_socket() as sock:
         sock.settimeout(timeout_s)
         if source is not None:
             sock.bind((source, 0))
@@ -137,3 +187,39 @@ def can_connect(origin: Namespace, address: str, port: int = 8080, *, timeout_s:
         except OSError:
             return False
         return True
+
+
+def send_datagram(origin: Namespace, address: str, port: int = 8080, *, source: str | None = None) -> None:
+    """Send one UDP datagram; a refusal that comes back as an error is no failure."""
+    with origin.open_socket(socket.SOCK_DGRAM) as sock:
+        if source is not None:
+            sock.bind((source, 0))
+        try:
+            sock.sendto(b"hello", (address, port))
+        except OSError:
+            return
+
+
+def next_datagram(receiver: socket.socket, timeout_s: float = 0.3) -> bytes | None:
+    """The next datagram that arrives, or None when none does in time."""
+    receiver.settimeout(timeout_s)
+    try:
+        return receiver.recv(2048)
+    except TimeoutError:
+        return None
+
+
+def disable_rule(where: Namespace, table: str, comment: str, *, accept: bool = False) -> None:
+    """Remove the rules of that comment, or make them accept where the chain's policy would still drop: what an attacker would like."""
+
+    def body() -> int:
+        nft = Nftables()
+        rules = [item["rule"] for item in nft.query(f"list table inet {table}") if item.get("rule", {}).get("comment") == comment]
+        for rule in rules:
+            place = f"inet {table} {rule['chain']} handle {rule['handle']}"
+            nft.run(f"replace rule {place} accept" if accept else f"delete rule {place}")
+        nft.close()
+        return len(rules)
+
+    if not where.call(body):
+        raise AssertionError(f"there is no rule {comment!r} in {table}")

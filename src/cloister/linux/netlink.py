@@ -9,7 +9,9 @@ Source: rtnetlink(7), netlink(7), <linux/if_link.h>, <linux/rtnetlink.h>, <linux
 
 from __future__ import annotations
 
+import array
 import errno as errors
+import fcntl
 import os
 import socket
 import struct
@@ -20,7 +22,7 @@ from typing import Self
 
 from cloister.errors import IsolationError
 
-__all__ = ["Link", "Netlink", "Route", "VethEnd"]
+__all__ = ["Link", "Netlink", "Route", "VethEnd", "settle_carrier"]
 
 _REQUEST, _ACK, _DUMP, _CREATE, _EXCLUSIVE, _REPLACE = 0x1, 0x4, 0x300, 0x400, 0x200, 0x100
 _ERROR, _DONE = 2, 3
@@ -31,6 +33,7 @@ _RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_MULTIPATH, _RTA_TABLE = 1, 4, 5, 9, 15
 _IFF_UP, _NUD_PERMANENT, _ONLINK = 1, 0x80, 4
 _TABLE_MAIN, _PROTO_STATIC, _SCOPE_GLOBAL, _SCOPE_LINK, _UNICAST = 254, 4, 0, 253, 1
 _NESTED = 0x8000
+_SIOCETHTOOL, _ETHTOOL_GLINK = 0x8946, 0xA
 
 
 @dataclass(frozen=True)
@@ -215,6 +218,25 @@ class Netlink:
         body = struct.pack("=BBBBBBBBI", socket.AF_INET, 0, 0, 0, 0, 0, 0, 0, 0)
         found = [_parse_route(payload) for payload in self._dump("list routes", _GETROUTE, body)]
         return [route for route in found if route is not None]
+
+
+def settle_carrier(sock: socket.socket, name: str) -> None:
+    """Make the kernel act now on the carrier of the interface, which lives in the socket's namespace.
+
+    Of a veth's two ends the one that was brought up first gets its carrier by a deferred job; what it sends until then is dropped, and a program that
+    connects at once waits a second for its first packet to be sent again. Asking for the link state by ethtool runs that job.
+    Source: ``linkwatch_sync_dev`` in net/core/link_watch.c, called from ``ethtool_op_get_link``.
+    """
+    value = array.array("I", [_ETHTOOL_GLINK, 0])
+    request = struct.pack("=16sQ16x", name.encode(), value.buffer_info()[0])
+    try:
+        fcntl.ioctl(sock, _SIOCETHTOOL, request)
+    except OSError as error:
+        raise IsolationError(
+            f"cannot ask for the link state of {name}: {error.strerror}", step="carrier", errno=error.errno or 0
+        ) from error
+    if not value[1]:
+        raise IsolationError(f"interface {name} has no carrier", step="carrier")
 
 
 def _parse_link(payload: bytes) -> Link:

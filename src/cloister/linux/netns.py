@@ -19,7 +19,16 @@ from typing import TypeVar
 
 from cloister.errors import IsolationError
 
-__all__ = ["NetnsThread", "is_netns_pinned", "open_current_netns", "open_netns", "pin_new_netns", "run_in_netns", "unpin_netns", "write_sysctl"]
+__all__ = [
+    "NetnsThread",
+    "is_netns_pinned",
+    "open_current_netns",
+    "open_netns",
+    "pin_new_netns",
+    "run_in_netns",
+    "unpin_netns",
+    "write_sysctl",
+]
 
 T = TypeVar("T")
 

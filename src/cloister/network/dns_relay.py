@@ -210,7 +210,7 @@ class DnsRelay:
         with self._queries.one(client) as allowed:
             for upstream in self._upstreams if allowed else ():
                 asked = secrets.token_bytes(2) + query[2:]
-                with contextlib.suppress(OSError, asyncio.TimeoutError, asyncio.IncompleteReadError, _QueryError):
+                with contextlib.suppress(OSError, TimeoutError, asyncio.IncompleteReadError, _QueryError):
                     async with asyncio.timeout(TIMEOUT_S):
                         answer = await ask(upstream, asked)
                     return query[:2] + answer[2:]
@@ -237,7 +237,7 @@ class DnsRelay:
             with self._connections.one(client) as allowed:
                 while allowed and await self._serve_tcp_query(client, reader, writer):
                     pass
-        except (OSError, asyncio.TimeoutError, asyncio.IncompleteReadError):
+        except (TimeoutError, OSError, asyncio.IncompleteReadError):
             pass  # the client went away or fell silent: nobody to tell
         finally:
             writer.close()
@@ -260,6 +260,6 @@ class _UdpClients(asyncio.DatagramProtocol):
     def __init__(self, received: Callable[[bytes, _Address], None]) -> None:
         self._received = received
 
-    def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:  # type: ignore[override]
+    def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
         if len(data) <= _MAX_UDP_BYTES:
             self._received(data, addr)

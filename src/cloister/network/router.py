@@ -16,18 +16,18 @@ from ipaddress import IPv4Network
 from pathlib import Path
 
 from cloister.errors import IsolationError
-from cloister.linux.netlink import Netlink, VethEnd
+from cloister.linux.netlink import Netlink, VethEnd, settle_carrier
 from cloister.linux.netns import NetnsThread, is_netns_pinned, open_netns, pin_new_netns, run_in_netns, write_sysctl
 from cloister.linux.nftables import Nftables
 from cloister.network.egress import ROUTER_TABLE, router_ruleset
 from cloister.network.host_side import HOST_MAC, ROUTER_MAC
 from cloister.network.plan import AddressPlan
 
-__all__ = ["Router"]
+__all__ = ["INSIDE", "Router"]
 
 _SANDBOX_MAC = bytes.fromhex("02434c000003")
 _DEFAULT = IPv4Network("0.0.0.0/0")
-_INSIDE = "eth0"
+INSIDE = "eth0"
 _DNS_BACKLOG = 128
 _SANDBOX_GROUP = 0xC1
 _PING_GROUPS = ("0 4294967294", "0 2147483647")
@@ -90,6 +90,15 @@ class Router:
 
         self._thread.call(body)
 
+    def settle_uplink(self) -> None:
+        """To be called when the other end is up as well: see :func:`settle_carrier`."""
+
+        def body() -> None:
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+                settle_carrier(sock, self._plan.router_interface)
+
+        self._thread.call(body)
+
     def drop_stale_elements(self) -> None:
         """Take out of the sets what has no interface any more (left by a sandbox whose namespace died)."""
 
@@ -106,40 +115,42 @@ class Router:
         name = self._plan.interface(slot)
         existing = self._thread.call(lambda: self._netlink.link(name))
         index = existing.index if existing else 0
-        if not run_in_netns(netns_fd, lambda: _is_joined(index)):
-            if existing:
-                self.release(slot)
-            run_in_netns(netns_fd, lambda: self._join(slot, mtu))
-        run_in_netns(netns_fd, lambda: self._configure_inside(slot))
-        self._thread.call(lambda: self._admit(slot, online=online))
+        is_joined = index != 0 and run_in_netns(netns_fd, lambda: _is_joined(index))
+        if index and not is_joined:
+            self.release(slot)
+        inside = run_in_netns(netns_fd, lambda: self._configure_inside(slot, None if is_joined else mtu))
+        with inside:
+            self._thread.call(lambda: self._admit(slot, inside, online=online))
 
-    def _join(self, slot: int, mtu: int) -> None:
-        if Path("/proc/sys/net/ipv6").exists():
-            write_sysctl("net/ipv6/conf/default/disable_ipv6", "1")
+    def _configure_inside(self, slot: int, new_mtu: int | None) -> socket.socket:
+        """Make the pair when it is new, and configure the sandbox's end. Returns a socket of the sandbox's namespace, the caller's to close."""
+        has_ipv6 = Path("/proc/sys/net/ipv6").exists()
         with Netlink() as netlink:
-            near, far = VethEnd(_INSIDE, _SANDBOX_MAC), VethEnd(self._plan.interface(slot), ROUTER_MAC, _SANDBOX_GROUP)
-            netlink.add_veth(near, far, self.netns_fd, mtu)
-
-    def _configure_inside(self, slot: int) -> None:
-        if Path("/proc/sys/net/ipv6").exists():
-            write_sysctl(f"net/ipv6/conf/{_INSIDE}/disable_ipv6", "1")
-        write_sysctl("net/ipv4/ip_unprivileged_port_start", "0")
-        _open_ping_groups()
-        with Netlink() as netlink:
+            if has_ipv6:
+                write_sysctl("net/ipv6/conf/default/disable_ipv6", "1")
+            if new_mtu is not None:
+                near, far = VethEnd(INSIDE, _SANDBOX_MAC), VethEnd(self._plan.interface(slot), ROUTER_MAC, _SANDBOX_GROUP)
+                netlink.add_veth(near, far, self.netns_fd, new_mtu)
+            if has_ipv6:
+                write_sysctl(f"net/ipv6/conf/{INSIDE}/disable_ipv6", "1")
+            write_sysctl("net/ipv4/ip_unprivileged_port_start", "0")
+            _open_ping_groups()
             links = netlink.links()
             netlink.set_up(links["lo"].index)
-            index = links[_INSIDE].index
+            index = links[INSIDE].index
             netlink.set_up(index)
             netlink.add_address(index, self._plan.address(slot))
             netlink.set_neighbour(index, self._plan.gateway, ROUTER_MAC)
             netlink.set_route(_DEFAULT, index, self._plan.gateway)
+        return socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 
-    def _admit(self, slot: int, *, online: bool) -> None:
+    def _admit(self, slot: int, inside: socket.socket, *, online: bool) -> None:
         address = self._plan.address(slot)
         link = self._netlink.link(self._plan.interface(slot))
         if link is None:
             raise IsolationError(f"the interface of slot {slot} vanished", step="attach", errno=errno.ENODEV)
         self._netlink.set_up(link.index)
+        settle_carrier(inside, INSIDE)
         self._netlink.set_neighbour(link.index, address, _SANDBOX_MAC)
         self._netlink.set_route(IPv4Network(address), link.index)
         self._nft.run(f"add element inet {ROUTER_TABLE} sandboxes {{ {self._plan.element(slot)} }}\n{self._online(slot, online=online)}")
@@ -169,7 +180,9 @@ class Router:
 
     def _forget(self, slot: int) -> None:
         element = self._plan.element(slot)
-        lines = [f"{verb} element inet {ROUTER_TABLE} {name} {{ {element} }}" for name in ("sandboxes", "online") for verb in ("add", "delete")]
+        lines = [
+            f"{verb} element inet {ROUTER_TABLE} {name} {{ {element} }}" for name in ("sandboxes", "online") for verb in ("add", "delete")
+        ]
         self._nft.run("\n".join(lines))
 
     def _slots_in_sets(self) -> set[int]:
@@ -230,8 +243,8 @@ class Router:
 def _is_joined(router_index: int) -> bool:
     """Whether the calling thread's namespace holds the other end of the router's interface of that index."""
     with Netlink() as netlink:
-        inside = netlink.link(_INSIDE)
-    return inside is not None and router_index != 0 and inside.peer_index == router_index
+        inside = netlink.link(INSIDE)
+    return inside is not None and inside.peer_index == router_index
 
 
 def _open_ping_groups() -> None:

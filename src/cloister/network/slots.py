@@ -100,6 +100,7 @@ class NetworkNode:
             router.add_uplink(self._host_fd, self._mtu)
         router.bring_uplink_up(self._mtu)
         self._in_host(lambda: host.bring_uplink_up(self._mtu))
+        router.settle_uplink()
 
     def refresh(self) -> None:
         """Follow changes of the host's routes (a new default route, a VPN, forwarding turned on by others). Cheap; to be called now and then."""

@@ -1,0 +1,338 @@
+"""Each hardening rule of the network, one attack a test: the attack fails with the rules in place, fails with any one of its layers alone, and
+*succeeds* once every layer that stops it has been taken out. So a rule that is lost, or that never did anything, fails here."""
+
+from __future__ import annotations
+
+import socket
+import struct
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from cloister.network.egress import FLOWS_PER_SANDBOX
+from cloister.network.host_side import HOST_MAC, ROUTER_MAC
+from cloister.network.slots import NetworkNode
+from framework.network_lab import FAR, HOST, Lab, Namespace, can_connect, disable_rule, lab, next_datagram, running_node, send_datagram
+
+pytestmark = pytest.mark.root
+
+Attack = Callable[[], bool]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A rule by its comment; ``accept``: make it accept, because the chain's policy drops as well."""
+
+    side: str
+    comment: str
+    accept: bool = False
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Iterator[Lab]:
+    with lab(tmp_path) as found:
+        yield found
+
+
+@pytest.fixture
+def node(made: Lab) -> Iterator[NetworkNode]:
+    with running_node(made) as found:
+        yield found
+
+
+def _disable(made: Lab, layer: Layer) -> None:
+    instance = int(layer.side[-1])
+    if layer.side.startswith("host"):
+        disable_rule(made.host, f"cloister{instance}", layer.comment, accept=layer.accept)
+    else:
+        disable_rule(made.router(instance), "cloister", layer.comment, accept=layer.accept)
+
+
+def _layers_hold(made: Lab, nodes: list[NetworkNode], attack: Attack, *layers: Layer) -> None:
+    """The attack fails with every layer, with each one alone, and succeeds without any."""
+    assert not attack(), "the attack succeeds against the whole ruleset"
+    for kept in layers if len(layers) > 1 else ():
+        for layer in layers:
+            if layer is not kept:
+                _disable(made, layer)
+        assert not attack(), f"{kept} alone does not hold"
+        for node in nodes:
+            node.start()  # renews every rule
+    for layer in layers:
+        _disable(made, layer)
+    assert attack(), "the attack fails even without the rules: the test proves nothing"
+
+
+def _udp_arrives(origin: Namespace, receiver: socket.socket, address: str, port: int, *, source: str | None = None) -> Attack:
+    def attack() -> bool:
+        send_datagram(origin, address, port, source=source)
+        return next_datagram(receiver) is not None
+
+    return attack
+
+
+def _bound(where: Namespace, address: str, port: int) -> socket.socket:
+    receiver = where.open_socket(socket.SOCK_DGRAM)
+    receiver.bind((address, port))
+    return receiver
+
+
+def test_refused_destinations(made: Lab, node: NetworkNode) -> None:
+    """Router and host each refuse private destinations."""
+    sandbox = made.sandbox()
+    node.attach(1, sandbox.fd, True)
+    made.far.run("ip address add 169.254.169.254/32 dev far0")
+    with made.far.listen("169.254.169.254"):
+        attack = lambda: can_connect(sandbox, "169.254.169.254", timeout_s=0.3)
+        _layers_hold(made, [node], attack, Layer("router0", "refused"), Layer("host0", "refused"))
+
+
+def test_host_addresses(made: Lab, node: NetworkNode) -> None:
+    """The host's addresses are refused before and after the routing decision."""
+    sandbox = made.sandbox()
+    node.attach(1, sandbox.fd, True)
+    with made.host.listen("0.0.0.0"):
+        attack = lambda: can_connect(sandbox, HOST, timeout_s=0.3)
+        _layers_hold(made, [node], attack, Layer("host0", "host-address"), Layer("host0", "host-itself"))
+
+
+def test_ports_that_the_host_publishes_for_containers(made: Lab, node: NetworkNode) -> None:
+    """A port of the host's address that is translated to somewhere else is refused, since the address is judged before the translation."""
+    sandbox = made.sandbox()
+    node.attach(1, sandbox.fd, True)
+    made.host.run(
+        "nft 'table ip published { chain pre { type nat hook prerouting priority dstnat; "
+        f"ip daddr {HOST} tcp dport 9090 dnat to {FAR}:8080\n }} }}'"
+    )
+    with made.far.listen(FAR):
+        attack = lambda: can_connect(sandbox, HOST, 9090, timeout_s=0.3)
+        _layers_hold(made, [node], attack, Layer("host0", "host-address"))
+
+
+def test_neighbour(made: Lab) -> None:
+    """Sandboxes of one server cannot reach each other, even where a setting allows their whole range."""
+    with running_node(made, allow_private=("10.0.0.0/8",)) as node:
+        one, two = made.sandbox(), made.sandbox()
+        node.attach(1, one.fd, True)
+        other = node.attach(2, two.fd, True)
+        with _bound(two, "0.0.0.0", 8080) as receiver:
+            attack = _udp_arrives(one, receiver, other.address, 8080)
+            _layers_hold(made, [node], attack, Layer("router0", "neighbour"))
+
+
+def test_neighbour_by_private_range(made: Lab, node: NetworkNode) -> None:
+    """With the default setting the sandboxes' own range is refused a second time, as private."""
+    one, two = made.sandbox(), made.sandbox()
+    node.attach(1, one.fd, True)
+    other = node.attach(2, two.fd, True)
+    with _bound(two, "0.0.0.0", 8080) as receiver:
+        attack = _udp_arrives(one, receiver, other.address, 8080)
+        _layers_hold(made, [node], attack, Layer("router0", "neighbour"), Layer("router0", "refused"))
+
+
+def test_neighbour_instance(made: Lab) -> None:
+    """Sandboxes of two servers on one host cannot reach each other, even where both settings allow it: four rules stop it, each one alone."""
+    allowed = ("10.0.0.0/8",)
+    with running_node(made, 0, allow_private=allowed) as first, running_node(made, 1, allow_private=allowed) as second:
+        one, two = made.sandbox(), made.sandbox()
+        first.attach(1, one.fd, True)
+        other = second.attach(1, two.fd, True)
+        with _bound(two, "0.0.0.0", 8080) as receiver:
+            attack = _udp_arrives(one, receiver, other.address, 8080)
+            layers = (
+                Layer("host0", "neighbour-instance"),
+                Layer("host1", "range-from-outside"),
+                Layer("host1", "unasked"),
+                Layer("router1", "unasked", accept=True),
+            )
+            _layers_hold(made, [first, second], attack, *layers)
+
+
+def test_spoofed_source_of_a_neighbour(made: Lab, node: NetworkNode) -> None:
+    """A source address that is not the interface's own is dropped, though it is another sandbox's that may use the internet."""
+    one, two = made.sandbox(), made.sandbox()
+    node.attach(1, one.fd, True)
+    other = node.attach(2, two.fd, True)
+    assert one.run_as(0, f"ip address add {other.address}/32 dev eth0").returncode == 0
+    # The kernel's reverse-path filter stops it as well; the attack turns it off each time, so that the rules stand alone.
+    made.router().run("for f in /proc/sys/net/ipv4/conf/*/rp_filter; do echo 0 > $f; done")
+    router = made.router()
+
+    def attack() -> bool:
+        router.run("for f in /proc/sys/net/ipv4/conf/*/rp_filter; do echo 0 > $f; done")
+        return _udp_arrives(one, receiver, FAR, 8080, source=other.address)()
+
+    with _bound(made.far, FAR, 8080) as receiver:
+        _layers_hold(made, [node], attack, Layer("router0", "spoofed"), Layer("router0", "offline"))
+
+
+def test_spoofed_source_of_a_stranger_at_the_host(made: Lab, node: NetworkNode) -> None:
+    """Were the router's checks lost, the host would still drop what does not come from the sandboxes' range."""
+    sandbox = made.sandbox()
+    node.attach(1, sandbox.fd, True)
+    assert sandbox.run_as(0, "ip address add 9.9.9.9/32 dev eth0").returncode == 0
+    for layer in (Layer("router0", "spoofed"), Layer("router0", "offline")):
+        _disable(made, layer)
+    for where in (made.router(), made.host):
+        where.run("for f in /proc/sys/net/ipv4/conf/*/rp_filter; do echo 0 > $f; done")
+    with _bound(made.far, FAR, 8080) as receiver:
+        _layers_hold(made, [], _udp_arrives(sandbox, receiver, FAR, 8080, source="9.9.9.9"), Layer("host0", "spoofed"))
+
+
+def test_offline_outward(made: Lab, node: NetworkNode) -> None:
+    """Internet off: nothing goes out."""
+    sandbox = made.sandbox()
+    node.attach(1, sandbox.fd, False)
+    with _bound(made.far, FAR, 8080) as receiver:
+        _layers_hold(made, [node], _udp_arrives(sandbox, receiver, FAR, 8080), Layer("router0", "offline"))
+
+
+def test_offline_dns(made: Lab, node: NetworkNode) -> None:
+    """Internet off: the resolver is not asked either."""
+    sandbox = made.sandbox()
+    node.attach(1, sandbox.fd, False)
+    udp, tcp = node.dns_sockets()
+    with udp, tcp:
+        _layers_hold(made, [node], _udp_arrives(sandbox, udp, node.gateway_address, 53), Layer("router0", "offline"))
+
+
+def test_offline_inward(made: Lab, node: NetworkNode) -> None:
+    """Internet taken: nothing of an established connection comes in either."""
+    sandbox = made.sandbox()
+    node.attach(1, sandbox.fd, True)
+    with _bound(made.far, FAR, 8080) as server, sandbox.open_socket(socket.SOCK_DGRAM) as client:
+        client.connect((FAR, 8080))
+        client.send(b"hello")
+        peer = server.recvfrom(100)[1]
+        node.set_internet(1, False)
+
+        def attack() -> bool:
+            server.sendto(b"inward", peer)
+            return next_datagram(client) is not None
+
+        _layers_hold(made, [node], attack, Layer("router0", "inbound-offline"))
+
+
+def test_unasked_traffic_from_the_network(made: Lab, node: NetworkNode) -> None:
+    """A machine of the host's network that routes the sandboxes' range to the host reaches no sandbox: three rules stop it, each one alone."""
+    sandbox = made.sandbox()
+    slot = node.attach(1, sandbox.fd, True)
+    made.far.run(f"ip route add 10.200.0.0/16 via {HOST}")
+    with _bound(sandbox, "0.0.0.0", 8080) as receiver:
+        layers = (Layer("host0", "range-from-outside"), Layer("host0", "unasked"), Layer("router0", "unasked", accept=True))
+        _layers_hold(made, [node], _udp_arrives(made.far, receiver, slot.address, 8080), *layers)
+
+
+def test_guard(made: Lab, node: NetworkNode) -> None:
+    """The forwarding that sandboxes' answers need does not make the host a router for its neighbours."""
+    inner = Namespace(made.directory / "lab" / "inner")
+    try:
+        made.host.run(
+            f"ip link add lan0 type veth peer name in0 netns {inner.path}",
+            "ip address add 172.31.0.1/24 dev lan0",
+            "ip link set lan0 up",
+        )
+        inner.run("ip address add 172.31.0.2/24 dev in0", "ip link set in0 up", "ip route add default via 172.31.0.1")
+        made.far.run(f"ip route add 172.31.0.0/24 via {HOST}")
+        with _bound(inner, "0.0.0.0", 8080) as receiver:
+            _layers_hold(made, [node], _udp_arrives(made.far, receiver, "172.31.0.2", 8080), Layer("host0", "guard"))
+    finally:
+        inner.close()
+
+
+def test_resolver_is_for_sandboxes_only(made: Lab, node: NetworkNode) -> None:
+    """Nobody but a sandbox reaches the resolver's port by the uplink."""
+    udp, tcp = node.dns_sockets()
+    with udp, tcp:
+        attack = _udp_arrives(made.host, udp, node.gateway_address, 53)
+        _layers_hold(made, [node], attack, Layer("router0", "router-from-host"))
+
+
+def test_router_itself(made: Lab, node: NetworkNode) -> None:
+    """Nothing of the router but its resolver port answers a sandbox."""
+    sandbox = made.sandbox()
+    node.attach(1, sandbox.fd, True)
+    with _bound(made.router(), "0.0.0.0", 8080) as receiver:
+        attack = _udp_arrives(sandbox, receiver, node.gateway_address, 8080)
+        _layers_hold(made, [node], attack, Layer("router0", "router-itself", accept=True))
+
+
+def test_flows(made: Lab, node: NetworkNode) -> None:
+    """One sandbox cannot fill the connection table that all share: beyond the bound its new connections are refused, and a neighbour's work."""
+    greedy, neighbour = made.sandbox(), made.sandbox()
+    node.attach(1, greedy.fd, True)
+    node.attach(2, neighbour.fd, True)
+    made.far.run("ip address add 203.0.113.9/32 dev far0")
+    with greedy.open_socket(socket.SOCK_DGRAM) as sender, made.far.listen("0.0.0.0"):
+        for port in range(1, FLOWS_PER_SANDBOX + 64):
+            try:
+                sender.sendto(b"x", ("203.0.113.9", port))
+            except OSError:
+                continue  # the refusal of an earlier one
+        assert can_connect(neighbour, FAR)
+        _layers_hold(made, [], lambda: can_connect(greedy, FAR, timeout_s=0.3), Layer("router0", "flows"))
+
+
+def test_invalid_packets_leave_with_no_private_source(made: Lab, node: NetworkNode) -> None:
+    """A packet that belongs to no connection is not translated, so it would carry the sandbox's own address out: it is dropped."""
+    sandbox = made.sandbox()
+    slot = node.attach(1, sandbox.fd, True)
+
+    def raw(kind: int, protocol: int) -> Callable[[], socket.socket]:
+        return lambda: socket.socket(kind, socket.SOCK_RAW, protocol)
+
+    reset = struct.pack("!HHIIBBHHH", 1234, 8080, 1, 1, 5 << 4, 0x04, 0, 0, 0)
+    with (
+        sandbox.call(raw(socket.AF_INET, socket.IPPROTO_TCP)) as sender,
+        made.far.call(raw(socket.AF_INET, socket.IPPROTO_TCP)) as receiver,
+    ):
+
+        def attack() -> bool:
+            sender.sendto(_with_checksum(slot.address, FAR, reset), (FAR, 0))
+            seen = next_datagram(receiver)
+            return seen is not None and seen[12:16] == socket.inet_aton(slot.address)
+
+        _layers_hold(made, [node], attack, Layer("router0", "invalid"))
+
+
+def _with_checksum(source: str, destination: str, segment: bytes) -> bytes:
+    whole = socket.inet_aton(source) + socket.inet_aton(destination) + struct.pack("!BBH", 0, 6, len(segment)) + segment
+    total = sum(struct.unpack(f"!{len(whole) // 2}H", whole))
+    total = (total & 0xFFFF) + (total >> 16)
+    return segment[:16] + struct.pack("!H", ~(total + (total >> 16)) & 0xFFFF) + segment[18:]
+
+
+def test_ipv6(made: Lab, node: NetworkNode) -> None:
+    """Were IPv6 turned on everywhere by mistake, router and host would each still drop it."""
+    sandbox = made.sandbox()
+    node.attach(1, sandbox.fd, True)
+    router = made.router()
+    for where in (made.far, made.host, router, sandbox):
+        where.call(lambda: [path.write_text("0") for path in Path("/proc/sys/net/ipv6/conf").glob("*/disable_ipv6")])
+    made.host.run("echo 1 > /proc/sys/net/ipv6/conf/all/forwarding", "ip address add fd00:1::1/64 dev wan0 nodad")
+    made.host.run("ip address add fd00:2::1/64 dev cl0up nodad", "ip route add fd00:3::/64 via fd00:2::2")
+    made.far.run("ip address add fd00:1::2/64 dev far0 nodad", "ip route add default via fd00:1::1")
+    router.run("echo 1 > /proc/sys/net/ipv6/conf/all/forwarding", "ip address add fd00:2::2/64 dev cl0rt nodad")
+    router.run("ip address add fd00:3::1/64 dev cl0s1 nodad", "ip route add default via fd00:2::1")
+    # Neighbour discovery is dropped by other rules; an attacker would know the hardware addresses, which are constants.
+    router.run(f"ip neighbour add fd00:2::1 lladdr {HOST_MAC.hex(':')} dev cl0rt nud permanent")
+    inside = "ip address add fd00:3::2/64 dev eth0 nodad; ip route add default via fd00:3::1"
+    inside += f"; ip neighbour add fd00:3::1 lladdr {ROUTER_MAC.hex(':')} dev eth0 nud permanent"
+    assert sandbox.run_as(0, inside).returncode == 0
+    receiver = made.far.call(lambda: socket.socket(socket.AF_INET6, socket.SOCK_DGRAM))
+    receiver.bind(("::", 8080))
+
+    def attack() -> bool:
+        router.run("for f in /proc/sys/net/ipv6/conf/*/disable_ipv6; do echo 0 > $f; done")
+        with sandbox.call(lambda: socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)) as sender:
+            sender.sendto(b"hello", ("fd00:1::2", 8080))
+        return next_datagram(receiver, 1.5) is not None
+
+    with receiver:
+        assert not attack()
+        _disable(made, Layer("router0", "ipv6"))
+        assert not attack()
+        _disable(made, Layer("host0", "ipv6"))
+        assert attack()
