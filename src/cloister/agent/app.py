@@ -1,0 +1,93 @@
+"""The envd-compatible API of port 49983, as far as it is built: health, metrics, envs and init.
+
+Contract: `X-Access-Token` on everything but /health; errors are JSON ``{"code", "message"}``. What is not built yet says so, in the
+shape that a Connect client turns into an ``unimplemented`` error.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from aiohttp import web
+
+from cloister.agent.auth import is_allowed
+from cloister.agent.init import SandboxState
+from cloister.agent.metrics import Metrics
+from cloister.errors import InvalidRequestError
+from cloister.protocol.execution import parse_envs
+
+__all__ = ["control_app"]
+
+_NOT_BUILT = ("/process.Process/", "/filesystem.Filesystem/", "/files")
+_MAX_BODY_BYTES = 4 << 20
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+def control_app(state: SandboxState, metrics: Metrics) -> web.Application:
+    """The application."""
+    api = _Api(state, metrics)
+    app = web.Application(client_max_size=_MAX_BODY_BYTES, middlewares=[api.check])
+    app.router.add_get("/health", api.health)
+    app.router.add_get("/metrics", api.metrics)
+    app.router.add_get("/envs", api.envs)
+    app.router.add_post("/init", api.init)
+    return app
+
+
+class _Api:
+    def __init__(self, state: SandboxState, metrics: Metrics) -> None:
+        self._state = state
+        self._metrics = metrics
+
+    @web.middleware
+    async def check(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Token first, then what is not built, then the route; every fault as JSON."""
+        if request.path != "/health" and not is_allowed(self._state.access_token, request.headers.get("X-Access-Token")):
+            return _error(401, "The access token (header X-Access-Token) is missing or wrong")
+        if request.path.startswith(_NOT_BUILT):
+            body = {"code": "unimplemented", "message": f"{request.path} is not built yet: this server runs code, but has no processes and files API"}
+            return web.json_response(body, status=501)
+        try:
+            return await handler(request)
+        except InvalidRequestError as error:
+            return _error(400, str(error))
+        except web.HTTPException as error:
+            return _error(error.status, f"{request.method} {request.path}: {error.reason}")
+
+    async def health(self, request: web.Request) -> web.Response:
+        return web.Response(status=204)
+
+    async def metrics(self, request: web.Request) -> web.Response:
+        return web.json_response(self._metrics.read())
+
+    async def envs(self, request: web.Request) -> web.Response:
+        return web.json_response(self._state.envs)
+
+    async def init(self, request: web.Request) -> web.Response:
+        """Internal (the ingress answers 404 for it): new variables and a new token. Fields that are absent change nothing."""
+        data = _object(await request.read())
+        envs = parse_envs(data.get("envVars"), "envVars")
+        token = data.get("accessToken")
+        if token is not None and not isinstance(token, str):
+            raise InvalidRequestError("'accessToken' must be a string")
+        self._state.envs.update(envs)
+        if token:
+            self._state.access_token = token
+        return web.Response(status=204)
+
+
+def _object(body: bytes) -> dict[str, Any]:
+    try:
+        data = json.loads(body or b"{}")
+    except ValueError as error:
+        raise InvalidRequestError(f"The body is not JSON: {error}") from error
+    if not isinstance(data, dict):
+        raise InvalidRequestError("The body must be a JSON object")
+    return data
+
+
+def _error(status: int, message: str) -> web.Response:
+    return web.json_response({"code": status, "message": message}, status=status)

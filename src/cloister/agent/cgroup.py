@@ -1,0 +1,58 @@
+"""The sandbox's own numbers, from its cgroup files (mounted read-only) and from its root file system. Reads only.
+
+On cgroup v1 the directory holds ``memory/``, ``cpuacct/`` and ``pids/``; on v2 the files lie in it directly.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+__all__ = ["Cgroup"]
+
+
+class Cgroup:
+    """One sandbox's cgroup. A number whose file is missing is None: the caller says so, it never becomes 0."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._v1 = (directory / "memory").is_dir()
+
+    def oom_kills(self) -> int | None:
+        """How many processes were killed for lack of memory so far."""
+        return self._key("memory/memory.oom_control" if self._v1 else "memory.events", "oom_kill")
+
+    def memory_used_bytes(self) -> int | None:
+        """Memory in use, page cache included."""
+        return self._number("memory/memory.usage_in_bytes" if self._v1 else "memory.current")
+
+    def memory_cache_bytes(self) -> int | None:
+        """The page cache's part of it."""
+        return self._key("memory/memory.stat", "total_cache") if self._v1 else self._key("memory.stat", "file")
+
+    def memory_limit_bytes(self) -> int | None:
+        """The bound; None when there is none."""
+        return self._number("memory/memory.limit_in_bytes" if self._v1 else "memory.max")
+
+    def cpu_used_ns(self) -> int | None:
+        """Processor time of all processes so far."""
+        if self._v1:
+            return self._number("cpuacct/cpuacct.usage")
+        usage_us = self._key("cpu.stat", "usage_usec")
+        return None if usage_us is None else usage_us * 1000
+
+    def _read(self, name: str) -> str:
+        try:
+            return (self._directory / name).read_text(encoding="ascii")
+        except OSError:
+            return ""
+
+    def _number(self, name: str) -> int | None:
+        text = self._read(name).strip()
+        return int(text) if text.isdigit() else None
+
+    def _key(self, name: str, key: str) -> int | None:
+        for line in self._read(name).splitlines():
+            label, _, value = line.partition(" ")
+            if label == key and value.strip().isdigit():
+                return int(value)
+        return None

@@ -1,0 +1,117 @@
+"""The code-interpreter API of port 49999: HTTP to contexts and runs. Parse, call, render; no rules here.
+
+A client that goes away while its code runs cancels the handler, which interrupts the code.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from aiohttp import web
+
+from cloister.agent.auth import is_allowed, is_allowed_or_absent
+from cloister.agent.init import SandboxState
+from cloister.agent.interpreter.contexts import Context, Contexts, Run
+from cloister.agent.interpreter.kernel import Finished
+from cloister.agent.interpreter.results import encode_events
+from cloister.errors import AuthenticationError, CloisterError, InvalidRequestError, NotFoundError
+from cloister.protocol import execution
+
+__all__ = ["interpreter_app"]
+
+_KEEPALIVE_S = 5.0
+_MAX_BODY_BYTES = 64 << 20
+_STATUS = {InvalidRequestError: 400, AuthenticationError: 401, NotFoundError: 404}
+_KEEPALIVE = execution.encode_event(execution.keepalive_event())
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+def interpreter_app(state: SandboxState, contexts: Contexts) -> web.Application:
+    """The application; whoever runs it must set ``handler_cancellation``."""
+    api = _Api(state, contexts)
+    app = web.Application(client_max_size=_MAX_BODY_BYTES, middlewares=[_errors_as_text])
+    app.router.add_get("/health", api.health)
+    app.router.add_post("/execute", api.execute)
+    app.router.add_get("/contexts", api.list_contexts)
+    app.router.add_post("/contexts", api.create_context)
+    app.router.add_post("/contexts/{id}/restart", api.restart_context)
+    app.router.add_delete("/contexts/{id}", api.delete_context)
+    return app
+
+
+class _Api:
+    def __init__(self, state: SandboxState, contexts: Contexts) -> None:
+        self._state = state
+        self._contexts = contexts
+
+    async def health(self, request: web.Request) -> web.Response:
+        return web.Response(text="OK")
+
+    async def execute(self, request: web.Request) -> web.StreamResponse:
+        if not is_allowed(self._state.access_token, request.headers.get("X-Access-Token")):
+            raise AuthenticationError("The access token (header X-Access-Token) is missing or wrong")
+        run = self._contexts.submit(execution.parse_execute_request(await request.read()))
+        try:
+            response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson", "Cache-Control": "no-store"})
+            await response.prepare(request)
+            await _stream(run, response)
+        finally:
+            run.abandon()
+        return response
+
+    async def list_contexts(self, request: web.Request) -> web.Response:
+        self._check(request)
+        return web.json_response([_render(context) for context in self._contexts.list()])
+
+    async def create_context(self, request: web.Request) -> web.Response:
+        self._check(request)
+        return web.json_response(_render(self._contexts.create(execution.parse_context_request(await request.read()))))
+
+    async def restart_context(self, request: web.Request) -> web.Response:
+        self._check(request)
+        await self._contexts.get(request.match_info["id"]).restart()
+        return web.Response(text="")
+
+    async def delete_context(self, request: web.Request) -> web.Response:
+        self._check(request)
+        await self._contexts.delete(request.match_info["id"])
+        return web.Response(text="")
+
+    def _check(self, request: web.Request) -> None:
+        """Official clients send no token here, so its absence is no fault."""
+        if not is_allowed_or_absent(self._state.access_token, request.headers.get("X-Access-Token")):
+            raise AuthenticationError("The access token (header X-Access-Token) is wrong")
+
+
+async def _stream(run: Run, response: web.StreamResponse) -> None:
+    """Write the run's events as they come, a keepalive when none has come for a while, and the end."""
+    while True:
+        try:
+            async with asyncio.timeout(_KEEPALIVE_S):
+                events = await run.next_events()
+        except TimeoutError:
+            await response.write(_KEEPALIVE)
+            continue
+        lines = encode_events(events)
+        if isinstance(events[-1], Finished):
+            await response.write_eof(lines)
+            return
+        await response.write(lines)
+
+
+def _render(context: Context) -> dict[str, str]:
+    return {"id": context.context_id, "language": context.language.name, "cwd": context.cwd}
+
+
+@web.middleware
+async def _errors_as_text(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Errors are plain text here: official clients show the body."""
+    try:
+        return await handler(request)
+    except CloisterError as error:
+        status = next((status for kind, status in _STATUS.items() if isinstance(error, kind)), 500)
+        return web.Response(status=status, text=str(error))
+    except web.HTTPNotFound:
+        return web.Response(status=404, text=f"{request.method} {request.path} does not exist")

@@ -1,0 +1,283 @@
+"""Interpreter contexts: who may run when, and which kernel stands behind each.
+
+A context owns at most one kernel. Runs of one context queue in the order they came; contexts run side by side. A kernel that is
+gone is replaced by the next run, and the run is told when state was lost without its knowing. The default context of a language comes
+into being on first use, again after it was deleted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import uuid
+from collections import deque
+from collections.abc import Callable
+
+from cloister.agent.interpreter.kernel import Cost, Failure, Finished, Kernel, KernelEvent, Output
+from cloister.agent.interpreter.languages import Language, find_language
+from cloister.errors import CloisterError, ContextNotFoundError, InvalidRequestError
+from cloister.protocol.execution import ContextRequest, ExecuteRequest
+
+__all__ = ["Context", "Contexts", "KernelFactory", "Run"]
+
+KernelFactory = Callable[[Language, str], Kernel]
+"""(language, cwd) to a started kernel."""
+EnvsFor = Callable[[Kernel], dict[str, str]]
+
+
+class Run:
+    """One execution. Pull :meth:`next_events` until Finished; call :meth:`abandon` if you stop before."""
+
+    def __init__(self, context: Context, request: ExecuteRequest) -> None:
+        self._context = context
+        self._request = request
+        self._turn = context._queue_up()
+        self._kernel: Kernel | None = None
+        self._over = False
+        self._drain: asyncio.Task[None] | None = None
+
+    async def next_events(self) -> list[KernelEvent]:
+        """At least one event; waits for the turn and the kernel first. May be cancelled without loss."""
+        if self._kernel is None:
+            await asyncio.wait({self._turn})
+            try:
+                kernel = await self._context._running_kernel()
+            except CloisterError as error:
+                self._leave()
+                return [Failure("KernelStartError", str(error), str(error)), Finished(None, Cost(0))]
+            self._kernel = kernel
+            kernel.begin(self._request.code, {**self._context._envs_for(kernel), **self._request.envs})
+            notice = self._context._take_notice()
+            if notice:
+                return [Output("stderr", notice)]
+        events = await self._kernel.next_events()
+        if isinstance(events[-1], Finished):
+            self._context._told = events[-1].count is None and self._drain is None
+            self._leave()
+        return events
+
+    def abandon(self) -> None:
+        """Nobody waits for it any more: give up the turn, or interrupt the code and see it end in the background."""
+        if self._over or self._drain is not None:
+            return
+        if self._kernel is None:
+            self._leave()
+        else:
+            self._kernel.stop()
+            self._drain = asyncio.create_task(self._see_it_end())
+            self._context._drains.add(self._drain)
+            self._drain.add_done_callback(self._context._drains.discard)
+
+    async def _see_it_end(self) -> None:
+        while not self._over:
+            await self.next_events()
+
+    def _leave(self) -> None:
+        self._over = True
+        self._context._leave_queue(self._turn)
+
+
+class Context:
+    """One context of the API."""
+
+    def __init__(self, context_id: str, language: Language, cwd: str, start: KernelFactory, envs_for: EnvsFor) -> None:
+        self.context_id = context_id
+        self.language = language
+        self.cwd = cwd
+        self._start_kernel = start
+        self._envs_for = envs_for
+        self._kernel: Kernel | None = None
+        self._starting: asyncio.Task[Kernel] | None = None
+        self._queue: deque[asyncio.Future[None]] = deque()
+        self._drains: set[asyncio.Task[None]] = set()
+        self._told = False
+        self._notice = ""
+        self._closed = False
+
+    def submit(self, request: ExecuteRequest) -> Run:
+        """Queue a run."""
+        return Run(self, request)
+
+    def adopt(self, kernel: Kernel) -> None:
+        """Take a kernel that was started already."""
+        self._kernel = kernel
+        self._starting = asyncio.create_task(self._wait(kernel))
+        self._starting.add_done_callback(_retrieve)
+
+    def prepare(self) -> None:
+        """Start the kernel in the background; a failure is told by the first run."""
+        if self._starting is None and self._kernel is None:
+            self._starting = asyncio.create_task(self._launch())
+            self._starting.add_done_callback(_retrieve)
+
+    async def restart(self) -> None:
+        """A new kernel in the same directory; a run that is on ends with an error, those that wait go to the new kernel."""
+        if self._kernel is not None:
+            self._told = True
+            self._kernel.kill("The context was restarted")
+        if not self._queue:
+            await self._drop_kernel()
+        self.prepare()
+
+    async def close(self) -> None:
+        """End the kernel. A run that is on ends with an error, which its reader still gets."""
+        self._closed = True
+        if self._kernel is not None:
+            self._kernel.kill("The context was deleted")
+        if not self._queue:
+            await self._drop_kernel()
+
+    # -- the queue ------------------------------------------------------------------------------------------------------
+
+    def _queue_up(self) -> asyncio.Future[None]:
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._queue.append(turn)
+        if self._queue[0] is turn:
+            turn.set_result(None)
+        return turn
+
+    def _leave_queue(self, turn: asyncio.Future[None]) -> None:
+        self._queue.remove(turn)
+        if self._queue and not self._queue[0].done():
+            self._queue[0].set_result(None)
+        if self._closed and not self._queue:
+            closing = asyncio.create_task(self._drop_kernel())
+            self._drains.add(closing)
+            closing.add_done_callback(self._drains.discard)
+
+    # -- the kernel -----------------------------------------------------------------------------------------------------
+
+    async def _running_kernel(self) -> Kernel:
+        """A kernel that can run code, started now if there is none."""
+        if self._closed:
+            raise ContextNotFoundError("The context was deleted")
+        if self._kernel is not None and self._starting is None and not self._kernel.is_alive:
+            if not self._told:  # it died between runs, or in one that nobody listened to
+                self._notice = f"{self._kernel.death_note}. Its state was lost: this run has a new kernel.\n"
+            await self._drop_kernel()
+        self._told = False
+        self.prepare()
+        if self._starting is not None:
+            starting = self._starting
+            try:
+                return await asyncio.shield(starting)
+            except CloisterError:
+                await self._drop_kernel()
+                raise
+            finally:
+                if starting.done():
+                    self._starting = None
+        assert self._kernel is not None
+        return self._kernel
+
+    async def _launch(self) -> Kernel:
+        self._kernel = self._start_kernel(self.language, self.cwd)
+        return await self._wait(self._kernel)
+
+    async def _wait(self, kernel: Kernel) -> Kernel:
+        await kernel.wait_ready()
+        return kernel
+
+    async def _drop_kernel(self) -> None:
+        kernel, self._kernel = self._kernel, None
+        starting, self._starting = self._starting, None
+        if starting is not None:
+            starting.cancel()
+            await asyncio.wait({starting})
+        if kernel is not None:
+            await kernel.close()
+
+    def _take_notice(self) -> str:
+        notice, self._notice = self._notice, ""
+        return notice
+
+
+class Contexts:
+    """All contexts of the sandbox."""
+
+    def __init__(self, languages: tuple[str, ...], cwd: str, start: KernelFactory, envs_for: EnvsFor) -> None:
+        self._languages = languages
+        self._cwd = cwd
+        self._start = start
+        self._envs_for = envs_for
+        self._contexts: dict[str, Context] = {}
+        self._defaults: dict[str, str] = {}
+
+    def list(self) -> list[Context]:
+        """All, in the order they were made; those of the default languages are always there."""
+        for name in ("python", "javascript"):
+            if name in self._languages:
+                self.default(name)
+        return list(self._contexts.values())
+
+    def create(self, request: ContextRequest) -> Context:
+        """A new context; its kernel starts in the background.
+
+        Raises: NotFoundError (unknown language), InvalidRequestError (no such directory).
+        """
+        language = self._language(request.language)
+        cwd = self._cwd if request.cwd is None else request.cwd
+        if not os.path.isabs(cwd):
+            raise InvalidRequestError(f"The working directory '{cwd}' must be an absolute path")
+        if not os.path.isdir(cwd):
+            raise InvalidRequestError(f"The working directory '{cwd}' does not exist")
+        context = self._add(language, cwd)
+        context.prepare()
+        return context
+
+    def get(self, context_id: str) -> Context:
+        """Raises: ContextNotFoundError."""
+        context = self._contexts.get(context_id)
+        if context is None:
+            raise ContextNotFoundError(f"Context {context_id[:80]} not found")
+        return context
+
+    def default(self, language_name: str | None = None) -> Context:
+        """The default context of a language (None: of the sandbox), made if need be; its kernel waits for the first run.
+
+        Raises: NotFoundError.
+        """
+        language = self._language(language_name)
+        context_id = self._defaults.get(language.name)
+        if context_id is None:
+            context = self._add(language, self._cwd)
+            self._defaults[language.name] = context.context_id
+            return context
+        return self._contexts[context_id]
+
+    def submit(self, request: ExecuteRequest) -> Run:
+        """Queue a run in the context that the request names.
+
+        Raises: ContextNotFoundError, NotFoundError (unknown language).
+        """
+        context = self.get(request.context_id) if request.context_id else self.default(request.language)
+        return context.submit(request)
+
+    async def delete(self, context_id: str) -> None:
+        """Raises: ContextNotFoundError."""
+        context = self.get(context_id)
+        del self._contexts[context_id]
+        if self._defaults.get(context.language.name) == context_id:
+            del self._defaults[context.language.name]
+        await context.close()
+
+    async def close(self) -> None:
+        """End all kernels."""
+        for context in list(self._contexts.values()):
+            await context.close()
+
+    def _language(self, name: str | None) -> Language:
+        if name is None:
+            name = "python" if "python" in self._languages or not self._languages else self._languages[0]
+        return find_language(name, self._languages)
+
+    def _add(self, language: Language, cwd: str) -> Context:
+        context = Context(str(uuid.uuid4()), language, cwd, self._start, self._envs_for)
+        self._contexts[context.context_id] = context
+        return context
+
+
+def _retrieve(task: asyncio.Task[Kernel]) -> None:
+    """A failed start is told by the run that needs it; asyncio need not complain that nobody asked."""
+    if not task.cancelled():
+        task.exception()

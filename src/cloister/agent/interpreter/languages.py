@@ -1,0 +1,86 @@
+"""The table of native languages: names, aliases, how each driver is started and interrupted.
+
+A language is one row. Drivers are those of the directory ``drivers`` beside the agent; the programs that run them are the template's,
+except bash's driver, which runs on the agent's own interpreter and so needs no Python in the template.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from cloister.errors import NotFoundError
+
+__all__ = ["LANGUAGES", "Language", "LanguageContext", "find_language"]
+
+_RT = Path("/.cloister/rt")
+_JAVA = "/usr/local/lib/cloister/java"
+
+
+@dataclass(frozen=True)
+class LanguageContext:
+    """What a command line may depend on."""
+
+    drivers: Path
+    mem_mib: int
+
+
+@dataclass(frozen=True)
+class Language:
+    """One language. ``interrupt`` is ``signal`` (SIGINT) or ``message``."""
+
+    name: str
+    aliases: tuple[str, ...]
+    argv: Callable[[LanguageContext], list[str]]
+    interrupt: str = "signal"
+
+
+def _python(context: LanguageContext) -> list[str]:
+    return ["/usr/bin/python3", str(context.drivers / "python.py")]
+
+
+def _node(context: LanguageContext) -> list[str]:
+    return ["/usr/bin/node", "--no-warnings", str(context.drivers / "node.mjs")]
+
+
+def _r(context: LanguageContext) -> list[str]:
+    return ["/usr/bin/Rscript", "--vanilla", str(context.drivers / "kernel.R")]
+
+
+def _java(context: LanguageContext) -> list[str]:
+    heap_mib = max(64, context.mem_mib // 2)
+    archive = [f"-XX:SharedArchiveFile={_JAVA}/kernel.jsa"] if Path(_JAVA, "kernel.jsa").exists() else []
+    options = ["-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xshare:auto", f"-Xmx{heap_mib}m", *archive]
+    return ["/usr/bin/java", *options, "-cp", f"{_JAVA}/kernel.jar", "Kernel"]
+
+
+def _bash(context: LanguageContext) -> list[str]:
+    if not _RT.exists():
+        return [sys.executable, "-I", "-S", str(context.drivers / "bash.py")]
+    loader = [f"{_RT}/lib64/ld-linux-x86-64.so.2", "--argv0", f"{_RT}/bin/python3.13", "--library-path", f"{_RT}/lib/x86_64-linux-gnu"]
+    return [*loader, f"{_RT}/bin/python3.13", "-I", "-S", str(context.drivers / "bash.py")]
+
+
+LANGUAGES = (
+    Language("python", ("py", "python3"), _python),
+    Language("javascript", ("js", "node"), _node, "message"),
+    Language("typescript", ("ts",), _node, "message"),
+    Language("r", (), _r),
+    Language("java", (), _java, "message"),
+    Language("bash", ("sh", "shell"), _bash),
+)
+
+
+def find_language(name: str, available: Iterable[str]) -> Language:
+    """The language that ``name`` or an alias of it names, in any case, when it is among ``available``.
+
+    Raises: NotFoundError, which lists the available ones.
+    """
+    wanted = name.strip().lower()
+    names = tuple(available)
+    for language in LANGUAGES:
+        if wanted in (language.name, *language.aliases) and language.name in names:
+            return language
+    raise NotFoundError(f"The language '{name[:80]}' is not available in this sandbox. Available: {', '.join(names) or 'none'}")

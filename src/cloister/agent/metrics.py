@@ -1,0 +1,52 @@
+"""What GET /metrics of port 49983 answers. Reads the sandbox's own cgroup and file system; the processor share is since the last call."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+
+from cloister.agent.cgroup import Cgroup
+from cloister.agent.init import AgentLimits
+
+__all__ = ["Metrics"]
+
+_MIB = 1 << 20
+
+
+class Metrics:
+    """Keeps the last sample of processor time, to give its share."""
+
+    def __init__(self, cgroup: Cgroup, limits: AgentLimits) -> None:
+        self._cgroup = cgroup
+        self._limits = limits
+        self._sampled_at = time.monotonic()
+        self._cpu_ns = cgroup.cpu_used_ns() or 0
+
+    def read(self) -> dict[str, Any]:
+        """The answer's fields; what cannot be read is left out. ``cpu_used_pct`` is of one processor: two busy ones are 200."""
+        disk = os.statvfs("/")
+        used = self._cgroup.memory_used_bytes()
+        cache = self._cgroup.memory_cache_bytes()
+        total = self._limits.mem_mib * _MIB
+        values = {
+            "ts": int(time.time()),
+            "cpu_count": max(1, round(self._limits.cpu_count)),
+            "cpu_used_pct": self._cpu_share_pct(),
+            "mem_total": total,
+            "mem_used": used,
+            "mem_cache": cache,
+            "mem_total_mib": total // _MIB,
+            "mem_used_mib": None if used is None else used // _MIB,
+            "disk_used": (disk.f_blocks - disk.f_bfree) * disk.f_frsize,
+            "disk_total": disk.f_blocks * disk.f_frsize,
+        }
+        return {name: value for name, value in values.items() if value is not None}
+
+    def _cpu_share_pct(self) -> float:
+        now, cpu_ns = time.monotonic(), self._cgroup.cpu_used_ns() or 0
+        elapsed_s, spent_ns = now - self._sampled_at, cpu_ns - self._cpu_ns
+        if elapsed_s < 0.05:
+            elapsed_s = 0.05
+        self._sampled_at, self._cpu_ns = now, cpu_ns
+        return round(max(0.0, spent_ns / (elapsed_s * 1e7)), 2)
