@@ -46,9 +46,9 @@ def run(args: argparse.Namespace) -> int:
 
 async def _serve(settings: Settings, ready_fd: int | None) -> None:
     loop = asyncio.get_running_loop()
-    stop: asyncio.Future[signal.Signals] = loop.create_future()
+    signals: asyncio.Queue[signal.Signals] = asyncio.Queue()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        loop.add_signal_handler(number, lambda n=number: stop.done() or stop.set_result(n))
+        loop.add_signal_handler(number, signals.put_nowait, number)
     upstream_dns = settings.dns_upstreams or host_nameservers()
     host = open_host(settings, upstream_dns)
     catalog = Catalog(LayerStore(settings.store_dir), host.host_layer)
@@ -61,7 +61,7 @@ async def _serve(settings: Settings, ready_fd: int | None) -> None:
     if ready_fd is not None:
         with os.fdopen(ready_fd, "w") as ready:
             json.dump({"instance": host.instance.number, "run_dir": str(host.instance.run_dir), "api_uid": host.instance.api_uid}, ready)
-    number = await stop
+    number = await signals.get()
     keep = number is signal.SIGHUP or settings.on_stop == "keep"
     structlog.get_logger("cloister.node").info("node.stopping", signal=number.name, keep_sandboxes=keep)
     await server.close()

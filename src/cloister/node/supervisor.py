@@ -12,7 +12,7 @@ import asyncio
 import dataclasses
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -91,7 +91,7 @@ class Supervisor:
             if live.expiry:
                 live.expiry.cancel()
         if not keep_sandboxes:
-            await asyncio.gather(*(self._end(sandbox_id, EndReason.STOPPED) for sandbox_id in list(self._live)))
+            await asyncio.gather(*(self._end(sandbox_id, EndReason.STOPPED) for sandbox_id in tuple(self._live)))
         self._pool.shutdown(wait=True)
 
     async def _adopt(self, entry: Entry) -> None:
@@ -104,7 +104,8 @@ class Supervisor:
         if record.state is SandboxState.RUNNING:
             self._watch(record, sandbox)
             return
-        await self._in_thread(lambda: (sandbox.kill(), sandbox.release()))  # a creation that the crash cut off: nobody was told of it
+        await self._in_thread(sandbox.kill)  # a creation that the crash cut off: nobody was told of it
+        await self._in_thread(sandbox.release)
         self._journal.remove(record.sandbox_id)
 
     def _bare_spec(self, record: SandboxRecord) -> SandboxSpec:
@@ -194,7 +195,7 @@ class Supervisor:
         self._journal.write(live.record, live.sandbox.state())
         self._schedule_expiry(live)
 
-    async def list(self) -> list[SandboxRecord]:
+    async def list(self) -> Sequence[SandboxRecord]:
         """See :class:`NodeService`."""
         return [live.record for live in self._live.values() if live.ending is None]
 
@@ -210,7 +211,7 @@ class Supervisor:
         """See :class:`NodeService`."""
         return await self._in_thread(self._find(sandbox_id).sandbox.dial)
 
-    async def templates(self) -> list[Template]:
+    async def templates(self) -> Sequence[Template]:
         """See :class:`NodeService`."""
         return self._catalog.templates()
 
@@ -275,7 +276,7 @@ class Supervisor:
             raise SandboxNotFoundError(f"there is no sandbox {sandbox_id}")
         return live
 
-    def _spawn(self, work: Any) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
