@@ -1,0 +1,24 @@
+// Run Python in a sandbox: fetch a JSON document and print it.
+
+import { Sandbox } from '@e2b/code-interpreter';
+
+const code = `
+import requests
+
+response = requests.get("https://httpbin.org/json")
+print(response.json())
+`;
+
+const sandbox = await Sandbox.create();
+try {
+  const execution = await sandbox.runCode(code, {
+    onStdout: (message) => process.stdout.write(message.line),
+    onStderr: (message) => process.stderr.write(`stderr: ${message.line}`),
+  });
+  if (execution.error) {
+    console.error(`${execution.error.name}: ${execution.error.value}\n${execution.error.traceback}`);
+    process.exitCode = 1;
+  }
+} finally {
+  await sandbox.kill();
+}

@@ -1,0 +1,20 @@
+"""Run Python in a sandbox: fetch a JSON document and print it."""
+
+from e2b_code_interpreter import Sandbox
+
+CODE = """
+import requests
+
+response = requests.get("https://httpbin.org/json")
+print(response.json())
+"""
+
+with Sandbox.create() as sandbox:
+    execution = sandbox.run_code(
+        CODE,
+        on_stdout=lambda message: print(message.line, end="", flush=True),
+        on_stderr=lambda message: print("stderr:", message.line, end="", flush=True),
+    )
+
+if execution.error:
+    raise SystemExit(f"{execution.error.name}: {execution.error.value}\n{execution.error.traceback}")
