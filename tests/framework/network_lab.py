@@ -147,6 +147,10 @@ class Lab:
         self._sandboxes.append(SandboxNamespace())
         return self._sandboxes[-1]
 
+    def forget_sandboxes(self, *, keep: int) -> None:
+        """Leave those after the first ``keep`` out of the removal: the test has closed them."""
+        del self._sandboxes[keep:]
+
     def close(self) -> None:
         """Remove all."""
         for sandbox in self._sandboxes:

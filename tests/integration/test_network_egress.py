@@ -1,4 +1,4 @@
-"""What a sandbox reaches and what it does not (I3, I4), on a real kernel with targets that would answer. The far side is asked too, not only the sandbox."""
+"""What a sandbox reaches and what it does not (I3, I4), on a real kernel with targets that would answer; asserted on both sides."""
 
 from __future__ import annotations
 
@@ -33,12 +33,14 @@ PUBLIC_TARGETS = (FAR, "203.0.113.9", "192.0.2.9", "8.8.8.8", "9.255.255.255", "
 
 @pytest.fixture
 def made(tmp_path: Path) -> Iterator[Lab]:
+    """A host and a far machine."""
     with lab(tmp_path) as found:
         yield found
 
 
 @pytest.fixture
 def node(made: Lab) -> Iterator[NetworkNode]:
+    """A running node on that host."""
     with running_node(made) as found:
         yield found
 
@@ -96,7 +98,7 @@ def test_sandbox_cannot_reach_private_link_local_or_reserved_addresses(made: Lab
 
 
 def test_sandbox_cannot_send_multicast_or_broadcast(made: Lab, node: NetworkNode) -> None:
-    """Multicast and broadcast datagrams of a sandbox are counted by a rule of the router or die there, and nothing of them is seen beyond."""
+    """Nothing of a sandbox's multicast and broadcast datagrams is seen beyond the router."""
     sandbox = made.sandbox()
     node.attach(1, sandbox.fd, True)
     with _sniffer(made) as sniffer:
@@ -109,7 +111,7 @@ def test_sandbox_cannot_send_multicast_or_broadcast(made: Lab, node: NetworkNode
 
 
 def test_sandbox_cannot_reach_the_host_on_any_address(made: Lab, node: NetworkNode) -> None:
-    """A listener of the host on 0.0.0.0 is unreachable by every address the host has, public and newly added ones and the uplink's own included."""
+    """A listener of the host on 0.0.0.0 is unreachable by every address of the host: public, newly added, the uplink's own."""
     sandbox = made.sandbox()
     node.attach(1, sandbox.fd, True)
     made.host.run("ip address add 203.0.113.77/32 dev lo", "ip address add 198.51.100.9/24 dev wan0")

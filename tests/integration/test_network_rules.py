@@ -1,5 +1,8 @@
-"""Each hardening rule of the network, one attack a test: the attack fails with the rules in place, fails with any one of its layers alone, and
-*succeeds* once every layer that stops it has been taken out. So a rule that is lost, or that never did anything, fails here."""
+"""Each hardening rule of the network, one attack a test.
+
+The attack fails with the rules in place, fails with any one of its layers alone, and *succeeds* once every layer that stops it has been
+taken out. So a rule that is lost, or that never did anything, fails here.
+"""
 
 from __future__ import annotations
 
@@ -32,12 +35,14 @@ class Layer:
 
 @pytest.fixture
 def made(tmp_path: Path) -> Iterator[Lab]:
+    """A host and a far machine."""
     with lab(tmp_path) as found:
         yield found
 
 
 @pytest.fixture
 def node(made: Lab) -> Iterator[NetworkNode]:
+    """A running node on that host."""
     with running_node(made) as found:
         yield found
 
@@ -85,7 +90,10 @@ def test_refused_destinations(made: Lab, node: NetworkNode) -> None:
     node.attach(1, sandbox.fd, True)
     made.far.run("ip address add 169.254.169.254/32 dev far0")
     with made.far.listen("169.254.169.254"):
-        attack = lambda: can_connect(sandbox, "169.254.169.254", timeout_s=0.3)
+
+        def attack() -> bool:
+            return can_connect(sandbox, "169.254.169.254", timeout_s=0.3)
+
         _layers_hold(made, [node], attack, Layer("router0", "refused"), Layer("host0", "refused"))
 
 
@@ -94,7 +102,10 @@ def test_host_addresses(made: Lab, node: NetworkNode) -> None:
     sandbox = made.sandbox()
     node.attach(1, sandbox.fd, True)
     with made.host.listen("0.0.0.0"):
-        attack = lambda: can_connect(sandbox, HOST, timeout_s=0.3)
+
+        def attack() -> bool:
+            return can_connect(sandbox, HOST, timeout_s=0.3)
+
         _layers_hold(made, [node], attack, Layer("host0", "host-address"), Layer("host0", "host-itself"))
 
 
@@ -103,11 +114,15 @@ def test_ports_that_the_host_publishes_for_containers(made: Lab, node: NetworkNo
     sandbox = made.sandbox()
     node.attach(1, sandbox.fd, True)
     made.host.run(
-        "nft 'table ip published { chain pre { type nat hook prerouting priority dstnat; "
-        f"ip daddr {HOST} tcp dport 9090 dnat to {FAR}:8080\n }} }}'"
+        "nft add table ip published",
+        "nft add chain ip published pre '{ type nat hook prerouting priority dstnat; }'",
+        f"nft add rule ip published pre ip daddr {HOST} tcp dport 9090 dnat to {FAR}:8080",
     )
     with made.far.listen(FAR):
-        attack = lambda: can_connect(sandbox, HOST, 9090, timeout_s=0.3)
+
+        def attack() -> bool:
+            return can_connect(sandbox, HOST, 9090, timeout_s=0.3)
+
         _layers_hold(made, [node], attack, Layer("host0", "host-address"))
 
 
@@ -133,7 +148,7 @@ def test_neighbour_by_private_range(made: Lab, node: NetworkNode) -> None:
 
 
 def test_neighbour_instance(made: Lab) -> None:
-    """Sandboxes of two servers on one host cannot reach each other, even where both settings allow it: four rules stop it, each one alone."""
+    """Sandboxes of two servers on one host cannot reach each other, even where both settings allow it: four rules, each enough."""
     allowed = ("10.0.0.0/8",)
     with running_node(made, 0, allow_private=allowed) as first, running_node(made, 1, allow_private=allowed) as second:
         one, two = made.sandbox(), made.sandbox()
@@ -216,7 +231,7 @@ def test_offline_inward(made: Lab, node: NetworkNode) -> None:
 
 
 def test_unasked_traffic_from_the_network(made: Lab, node: NetworkNode) -> None:
-    """A machine of the host's network that routes the sandboxes' range to the host reaches no sandbox: three rules stop it, each one alone."""
+    """A machine that routes the sandboxes' range to the host reaches no sandbox: three rules, each enough."""
     sandbox = made.sandbox()
     slot = node.attach(1, sandbox.fd, True)
     made.far.run(f"ip route add 10.200.0.0/16 via {HOST}")
@@ -260,7 +275,7 @@ def test_router_itself(made: Lab, node: NetworkNode) -> None:
 
 
 def test_flows(made: Lab, node: NetworkNode) -> None:
-    """One sandbox cannot fill the connection table that all share: beyond the bound its new connections are refused, and a neighbour's work."""
+    """One sandbox cannot fill the connection table that all share: beyond the bound it is refused, a neighbour is not."""
     greedy, neighbour = made.sandbox(), made.sandbox()
     node.attach(1, greedy.fd, True)
     node.attach(2, neighbour.fd, True)

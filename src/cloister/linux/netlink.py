@@ -1,8 +1,8 @@
 """Interfaces, addresses, routes and neighbours by rtnetlink: the seven messages that a sandbox's network needs, and no more.
 
 Owns: the encoding of those messages. Must not: know slots or policy.
-Why not pyroute2: it runs an event loop of its own behind every socket, and a socket is needed inside each sandbox; measured for one sandbox's
-network it costs several times what the kernel needs (docs/network.md), which is a good part of the whole budget of a creation.
+Why not pyroute2: it runs an event loop of its own behind every socket, and a socket is needed inside each sandbox; measured for one
+sandbox's network it costs several times what the kernel needs (docs/network.md), which is a good part of the whole budget of a creation.
 Invariant: a :class:`Netlink` speaks for the network namespace in which it was made, whichever thread uses it later. Not thread-safe.
 Source: rtnetlink(7), netlink(7), <linux/if_link.h>, <linux/rtnetlink.h>, <linux/veth.h>.
 """
@@ -223,8 +223,8 @@ class Netlink:
 def settle_carrier(sock: socket.socket, name: str) -> None:
     """Make the kernel act now on the carrier of the interface, which lives in the socket's namespace.
 
-    Of a veth's two ends the one that was brought up first gets its carrier by a deferred job; what it sends until then is dropped, and a program that
-    connects at once waits a second for its first packet to be sent again. Asking for the link state by ethtool runs that job.
+    Of a veth's two ends the one that was brought up first gets its carrier by a deferred job; what it sends until then is dropped, and a
+    program that connects at once waits a second for its first packet to be sent again. Asking for the link state by ethtool runs that job.
     Source: ``linkwatch_sync_dev`` in net/core/link_watch.c, called from ``ethtool_op_get_link``.
     """
     value = array.array("I", [_ETHTOOL_GLINK, 0])

@@ -2,8 +2,8 @@
 
 Owns: ``setns``/``unshare`` for the network namespace and the nsfs bind mount that names one.
 Must not: know addresses or rules, or change the namespace of a thread that somebody else uses.
-Invariant: the network namespace belongs to a *thread*. Only threads that are made here ever enter a foreign one, and such a thread either ends
-after its one call (:func:`run_in_netns`) or serves that one namespace for all of its life (:class:`NetnsThread`).
+Invariant: the network namespace belongs to a *thread*. Only threads that are made here ever enter a foreign one, and such a thread either
+ends after its one call (:func:`run_in_netns`) or serves that one namespace for all of its life (:class:`NetnsThread`).
 Source: setns(2), network_namespaces(7), namespaces(7).
 """
 

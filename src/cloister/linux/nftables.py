@@ -1,8 +1,8 @@
 """nftables by libnftables, in process: 0.3 ms a change, where the ``nft`` command costs 3 ms.
 
 Owns: the ctypes binding and the JSON reading of sets and chains. Must not: know what the rules are for.
-Invariant: one :class:`Nftables` belongs to one network namespace. The library opens its netlink socket when the context is made and may open it
-again later, so make *and use* a context only on a thread that lives in that namespace (:class:`cloister.linux.netns.NetnsThread`).
+Invariant: one :class:`Nftables` belongs to one network namespace. The library opens its netlink socket when the context is made and may
+open it again later, so make *and use* a context only on a thread that lives in that namespace (:class:`cloister.linux.netns.NetnsThread`).
 Each :meth:`Nftables.run` is one kernel transaction: all of it holds, or none.
 Source: libnftables(3), libnftables-json(5), nft(8); tried with 1.0.6 and newer.
 """

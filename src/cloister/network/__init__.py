@@ -1,1 +1,1 @@
-
+"""The network of sandboxes: slots, egress policy and resolver (docs/network.md)."""

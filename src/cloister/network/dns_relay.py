@@ -2,10 +2,10 @@
 
 Owns: the two sockets on the gateway's port 53 and the queries in flight. Runs in: the unprivileged api process (asyncio).
 Must not: answer from anything but an upstream's answer, cache, or reveal one sandbox's questions to another.
-Invariant: an answer goes only to the address and port that asked, with the id that it asked with. Every question travels from a socket of its own (a random
-port, connected to the one upstream) under a random id, and an answer counts only when id and question match; so no sandbox can guess its way
-into another's answer. Every bound that is met, and every upstream failure, gives SERVFAIL at once or within ``TIMEOUT_S`` for each upstream.
-Source: RFC 1035 (format, TCP length prefix), RFC 5452 (forgery resilience), RFC 7766 (TCP).
+Invariant: an answer goes only to the address and port that asked, with the id that it asked with. Every question travels from a socket of
+its own (a random port, connected to the one upstream) under a random id, and an answer counts only when id and question match; so no
+sandbox can guess its way into another's answer. Every bound that is met, and every upstream failure, gives SERVFAIL at once or within
+``TIMEOUT_S`` for each upstream. Source: RFC 1035 (format, TCP length prefix), RFC 5452 (forgery resilience), RFC 7766 (TCP).
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ class _UdpQuestion(asyncio.DatagramProtocol):
     def __init__(self, query: bytes, answer: asyncio.Future[bytes]) -> None:
         self._query, self._answer = query, answer
 
-    def datagram_received(self, data: bytes, addr: object) -> None:
+    def datagram_received(self, data: bytes, addr: object) -> None:  # noqa: ARG002 - the interface's; the socket is connected
         if not self._answer.done() and _matches(self._query, data):
             self._answer.set_result(data)
 

@@ -2,9 +2,9 @@
 
 Owns: which destinations are refused, and both rulesets: the router's (where every sandbox's interface ends) and the host's.
 Must not: touch the kernel; slots.py applies what is made here.
-Invariant I4: what no rule names is dropped. A sandbox's packet leaves only when its interface *and* source address are together in ``online``, the
-destination is not refused, and the way out is the uplink. These checks look at every packet, before any connection state, so that taking a sandbox
-out of ``online`` ends its established connections too. Each rule and the test that holds it: docs/network.md.
+Invariant I4: what no rule names is dropped. A sandbox's packet leaves only when its interface *and* source address are together in
+``online``, the destination is not refused, and the way out is the uplink. These checks look at every packet, before any connection state,
+so that taking a sandbox out of ``online`` ends its established connections too. Each rule and the test that holds it: docs/network.md.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ REFUSED = tuple(
         "240.0.0.0/4",  # reserved, and limited broadcast
     )
 )
-"""Destinations that no sandbox reaches unless a setting lists them. The documentation ranges (192.0.2.0/24, 198.51.100.0/24, 203.0.113.0/24) are
-not here: nothing is routed to them on the internet, and networks that do route them treat them as public."""
+"""Destinations that no sandbox reaches unless a setting lists them. The documentation ranges (192.0.2.0/24, 198.51.100.0/24,
+203.0.113.0/24) are not here: nothing is routed to them on the internet, and networks that do route them treat them as public."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,8 @@ def _interval_set(name: str, networks: Iterable[IPv4Network]) -> str:
 def _renewed(table: str, body: str) -> str:
     """``body`` (the table's sets and chains), preceded by what empties the rules and constant sets that an earlier run left.
 
-    The sets that hold sandboxes are left alone. A base chain must be added with its hook, since a transaction cannot hang it on one afterwards.
+    The sets that hold sandboxes are left alone. A base chain must be added with its hook, since a transaction cannot hang it on one
+    afterwards.
     """
     lines = [f"add table inet {table}"]
     for name, hook in re.findall(r"^  chain (\w+) \{\n(?:    (type .*)\n)?", body, re.MULTILINE):

@@ -3,12 +3,12 @@
 Owns: ``cl<n>up``, the route to the sandboxes' range, the table ``cloister<n>``, and the forwarding flags that it turned on.
 Must not: touch anything of another instance or of the host's own firewall.
 
-The kernel asks the *incoming* interface whether a packet may be forwarded, so the global ``net.ipv4.ip_forward`` stays as it is. Two kinds of
-interface need their own flag: the uplink, and each interface by which answers come in (one that has a route to somewhere public or allowed).
-Where the flag was off, turning it on would make the host a router for its neighbours; so the interface's name goes into the set ``guarded`` first,
-and the rule ``guard`` drops whatever would be forwarded from it and is not a sandbox's. The last instance that guards an interface turns the flag
-off again. If the administrator turns the global switch on later, the host is a router by their decision: :meth:`HostSide.refresh` drops the guard.
-Runs in: supervisor, on the thread that lives in the host's namespace. Needs: CAP_NET_ADMIN.
+The kernel asks the *incoming* interface whether a packet may be forwarded, so the global ``net.ipv4.ip_forward`` stays as it is. Two kinds
+of interface need their own flag: the uplink, and each interface by which answers come in (one that has a route to somewhere public or
+allowed). Where the flag was off, turning it on would make the host a router for its neighbours; so the interface's name goes into the set
+``guarded`` first, and the rule ``guard`` drops whatever would be forwarded from it and is not a sandbox's. The last instance that guards
+an interface turns the flag off again. If the administrator turns the global switch on later, the host is a router by their decision:
+:meth:`HostSide.refresh` drops the guard. Runs in: supervisor, on the thread that lives in the host's namespace. Needs: CAP_NET_ADMIN.
 """
 
 from __future__ import annotations

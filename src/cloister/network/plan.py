@@ -1,7 +1,8 @@
 """Numbers and names of one server's network: which address and which interface belongs to which slot. Pure.
 
 Owns: :class:`NetworkConfig` and the address plan. Must not: touch the kernel.
-Invariant: everything follows from the instance number and the slot number, so that what is found in the kernel after a crash can be read back.
+Invariant: everything follows from the instance number and the slot number, so that what is found in the kernel after a crash can be read
+back.
 
 ::
 
@@ -32,9 +33,10 @@ _MIN_PREFIX, _MAX_PREFIX = 8, 18
 class NetworkConfig:
     """Settings of one server's network.
 
-    ``run_dir`` is the instance's own run-time directory; its parent holds the lock that all instances of the host share. ``cidr`` is the sandboxes'
-    range (a /8 to /18; None: ``10.(200 + instance).0.0/16``). ``upstream_dns`` are the resolvers that the DNS relay asks, carried here for it.
-    ``allow_private`` are destinations (CIDR) that sandboxes may reach although they are not public; never the host itself.
+    ``run_dir`` is the instance's own run-time directory; its parent holds the lock that all instances of the host share. ``cidr`` is the
+    sandboxes' range (a /8 to /18; None: ``10.(200 + instance).0.0/16``). ``upstream_dns`` are the resolvers that the DNS relay asks,
+    carried here for it. ``allow_private`` are destinations (CIDR) that sandboxes may reach although they are not public; never the host
+    itself.
     """
 
     instance: int

@@ -123,7 +123,7 @@ class Router:
             self._thread.call(lambda: self._admit(slot, inside, online=online))
 
     def _configure_inside(self, slot: int, new_mtu: int | None) -> socket.socket:
-        """Make the pair when it is new, and configure the sandbox's end. Returns a socket of the sandbox's namespace, the caller's to close."""
+        """Make the pair when it is new, configure the sandbox's end, and return a socket of its namespace (the caller closes it)."""
         has_ipv6 = Path("/proc/sys/net/ipv6").exists()
         with Netlink() as netlink:
             if has_ipv6:
@@ -250,8 +250,8 @@ def _is_joined(router_index: int) -> bool:
 def _open_ping_groups() -> None:
     """Let every group of the sandbox use ICMP echo sockets (``ping`` without privileges).
 
-    The file takes *host* group ids here, because the writer is in the host's user namespace. Kernels before 5.18 or so end the range at 2**31 - 1; there
-    the sandboxes of instances 4 to 6, whose ids lie above it, ping as their root only.
+    The file takes *host* group ids here, because the writer is in the host's user namespace. Kernels before 5.18 or so end the range at
+    2**31 - 1; there the sandboxes of instances 4 to 6, whose ids lie above it, ping as their root only.
     """
     try:
         write_sysctl("net/ipv4/ping_group_range", _PING_GROUPS[0])

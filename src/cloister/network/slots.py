@@ -1,7 +1,7 @@
 """The network of one server: the slots that sandboxes take and give back.
 
-Owns: the order in which the router's and the host's side are made, adopted, repaired and removed. Must not: decide who gets which slot or when.
-Invariant I8: every call reads the kernel; a new :class:`NetworkNode` over the objects of a dead one goes on where that ended.
+Owns: the order in which the router's and the host's side are made, adopted, repaired and removed. Must not: decide who gets which slot or
+when. Invariant I8: every call reads the kernel; a new :class:`NetworkNode` over the objects of a dead one goes on where that ended.
 Invariant I4: see egress.py; a sandbox is let through only after everything else of its network stands.
 
 ::
@@ -46,7 +46,7 @@ class NetworkSlot:
 
 
 class NetworkNode:
-    """The network of one server. Thread-safe, blocking, idempotent; every method but :meth:`survey` and :meth:`stop` needs :meth:`start` first.
+    """The network of one server. Thread-safe, blocking, idempotent; all but :meth:`survey` and :meth:`stop` need :meth:`start` first.
 
     "The host" is the network namespace of the thread that makes the object.
     """
@@ -103,7 +103,7 @@ class NetworkNode:
         router.settle_uplink()
 
     def refresh(self) -> None:
-        """Follow changes of the host's routes (a new default route, a VPN, forwarding turned on by others). Cheap; to be called now and then."""
+        """Follow changes of the host's routes and of its forwarding switch. Cheap; to be called now and then."""
         with self._host_lock():
             self._in_host(self._opened()[0].open_forwarding)
 
@@ -140,7 +140,7 @@ class NetworkNode:
         return self._opened()[1].slots_in_use()
 
     def dial_socket(self, netns_fd: int) -> socket.socket:
-        """A fresh, unconnected TCP socket inside the namespace; the caller owns it. It works whether or not the sandbox has an interface."""
+        """A fresh, unconnected TCP socket inside the namespace; the caller owns it. It needs no interface there."""
         return run_in_netns(netns_fd, lambda: socket.socket(socket.AF_INET, socket.SOCK_STREAM))
 
     def dns_sockets(self) -> tuple[socket.socket, socket.socket]:
