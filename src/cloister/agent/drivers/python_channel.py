@@ -10,12 +10,14 @@ Invariant: a protocol line is written whole or not at all: an interrupt that arr
 from __future__ import annotations
 
 import base64
+import functools
 import io
 import json
 import math
 import os
 import signal
 import socket
+import subprocess
 import sys
 import threading
 from types import FrameType
@@ -172,14 +174,15 @@ class _Flusher:
             self._stop.set()
             thread.join(1)
             self._stop.clear()
-        self._flush()
+        self.flush()
 
     def _run(self) -> None:
         self._stop.wait(_FLUSH_AFTER_S)
         self._thread = None
-        self._flush()
+        self.flush()
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        """Flush all that can be."""
         for stream in self._streams:
             try:
                 stream.flush()
@@ -204,3 +207,21 @@ def install_streams() -> None:
     flusher = _Flusher(streams)
     for stream in streams:
         stream._flusher = flusher
+    _flush_before_children(flusher)
+
+
+def _flush_before_children(flusher: _Flusher) -> None:
+    """Let an unfinished line out before a child process can write: subprocess and os.system fork without our fork hook."""
+    fork_exec, system = subprocess._fork_exec, os.system  # type: ignore[attr-defined]
+
+    def flushed_fork_exec(*args: Any) -> Any:
+        flusher.flush()
+        return fork_exec(*args)
+
+    @functools.wraps(system)
+    def flushed_system(command: Any) -> int:
+        flusher.flush()
+        return system(command)
+
+    subprocess._fork_exec = flushed_fork_exec  # type: ignore[attr-defined]
+    os.system = flushed_system
