@@ -1,1 +1,1 @@
-
+"""Nodes as the control plane sees them."""

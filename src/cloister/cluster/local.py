@@ -104,7 +104,7 @@ class LocalNodeClient(NodeCalls):
     async def _greet(self, session: NodeSession, listener: NodeListener) -> None:
         try:
             await listener.connected(session)
-        except Exception:  # task border: without agreement on what lives no call may go on; the next connection tries again
+        except Exception:  # noqa: BLE001 - task border: without agreement on what lives no call may go on; the next connection tries again
             _log.exception("node.greeting_failed")
             session.close()
             return

@@ -1,1 +1,1 @@
-
+"""Settings: one table, read once."""

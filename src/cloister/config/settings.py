@@ -48,7 +48,9 @@ class Settings:
     default_open_files: int = _setting(Limits.open_files, "Open files of one process in a sandbox.")
     default_output_mib: int = _setting(Limits.output_mib, "Output of one execution before it is ended with an error.", unit="MiB")
     disk_reserve_mib: int = _setting(2048, "Free disk below which no sandbox is created.", unit="MiB")
-    on_stop: str = _setting("kill", "What a clean stop does with live sandboxes; those kept are found again at the next start.", choices=("kill", "keep"))
+    on_stop: str = _setting(
+        "kill", "What a clean stop does with live sandboxes; those kept are found again at the next start.", choices=("kill", "keep")
+    )
     max_timeout_s: int = _setting(86_400, "Longest time to live that a client may ask for.", unit="s")
     max_sandboxes_per_team: int = _setting(1_000, "Live sandboxes a team may have.")
     max_body_mib: int = _setting(8, "Largest body of an API request; sandbox traffic has no such bound.", unit="MiB")
@@ -126,13 +128,13 @@ def _text(value: Any) -> str:
 
 def _integer(value: Any) -> int:
     if isinstance(value, bool | float):
-        raise ValueError("must be a whole number")
+        raise ValueError("must be a whole number")  # noqa: TRY004 - what settings raise
     return int(value)
 
 
 def _number(value: Any) -> float:
     if isinstance(value, bool):
-        raise ValueError("must be a number")
+        raise ValueError("must be a number")  # noqa: TRY004 - what settings raise
     return float(value)
 
 

@@ -1,1 +1,1 @@
-
+"""Use cases: what teams can do, and the rules about it."""

@@ -48,7 +48,7 @@ class Reconciler:
         _log.info("node.reconciled", sandboxes=len(records))
 
     async def _settle(self, node: NodeClient, record: SandboxRecord, teams: set[str]) -> None:
-        row = next((row for row in self._registry.all_live() if row.sandbox_id == record.sandbox_id), None)
+        row = self._registry.peek(record.sandbox_id)
         if row is not None and row.state is SandboxState.RUNNING:
             if row.end_at != record.end_at:
                 await self._registry.change(record.sandbox_id, end_at=record.end_at)

@@ -68,6 +68,11 @@ class Registry:
         entry = self._live.get(sandbox_id)
         return entry.row if entry is not None and entry.row.end_at > time.time() else None
 
+    def peek(self, sandbox_id: str) -> Sandbox | None:
+        """The sandbox, if it has not ended, whatever its state and time."""
+        entry = self._live.get(sandbox_id)
+        return None if entry is None else entry.row
+
     def ended(self, sandbox_id: str) -> Sandbox | None:
         """The sandbox, if it ended and is remembered."""
         if (row := self._ended.get(sandbox_id)) is not None:
@@ -101,11 +106,11 @@ class Registry:
         await self._write(entry)
         return entry.row
 
-    def end(self, sandbox_id: str, reason: EndReason, message: str = "") -> None:
-        """Mark a sandbox ended, at once; storing it goes on by itself. Without effect when it has ended before."""
+    def end(self, sandbox_id: str, reason: EndReason, message: str = "") -> asyncio.Task[None] | None:
+        """Mark a sandbox ended, at once; the returned task stores it. Without effect (None) when it has ended before."""
         entry = self._take_out(sandbox_id)
         if entry is None:
-            return
+            return None
         entry.row = replace(entry.row, state=SandboxState.ENDED, end_reason=reason, end_message=message, ended_at=time.time())
         self._remember(entry.row)
         task = asyncio.create_task(self._write_ended(entry))
@@ -114,6 +119,7 @@ class Registry:
         _log.info("sandbox.ended", sandbox_id=sandbox_id, team_id=entry.row.team_id, reason=reason, detail=message)
         for function in self._on_end:
             function(sandbox_id)
+        return task
 
     async def prune(self) -> None:
         """Forget what ended longer ago than the retention time."""

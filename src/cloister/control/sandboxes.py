@@ -22,6 +22,7 @@ from cloister.errors import (
     InvalidRequestError,
     QuotaExceededError,
     SandboxNotFoundError,
+    UnavailableError,
 )
 from cloister.ids import new_access_token, new_sandbox_id
 from cloister.model.node import EndedSandbox, SandboxStats
@@ -158,7 +159,7 @@ class Sandboxes:
             record = await self._node.create(request)
         except CloisterError as error:
             self._registry.end(row.sandbox_id, EndReason.FAILED, error.message)
-            self._in_background(self._make_sure_dead(row.sandbox_id))
+            self._in_background(self._make_sure_dead(row.sandbox_id, EndReason.FAILED))
             raise
         if self._registry.live(row.sandbox_id) is None:
             await self._make_sure_dead(row.sandbox_id)
@@ -177,10 +178,10 @@ class Sandboxes:
         self._registry.end(row.sandbox_id, EndReason.KILLED, "its client went away while it was being created")
         await self._make_sure_dead(row.sandbox_id)
 
-    async def _make_sure_dead(self, sandbox_id: str) -> None:
+    async def _make_sure_dead(self, sandbox_id: str, reason: EndReason = EndReason.KILLED) -> None:
         try:
-            await self._node.kill(sandbox_id, EndReason.KILLED)
-        except CloisterError as error:
+            await self._node.kill(sandbox_id, reason)
+        except UnavailableError as error:
             # The node is away; the reconciliation at its return kills what the registry holds for ended.
             _log.warning("sandbox.kill_deferred", sandbox_id=sandbox_id, error=str(error))
 
@@ -214,21 +215,25 @@ class Sandboxes:
         return sorted(found, key=lambda row: (-row.started_at, row.sandbox_id))
 
     async def kill(self, team_id: str, sandbox_id: str) -> None:
-        """End a sandbox of the team; returns when it is gone.
+        """End a sandbox of the team; returns when it is gone, or, with the node away, when its end is sure to follow.
 
         Raises:
             SandboxNotFoundError: as for :meth:`get`.
         """
         self.get(team_id, sandbox_id)
-        self._registry.end(sandbox_id, EndReason.KILLED, "by request of its team")
-        await self._node.kill(sandbox_id, EndReason.KILLED)
+        await self._end(sandbox_id, EndReason.KILLED, "")
+
+    async def _end(self, sandbox_id: str, reason: EndReason, message: str) -> None:
+        stored = self._registry.end(sandbox_id, reason, message)
+        if stored is not None:
+            await asyncio.shield(stored)
+        await self._make_sure_dead(sandbox_id, reason)
 
     async def set_timeout(self, team_id: str, sandbox_id: str, timeout_s: int, *, only_extend: bool = False) -> Sandbox:
         """Let the sandbox live ``timeout_s`` from now, and with ``only_extend`` not shorter than it would have. 0 or less kills it."""
         row = self.get(team_id, sandbox_id)
         if timeout_s <= 0 and not only_extend:
-            self._registry.end(sandbox_id, EndReason.EXPIRED, "its timeout was set to zero")
-            await self._node.kill(sandbox_id, EndReason.EXPIRED)
+            await self._end(sandbox_id, EndReason.EXPIRED, "its timeout was set to zero")
             return row
         self._check_timeout(timeout_s)
         end_at = time.time() + timeout_s

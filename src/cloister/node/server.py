@@ -182,7 +182,7 @@ class NodeServer:
             body = {"id": request_id, "result": result}
         except CloisterError as error:
             body = {"id": request_id, "error": {"code": error.code, "message": error.message, "hint": error.hint}}
-        except Exception as error:  # process border: a fault of the service must reach the log and the client
+        except Exception as error:  # noqa: BLE001 - process border: a fault of the service must reach the log and the client
             _log.exception("request.failed", method=message.body.get("method"))
             body = {"id": request_id, "error": {"code": InternalError.code, "message": f"{type(error).__name__}: {error}", "hint": None}}
         try:

@@ -1,1 +1,1 @@
-
+"""What people decided, kept in a database."""

@@ -6,18 +6,21 @@ database from a newer release is refused.
 
 from __future__ import annotations
 
+import functools
 import re
 import sqlite3
 from importlib import resources
 
 from cloister.errors import StoreError
 
-__all__ = ["migrate"]
+__all__ = ["load_migrations", "migrate"]
 
 _NAME = re.compile(r"(\d{4})_[a-z0-9_]+\.sql\Z")
 
 
-def _migrations() -> list[tuple[int, str]]:
+@functools.cache
+def load_migrations() -> list[tuple[int, str]]:
+    """Number and SQL of each migration, in order; read once, so that a process can read them before it gives up privileges."""
     entries = resources.files("cloister.store").joinpath("migrations").iterdir()
     return sorted((int(match[1]), entry.read_text(encoding="utf-8")) for entry in entries if (match := _NAME.match(entry.name)))
 
@@ -29,7 +32,7 @@ def migrate(connection: sqlite3.Connection) -> int:
         StoreError: the database is of a newer release.
         sqlite3.Error: a migration failed; it left nothing behind.
     """
-    migrations = _migrations()
+    migrations = load_migrations()
     connection.execute("BEGIN IMMEDIATE")
     try:
         (present,) = connection.execute("PRAGMA user_version").fetchone()

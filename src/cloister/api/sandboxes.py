@@ -1,0 +1,159 @@
+"""REST handlers of sandboxes: parse, call control, render. No rules here."""
+
+from __future__ import annotations
+
+import time
+
+from aiohttp import web
+
+from cloister.api.handlers import Api, json_answer, read_json
+from cloister.api.listing import parse_list_query, parse_metadata
+from cloister.api.schemas import (
+    parse_connect,
+    parse_idempotency_key,
+    parse_new_sandbox,
+    parse_refresh,
+    parse_timeout,
+    render_created,
+    render_detail,
+    render_listed,
+    render_metric,
+)
+from cloister.errors import InvalidRequestError, SandboxNotFoundError
+from cloister.store.base import Sandbox, Team
+
+__all__ = [
+    "connect",
+    "connect_v2",
+    "create",
+    "create_v2",
+    "get",
+    "kill",
+    "list_all",
+    "list_running",
+    "metrics",
+    "metrics_of_many",
+    "refresh",
+    "set_timeout",
+]
+
+_MAX_METRICS = 100
+
+
+def _id(request: web.Request) -> str:
+    """The sandbox id of the path; some clients append ``-<client id>``."""
+    return request.match_info["sandbox_id"].partition("-")[0]
+
+
+async def _create(api: Api, request: web.Request, team: Team, api_version: int) -> web.Response:
+    key = parse_idempotency_key(request.headers.get("Idempotency-Key"))
+    new = parse_new_sandbox(await read_json(request), api_version=api_version, idempotency_key=key)
+    row = await api.sandboxes.create(team.team_id, new)
+    request["sandbox_id"] = row.sandbox_id
+    return json_answer(render_created(row, api.domain), status=201)
+
+
+async def create(api: Api, request: web.Request, team: Team) -> web.Response:
+    """``POST /sandboxes``."""
+    return await _create(api, request, team, 1)
+
+
+async def create_v2(api: Api, request: web.Request, team: Team) -> web.Response:
+    """``POST /v2/sandboxes``."""
+    return await _create(api, request, team, 2)
+
+
+async def get(api: Api, request: web.Request, team: Team) -> web.Response:
+    """``GET /sandboxes/{sandbox_id}``."""
+    return json_answer(render_detail(api.sandboxes.get(team.team_id, _id(request)), api.domain))
+
+
+async def kill(api: Api, request: web.Request, team: Team) -> web.Response:
+    """``DELETE /sandboxes/{sandbox_id}``."""
+    await api.sandboxes.kill(team.team_id, _id(request))
+    return web.Response(status=204)
+
+
+async def list_running(api: Api, request: web.Request, team: Team) -> web.Response:
+    """``GET /sandboxes``: all running ones that have the metadata."""
+    wanted = parse_metadata(request.query.get("metadata", "")).items()
+    rows = api.sandboxes.list(team.team_id, lambda row: all(row.metadata.get(key) == value for key, value in wanted))
+    return json_answer([render_listed(row) for row in rows])
+
+
+async def list_all(api: Api, request: web.Request, team: Team) -> web.Response:
+    """``GET /v2/sandboxes``: filtered, in pages."""
+    query = parse_list_query(request.query)
+    rows = api.sandboxes.list(team.team_id, query.accepts)
+    page, next_token = query.page(rows)
+    headers = {"X-Total-Running": str(len(rows))}
+    if next_token is not None:
+        headers["X-Next-Token"] = next_token
+    return json_answer([render_listed(row) for row in page], headers=headers)
+
+
+async def set_timeout(api: Api, request: web.Request, team: Team) -> web.Response:
+    """``POST /sandboxes/{sandbox_id}/timeout``."""
+    await api.sandboxes.set_timeout(team.team_id, _id(request), parse_timeout(await read_json(request)))
+    return web.Response(status=204)
+
+
+async def refresh(api: Api, request: web.Request, team: Team) -> web.Response:
+    """``POST /sandboxes/{sandbox_id}/refreshes``: only ever prolongs."""
+    duration_s = parse_refresh(await read_json(request, default={}))
+    await api.sandboxes.set_timeout(team.team_id, _id(request), duration_s, only_extend=True)
+    return web.Response(status=204)
+
+
+async def _connect(api: Api, request: web.Request, team: Team, api_version: int) -> web.Response:
+    timeout_s = parse_connect(await read_json(request, default={}), api_version=api_version)
+    row = await api.sandboxes.set_timeout(team.team_id, _id(request), timeout_s, only_extend=True)
+    return json_answer(render_created(row, api.domain))
+
+
+async def connect(api: Api, request: web.Request, team: Team) -> web.Response:
+    """``POST /sandboxes/{sandbox_id}/connect``."""
+    return await _connect(api, request, team, 1)
+
+
+async def connect_v2(api: Api, request: web.Request, team: Team) -> web.Response:
+    """``POST /v2/sandboxes/{sandbox_id}/connect``."""
+    return await _connect(api, request, team, 2)
+
+
+async def metrics(api: Api, request: web.Request, team: Team) -> web.Response:
+    """``GET /sandboxes/{sandbox_id}/metrics``: one point, now, unless the asked range does not hold it."""
+    now = time.time()
+    row, stats = await api.sandboxes.stats(team.team_id, _id(request))
+    start, end = _unix(request, "start", 0.0), _unix(request, "end", now)
+    if not start <= now <= end + 1:
+        return json_answer([])
+    return json_answer([render_metric(row, stats, at=now, cpu_used_pct=_cpu_used_pct(row, stats.cpu_used_s, now))])
+
+
+async def metrics_of_many(api: Api, request: web.Request, team: Team) -> web.Response:
+    """``GET /sandboxes/metrics?sandbox_ids=``: the present point of each that lives."""
+    ids = [sandbox_id for sandbox_id in request.query.get("sandbox_ids", "").split(",") if sandbox_id]
+    if not ids or len(ids) > _MAX_METRICS:
+        raise InvalidRequestError(f"sandbox_ids must name 1 to {_MAX_METRICS} sandboxes")
+    found = {}
+    for sandbox_id in ids:
+        try:
+            row, stats = await api.sandboxes.stats(team.team_id, sandbox_id)
+        except SandboxNotFoundError:
+            continue
+        now = time.time()
+        found[sandbox_id] = render_metric(row, stats, at=now, cpu_used_pct=_cpu_used_pct(row, stats.cpu_used_s, now))
+    return json_answer({"sandboxes": found})
+
+
+def _cpu_used_pct(row: Sandbox, cpu_used_s: float, now: float) -> float:
+    """Mean use since the sandbox began, in percent of its processors."""
+    return min(100.0, 100.0 * cpu_used_s / max(now - row.started_at, 0.001) / row.cpu_count)
+
+
+def _unix(request: web.Request, name: str, default: float) -> float:
+    try:
+        return float(request.query.get(name) or default)
+    except ValueError as error:
+        raise InvalidRequestError(f"{name} must be seconds since the epoch") from error

@@ -1,0 +1,170 @@
+"""The api process's parts, put together: store, control plane, REST API, ingress and the resolver, around one node client.
+
+Owns their order of starting and stopping. Holds no rule of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import structlog
+from aiohttp import web
+
+from cloister.api.app import add_routes, rest_middleware
+from cloister.api.handlers import Api
+from cloister.cli.client_env import ClientEnv, read_client_env, server_url, write_client_env
+from cloister.cluster.base import NodeClient, NodeListener
+from cloister.cluster.local import LocalNodeClient
+from cloister.config.settings import Settings
+from cloister.control.keys import DEFAULT_TEAM, Keys
+from cloister.control.reconcile import Reconciler
+from cloister.control.registry import Registry
+from cloister.control.sandboxes import Sandboxes, SandboxPolicy, describe_end
+from cloister.control.templates import Templates
+from cloister.errors import AuthenticationError, CloisterError
+from cloister.model.sandbox import SandboxState
+from cloister.network.dns_relay import DnsRelay
+from cloister.proxy.app import Ingress
+from cloister.proxy.forward import MAX_HEAD_BYTES, MAX_HEADERS, READ_BUFFER_BYTES
+from cloister.proxy.routes import Gone, Route
+from cloister.store.sqlite import SqliteStore
+
+if TYPE_CHECKING:
+    import socket
+
+__all__ = ["ApiServer"]
+
+_log = structlog.get_logger("cloister.api")
+_KEEP_ALIVE_S = 620.0
+"""Longer than the SDKs keep idle connections (300 s), so that they are the ones to close."""
+_SHUTDOWN_S = 5.0
+_PRUNE_S = 600.0
+
+
+class RegistryRoutes:
+    """The registry, as the data plane asks it."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+
+    def find(self, sandbox_id: str) -> Route | Gone | None:
+        """See :class:`~cloister.proxy.routes.Routes`."""
+        row = self._registry.live(sandbox_id)
+        if row is not None:
+            return Route(sandbox_id, row.access_token, row.traffic_token) if row.state is SandboxState.RUNNING else None
+        ended = self._registry.ended(sandbox_id)
+        return None if ended is None else Gone(describe_end(ended))
+
+
+class ApiServer:
+    """One api process's work. Use :meth:`start`, then :meth:`close`."""
+
+    def __init__(self, settings: Settings, listener: socket.socket, node_socket: Path) -> None:
+        self._settings = settings
+        self._listener = listener
+        self._node = LocalNodeClient(node_socket, wait_s=settings.node_wait_s)
+        self._stack = AsyncExitStack()
+        self._relay: DnsRelay | None = None
+
+    async def start(self) -> None:
+        """Open the store, begin to connect to the node, and serve on the listener."""
+        settings = self._settings
+        async with AsyncExitStack() as stack:
+            store = await SqliteStore.open(settings.data_dir / "api" / "cloister.db")
+            stack.push_async_callback(store.close)
+            registry = Registry(store, retention_s=settings.ended_retention_s)
+            await registry.load()
+            stack.push_async_callback(registry.close)
+            keys = Keys(store)
+            await self._publish_key(keys)
+            templates = Templates(self._node)
+            policy = SandboxPolicy(max_timeout_s=settings.max_timeout_s, max_per_team=settings.max_sandboxes_per_team)
+            sandboxes = Sandboxes(self._node, registry, templates, policy)
+            sandboxes.remember_idempotency_keys()
+            stack.push_async_callback(sandboxes.close)
+            ingress = Ingress(RegistryRoutes(registry), self._node)
+            stack.push_async_callback(ingress.close)
+            registry.on_end(ingress.end)
+            reconciler = Reconciler(store, registry, sandboxes, templates)
+            stack.push_async_callback(self._stop_relay)
+            stack.push_async_callback(self._node.close)
+            self._node.start(NodeListener(lambda node: self._greet(node, reconciler), sandboxes.ended))
+            pruning = asyncio.create_task(_prune(registry))
+            stack.push_async_callback(_cancel, pruning)
+            app = web.Application(middlewares=[ingress.middleware(), rest_middleware], client_max_size=settings.max_body_mib << 20)
+            add_routes(app, Api(keys, sandboxes, templates, settings.domain), lambda: self._node.is_connected)
+            await self._serve(app, stack)
+            self._stack = stack.pop_all()
+
+    async def close(self) -> None:
+        """Stop accepting, give what is under way a moment, and close everything."""
+        await self._stack.aclose()
+
+    async def _serve(self, app: web.Application, stack: AsyncExitStack) -> None:
+        runner = web.AppRunner(
+            app,
+            handler_cancellation=True,
+            access_log=None,
+            auto_decompress=False,
+            keepalive_timeout=_KEEP_ALIVE_S,
+            shutdown_timeout=_SHUTDOWN_S,
+            max_line_size=MAX_HEAD_BYTES,
+            max_field_size=MAX_HEAD_BYTES,
+            max_headers=MAX_HEADERS,
+            read_bufsize=READ_BUFFER_BYTES,
+        )
+        await runner.setup()
+        stack.push_async_callback(runner.cleanup)
+        await web.SockSite(runner, self._listener, backlog=1024).start()
+
+    async def _publish_key(self, keys: Keys) -> None:
+        """Have ``client.env`` hold a key that works and the present address."""
+        await keys.ensure_default_team()
+        secret = None
+        with contextlib.suppress(CloisterError):
+            secret = read_client_env(self._settings.data_dir).api_key
+        try:
+            await keys.authenticate(secret)
+        except AuthenticationError:
+            _, secret = await keys.create(DEFAULT_TEAM, "default")
+        host, port = self._listener.getsockname()[:2]
+        write_client_env(self._settings.data_dir, ClientEnv(server_url(host, port), secret or "", self._settings.domain))
+
+    async def _greet(self, node: NodeClient, reconciler: Reconciler) -> None:
+        await reconciler.run(node)
+        await self._stop_relay()
+        try:
+            sockets = await node.dns_sockets()
+            relay = DnsRelay(sockets.udp, sockets.tcp, sockets.upstreams)
+            await relay.start()
+        except (CloisterError, OSError):
+            _log.exception("resolver.not_started")
+            return
+        self._relay = relay
+        _log.info("resolver.started", upstreams=list(sockets.upstreams))
+
+    async def _stop_relay(self) -> None:
+        if self._relay is not None:
+            await self._relay.stop()
+            self._relay = None
+
+
+async def _prune(registry: Registry) -> None:
+    while True:
+        await asyncio.sleep(_PRUNE_S)
+        began = time.monotonic()
+        try:
+            await registry.prune()
+        except CloisterError:
+            _log.exception("registry.not_pruned")
+        _log.debug("registry.pruned", duration_s=time.monotonic() - began)
+
+
+async def _cancel(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
