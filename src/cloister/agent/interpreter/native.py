@@ -30,6 +30,10 @@ __all__ = ["KernelSettings", "NativeKernel"]
 _PIPE_BYTES = 64 << 10
 _SOCKET_BYTES = 256 << 10
 _READY_S = 60.0
+_BURST_READS = 10
+_BURST_GAP_S = 0.005
+_BURST_PAUSE_S = 0.002
+_SMALL_BYTES = 16 << 10
 _SIGNAL_TREE_S = (0.5, 2.0)
 _KILL_S = 4.0
 _EOF_GRACE_S = 1.0
@@ -77,6 +81,8 @@ class NativeKernel:
         self._muted = False
         self._output_bytes = 0
         self._started_at = 0.0
+        self._read_at = 0.0
+        self._small_reads = 0
         self._cpu_at = 0
 
     @property
@@ -124,7 +130,13 @@ class NativeKernel:
         """What has come, at least one event; Finished is the last of its list."""
         while True:
             await self._readable()
+            if self._small_reads > _BURST_READS:  # a flood of short lines: let some gather
+                await asyncio.sleep(_BURST_PAUSE_S)
             events = self._pump()
+            now = time.monotonic()
+            small = now - self._read_at < _BURST_GAP_S and sum(map(_size, events)) < _SMALL_BYTES
+            self._small_reads = self._small_reads + 1 if small else 0
+            self._read_at = now
             if events:
                 return events
 
