@@ -1,16 +1,14 @@
 """``cloister template``: build the stock templates into the store, and list what is there.
 
-Wires a build: a node of its own for the time of it (instance number, network, runtime), a resolver for its steps, the host layer. Every
+Wires a build: a node of its own for the time of it (instance number, network, resolver, runtime, host layer). Every
 step runs in that node's sandboxes; nothing is left of the node afterwards. Needs root.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import os
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -20,8 +18,8 @@ from cloister.config.load import add_arguments, load
 from cloister.config.settings import Settings
 from cloister.errors import BuildError, PermissionDeniedError, TemplateNotFoundError
 from cloister.model.template import Template
-from cloister.network.dns_relay import DnsRelay, host_nameservers
-from cloister.node.host import NodeHost, build_host
+from cloister.network.dns_relay import host_nameservers
+from cloister.node.host import build_host
 from cloister.runtime.namespace.step import StepRunner
 from cloister.template.agenttree import agent_tree, ensure_agent_tree
 from cloister.template.bootstrap import Bootstrap, host_mirror
@@ -41,6 +39,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     build.add_argument("name", nargs="?", default="all", choices=[*STOCK_NAMES, "all"], help="what to build (default: all)")
     build.add_argument("--mirror", metavar="URL", help="Debian archive for the first layer (default: the host's, else debootstrap's)")
     add_arguments(build)
+    check = actions.add_parser("check", help="whether the stock templates are built in their present definition (exit code)")
+    add_arguments(check)
     listing = actions.add_parser("list", help="the templates in the store and their layers")
     listing.add_argument("--layers", action="store_true", help="show every layer")
     add_arguments(listing)
@@ -51,7 +51,11 @@ def run(args: argparse.Namespace) -> int:
     settings = load(args, os.environ)
     if os.geteuid() != 0:
         raise PermissionDeniedError("templates belong to root", hint="run it with sudo")
-    return _list(settings, args.layers) if args.action == "list" else _build(settings, args.name, args.mirror)
+    if args.action == "list":
+        return _list(settings, args.layers)
+    if args.action == "check":
+        return 0 if _find_built(LayerStore(settings.store_dir), STOCK_NAMES) is not None else 1
+    return _build(settings, args.name, args.mirror)
 
 
 def _build(settings: Settings, name: str, mirror: str | None) -> int:
@@ -103,12 +107,12 @@ def _find_built(store: LayerStore, wanted: tuple[str, ...]) -> list[Template] | 
 def _context(settings: Settings, store: LayerStore, mirror: str | None) -> Iterator[BuildContext]:
     """All that a build needs; its node is gone at the end."""
     upstreams = settings.dns_upstreams or host_nameservers()
-    with store.builder_directory() as directory, build_host(replace(settings, data_dir=directory), upstreams) as host, _resolver(host, upstreams):
+    with store.builder_directory() as directory, build_host(replace(settings, data_dir=directory), upstreams) as host:
         for note in host.host_layer.notes:
             print(f"note: {note}", file=sys.stderr)
         yield BuildContext(
             store=store,
-            run_step=StepRunner(host.runtime, directory / "empty").run_step,
+            run_step=StepRunner(host.runtime).run_step,
             progress=make_progress(sys.stdout),
             host_layer=host.host_layer,
             bootstrap=_bootstrap(mirror),
@@ -118,24 +122,6 @@ def _context(settings: Settings, store: LayerStore, mirror: str | None) -> Itera
 def _bootstrap(mirror: str | None) -> Bootstrap:
     envs = {key: value for key, value in os.environ.items() if key.lower() in ("http_proxy", "https_proxy", "no_proxy")}
     return Bootstrap(mirror=mirror or host_mirror(Path("/etc"), BASE_SUITE), envs=envs)
-
-
-@contextmanager
-def _resolver(host: NodeHost, upstreams: tuple[str, ...]) -> Iterator[None]:
-    """Answer the steps' DNS questions for the time of the build, on a thread."""
-    udp, tcp = host.network.dns_sockets()
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever, daemon=True)
-    thread.start()
-    relay = DnsRelay(udp, tcp, upstreams)
-    try:
-        asyncio.run_coroutine_threadsafe(relay.start(), loop).result(10)
-        yield
-        asyncio.run_coroutine_threadsafe(relay.stop(), loop).result(10)
-    finally:
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join()
-        loop.close()
 
 
 def _list(settings: Settings, show_layers: bool) -> int:

@@ -8,7 +8,6 @@ interpreter that will run them; of foreign code nothing runs on the host, and no
 
 from __future__ import annotations
 
-import hashlib
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -52,13 +51,13 @@ def ensure_agent_tree(base: Template, context: BuildContext) -> Path:
         return path
     libraries, tree = _definitions()
     below = build_layers(libraries, base.layers, context)
-    context.progress.step_started("agent", 2, 2, tree)
+    context.progress.step_started("agent", len(libraries.steps) + 1, len(libraries.steps) + 1, tree)
     started = time.monotonic()
     with context.store.lock(path.name, on_wait=context.progress.step_waiting), context.store.workspace(path.name) as workspace:
         if not path.is_dir():
             run_logged("agent", tree, path.name, below, workspace, context)
             (workspace.upper / _OUTPUT).rename(path)
-    context.progress.step_done(time.monotonic() - started, 0, cached=False)
+    context.progress.step_done(time.monotonic() - started, None, cached=False)
     return path
 
 

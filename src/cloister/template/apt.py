@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-__all__ = ["AptSource", "debian_sources", "deb822", "has_credentials", "host_codename", "read_options", "security_mirror"]
+__all__ = ["AptSource", "deb822", "debian_sources", "has_credentials", "host_codename", "read_options", "security_mirror"]
 
 _KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 _POCKETS = ("", "-updates", "-security")
-_OPTIONS = re.compile(r"^\s*(Acquire::(?:Check-[A-Za-z-]+|https?::(?:Proxy|Timeout|Pipeline-Depth)|Retries|Max-FutureTime|ForceIPv[46]))\s+\"([^\"]*)\"\s*;", re.M)
+_OPTIONS = re.compile(r"^\s*(Acquire::(?:Check-[A-Za-z-]+|https?::(?:Proxy|Timeout|Pipeline-Depth)|Retries|Max-FutureTime|ForceIPv[46]))\s+\"([^\"]*)\"\s*;", re.MULTILINE)
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,7 @@ def default_mirror(debootstrap: str = "debootstrap") -> str | None:
     program = shutil.which(debootstrap)
     if program is None:
         return None
-    match = re.search(r'^DEF_MIRROR="(\S+/debian)"', Path(program).read_text(errors="replace"), re.M)
+    match = re.search(r'^DEF_MIRROR="(\S+/debian)"', Path(program).read_text(errors="replace"), re.MULTILINE)
     return match[1] if match else None
 
 

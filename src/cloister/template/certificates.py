@@ -24,7 +24,7 @@ __all__ = ["JAVA_PASSWORD", "Trusted", "fingerprint", "parse_pem", "read_trusted
 JAVA_PASSWORD = b"changeit"
 """The password that every JDK tries for its trust store; it protects nothing."""
 
-_BLOCK = re.compile(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.S)
+_BLOCK = re.compile(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
 
 
 @dataclass(frozen=True)

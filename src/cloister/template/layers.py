@@ -10,7 +10,6 @@ such a tree is the removal of an abandoned one, by descriptors and without follo
     layers/<key>/rootfs/      the tree, owners are sandbox ids written raw
     layers/<key>/layer.json   name, parent, size, times
     templates/<name>.json     a Template
-    bare/                     see LayerStore.bare_host_layer
     builders/<n>/             data directory of a build's own node
     tmp/<key>.<random>/       a build at work; ``lock`` in it is held by its process, so that a dead one's can be told and swept
 """
@@ -21,7 +20,6 @@ import contextlib
 import fcntl
 import hashlib
 import json
-import os
 import secrets
 import shutil
 import subprocess
@@ -29,7 +27,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from cloister.errors import NoCapacityError, StoreError, TemplateNotFoundError
 from cloister.model.template import Template
@@ -105,22 +103,11 @@ class LayerStore:
         except (OSError, ValueError, TypeError) as error:
             raise StoreError(f"layer {key[:12]} of {self.root} cannot be read: {error}") from error
 
-    def bare_host_layer(self) -> Path:
-        """A host layer with nothing in it but mount points, for steps that must not see the host's configuration."""
-        path = self.root / "bare"
-        for name in ("rt", "agent", "cgroup"):
-            (path / ".cloister" / name).mkdir(parents=True, exist_ok=True)
-        for directory in (path, path / ".cloister", *(path / ".cloister").iterdir()):
-            directory.chmod(0o755)
-        return path
-
     @contextlib.contextmanager
     def lock(self, name: str, on_wait: Callable[[], None] | None = None) -> Iterator[None]:
         """Hold the store-wide lock ``name``; ``on_wait`` is called once when another process has it."""
         with (self.root / "locks" / name).open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+            if not _try_lock(file):
                 if on_wait is not None:
                     on_wait()
                 fcntl.flock(file, fcntl.LOCK_EX)
@@ -154,8 +141,7 @@ class LayerStore:
             path = self.root / "builders" / str(number)
             path.mkdir(parents=True, exist_ok=True)
             with (path / "lock").open("w") as file:
-                with contextlib.suppress(BlockingIOError):
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if _try_lock(file):
                     yield path
                     return
         raise NoCapacityError(f"{_BUILDERS} template builds run on this store already")
@@ -177,12 +163,8 @@ class LayerStore:
         """Remove the workspaces of builds that died; returns how many."""
         swept = 0
         for root in (self.root / "tmp").iterdir():
-            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-                with (root / "lock").open("a") as file:
-                    try:
-                        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    except BlockingIOError:
-                        continue
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError), (root / "lock").open("a") as file:
+                if _try_lock(file):
                     shutil.rmtree(root, ignore_errors=True)
                     swept += 1
         return swept
@@ -217,3 +199,11 @@ class LayerStore:
             with contextlib.suppress(TemplateNotFoundError):
                 found.append(self.template(path.stem))
         return found
+
+
+def _try_lock(file: TextIO) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

@@ -53,10 +53,11 @@ class PlainProgress:
         if time.monotonic() - self._said > self._heartbeat_s:
             self._say(f"{self._head}: {self._elapsed()} {self._note[:100]}")
 
-    def step_done(self, elapsed_s: float, size_bytes: int, *, cached: bool) -> None:
+    def step_done(self, elapsed_s: float, size_bytes: int | None, *, cached: bool) -> None:
         """The step's layer is there."""
         how = "cached" if cached else f"{elapsed_s:.0f} s"
-        self._say(f"{self._head}: done ({how}, {size_bytes / 2**20:.0f} MiB)")
+        size = "" if size_bytes is None else f", {size_bytes / 2**20:.0f} MiB"
+        self._say(f"{self._head}: done ({how}{size})")
 
     def step_failed(self) -> None:
         """The step failed or was interrupted."""
@@ -86,7 +87,7 @@ class TerminalProgress(PlainProgress):
         self._drawer = threading.Thread(target=self._draw, args=(self._stop,), daemon=True)
         self._drawer.start()
 
-    def step_done(self, elapsed_s: float, size_bytes: int, *, cached: bool) -> None:
+    def step_done(self, elapsed_s: float, size_bytes: int | None, *, cached: bool) -> None:
         """See :class:`PlainProgress`."""
         self._end_drawing()
         super().step_done(elapsed_s, size_bytes, cached=cached)

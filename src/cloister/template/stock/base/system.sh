@@ -25,3 +25,8 @@ dpkg-divert --quiet --package cloister --divert /usr/share/cloister/EXTERNALLY-M
 rm -f /usr/lib/python3.13/EXTERNALLY-MANAGED
 
 python3 -m compileall -q /usr/lib/python3.13 -x 'lib2to3|test' || true
+
+# debootstrap copies these from the host.
+printf '127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n' > /etc/hosts
+echo cloister > /etc/hostname
+: > /etc/resolv.conf
