@@ -67,6 +67,7 @@ class Supervisor:
         self._creating: set[str] = set()
         self._pool = ThreadPoolExecutor(_WORKERS, thread_name_prefix="node")
         self._tasks: set[asyncio.Task[None]] = set()
+        self._dns: DnsSockets | None = None
         self.on_ended: Callable[[EndedSandbox], Any] = lambda ended: None
         """Called on the event loop when a sandbox has ended; may return an awaitable."""
 
@@ -217,8 +218,10 @@ class Supervisor:
 
     async def dns_sockets(self) -> DnsSockets:
         """See :class:`NodeService`."""
-        udp, tcp = self._host.network.dns_sockets()
-        return DnsSockets(udp, tcp, self._upstream_dns)
+        if self._dns is None:
+            udp, tcp = await self._in_thread(self._host.network.dns_sockets)
+            self._dns = DnsSockets(udp, tcp, self._upstream_dns)
+        return self._dns
 
     async def ping(self) -> NodeInfo:
         """See :class:`NodeService`."""

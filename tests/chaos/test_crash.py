@@ -1,0 +1,107 @@
+"""kill -9 of either host process at bad moments: running sandboxes go on, nothing leaks, clients are told the truth (I8, I10)."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import signal
+import threading
+import time
+
+import pytest
+from e2b import SandboxException
+from e2b_code_interpreter import Sandbox
+from framework.inside import python
+from framework.server import Server, running_server
+
+pytestmark = [pytest.mark.root, pytest.mark.templates, pytest.mark.slow]
+
+
+def kill_child(server: Server, name: str) -> None:
+    """kill -9 the api process or the supervisor, and wait until another one is there."""
+    old = server.child(name)
+    os.kill(old, signal.SIGKILL)
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        with contextlib.suppress(Exception):
+            if server.child(name) != old:
+                return
+        time.sleep(0.05)
+    pytest.fail(f"{name} was not started again")
+
+
+def answers(sandbox: Sandbox, code: str, expected: str) -> None:
+    """The sandbox gives this answer within a while."""
+    deadline, last = time.monotonic() + 30, None
+    while time.monotonic() < deadline:
+        try:
+            assert python(sandbox, code, timeout=10) == expected
+        except SandboxException as error:
+            last = error
+            time.sleep(0.2)
+        else:
+            return
+    pytest.fail(f"no answer: {last!r}")
+
+
+@pytest.mark.parametrize("name", ["node", "api"])
+def test_running_sandbox_survives(name: str, server: Server) -> None:
+    """A sandbox keeps its state and answers after the process is killed; killing it afterwards works."""
+    sandbox = Sandbox.create(timeout=300, **server.sdk)
+    python(sandbox, "kept = 41")
+    kill_child(server, name)
+    answers(sandbox, "print(kept + 1)", "42")
+    assert sandbox.is_running()
+    assert sandbox.kill()
+    assert not sandbox.is_running()
+
+
+@pytest.mark.parametrize("name", ["node", "api"])
+def test_death_of_a_process_during_creations_and_runs(name: str) -> None:
+    """Creations, runs and kills go on while the process is killed again and again; at the end nothing is left over."""
+    with running_server() as server:
+        keeper = Sandbox.create(timeout=600, **server.sdk)
+        python(keeper, "kept = 'yes'")
+        stop = threading.Event()
+
+        def load() -> None:
+            while not stop.is_set():
+                with contextlib.suppress(Exception):
+                    sandbox = Sandbox.create(timeout=60, **server.sdk)
+                    sandbox.run_code("import time; time.sleep(0.3); print(1)", timeout=10)
+                    sandbox.kill()
+
+        threads = [threading.Thread(target=load) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for _ in range(4):
+            time.sleep(random.uniform(0.5, 2.0))
+            kill_child(server, name)
+        stop.set()
+        for thread in threads:
+            thread.join()
+        answers(keeper, "print(kept)", "yes")
+        for listed in Sandbox.list(api_key=server.api_key, api_url=server.url).next_items():
+            Sandbox.kill(listed.sandbox_id, api_key=server.api_key, api_url=server.url)
+        time.sleep(1)
+        server.census()
+
+
+def test_expiry_does_not_need_the_api_process(server: Server) -> None:
+    """A sandbox's lifetime ends although the api process was killed just before."""
+    sandbox = Sandbox.create(timeout=4, **server.sdk)
+    kill_child(server, "api")
+    time.sleep(6)
+    assert not sandbox.is_running()
+    server.census()
+
+
+def test_sandboxes_live_through_a_restart_that_keeps_them() -> None:
+    """With on_stop=keep a stop and a start of the whole server leave a sandbox as it was."""
+    with running_server("--on-stop", "keep") as server:
+        sandbox = Sandbox.create(timeout=600, **server.sdk)
+        python(sandbox, "kept = 7")
+        assert server.stop() == 0
+        with running_server("--listen", server.url.removeprefix("http://"), data_dir=server.data_dir):
+            answers(sandbox, "print(kept)", "7")

@@ -1,0 +1,111 @@
+"""A real server for tests: ``cloister serve`` with a data directory of its own, on a free loopback port, and a census at the end."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+__all__ = ["Server", "running_server"]
+
+_START_TIMEOUT_S = 90.0
+
+
+@dataclass
+class Server:
+    """A running server. ``process`` is the launcher; ``log`` holds what it and its children said."""
+
+    url: str
+    api_key: str
+    data_dir: Path
+    process: subprocess.Popen[str]
+    log: Path
+    environ: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def sdk(self) -> dict[str, str]:
+        """Keyword arguments that point the Python SDKs at this server."""
+        return {"api_key": self.api_key, "api_url": self.url, "sandbox_url": self.url}
+
+    def child(self, name: str) -> int:
+        """The process id of the launcher's child ``node`` or ``api``."""
+        listed = subprocess.run(["pgrep", "-P", str(self.process.pid), "-f", f"cloister.cli.main {name}"], capture_output=True, text=True, check=True)
+        return int(listed.stdout.split()[0])
+
+    def cli(self, *words: str, check: bool = True, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+        """Run a ``cloister`` command against this server's data directory."""
+        command = [sys.executable, "-m", "cloister.cli.main", *words]
+        environ = {**os.environ, "CLOISTER_DATA_DIR": str(self.data_dir), **(env or {})}
+        return subprocess.run(command, capture_output=True, text=True, check=check, env=environ, timeout=120)
+
+    def census(self) -> str:
+        """The census; raises when something is left over."""
+        done = self.cli("census", check=False)
+        assert done.returncode == 0, f"left over:\n{done.stdout}\n{done.stderr}"
+        return done.stdout
+
+    def stop(self) -> int:
+        """Stop cleanly; the launcher's exit code."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(150)
+
+
+def _free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+def _read_env(text: str) -> dict[str, str]:
+    words = (shlex.split(line.removeprefix("export ")) for line in text.splitlines() if line.startswith("export "))
+    return dict(word[0].split("=", 1) for word in words)
+
+
+@contextlib.contextmanager
+def running_server(*options: str, data_dir: Path | None = None) -> Iterator[Server]:
+    """A server while the block lasts; afterwards it is stopped and nothing of it may be left on the host."""
+    with contextlib.ExitStack() as stack:
+        directory = data_dir or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cloister-test-")))
+        directory.chmod(0o755)
+        port = _free_port()
+        log_path = directory / "server.log"
+        log = stack.enter_context(log_path.open("ab"))
+        command = [sys.executable, "-m", "cloister.cli.main", "serve", "--listen", f"127.0.0.1:{port}", "--data-dir", str(directory), *options]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, stdin=subprocess.DEVNULL)
+        server = Server(f"http://127.0.0.1:{port}", "", directory, process, log_path)
+        stack.callback(_end, server)
+        assert process.stdout is not None
+        os.set_blocking(process.stdout.fileno(), False)
+        deadline, line = time.monotonic() + _START_TIMEOUT_S, ""
+        while "ready" not in line:
+            assert process.poll() is None, f"the server ended:\n{log_path.read_text()}"
+            assert time.monotonic() < deadline, f"the server was not ready in time:\n{log_path.read_text()}"
+            line += process.stdout.read() or ""
+            time.sleep(0.02)
+        server.environ = _read_env(server.cli("env").stdout)
+        server.url, server.api_key = server.environ["E2B_API_URL"], server.environ["E2B_API_KEY"]
+        yield server
+        if process.poll() is None:
+            assert server.stop() == 0, log_path.read_text()
+        census = server.census()
+        assert "0 live sandboxes, 0 objects held, 0 left over" in census, census
+
+
+def _end(server: Server) -> None:
+    if server.process.poll() is None:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            server.stop()
+    if server.process.poll() is None:
+        server.process.kill()
+    assert server.process.stdout is not None
+    server.process.stdout.close()
+    server.process.wait()

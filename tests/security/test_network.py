@@ -1,0 +1,110 @@
+"""A sandbox against the networks around it (I3, I4, I5). Attacks with targets that would answer; rule by rule in tests/integration/test_network_*."""
+
+from __future__ import annotations
+
+import http.server
+import shlex
+import socket
+import subprocess
+import threading
+from collections.abc import Iterator
+
+import httpx
+import pytest
+from e2b_code_interpreter import Sandbox
+from framework.inside import address_of, python, shell
+from framework.server import Server
+
+pytestmark = [pytest.mark.root, pytest.mark.templates]
+
+
+@pytest.fixture
+def host_listener() -> Iterator[int]:
+    """A web server on every address of the host."""
+    server = http.server.ThreadingHTTPServer(("0.0.0.0", 0), http.server.SimpleHTTPRequestHandler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server.server_port
+    server.shutdown()
+    server.server_close()
+
+
+def host_addresses() -> list[str]:
+    """Every IPv4 address of the host, loopback and Cloister's own included."""
+    listed = subprocess.run(["ip", "-4", "-o", "addr"], capture_output=True, text=True, check=True).stdout
+    return [line.split()[3].split("/")[0] for line in listed.splitlines()]
+
+
+def connect(sandbox: Sandbox, address: str, port: int, user: str = "user") -> str:
+    """``open`` or the reason why not."""
+    code = (
+        "import socket, sys\ns = socket.socket()\ns.settimeout(1.5)\n"
+        f"try:\n s.connect(('{address}', {port})); print('open')\nexcept OSError as e: print('closed', e)"
+    )
+    return shell(sandbox, f"python3 -c {shlex.quote(code)}", user=user).text
+
+
+def test_sandbox_cannot_reach_the_host(attacker: Sandbox, host_listener: int, user: str) -> None:
+    """No address of the host answers, though a server listens on all of them."""
+    with socket.create_connection(("127.0.0.1", host_listener), 2):
+        pass
+    for address in [*host_addresses(), "0.0.0.0"]:
+        assert connect(attacker, address, host_listener, user).startswith("closed"), address
+
+
+def test_sandbox_cannot_reach_the_api_or_ingress(server: Server, attacker: Sandbox) -> None:
+    """The server's own port is not reachable from inside."""
+    port = int(server.url.rpartition(":")[2])
+    for address in host_addresses():
+        assert connect(attacker, address, port).startswith("closed"), address
+
+
+def test_sandbox_cannot_reach_its_gateway(attacker: Sandbox) -> None:
+    """Of the gateway only the resolver's port answers."""
+    gateway = shell(attacker, "ip route | awk '/default/ {print $3}'").text
+    assert connect(attacker, gateway, 53).startswith("open")
+    for port in (22, 80, 3000, 49983):
+        assert connect(attacker, gateway, port).startswith("closed")
+
+
+def test_sandbox_cannot_reach_another_sandbox(attacker: Sandbox, neighbour: Sandbox, user: str) -> None:
+    """A server that a neighbour runs on all its addresses, and its agent, do not answer."""
+    neighbour.run_code("import subprocess; subprocess.Popen(['python3', '-m', 'http.server', '8000', '--bind', '0.0.0.0'])")
+    address = address_of(neighbour)
+    assert python(neighbour, f"import time, socket\ntime.sleep(1)\nsocket.create_connection(('{address}', 8000), 2); print('up')") == "up"
+    for port in (8000, 49983, 49999):
+        assert connect(attacker, address, port, user).startswith("closed")
+
+
+@pytest.mark.parametrize("address", ["169.254.169.254", "10.0.0.1", "172.16.0.1", "192.168.0.1", "100.64.0.1", "127.0.0.2", "224.0.0.1"])
+def test_sandbox_cannot_reach_private_addresses(attacker: Sandbox, address: str) -> None:
+    """Metadata, private, shared and multicast addresses are refused."""
+    assert connect(attacker, address, 80).startswith("closed")
+
+
+def test_sandbox_cannot_use_abstract_sockets_of_the_host(attacker: Sandbox) -> None:
+    """An abstract unix socket of the host does not exist inside."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind("\0cloister-attack-test")
+        listener.listen()
+        code = "import socket\ntry:\n socket.socket(socket.AF_UNIX).connect('\\0cloister-attack-test'); print('open')\nexcept OSError: print('closed')"
+        assert python(attacker, code) == "closed"
+
+
+def test_sandbox_without_internet_has_none(server: Server) -> None:
+    """allow_internet_access=False: no address and no name answers."""
+    sandbox = Sandbox.create(timeout=120, allow_internet_access=False, **server.sdk)
+    try:
+        gateway = "10.0.0.1"
+        assert connect(sandbox, gateway, 53).startswith("closed")
+        code = "import socket\ntry:\n print(socket.getaddrinfo('httpbin.org', 443))\nexcept OSError as e: print('closed')"
+        assert python(sandbox, code) == "closed"
+    finally:
+        sandbox.kill()
+
+
+def test_stranger_cannot_run_code_without_the_token(server: Server, attacker: Sandbox) -> None:
+    """Knowing a sandbox's id is not enough to run code in it (I5)."""
+    headers = {"E2b-Sandbox-Id": attacker.sandbox_id, "E2b-Sandbox-Port": "49999"}
+    for token in ({}, {"X-Access-Token": "0" * 64}):
+        answer = httpx.post(server.url + "/execute", headers=headers | token, json={"code": "1"})
+        assert answer.status_code == 401
