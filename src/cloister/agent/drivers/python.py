@@ -6,6 +6,7 @@ in the sibling ``python_*`` modules. Contract: drivers/README.md.
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import sys
 from typing import Any
@@ -75,6 +76,7 @@ def main() -> None:
     from python_formats import install_formats  # noqa: PLC0415
     from python_shell import make_shell  # noqa: PLC0415
 
+    faulthandler.enable(2)
     install_streams()
     channel = Channel(int(os.environ.pop("CLOISTER_KERNEL_FD", "3")))
     shell = make_shell(channel)

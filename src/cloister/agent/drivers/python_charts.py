@@ -2,13 +2,14 @@
 
 The extraction is that of the PyPI package ``e2b_charts``; this module repairs what would break the wire contract: an extraction
 that fails gives a chart of type ``unknown`` that says why (never an empty object), one bad Axes does not spoil the others, bars
-are read from their container, so that equal heights are not taken for horizontal bars, and no NaN is left.
+are read from their container, so that equal heights are not taken for horizontal bars, boxes in python_boxes.py, and no NaN is left.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+from python_boxes import chart_of_boxes
 from python_channel import clean_json
 
 __all__ = ["chart_of_figure"]
@@ -34,6 +35,9 @@ def _chart_of_axes(axes: Any) -> dict[str, Any]:
             return _unknown(axes, f"more than {_MAX_ELEMENTS:,} points")
         if axes.containers and _only_bars(axes):
             return _bars(axes)
+        boxes = chart_of_boxes(axes)
+        if boxes is not None:
+            return boxes
         from e2b_charts.main import get_chart_from_ax  # noqa: PLC0415  # slow to import
 
         chart: dict[str, Any] = clean_json(get_chart_from_ax(axes).model_dump(mode="python"))
@@ -70,8 +74,6 @@ def _bars(axes: Any) -> dict[str, Any]:
     horizontal = all(one.orientation == "horizontal" for one in containers)
     if horizontal:
         chart._change_orientation()
-    labels = [label.get_text() for label in (axes.get_yticklabels() if horizontal else axes.get_xticklabels())]
-    ticks = list(axes.get_yticks() if horizontal else axes.get_xticks())
     result: dict[str, Any] = chart.model_dump(mode="python")
     result["type"] = "bar"
     result["elements"] = []
@@ -79,19 +81,23 @@ def _bars(axes: Any) -> dict[str, Any]:
         group = str(container.get_label())
         if group.startswith("_container"):
             group = f"Group {group[10:] or number}"
-        for place, bar in enumerate(container):
+        for bar in container:
             value = bar.get_width() if horizontal else bar.get_height()
-            result["elements"].append({"label": _bar_label(bar, place, horizontal, ticks, labels), "group": group, "value": float(value)})
+            result["elements"].append({"label": _bar_label(axes, bar, horizontal), "group": group, "value": float(value)})
     cleaned: dict[str, Any] = clean_json(result)
     return cleaned
 
 
-def _bar_label(bar: Any, place: int, horizontal: bool, ticks: list[float], labels: list[str]) -> str:
-    """The label of the tick within the bar's breadth; the nth label when there is none."""
+def _bar_label(axes: Any, bar: Any, horizontal: bool) -> str:
+    """The label of the tick nearest to the bar where the ticks are set to name bars; else the bar's place on the axis."""
+    from matplotlib.ticker import FixedLocator  # noqa: PLC0415
+
+    axis = axes.yaxis if horizontal else axes.xaxis
     low = bar.get_y() if horizontal else bar.get_x()
-    breadth = bar.get_height() if horizontal else bar.get_width()
-    low, high = min(low, low + breadth), max(low, low + breadth)
-    for tick, label in zip(ticks, labels, strict=False):
-        if low <= tick <= high and label:
-            return label
-    return labels[place] if place < len(labels) else str(place)
+    centre = low + (bar.get_height() if horizontal else bar.get_width()) / 2
+    locator = axis.get_major_locator()
+    if isinstance(locator, FixedLocator) or type(locator).__name__ == "StrCategoryLocator":
+        named = [(abs(tick - centre), label.get_text()) for tick, label in zip(axis.get_ticklocs(), axis.get_ticklabels(), strict=False)]
+        if named:
+            return str(min(named)[1])
+    return f"{float(centre):g}"

@@ -1,6 +1,8 @@
-"""What the Python driver shows of values beyond IPython's own formats: E2B's data and chart types, JSON, and images that are shown or saved.
+"""What the Python driver shows of values beyond IPython's own formats: E2B's data and chart types, JSON,
+and images and figures
+that are shown or saved.
 
-It must not import pandas, matplotlib or Pillow itself: their hooks take effect when user code has imported them.
+It must not import pandas, matplotlib, Pillow or plotly itself: their hooks take effect when user code has imported them.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ import json
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -36,6 +38,12 @@ class _ChartFormatter(BaseFormatter):  # type: ignore[misc]
     format_type = Unicode("application/vnd.e2b.chart")
     print_method = ObjectName("_repr_e2b_chart_")
     _return_type = dict
+
+    def __call__(self, obj: Any) -> Any:
+        """Figures by their class's name: the inline backend removes their printers from all formatters when it is loaded."""
+        if any(one.__name__ == "Figure" and one.__module__ == "matplotlib.figure" for one in type(obj).__mro__):
+            return _figure_chart(obj)
+        return super().__call__(obj)
 
 
 def _frame_data(frame: Any) -> dict[str, list[Any]] | None:
@@ -72,37 +80,43 @@ def _figure_chart(figure: Any) -> dict[str, Any] | None:
         return chart_of_figure(figure)
 
 
-class _PillowHook(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Adds to PIL.Image, when it is imported, that shown and saved images are displayed."""
+class _ImportHook(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Extends some modules when user code imports them."""
+
+    def __init__(self, extensions: dict[str, Callable[[ModuleType], None]]) -> None:
+        self._extensions = extensions
+        self._loaders: dict[str, importlib.abc.Loader] = {}
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> importlib.machinery.ModuleSpec | None:
-        """Take over the import of PIL.Image only."""
-        if name != "PIL.Image":
+        """Take over the import of our modules only."""
+        if name not in self._extensions or name in self._loaders:
             return None
-        sys.meta_path.remove(self)
         spec = importlib.machinery.PathFinder.find_spec(name, path)
         if spec is None or spec.loader is None:
             return None
-        self._loader = spec.loader
+        self._loaders[name] = spec.loader
         spec.loader = self
         return spec
 
     def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType | None:
         """As the real loader does."""
-        return self._loader.create_module(spec)
+        return self._loaders[spec.name].create_module(spec)
 
     def exec_module(self, module: ModuleType) -> None:
-        """Run the module, then add to its Image class."""
+        """Run the module with its own loader, then extend it."""
+        loader = self._loaders[module.__name__]
         if module.__spec__ is not None:
-            module.__spec__.loader = self._loader
-        module.__loader__ = self._loader
-        self._loader.exec_module(module)
-        _extend_image(module.Image)
+            module.__spec__.loader = loader
+        module.__loader__ = loader
+        loader.exec_module(module)
+        self._extensions[module.__name__](module)
 
 
-def _extend_image(image_class: Any) -> None:
+def _extend_pillow(module: Any) -> None:
+    """Images that are shown, or saved to a file, are displayed."""
     from IPython.display import display  # noqa: PLC0415
 
+    image_class = module.Image
     original_save = image_class.save
 
     def show(self: Any, title: str | None = None) -> None:
@@ -120,6 +134,27 @@ def _extend_image(image_class: Any) -> None:
     image_class.save = save
 
 
+def _extend_plotly(module: Any) -> None:
+    """Figures are shown as one bundle of html and JSON; plotly's own renderers want nbformat and several displays."""
+    from IPython.display import display  # noqa: PLC0415
+
+    figure_class = module.BaseFigure
+    original_show = figure_class.show
+
+    def bundle(self: Any, include: Any = None, exclude: Any = None, **options: Any) -> dict[str, Any]:
+        """The figure's MIME bundle."""
+        html = self.to_html(include_plotlyjs="cdn", full_html=False)
+        return {"text/html": html, "application/vnd.plotly.v1+json": json.loads(self.to_json()), "text/plain": repr(self)}
+
+    def show(self: Any, *args: Any, **options: Any) -> Any:
+        """Display the figure, unless a renderer is asked for by name."""
+        return original_show(self, *args, **options) if args or "renderer" in options else display(self)
+
+    figure_class._repr_mimebundle_ = bundle
+    figure_class._ipython_display_ = None
+    figure_class.show = show
+
+
 def install_formats(shell: Any) -> None:
     """Register everything with the shell's display formatter."""
     formatter = shell.display_formatter
@@ -127,12 +162,10 @@ def install_formats(shell: Any) -> None:
     data.for_type_by_name("pandas", "DataFrame", _frame_data)
     data.for_type_by_name("pandas.core.frame", "DataFrame", _frame_data)
     chart = _ChartFormatter(parent=formatter)
-    chart.for_type_by_name("matplotlib.figure", "Figure", _figure_chart)
     formatter.formatters["application/vnd.e2b.data"] = data
     formatter.formatters["application/vnd.e2b.chart"] = chart
     as_json = formatter.formatters["application/json"]
     as_json.for_type(dict, _json)
     as_json.for_type(list, _json)
-    sys.meta_path.insert(0, _PillowHook())
+    sys.meta_path.insert(0, _ImportHook({"PIL.Image": _extend_pillow, "plotly.basedatatypes": _extend_plotly}))
     os.environ.setdefault("MPLBACKEND", "module://matplotlib_inline.backend_inline")
-    os.environ.setdefault("PLOTLY_RENDERER", "plotly_mimetype+notebook_connected")

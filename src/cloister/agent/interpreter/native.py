@@ -118,7 +118,7 @@ class NativeKernel:
     def begin(self, code: str, envs: Mapping[str, str]) -> None:
         """Start a run."""
         self._run_id += 1
-        self._running, self._muted, self._output_bytes = True, False, 0
+        self._running, self._muted, self._output_bytes, self._small_reads = True, False, 0, 0
         self._oom_kills = self._cgroup.oom_kills()
         self._process.reset_peak()
         self._cpu_at = self._process.cpu_ns() or 0
