@@ -14,7 +14,7 @@ from aiohttp import web
 
 from cloister.api.auth import authenticate
 from cloister.api.errors import error_response, render_error
-from cloister.api.handlers import Api
+from cloister.api.handlers import SANDBOX_ID, TEAM_ID, Api
 from cloister.api.routes import NOT_BUILT, ROUTES, Handler
 from cloister.errors import CloisterError, InvalidRequestError
 from cloister.store.base import Team
@@ -75,8 +75,8 @@ async def rest_middleware(request: web.Request, handler: _Next) -> web.StreamRes
             path=request.path,
             status=status,
             duration_ms=round((time.perf_counter() - began) * 1000, 2),
-            team_id=request.get("team_id"),
-            sandbox_id=request.get("sandbox_id") or request.match_info.get("sandbox_id"),
+            team_id=request.get(TEAM_ID),
+            sandbox_id=request.get(SANDBOX_ID) or request.match_info.get("sandbox_id"),
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from aiohttp import web
 
+from cloister.api.handlers import TEAM_ID
 from cloister.control.keys import Keys
 from cloister.store.base import Team
 
@@ -23,5 +24,5 @@ async def authenticate(request: web.Request, keys: Keys) -> Team:
     if key is None and authorization.startswith(_BEARER):
         key = authorization[len(_BEARER) :]
     team = await keys.authenticate(key)
-    request["team_id"] = team.team_id
+    request[TEAM_ID] = team.team_id
     return team

@@ -13,7 +13,11 @@ from cloister.control.sandboxes import Sandboxes
 from cloister.control.templates import Templates
 from cloister.errors import InvalidRequestError
 
-__all__ = ["Api", "json_answer", "read_json"]
+__all__ = ["SANDBOX_ID", "TEAM_ID", "Api", "json_answer", "read_json"]
+
+TEAM_ID = web.RequestKey("team_id", str)
+SANDBOX_ID = web.RequestKey("sandbox_id", str)
+"""What the log line of a request says of it."""
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import time
 
 from aiohttp import web
 
-from cloister.api.handlers import Api, json_answer, read_json
+from cloister.api.handlers import SANDBOX_ID, Api, json_answer, read_json
 from cloister.api.listing import parse_list_query, parse_metadata
 from cloister.api.schemas import (
     parse_connect,
@@ -49,7 +49,7 @@ async def _create(api: Api, request: web.Request, team: Team, api_version: int) 
     key = parse_idempotency_key(request.headers.get("Idempotency-Key"))
     new = parse_new_sandbox(await read_json(request), api_version=api_version, idempotency_key=key)
     row = await api.sandboxes.create(team.team_id, new)
-    request["sandbox_id"] = row.sandbox_id
+    request[SANDBOX_ID] = row.sandbox_id
     return json_answer(render_created(row, api.domain), status=201)
 
 

@@ -26,7 +26,7 @@ from cloister.control.reconcile import Reconciler
 from cloister.control.registry import Registry
 from cloister.control.sandboxes import Sandboxes, SandboxPolicy, describe_end
 from cloister.control.templates import Templates
-from cloister.errors import AuthenticationError, CloisterError
+from cloister.errors import AuthenticationError, CloisterError, NodeUnreachableError
 from cloister.model.sandbox import SandboxState
 from cloister.network.dns_relay import DnsRelay
 from cloister.proxy.app import Ingress
@@ -98,6 +98,9 @@ class ApiServer:
             stack.push_async_callback(_cancel, pruning)
             app = web.Application(middlewares=[ingress.middleware(), rest_middleware], client_max_size=settings.max_body_mib << 20)
             add_routes(app, Api(keys, sandboxes, templates, settings.domain), lambda: self._node.is_connected)
+            # Until the node has been asked, an id that the store does not know may yet be a sandbox; connections queue meanwhile.
+            with contextlib.suppress(NodeUnreachableError):
+                await self._node.wait_connected()
             await self._serve(app, stack)
             self._stack = stack.pop_all()
 

@@ -39,7 +39,7 @@ def configure_logging(level: str, form: str, **bound: Any) -> None:
     ]
     renderer: Processor = structlog.processors.JSONRenderer()
     if form == "console":
-        renderer = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+        renderer = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback)
     format_exception: list[Processor] = [structlog.processors.format_exc_info] if form == "json" else []
     structlog.configure(
         processors=[*shared, *format_exception, renderer],

@@ -1,0 +1,107 @@
+"""The api process's work over a fake node, in a thread of its own, as a fixture: for SDKs that block, and for SDKs that do not."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import threading
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+from framework.fake_node import FakeNode
+
+from cloister.cli.api_server import ApiServer
+from cloister.cli.client_env import read_client_env
+from cloister.config.settings import Settings
+
+__all__ = ["ControlPlane", "control_plane", "running_control_plane"]
+
+_T = TypeVar("_T")
+_TIMEOUT_S = 60.0
+
+
+@dataclass
+class ControlPlane:
+    """A running control plane. Coroutines go to its loop by :meth:`run`."""
+
+    url: str
+    api_key: str
+    settings: Settings
+    node: FakeNode
+    loop: asyncio.AbstractEventLoop
+    server: ApiServer
+    listener: socket.socket
+
+    def run(self, work: Callable[[], Awaitable[_T]]) -> _T:
+        """Run ``work()`` on the control plane's loop and wait for it."""
+
+        async def call() -> _T:
+            return await work()
+
+        return asyncio.run_coroutine_threadsafe(call(), self.loop).result(_TIMEOUT_S)
+
+    @property
+    def sdk(self) -> dict[str, str]:
+        """Keyword arguments that point the Python SDKs at it."""
+        return {"api_key": self.api_key, "api_url": self.url, "sandbox_url": self.url}
+
+    @property
+    def environ(self) -> dict[str, str]:
+        """An environment that points any SDK at it."""
+        return {**os.environ, "E2B_API_KEY": self.api_key, "E2B_API_URL": self.url, "E2B_SANDBOX_URL": self.url}
+
+    def restart_api(self) -> None:
+        """Stop the api process's work and start it anew on the same data, as after a crash of it."""
+
+        async def restart() -> None:
+            await self.server.close()
+            listener = socket.create_server(("127.0.0.1", int(self.url.rpartition(":")[2])))
+            self.server = ApiServer(self.settings, listener, self.node.path)
+            await self.server.start()
+
+        self.run(restart)
+
+
+@contextlib.contextmanager
+def running_control_plane(directory: Path, **settings: object) -> Iterator[ControlPlane]:
+    """A control plane over a fake node, with its data in ``directory``."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, name="control plane")
+    thread.start()
+    (directory / "api").mkdir(parents=True)
+    values = Settings(data_dir=directory, node_wait_s=2.0, **settings)  # type: ignore[arg-type]
+    listener = socket.create_server(("127.0.0.1", 0))
+    url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+    async def start() -> tuple[FakeNode, ApiServer]:
+        node = FakeNode(directory / "node.sock")
+        await node.start()
+        server = ApiServer(values, listener, node.path)
+        await server.start()
+        return node, server
+
+    async def stop(plane: ControlPlane) -> None:
+        await plane.server.close()
+        await plane.node.close()
+
+    try:
+        node, server = asyncio.run_coroutine_threadsafe(start(), loop).result(_TIMEOUT_S)
+        plane = ControlPlane(url, read_client_env(directory).api_key, values, node, loop, server, listener)
+        yield plane
+        asyncio.run_coroutine_threadsafe(stop(plane), loop).result(_TIMEOUT_S)
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
+
+
+@pytest.fixture
+def control_plane(tmp_path: Path) -> Iterator[ControlPlane]:
+    """A control plane of the test's own."""
+    with running_control_plane(tmp_path) as plane:
+        yield plane

@@ -1,0 +1,286 @@
+"""A node without sandboxes: the real node server, over a service whose sandboxes are network namespaces with small HTTP servers in them.
+
+Lets the control plane, the ingress and the SDKs be tested without templates or a runtime. Each sandbox has a network namespace of its own
+(made by a thread that enters it), so that sandboxes use the same ports and are reached only by descriptors, as real ones are. Needs root.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import fcntl
+import json
+import os
+import socket
+import struct
+import time
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+
+from cloister.errors import AlreadyExistsError, CloisterError, SandboxNotFoundError, TemplateNotFoundError
+from cloister.model.node import EndedSandbox, NodeInfo, SandboxStats
+from cloister.model.resources import Limits
+from cloister.model.sandbox import EndReason, SandboxRecord, SandboxRequest, SandboxState
+from cloister.model.template import Template
+from cloister.node.server import DnsSockets, NodeServer
+
+__all__ = ["TEMPLATES", "FakeNode", "FakeSandbox", "new_network"]
+
+_CLONE_NEWNET = 0x40000000
+_SIOCSIFFLAGS = 0x8914
+_IFF_UP = 1
+
+TEMPLATES = tuple(
+    Template(template_id=f"tpl{name.replace('-', '')}", name=name, build_id="5b1fe2a4-4f51-4b6f-8a4e-27ab02a05c1e", layers=("0" * 64,))
+    for name in ("base", "code-interpreter-v1")
+)
+
+
+def new_network() -> ThreadPoolExecutor:
+    """A thread inside a new network namespace with loopback up; sockets made in it stay there."""
+
+    def enter() -> None:
+        if ctypes.CDLL(None, use_errno=True).unshare(_CLONE_NEWNET) != 0:
+            raise OSError(ctypes.get_errno(), "unshare")
+        with socket.socket() as sock:
+            fcntl.ioctl(sock, _SIOCSIFFLAGS, struct.pack("16sh14x", b"lo", _IFF_UP))
+
+    thread = ThreadPoolExecutor(1)
+    thread.submit(enter).result()
+    return thread
+
+
+async def _execute(request: web.Request) -> web.StreamResponse:
+    """Say what was asked as standard output; ``forever`` never ends, ``boom`` is an error."""
+    body = await request.json()
+    response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
+    await response.prepare(request)
+    code = body["code"]
+
+    async def say(**event: Any) -> None:
+        await response.write(json.dumps(event).encode() + b"\n")
+
+    await say(type="number_of_executions", execution_count=1)
+    while code == "forever":
+        await say(type="stdout", text="tick\n", timestamp=0)
+        await asyncio.sleep(0.05)
+    if code == "boom":
+        await say(type="error", name="Boom", value="it burst", traceback="Traceback: it burst")
+    else:
+        await say(type="stdout", text=code + "\n", timestamp=0)
+        await say(type="result", text=code, is_main_result=True)
+    await say(type="end_of_execution")
+    return response
+
+
+async def _health(_request: web.Request) -> web.Response:
+    return web.Response(status=204)
+
+
+async def _interpreter_health(_request: web.Request) -> web.Response:
+    return web.Response(text="OK")
+
+
+@dataclass
+class FakeSandbox:
+    """One sandbox; ``serve`` adds a server on a port of it."""
+
+    record: SandboxRecord
+    request: SandboxRequest
+    thread: ThreadPoolExecutor
+    stack: contextlib.AsyncExitStack = field(default_factory=contextlib.AsyncExitStack)
+    timer: asyncio.TimerHandle | None = None
+    dials: int = 0
+
+    async def serve(self, port: int, handler: Callable[[web.Request], Any]) -> None:
+        """Answer every request on ``port`` by ``handler``."""
+        app = web.Application(client_max_size=1 << 40)
+        app.router.add_route("*", "/{tail:.*}", handler)
+        await self.serve_app(port, app)
+
+    async def serve_app(self, port: int, app: web.Application) -> None:
+        """Serve ``app`` on ``port``."""
+        listener = await self.make_socket(lambda: socket.create_server(("127.0.0.1", port)))
+        runner = web.AppRunner(
+            app, handler_cancellation=True, shutdown_timeout=0.0, max_field_size=1 << 17, max_line_size=1 << 17, auto_decompress=False
+        )
+        await runner.setup()
+        self.stack.push_async_callback(runner.cleanup)
+        await web.SockSite(runner, listener).start()
+
+    async def serve_raw(self, port: int, handler: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Any]) -> None:
+        """Hand connections to ``port`` to ``handler``."""
+        listener = await self.make_socket(lambda: socket.create_server(("127.0.0.1", port)))
+        server = await asyncio.start_server(handler, sock=listener)
+        self.stack.callback(server.close)
+
+    async def make_socket(self, make: Callable[[], socket.socket]) -> socket.socket:
+        """Run ``make`` inside the sandbox's network."""
+        return await asyncio.get_running_loop().run_in_executor(self.thread, make)
+
+
+class FakeNode:
+    """A :class:`~cloister.node.server.NodeService` and its server, which can be stopped and started as if the supervisor had died."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.sandboxes: dict[str, FakeSandbox] = {}
+        self.create_fault: CloisterError | None = None
+        self.create_delay_s = 0.0
+        self.creates = 0
+        self.resolver = new_network()
+        self._server: NodeServer | None = None
+        self._dns: DnsSockets | None = None
+
+    async def start(self) -> None:
+        """Serve the protocol."""
+        self._server = NodeServer(self, self.path, allowed_uids={os.getuid()})
+        await self._server.start()
+
+    async def die(self) -> None:
+        """Stop serving, as a killed supervisor does; sandboxes go on."""
+        if self._server is not None:
+            server, self._server = self._server, None
+            await server.close()
+
+    async def close(self) -> None:
+        """End everything."""
+        for sandbox_id in tuple(self.sandboxes):
+            await self.kill(sandbox_id, EndReason.STOPPED)
+        await self.die()
+        if self._dns is not None:
+            self._dns.udp.close()
+            self._dns.tcp.close()
+        self.resolver.shutdown()
+
+    def find(self, sandbox_id: str) -> FakeSandbox:
+        """A live sandbox, or SandboxNotFoundError."""
+        if (sandbox := self.sandboxes.get(sandbox_id)) is None:
+            raise SandboxNotFoundError(f"no sandbox {sandbox_id}")
+        return sandbox
+
+    async def create(self, request: SandboxRequest) -> SandboxRecord:
+        """See NodeService."""
+        self.creates += 1
+        if request.sandbox_id in self.sandboxes:
+            raise AlreadyExistsError(request.sandbox_id)
+        if request.template not in {template.name for template in TEMPLATES}:
+            raise TemplateNotFoundError(request.template)
+        await asyncio.sleep(self.create_delay_s)
+        if self.create_fault is not None:
+            raise self.create_fault
+        record = SandboxRecord(
+            sandbox_id=request.sandbox_id,
+            template=request.template,
+            runtime="fake",
+            state=SandboxState.RUNNING,
+            started_at=time.time(),
+            end_at=request.end_at,
+            limits=request.limits or Limits(),
+            allow_internet=request.allow_internet,
+            attributes=request.attributes,
+        )
+        sandbox = FakeSandbox(record, request, new_network())
+        await sandbox.serve(49983, _health)
+        interpreter = web.Application()
+        interpreter.router.add_post("/execute", _execute)
+        interpreter.router.add_get("/health", _interpreter_health)
+        await sandbox.serve_app(49999, interpreter)
+        self.sandboxes[request.sandbox_id] = sandbox
+        self._arm(sandbox)
+        return record
+
+    def _arm(self, sandbox: FakeSandbox) -> None:
+        if sandbox.timer is not None:
+            sandbox.timer.cancel()
+        loop = asyncio.get_running_loop()
+        left_s = max(0.0, sandbox.record.end_at - time.time())
+        sandbox.timer = loop.call_later(
+            left_s, lambda: loop.create_task(self.kill(sandbox.record.sandbox_id, EndReason.EXPIRED))  # noqa: RUF006
+        )
+
+    async def kill(self, sandbox_id: str, reason: EndReason) -> bool:
+        """See NodeService."""
+        sandbox = self.sandboxes.pop(sandbox_id, None)
+        if sandbox is None:
+            return False
+        if sandbox.timer is not None:
+            sandbox.timer.cancel()
+        await sandbox.stack.aclose()
+        sandbox.thread.shutdown()
+        if self._server is not None:
+            await self._server.broadcast_ended(EndedSandbox(sandbox_id=sandbox_id, reason=reason))
+        return True
+
+    async def set_deadline(self, sandbox_id: str, end_at: float) -> None:
+        """See NodeService."""
+        sandbox = self.find(sandbox_id)
+        sandbox.record = replace(sandbox.record, end_at=end_at)
+        self._arm(sandbox)
+
+    async def list(self) -> tuple[SandboxRecord, ...]:
+        """See NodeService."""
+        return tuple(sandbox.record for sandbox in self.sandboxes.values())
+
+    async def get(self, sandbox_id: str) -> SandboxRecord:
+        """See NodeService."""
+        return self.find(sandbox_id).record
+
+    async def stats(self, sandbox_id: str) -> SandboxStats:
+        """See NodeService."""
+        self.find(sandbox_id)
+        return SandboxStats(
+            cpu_used_s=0.1,
+            mem_used_bytes=10 << 20,
+            mem_limit_bytes=1 << 30,
+            oom_kills=0,
+            pids=3,
+            disk_used_bytes=1 << 20,
+            disk_total_bytes=5 << 30,
+        )
+
+    async def dial(self, sandbox_id: str) -> socket.socket:
+        """See NodeService."""
+        sandbox = self.find(sandbox_id)
+        sandbox.dials += 1
+        return await sandbox.make_socket(socket.socket)
+
+    async def templates(self) -> tuple[Template, ...]:
+        """See NodeService."""
+        return TEMPLATES
+
+    async def dns_sockets(self) -> DnsSockets:
+        """See NodeService."""
+        if self._dns is None:
+
+            def bind(kind: socket.SocketKind) -> socket.socket:
+                sock = socket.socket(socket.AF_INET, kind)
+                sock.bind(("127.0.0.1", 53))
+                if kind is socket.SOCK_STREAM:
+                    sock.listen()
+                return sock
+
+            udp, tcp = (self.resolver.submit(bind, kind).result() for kind in (socket.SOCK_DGRAM, socket.SOCK_STREAM))
+            self._dns = DnsSockets(udp, tcp, ("127.0.0.1",))
+        return self._dns
+
+    async def ping(self) -> NodeInfo:
+        """See NodeService."""
+        return NodeInfo(version="fake", instance=0)
+
+
+@contextlib.asynccontextmanager
+async def fake_node(path: Path) -> AsyncIterator[FakeNode]:
+    """A serving fake node."""
+    node = FakeNode(path)
+    await node.start()
+    try:
+        yield node
+    finally:
+        await node.close()
