@@ -1,0 +1,265 @@
+/* The native part of the R driver: the protocol socket, which R cannot open, and R's console output.
+ *
+ * R writes its console in many small pieces. They are joined to lines here: a line goes out at its newline, or with its neighbours
+ * when lines come faster than one in a millisecond; a part of a line goes out after two milliseconds of rest (a progress bar),
+ * which is the work of a thread that does nothing but write. So output streams, is complete and in order, and is never held without bound.
+ *
+ * What R's C code and child processes write to descriptors 1 and 2 goes the same way, to the same pipes, so kernel.R calls kernel_flush
+ * before it starts a child. A forked R (parallel) has no such thread and writes at once.
+ */
+#define _GNU_SOURCE
+#define R_INTERFACE_PTRS 1
+#define CSTACK_DEFNS 1
+#define R_NO_REMAP 1
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <pthread.h>
+#include <signal.h>
+#include <spawn.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <Rinternals.h>
+#include <Rinterface.h>
+
+extern int R_interrupts_pending;
+
+#define CAPACITY 65536
+#define HOT_NS 1000000L
+#define REST_NS 2000000L
+
+struct stream {
+    int fd;
+    size_t used;
+    long long written_at;
+    char data[CAPACITY];
+};
+
+static struct stream streams[2] = {{.fd = 1}, {.fd = 2}};
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static pthread_cond_t pending = PTHREAD_COND_INITIALIZER;
+static int channel = -1;
+static int is_child;
+
+static long long now_ns(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return t.tv_sec * 1000000000LL + t.tv_nsec;
+}
+
+/* Write everything, whatever it takes: the reader's slowness is our back-pressure. 0, or -1 when there is no reader any more. */
+static int write_all(int fd, const char *data, size_t size)
+{
+    while (size > 0) {
+        ssize_t n = write(fd, data, size);
+        if (n >= 0) {
+            data += n;
+            size -= (size_t)n;
+        } else if (errno == EAGAIN) {
+            struct pollfd p = {fd, POLLOUT, 0};
+            poll(&p, 1, -1);
+        } else if (errno != EINTR) {
+            return -1;
+        }
+    }
+    return 0;
+}
+
+/* Needs: lock. */
+static void flush_stream(struct stream *s)
+{
+    if (s->used > 0)
+        write_all(s->fd, s->data, s->used);
+    s->used = 0;
+    s->written_at = now_ns();
+}
+
+static void flush_all(void)
+{
+    pthread_mutex_lock(&lock);
+    for (int i = 0; i < 2; i++)
+        if (streams[i].used > 0)
+            flush_stream(&streams[i]);
+    pthread_mutex_unlock(&lock);
+}
+
+/* Waits until something is held back, lets it rest, and writes it. */
+static void *flusher(void *unused)
+{
+    struct timespec rest = {0, REST_NS};
+    for (;;) {
+        pthread_mutex_lock(&lock);
+        while (streams[0].used == 0 && streams[1].used == 0)
+            pthread_cond_wait(&pending, &lock);
+        pthread_mutex_unlock(&lock);
+        nanosleep(&rest, NULL);
+        flush_all();
+    }
+    return unused;
+}
+
+static void write_console(const char *text, int size, int is_error)
+{
+    struct stream *s = &streams[is_error != 0];
+    pthread_mutex_lock(&lock);
+    int was_empty = s->used == 0;
+    for (size_t left = (size_t)size; left > 0;) {
+        size_t n = CAPACITY - s->used < left ? CAPACITY - s->used : left;
+        memcpy(s->data + s->used, text, n);
+        s->used += n;
+        text += n;
+        left -= n;
+        if (s->used == CAPACITY)
+            flush_stream(s);
+    }
+    if (s->used > 0 && (is_child || (s->data[s->used - 1] == '\n' && now_ns() - s->written_at > HOT_NS)))
+        flush_stream(s);
+    if (was_empty && s->used > 0)
+        pthread_cond_signal(&pending);
+    pthread_mutex_unlock(&lock);
+}
+
+static void before_fork(void)
+{
+    flush_all();
+    pthread_mutex_lock(&lock);
+}
+
+static void after_fork_in_parent(void)
+{
+    pthread_mutex_unlock(&lock);
+}
+
+static void after_fork_in_child(void)
+{
+    is_child = 1;
+    pthread_mutex_unlock(&lock);
+}
+
+/* Take over console and channel. The flusher takes no signals: SIGINT must reach R's own thread. */
+SEXP kernel_setup(SEXP fd)
+{
+    sigset_t all, old;
+    pthread_t thread;
+    channel = Rf_asInteger(fd);
+    if (fcntl(channel, F_SETFD, FD_CLOEXEC) < 0)
+        Rf_error("there is no protocol socket on descriptor %d", channel);
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &old);
+    int failed = pthread_create(&thread, NULL, flusher, NULL);
+    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    if (failed)
+        Rf_error("cannot start the output thread: %s", strerror(failed));
+    pthread_atfork(before_fork, after_fork_in_parent, after_fork_in_child);
+    atexit(flush_all);
+    R_Outputfile = NULL;
+    R_Consolefile = NULL;
+    ptr_R_WriteConsole = NULL;
+    ptr_R_WriteConsoleEx = write_console;
+    ptr_R_FlushConsole = flush_all;
+    return R_NilValue;
+}
+
+SEXP kernel_flush(void)
+{
+    flush_all();
+    return R_NilValue;
+}
+
+/* Wait for the shell of kernel_system; an interrupt goes to its whole process group, and SIGKILL when that is not heeded. */
+static int wait_child(pid_t pid)
+{
+    int status = 0, pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
+    struct pollfd p = {pidfd, POLLIN, 0};
+    struct timespec second = {1, 0};
+    sigset_t interrupt, old;
+    sigemptyset(&interrupt);
+    sigaddset(&interrupt, SIGINT);
+    pthread_sigmask(SIG_BLOCK, &interrupt, &old); /* it is delivered in ppoll and nowhere else, so none is missed */
+    for (int sent = 0; pidfd >= 0;) {
+        if (R_interrupts_pending && sent < 3)
+            kill(-pid, ++sent < 3 ? SIGINT : SIGKILL);
+        if (ppoll(&p, 1, sent ? &second : NULL, &old) > 0)
+            break;
+    }
+    while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
+        ;
+    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    if (pidfd >= 0)
+        close(pidfd);
+    return status;
+}
+
+/* What R's system() does when it is to wait and not to collect output, but an interrupt ends it and the run: libc's system(), which
+ * R uses, ignores SIGINT meanwhile. Gives the exit status, or the signal's number as R does. */
+SEXP kernel_system(SEXP command)
+{
+    extern char **environ;
+    char *argv[] = {"sh", "-c", (char *)Rf_translateChar(STRING_ELT(command, 0)), NULL};
+    sigset_t defaults;
+    posix_spawnattr_t attributes;
+    pid_t pid;
+    flush_all();
+    sigemptyset(&defaults);
+    sigaddset(&defaults, SIGINT);
+    sigaddset(&defaults, SIGPIPE);
+    posix_spawnattr_init(&attributes);
+    posix_spawnattr_setsigdefault(&attributes, &defaults);
+    posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETPGROUP | POSIX_SPAWN_SETSIGDEF);
+    int failed = posix_spawn(&pid, "/bin/sh", NULL, &attributes, argv, environ);
+    posix_spawnattr_destroy(&attributes);
+    if (failed)
+        Rf_error("cannot run /bin/sh: %s", strerror(failed));
+    int status = wait_child(pid);
+    R_CheckUserInterrupt();
+    return Rf_ScalarInteger(WIFEXITED(status) ? WEXITSTATUS(status) : status);
+}
+
+/* The next line from the agent, or NULL at the end. An interrupt that came while nothing ran is forgotten. */
+SEXP kernel_read(void)
+{
+    static char *buffer;
+    static size_t used, capacity;
+    flush_all();
+    for (size_t seen = 0;;) {
+        char *end = used > seen ? memchr(buffer + seen, '\n', used - seen) : NULL;
+        if (end != NULL) {
+            size_t length = (size_t)(end - buffer);
+            SEXP line = PROTECT(Rf_ScalarString(Rf_mkCharLenCE(buffer, (int)length, CE_UTF8)));
+            used -= length + 1;
+            memmove(buffer, end + 1, used);
+            R_interrupts_pending = 0;
+            UNPROTECT(1);
+            return line;
+        }
+        seen = used;
+        if (used == capacity) {
+            char *larger = realloc(buffer, capacity ? capacity * 2 : CAPACITY);
+            if (larger == NULL)
+                Rf_error("out of memory");
+            buffer = larger;
+            capacity = capacity ? capacity * 2 : CAPACITY;
+        }
+        ssize_t n = read(channel, buffer + used, capacity - used);
+        if (n > 0)
+            used += (size_t)n;
+        else if (n == 0 || (errno != EINTR && errno != EAGAIN))
+            return R_NilValue;
+    }
+}
+
+/* Send one message, after all console output that came before it. */
+SEXP kernel_write(SEXP text)
+{
+    const char *line = Rf_translateCharUTF8(STRING_ELT(text, 0));
+    flush_all();
+    if (write_all(channel, line, strlen(line)) < 0 || write_all(channel, "\n", 1) < 0)
+        Rf_error("the agent is gone");
+    return R_NilValue;
+}
