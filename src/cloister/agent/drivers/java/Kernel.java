@@ -1,0 +1,95 @@
+package cloister.kernel;
+
+import java.io.IOException;
+import java.time.Instant;
+import java.util.Map;
+import java.util.concurrent.BlockingQueue;
+import java.util.concurrent.LinkedBlockingQueue;
+
+/**
+ * The Java driver: keeps the state of a Java context and speaks the protocol of ../README.md on descriptor 3.
+ *
+ * <pre>
+ *   Kernel    main: reads messages on a thread of its own, runs cells on the main thread, interrupts them
+ *   Session   JShell, one cell at a time          Engine, Guard, Instrumenter   run user code so that it can be stopped
+ *   Channel, Json, Output   the protocol          Lines, Traces, Values, Program   what the user sees
+ * </pre>
+ */
+public final class Kernel {
+    private static final long KILL_MS = 250;
+    private static final BlockingQueue<Map<String, Object>> QUEUE = new LinkedBlockingQueue<>();
+    private static volatile int runId;
+    private static volatile Instant startedAt = Instant.EPOCH;
+
+    private Kernel() { }
+
+    public static void main(String[] arguments) throws InterruptedException {
+        if (arguments.length == 1 && arguments[0].equals("--train")) {
+            Training.run();
+        }
+        Channel channel = Channel.open();
+        Environment.publish();
+        System.setOut(new Output(text -> channel.sendText("stdout", runId, text)));
+        System.setErr(new Output(text -> channel.sendText("stderr", runId, text)));
+        Session session = new Session(channel);
+        Thread reader = new Thread(() -> read(channel, session), "kernel-reader");
+        reader.setDaemon(true);
+        reader.start();
+        channel.send("ready", null);
+        while (true) {
+            execute(channel, session, QUEUE.take());
+        }
+    }
+
+    private static void execute(Channel channel, Session session, Map<String, Object> request) {
+        runId = ((Number) request.get("id")).intValue();
+        startedAt = Instant.now();
+        Environment environment = new Environment(request.get("envs"));
+        int count;
+        try {
+            count = session.run(runId, (String) request.get("code"));
+        } finally {
+            environment.restore();
+        }
+        channel.send("done", runId, "count", count);
+    }
+
+    private static void read(Channel channel, Session session) {
+        try {
+            for (Map<String, Object> message = channel.receive(); message != null; message = channel.receive()) {
+                if ("interrupt".equals(message.get("op"))) {
+                    interrupt(session);
+                } else {
+                    QUEUE.add(message);
+                }
+            }
+        } catch (IOException broken) {
+            // the socket is gone, as at its end
+        }
+        Runtime.getRuntime().halt(0);
+    }
+
+    /** Stops the running cell and the processes that it started: asked to end first, killed when they are still there a moment later. */
+    private static void interrupt(Session session) {
+        session.engine().interrupt();
+        Instant since = startedAt;
+        children(since, Instant.MAX).forEach(ProcessHandle::destroy);
+        Thread killer = new Thread(() -> {
+            try {
+                Thread.sleep(KILL_MS);
+            } catch (InterruptedException ended) {
+                return;
+            }
+            children(since, startedAt.equals(since) ? Instant.MAX : startedAt).forEach(ProcessHandle::destroyForcibly);
+        }, "kernel-killer");
+        killer.setDaemon(true);
+        killer.start();
+    }
+
+    private static java.util.stream.Stream<ProcessHandle> children(Instant since, Instant until) {
+        return ProcessHandle.current().descendants().filter(child -> {
+            Instant start = child.info().startInstant().orElse(Instant.EPOCH);
+            return !start.isBefore(since.minusMillis(20)) && start.isBefore(until); // start times come in steps of 10 ms
+        });
+    }
+}

@@ -1,0 +1,186 @@
+package cloister.kernel;
+
+import java.util.ArrayList;
+import java.util.List;
+import java.util.Locale;
+import java.util.Map;
+import jdk.jshell.DeclarationSnippet;
+import jdk.jshell.Diag;
+import jdk.jshell.JShell;
+import jdk.jshell.Snippet;
+import jdk.jshell.SnippetEvent;
+import jdk.jshell.SourceCodeAnalysis;
+import jdk.jshell.SourceCodeAnalysis.Completeness;
+import jdk.jshell.SourceCodeAnalysis.CompletionInfo;
+import jdk.jshell.UnresolvedReferenceException;
+
+/** The JShell state of a context, and one run of code in it: snippet after snippet, until one fails. */
+final class Session {
+    private static final List<String> IMPORTS = List.of(
+        "java.io.*", "java.math.*", "java.net.*", "java.nio.file.*", "java.util.*", "java.util.concurrent.*", "java.util.function.*",
+        "java.util.prefs.*", "java.util.regex.*", "java.util.stream.*");
+    private final Lines lines = new Lines();
+    private final Engine engine = new Engine(lines);
+    private final JShell shell;
+    private final SourceCodeAnalysis analysis;
+    private final Channel channel;
+    private final List<Snippet> declared = new ArrayList<>();
+    private int count;
+    private int id;
+
+    Session(Channel channel) {
+        this.channel = channel;
+        shell = JShell.builder().executionEngine(new Provider(engine), Map.of()).build();
+        lines.attach(shell);
+        analysis = shell.sourceCodeAnalysis();
+        engine.begin(0);
+        IMPORTS.forEach(name -> shell.eval("import " + name + ";"));
+        engine.end();
+    }
+
+    Engine engine() {
+        return engine;
+    }
+
+    /** Runs a cell; gives the execution count. Messages go to the channel. */
+    int run(int runId, String source) {
+        id = runId;
+        lines.cell = ++count;
+        declared.clear();
+        engine.begin(runId);
+        try {
+            if (evaluate(Program.withoutPackage(source))) {
+                startProgram();
+            }
+        } finally {
+            engine.end();
+            reportStop();
+        }
+        return count;
+    }
+
+    /** Evaluates snippets until one fails; whether none did. */
+    private boolean evaluate(String code) {
+        String rest = code;
+        while (!rest.isBlank() && !isStopped()) {
+            CompletionInfo info = analysis.analyzeCompletion(rest);
+            if (info.completeness() == Completeness.EMPTY) {
+                return true;
+            }
+            boolean whole = info.completeness().isComplete() || info.completeness() == Completeness.CONSIDERED_INCOMPLETE;
+            String next = whole ? info.remaining() : "";
+            String snippet = rest.substring(0, rest.length() - next.length());
+            String before = code.substring(0, code.length() - rest.length());
+            String source = "\n".repeat((int) before.chars().filter(c -> c == '\n').count()) + (whole ? info.source() : snippet);
+            if (!evaluateOne(source, snippet, next.isBlank())) {
+                return false;
+            }
+            rest = next;
+        }
+        return true;
+    }
+
+    private boolean evaluateOne(String source, String written, boolean last) {
+        for (SnippetEvent event : shell.eval(source)) {
+            if (event.causeSnippet() != null) {
+                continue; // an earlier declaration that this one completes
+            }
+            if (event.status() == Snippet.Status.REJECTED) {
+                reject(event.snippet());
+                return false;
+            }
+            declared.add(event.snippet());
+            if (event.exception() != null) {
+                fail(event.exception() instanceof UnresolvedReferenceException missing ? missing : null);
+                return false;
+            }
+            if (last && isShown(event.snippet(), written)) {
+                channel.send("result", id, "main", true, "data", Map.of("text/plain", Values.text(engine.value)), "extra", Map.of());
+            }
+        }
+        return true;
+    }
+
+    /** Expressions are shown, unless they are statements: calls, assignments and increments that end with a semicolon. */
+    private boolean isShown(Snippet snippet, String written) {
+        if (isStopped() || written.stripTrailing().endsWith(";")) {
+            return false;
+        }
+        return switch (snippet.subKind()) {
+            case TEMP_VAR_EXPRESSION_SUBKIND, VAR_VALUE_SUBKIND, OTHER_EXPRESSION_SUBKIND, ASSIGNMENT_SUBKIND -> engine.value != null
+                || snippet.subKind() != Snippet.SubKind.OTHER_EXPRESSION_SUBKIND;
+            default -> false;
+        };
+    }
+
+    private void startProgram() {
+        String call = Program.start(declared);
+        for (Snippet snippet : declared) {
+            if (snippet instanceof DeclarationSnippet declaration && isUnresolved(declaration)) {
+                if (call != null) {
+                    reject(snippet);
+                    return;
+                }
+                channel.sendText("stderr", id, "declared, but not usable until this is: " + missing(declaration) + "\n");
+            }
+        }
+        if (call != null && !isStopped()) {
+            evaluateOne(call + ";", call + ";", true);
+        }
+    }
+
+    private boolean isUnresolved(DeclarationSnippet snippet) {
+        Snippet.Status status = shell.status(snippet);
+        return status == Snippet.Status.RECOVERABLE_DEFINED || status == Snippet.Status.RECOVERABLE_NOT_DEFINED;
+    }
+
+    private String missing(DeclarationSnippet snippet) {
+        return String.join(", ", shell.unresolvedDependencies(snippet).toList());
+    }
+
+    private void fail(UnresolvedReferenceException missing) {
+        if (missing != null) {
+            reject(missing.getSnippet());
+        } else if (!isStopped()) {
+            Throwable thrown = engine.thrown;
+            String value = thrown.getMessage() == null ? "" : thrown.getMessage();
+            channel.send("error", id, "name", Traces.names(thrown.getClass().getName()), "value", value, "traceback", Traces.render(thrown));
+        }
+    }
+
+    /** Reports the errors that the compiler found in a snippet, each with its line and a mark below the column. */
+    private void reject(Snippet snippet) {
+        StringBuilder text = new StringBuilder();
+        String first = null;
+        for (Diag diagnostic : shell.diagnostics(snippet).filter(Diag::isError).toList()) {
+            String message = Traces.names(diagnostic.getMessage(Locale.ENGLISH));
+            first = first == null ? message.lines().findFirst().orElse(message) : first;
+            text.append(text.isEmpty() ? "" : "\n").append(locate(snippet.source(), diagnostic)).append(message);
+        }
+        String value = first == null ? "the code does not compile" : first;
+        channel.send("error", id, "name", "CompilationError", "value", value, "traceback", text.isEmpty() ? value : text.toString());
+    }
+
+    private String locate(String source, Diag diagnostic) {
+        int at = Math.clamp(diagnostic.getPosition(), 0, source.length());
+        int start = source.lastIndexOf('\n', at - 1) + 1;
+        int end = source.indexOf('\n', at);
+        String line = source.substring(start, end < 0 ? source.length() : end);
+        long number = source.substring(0, at).chars().filter(c -> c == '\n').count() + 1;
+        return "cell-" + count + ":" + number + ":" + (at - start + 1) + ": error:\n" + line + "\n" + " ".repeat(at - start) + "^\n";
+    }
+
+    private boolean isStopped() {
+        return engine.isInterrupted() || engine.exitCode() != null;
+    }
+
+    private void reportStop() {
+        Integer exit = engine.exitCode();
+        if (engine.isInterrupted()) {
+            channel.send("error", id, "name", "KeyboardInterrupt", "value", "interrupted", "traceback", "KeyboardInterrupt: interrupted");
+        } else if (exit != null && exit != 0) {
+            String value = "exit code " + exit;
+            channel.send("error", id, "name", "SystemExit", "value", value, "traceback", "SystemExit: " + value);
+        }
+    }
+}
