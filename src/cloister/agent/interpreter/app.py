@@ -20,7 +20,6 @@ from cloister.protocol import execution
 
 __all__ = ["interpreter_app"]
 
-_KEEPALIVE_S = 5.0
 _MAX_BODY_BYTES = 64 << 20
 _STATUS = {InvalidRequestError: 400, AuthenticationError: 401, NotFoundError: 404}
 _KEEPALIVE = execution.encode_event(execution.keepalive_event())
@@ -28,9 +27,9 @@ _KEEPALIVE = execution.encode_event(execution.keepalive_event())
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-def interpreter_app(state: SandboxState, contexts: Contexts) -> web.Application:
+def interpreter_app(state: SandboxState, contexts: Contexts, keepalive_s: float = 5.0) -> web.Application:
     """The application; whoever runs it must set ``handler_cancellation``."""
-    api = _Api(state, contexts)
+    api = _Api(state, contexts, keepalive_s)
     app = web.Application(client_max_size=_MAX_BODY_BYTES, middlewares=[_errors_as_text])
     app.router.add_get("/health", api.health)
     app.router.add_post("/execute", api.execute)
@@ -42,7 +41,8 @@ def interpreter_app(state: SandboxState, contexts: Contexts) -> web.Application:
 
 
 class _Api:
-    def __init__(self, state: SandboxState, contexts: Contexts) -> None:
+    def __init__(self, state: SandboxState, contexts: Contexts, keepalive_s: float) -> None:
+        self._keepalive_s = keepalive_s
         self._state = state
         self._contexts = contexts
 
@@ -56,7 +56,7 @@ class _Api:
         try:
             response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson", "Cache-Control": "no-store"})
             await response.prepare(request)
-            await _stream(run, response)
+            await _stream(run, response, self._keepalive_s)
         finally:
             run.abandon()
         return response
@@ -85,11 +85,11 @@ class _Api:
             raise AuthenticationError("The access token (header X-Access-Token) is wrong")
 
 
-async def _stream(run: Run, response: web.StreamResponse) -> None:
+async def _stream(run: Run, response: web.StreamResponse, keepalive_s: float) -> None:
     """Write the run's events as they come, a keepalive when none has come for a while, and the end."""
     while True:
         try:
-            async with asyncio.timeout(_KEEPALIVE_S):
+            async with asyncio.timeout(keepalive_s):
                 events = await run.next_events()
         except TimeoutError:
             await response.write(_KEEPALIVE)

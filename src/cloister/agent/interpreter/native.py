@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import codecs
+import contextlib
 import json
 import os
 import select
@@ -252,7 +253,7 @@ class NativeKernel:
         except BlockingIOError:
             return []
         if not data:
-            self._poll.unregister(self._pipes.pop(stream))
+            self._drop_pipe(stream)
         text = self._decoders[stream].decode(data, final=not data)
         return [Output(stream, text)] if text else []
 
@@ -266,12 +267,17 @@ class NativeKernel:
             except BlockingIOError:
                 break
             if not data:
-                self._poll.unregister(self._pipes.pop(stream))
+                self._drop_pipe(stream)
                 break
             parts.append(data)
             left -= len(data)
         text = self._decoders[stream].decode(b"".join(parts))
         return [Output(stream, text)] if text else []
+
+    def _drop_pipe(self, stream: str) -> None:
+        """Nobody can write to it any more."""
+        with contextlib.suppress(FileNotFoundError):  # before the kernel is ready, pipes are not waited for
+            self._poll.unregister(self._pipes.pop(stream))
 
     # -- ending ---------------------------------------------------------------------------------------------------------
 
