@@ -19,6 +19,7 @@ import fcntl
 import os
 import socket
 import threading
+import weakref
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -55,6 +56,7 @@ class NetworkNode:
         self.config = config
         self._plan = AddressPlan(config)
         self._host_fd = open_current_netns()
+        weakref.finalize(self, os.close, self._host_fd)
         self._host_thread: NetnsThread | None = None
         self._host: HostSide | None = None
         self._router: Router | None = None
