@@ -27,7 +27,7 @@ class Server:
     url: str
     api_key: str
     data_dir: Path
-    process: subprocess.Popen[str]
+    process: subprocess.Popen[bytes]
     log: Path
     environ: dict[str, str] = field(default_factory=dict)
 
@@ -80,16 +80,14 @@ def running_server(*options: str, data_dir: Path | None = None) -> Iterator[Serv
         log_path = directory / "server.log"
         log = stack.enter_context(log_path.open("ab"))
         command = [sys.executable, "-m", "cloister.cli.main", "serve", "--listen", f"127.0.0.1:{port}", "--data-dir", str(directory), *options]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, stdin=subprocess.DEVNULL)
+        said = stack.enter_context((directory / "server.out").open("wb+", buffering=0))
+        process = subprocess.Popen(command, stdout=said, stderr=log, stdin=subprocess.DEVNULL)
         server = Server(f"http://127.0.0.1:{port}", "", directory, process, log_path)
         stack.callback(_end, server)
-        assert process.stdout is not None
-        os.set_blocking(process.stdout.fileno(), False)
-        deadline, line = time.monotonic() + _START_TIMEOUT_S, ""
-        while "ready" not in line:
+        deadline = time.monotonic() + _START_TIMEOUT_S
+        while b"ready" not in os.pread(said.fileno(), 4096, 0):
             assert process.poll() is None, f"the server ended:\n{log_path.read_text()}"
             assert time.monotonic() < deadline, f"the server was not ready in time:\n{log_path.read_text()}"
-            line += process.stdout.read() or ""
             time.sleep(0.02)
         server.environ = _read_env(server.cli("env").stdout)
         server.url, server.api_key = server.environ["E2B_API_URL"], server.environ["E2B_API_KEY"]
@@ -106,6 +104,4 @@ def _end(server: Server) -> None:
             server.stop()
     if server.process.poll() is None:
         server.process.kill()
-    assert server.process.stdout is not None
-    server.process.stdout.close()
-    server.process.wait()
+        server.process.wait()

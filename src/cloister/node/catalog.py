@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 from pathlib import Path
@@ -28,6 +29,8 @@ class Catalog:
         self._store = store
         self._host_layer = host_layer
         self._agent_trees: dict[str, AgentTree] = {}
+        with contextlib.suppress(TemplateNotFoundError):  # not built yet: creations say so until it is
+            self._agent()
 
     def templates(self) -> list[Template]:
         """Every template that is whole."""
