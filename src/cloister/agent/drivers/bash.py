@@ -30,7 +30,7 @@ from typing import Any
 __all__ = ["main"]
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
-_RESTORE, _STATE, _GO, _REPORT, _INPUT, _OUT, _ERR = range(248, 255)
+_RESTORE, _GO, _REPORT, _INPUT, _OUT, _ERR = range(249, 255)
 """Bash's descriptors: high, out of the way of scripts that use 9 or 200 for flock; cells and their children do not have them."""
 _COMPLETE = b"\n# complete\n"
 _REPEAT_S = 0.25
@@ -48,7 +48,7 @@ _ALL_NAMES = " ".join(f"${{!{first}@}}" for first in "_ABCDEFGHIJKLMNOPQRSTUVWXY
 _DUMP = (
     '__cloister_dump() { builtin set +o; ((__cloister_u)) && builtin echo "set +u"; builtin printf "set +e\\0";'
     " builtin set +efuxn; builtin trap - DEBUG ERR RETURN;"
-    ' builtin printf "set --"; (($#)) && builtin printf " %q" "$@"; builtin echo;'
+    ' ((${#FUNCNAME[@]} > 1)) && builtin set -- "${__cloister_args[@]}"; builtin printf "set --"; (($#)) && builtin printf " %q" "$@"; builtin echo;'
     ' builtin printf "cd -- %q\\n" "$PWD"; builtin umask -p; if [[ -v IFS ]]; then builtin declare -p IFS; else builtin echo unset IFS; fi;'
     " builtin local __cloister_v IFS=$' \\t\\n';"
     f" for __cloister_v in {_ALL_NAMES}; do case $__cloister_v in {_OWN}) ;; *) builtin declare -p $__cloister_v;; esac; done;"
@@ -57,7 +57,7 @@ _DUMP = (
 )
 # Sets the run's variables and leaves in __cloister_undo what puts the old ones back; gives the last cell's status, so that $? is right.
 _ENTER = (
-    '__cloister_enter() { builtin local - __cloister_i __cloister_n; builtin set +efux; __cloister_undo="";'
+    '__cloister_enter() { builtin local - __cloister_i __cloister_n; builtin set +efux; __cloister_undo=""; __cloister_args=("$@");'
     " for ((__cloister_i = 1; __cloister_i < ${#__cloister_in[@]} - 1; __cloister_i += 2)); do __cloister_n=${__cloister_in[__cloister_i]};"
     ' __cloister_undo+="unset -v $__cloister_n;";'
     " if [[ ${!__cloister_n@a} == *[aA]* ]]; then __cloister_undo+=$(builtin declare -p $__cloister_n)';';"
@@ -65,7 +65,8 @@ _ENTER = (
     ' builtin printf -v $__cloister_n %s "${__cloister_in[__cloister_i + 1]}"; builtin export $__cloister_n; done;'
     " builtin return ${__cloister_in[0]}; };"
 )
-_TRAP_EXIT = f"trap '{{ __cloister_dump \"$@\" >&{_STATE}; }} 2>/dev/null' EXIT;"
+# The state is written through the driver's own descriptor (@STATE@): in the middle of a cell bash has none of the above.
+_TRAP_EXIT = "trap '{ __cloister_dump \"$@\" >@STATE@; } 2>/dev/null' EXIT;"
 # An unset variable under set -u is the one thing that ends bash *and* leaves the functions it was in, so that the dump has no local
 # variables in it; so that is how SIGINT ends a cell.
 _TRAPS = (
@@ -78,7 +79,7 @@ _LOOP = (
     f' mapfile -d "" -t __cloister_in <&{_RESTORE};'
     f' builtin eval "${{__cloister_in[1]}}"; {_TRAP_EXIT} builtin eval "${{__cloister_in[0]}}"; builtin echo ready >&{_REPORT}; }} >/dev/null 2>&1;'
     f" while {{ builtin read -r -u {_GO} __cloister_in; }} >/dev/null 2>&1; do"
-    f' {{ builtin mapfile -d "" -t __cloister_in <&{_INPUT}; __cloister_enter; }} >/dev/null 2>&1;'
+    f' {{ builtin mapfile -d "" -t __cloister_in <&{_INPUT}; __cloister_enter "$@"; }} >/dev/null 2>&1;'
     f' {{ builtin eval "${{__cloister_in[-1]}}" </dev/null >&{_OUT} 2>&{_ERR} {_CLOSE};'
     ' __cloister_status=$?; builtin eval "$__cloister_undo"; __cloister_undo="";'
     f' builtin printf "%s %s\\n" "$__cloister_status" "$-" >&{_REPORT}; }} >/dev/null 2>&1; done'
@@ -94,10 +95,10 @@ class _Bash:
         self._input = os.memfd_create("cell")
         self.state = os.memfd_create("state")
         os.lseek(restore, 0, os.SEEK_SET)
-        places = {_RESTORE: restore, _STATE: self.state, _GO: go_read, _REPORT: report_write, _INPUT: self._input, _OUT: 1, _ERR: 2}
+        places = {_RESTORE: restore, _GO: go_read, _REPORT: report_write, _INPUT: self._input, _OUT: 1, _ERR: 2}
         self.pid = os.posix_spawn(
             path,
-            ["bash", "--noprofile", "--norc", "-c", _LOOP, "bash"],
+            ["bash", "--noprofile", "--norc", "-c", _LOOP.replace("@STATE@", f"/proc/{os.getpid()}/fd/{self.state}"), "bash"],
             env,
             file_actions=[(os.POSIX_SPAWN_DUP2, source, target) for target, source in places.items()],
             setpgroup=0,
@@ -178,14 +179,14 @@ class _Driver:
         error = _refusal(code, envs)
         if error is None:
             self._forget_interrupts()
-            started = _ticks()
+            started = _now()
             self._bash.run(0 if self._errexit else self._status, envs, code)
             error = self._wait(started)
         if error is not None:
             self._send({"op": "error", "id": message["id"], **error})
         self._send({"op": "done", "id": message["id"], "count": self._count})
 
-    def _wait(self, started: int) -> dict[str, str] | None:
+    def _wait(self, started: tuple[int, int]) -> dict[str, str] | None:
         """See the cell to its end and give its error, if it has one."""
         poll = select.poll()
         for fd in (self._bash.report, self._bash.pidfd, self._wakeup):
@@ -204,7 +205,7 @@ class _Driver:
             if self._interrupted_at is not None:
                 self._press(started)
 
-    def _press(self, started: int) -> None:
+    def _press(self, started: tuple[int, int]) -> None:
         """Interrupt the cell, with more force when it has not heeded for a while."""
         self._bash.interrupt()
         passed_s = time.monotonic() - (self._interrupted_at or 0)
@@ -273,13 +274,15 @@ def _describe(status: int) -> str:
     return f"exit status {status}"
 
 
-def _ticks() -> int:
-    """Now, in the unit and from the origin of the start times of /proc/<pid>/stat."""
-    return int(time.clock_gettime(time.CLOCK_BOOTTIME) * os.sysconf("SC_CLK_TCK"))
+def _now() -> tuple[int, int]:
+    """The time in the unit and from the origin of the start times of /proc/<pid>/stat, and the newest pid (proc_loadavg(5))."""
+    with open("/proc/loadavg", "rb") as loadavg:
+        newest = int(loadavg.read().split()[-1])
+    return int(time.clock_gettime(time.CLOCK_BOOTTIME) * os.sysconf("SC_CLK_TCK")), newest
 
 
-def _descendants(root: int, since: int) -> list[int]:
-    """The processes below ``root`` that started at ``since`` or later. Source: proc_pid_stat(5), fields 4 and 22."""
+def _descendants(root: int, since: tuple[int, int]) -> list[int]:
+    """The processes below ``root`` that started after ``since``. Source: proc_pid_stat(5), fields 4 and 22."""
     parents: dict[int, tuple[int, int]] = {}
     for name in os.listdir("/proc"):
         if name.isdigit():
@@ -289,7 +292,8 @@ def _descendants(root: int, since: int) -> list[int]:
     found = {root}
     while more := {pid for pid, (parent, _) in parents.items() if parent in found} - found:
         found |= more
-    return [pid for pid in found - {root} if parents[pid][1] >= since]
+    ticks, newest = since
+    return [pid for pid in found - {root} if parents[pid][1] > ticks or (parents[pid][1] == ticks and pid > newest)]
 
 
 def _write(fd: int, data: bytes) -> None:
