@@ -124,6 +124,8 @@ class Context:
         self._closed = True
         if self._kernel is not None:
             self._kernel.kill("The context was deleted")
+        while self._drains:  # runs that nobody reads end now that their kernel has
+            await asyncio.wait(set(self._drains))
         if not self._queue:
             await self._drop_kernel()
 

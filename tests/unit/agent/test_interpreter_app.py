@@ -1,0 +1,185 @@
+"""The HTTP face of the code interpreter, with kernels of the fake driver."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from collections.abc import AsyncIterator
+from typing import Any
+
+import aiohttp
+import pytest
+from aiohttp import web
+from conftest import Interpreter
+
+from cloister.agent.init import InitDocument, SandboxState
+from cloister.agent.interpreter.app import interpreter_app
+
+TOKEN = "t" * 64
+
+
+class Client:
+    """Requests to one app."""
+
+    def __init__(self, url: str, session: aiohttp.ClientSession) -> None:
+        self.url = url
+        self.session = session
+
+    async def call(self, method: str, path: str, body: Any = None, **headers: str) -> tuple[int, str]:
+        """(status, text) of one request."""
+        async with self.session.request(method, self.url + path, json=body, headers=headers) as response:
+            return response.status, await response.text()
+
+    async def execute(self, code: str, **fields: Any) -> list[dict[str, Any]]:
+        """The events of one run."""
+        status, text = await self.call("POST", "/execute", {"code": code, **fields})
+        assert status == 200, text
+        assert text.isascii()
+        return [json.loads(line) for line in text.splitlines()]
+
+
+async def serve(interpreter: Interpreter, token: str | None) -> tuple[web.AppRunner, str]:
+    """Start an app as the agent does, on a free port."""
+    state = SandboxState.from_document(InitDocument(sandbox_id="x", access_token=token))
+    runner = web.AppRunner(interpreter_app(state, interpreter.contexts, keepalive_s=0.1), handler_cancellation=True, access_log=None)
+    await runner.setup()
+    listener = socket.socket()
+    listener.bind(("127.0.0.1", 0))
+    await web.SockSite(runner, listener).start()
+    return runner, f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+
+@pytest.fixture
+async def client(interpreter: Interpreter) -> AsyncIterator[Client]:
+    """A client of an app without a token."""
+    runner, url = await serve(interpreter, None)
+    async with aiohttp.ClientSession() as session:
+        yield Client(url, session)
+    await runner.cleanup()
+
+
+@pytest.fixture
+async def secured(interpreter: Interpreter) -> AsyncIterator[Client]:
+    """A client of an app with a token, which the client does not send by itself."""
+    runner, url = await serve(interpreter, TOKEN)
+    async with aiohttp.ClientSession() as session:
+        yield Client(url, session)
+    await runner.cleanup()
+
+
+async def test_events_of_a_run(client: Client) -> None:
+    """A run answers with its output, result, count and end, one JSON object a line."""
+    events = await client.execute("out('hello\\n'); result(\"'quoted'\")")
+    assert [event["type"] for event in events] == ["stdout", "result", "number_of_executions", "end_of_execution"]
+    assert events[0]["text"] == "hello\n"
+    assert isinstance(events[0]["timestamp"], int)
+    assert events[1] == {"type": "result", "text": "quoted", "is_main_result": True}
+    assert events[2]["execution_count"] == 1
+    assert events[3]["cost"]["wall_ms"] >= 0
+
+
+async def test_text_outside_ascii_is_escaped(client: Client) -> None:
+    """Characters of other scripts are escaped on the wire and arrive unchanged."""
+    events = await client.execute("out('žluť 😀')")
+    assert events[0]["text"] == "žluť 😀"
+
+
+async def test_not_a_number_becomes_null(client: Client) -> None:
+    """NaN and infinity in structured results reach clients as null."""
+    code = "send({'op': 'result', 'id': run_id, 'data': {'application/json': {'a': float('nan')}}}); "
+    code += "channel.sendall(b'{\"op\": \"result\", \"data\": {\"application/json\": [1e999]}}\\n')"
+    events = await client.execute(code)
+    assert [event["json"] for event in events if event["type"] == "result"] == [{"a": None}, [None]]
+
+
+async def test_keepalive_while_nothing_happens(client: Client) -> None:
+    """A silent run sends keepalives, and so does one that waits for its turn."""
+    first, second = await asyncio.gather(client.execute("import time; time.sleep(0.35)"), client.execute("1"))
+    for events in (first, second):
+        assert events[0] == {"type": "keepalive"}
+        assert events[-1]["type"] == "end_of_execution"
+
+
+async def test_headers_come_before_output(client: Client) -> None:
+    """The answer's headers come at once, before the code has written anything."""
+    async with asyncio.timeout(5), client.session.post(client.url + "/execute", json={"code": "import time; time.sleep(60)"}) as response:
+        assert response.status == 200
+
+
+async def test_disconnect_stops_the_code(client: Client) -> None:
+    """A client that closes its connection has its code interrupted; state is kept."""
+    await client.execute("x = 'kept'")
+    async with client.session.post(client.url + "/execute", json={"code": "out('a')\nwhile True: pass"}) as response:
+        await response.content.readline()
+    events = await asyncio.wait_for(client.execute("result(x)"), 3)
+    assert events[0]["text"] == "kept"
+
+
+async def test_killed_connection_of_a_waiting_run(client: Client) -> None:
+    """A client that leaves while it queues has its code never run."""
+    busy = asyncio.create_task(client.execute("import time; time.sleep(0.5); seen = 1"))
+    await asyncio.sleep(0.1)
+    async with client.session.post(client.url + "/execute", json={"code": "seen = 2"}):
+        pass
+    await busy
+    assert (await client.execute("result(str(seen))"))[0]["text"] == "1"
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "text"),
+    [
+        ({"code": "1", "context_id": "none"}, 404, "Context none not found"),
+        ({"code": "1", "context_id": "a", "language": "python"}, 400, "Only one of context_id or language"),
+        ({"code": "1", "language": "cobol"}, 404, "Available: python, javascript"),
+        ({"language": "python"}, 400, "'code' must be a string"),
+        ({"code": "1", "env_vars": {"A": 1}}, 400, "must be a string"),
+        ({"code": "1", "env_vars": {"A=B": "1"}}, 400, "environment can hold"),
+        ([], 400, "must be a JSON object"),
+    ],
+)
+async def test_refused_runs(client: Client, body: Any, status: int, text: str) -> None:
+    """A request that cannot be run is refused with a status and a text that says why."""
+    got = await client.call("POST", "/execute", body)
+    assert got[0] == status
+    assert text in got[1]
+
+
+async def test_contexts_over_http(client: Client) -> None:
+    """Contexts can be made, listed, restarted and removed; unknown ones are 404."""
+    status, text = await client.call("POST", "/contexts", {"language": "Python", "cwd": "/"})
+    made = json.loads(text)
+    assert (status, made["language"], made["cwd"]) == (200, "python", "/")
+    listed = json.loads((await client.call("GET", "/contexts"))[1])
+    assert made in listed
+    assert {one["language"] for one in listed} == {"python", "javascript"}
+    await client.execute("x = 1", context_id=made["id"])
+    assert (await client.call("POST", f"/contexts/{made['id']}/restart"))[0] == 200
+    assert (await client.execute("result(str('x' in globals()))", context_id=made["id"]))[0]["text"] == "False"
+    assert (await client.call("DELETE", f"/contexts/{made['id']}"))[0] == 200
+    for method, path in (("DELETE", ""), ("POST", "/restart")):
+        assert (await client.call(method, f"/contexts/{made['id']}{path}"))[0] == 404
+    assert (await client.call("POST", "/contexts", {"cwd": "/no/such"}))[0] == 400
+
+
+async def test_health_needs_no_token(secured: Client) -> None:
+    """Whoever asks may know that the interpreter serves."""
+    assert await secured.call("GET", "/health") == (200, "OK")
+
+
+@pytest.mark.parametrize("token", [None, "", "wrong", TOKEN[:-1], "š"])
+async def test_a_stranger_cannot_run_code(secured: Client, token: str | None) -> None:
+    """Without the sandbox's token, or with another, no code runs."""
+    headers = {} if token is None else {"X-Access-Token": token}
+    status, text = await secured.call("POST", "/execute", {"code": "result('ran')"}, **headers)
+    assert status == 401
+    assert "ran" not in text
+
+
+async def test_the_token_opens(secured: Client) -> None:
+    """With the token code runs; the calls for contexts, where clients send none, refuse only a wrong one."""
+    right = {"X-Access-Token": TOKEN}
+    assert (await secured.call("POST", "/execute", {"code": "1"}, **right))[0] == 200
+    assert (await secured.call("GET", "/contexts"))[0] == 200
+    assert (await secured.call("GET", "/contexts", **right))[0] == 200
+    assert (await secured.call("GET", "/contexts", **{"X-Access-Token": "wrong"}))[0] == 401
