@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -55,6 +56,7 @@ def run(args: argparse.Namespace) -> int:
         return _list(settings, args.layers)
     if args.action == "check":
         return 0 if _find_built(LayerStore(settings.store_dir), STOCK_NAMES) is not None else 1
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that a build that is told to stop ends its sandbox first
     return _build(settings, args.name, args.mirror)
 
 

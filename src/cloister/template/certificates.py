@@ -14,15 +14,12 @@ from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption
 from cryptography.hazmat.primitives.serialization.pkcs12 import PKCS12Certificate, serialize_java_truststore
 
 from cloister.errors import InvalidRequestError
 
-__all__ = ["JAVA_PASSWORD", "Trusted", "fingerprint", "parse_pem", "read_trusted", "to_java_truststore", "to_pem"]
-
-JAVA_PASSWORD = b"changeit"
-"""The password that every JDK tries for its trust store; it protects nothing."""
+__all__ = ["Trusted", "fingerprint", "parse_pem", "read_trusted", "to_java_truststore", "to_pem"]
 
 _BLOCK = re.compile(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
 
@@ -74,9 +71,9 @@ def to_pem(certificates: Iterable[x509.Certificate]) -> bytes:
 
 
 def to_java_truststore(certificates: Iterable[x509.Certificate]) -> bytes:
-    """As a PKCS #12 trust store that a JDK reads as its ``cacerts``."""
+    """As a PKCS #12 trust store that a JDK reads as its ``cacerts``: without a password, since a JDK is given none for it."""
     entries = [PKCS12Certificate(item, fingerprint(item)[:32].encode()) for item in certificates]
-    return serialize_java_truststore(entries, BestAvailableEncryption(JAVA_PASSWORD))
+    return serialize_java_truststore(entries, NoEncryption())
 
 
 def _host_bundle(host_root: Path, variable: str | None) -> bytes:

@@ -141,7 +141,7 @@ def _pip_conf(config: HostLayerConfig, notes: list[str]) -> str:
             found[key] = value
     kept = {key: words for key, value in found.items() if (words := _usable(f"pip {key}", value.split(), config, notes))}
     lines = [f"{key} = {chr(10).join(words).replace(chr(10), chr(10) + '    ')}" for key, words in sorted(kept.items())]
-    return "\n".join(["[global]", f"cert = {BUNDLE}", "break-system-packages = true", "disable-pip-version-check = true", *lines]) + "\n"
+    return "\n".join(["[global]", f"cert = {BUNDLE}", "break-system-packages = true", "disable-pip-version-check = true", "root-user-action = ignore", *lines]) + "\n"
 
 
 def _npmrc(config: HostLayerConfig, notes: list[str]) -> str:

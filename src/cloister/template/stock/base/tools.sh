@@ -1,4 +1,5 @@
 useradd --uid 1000 --user-group --create-home --home-dir /home/user --shell /bin/bash user
+chmod 755 /home/user
 echo 'user ALL=(ALL:ALL) NOPASSWD: ALL' > /etc/sudoers.d/user
 # The variables of a sandbox (certificates, proxies) are its own and reach commands run by sudo.
 echo 'Defaults env_keep += "SSL_CERT_FILE REQUESTS_CA_BUNDLE NODE_EXTRA_CA_CERTS CURL_CA_BUNDLE PIP_CERT http_proxy https_proxy no_proxy HTTP_PROXY HTTPS_PROXY NO_PROXY"' \
