@@ -77,7 +77,8 @@ def _definitions() -> tuple[Definition, Step]:
 def _sources() -> dict[str, str]:
     """Our own files in the tree: below ``site/cloister`` what agent and server share, below ``drivers`` the drivers."""
     found = {}
-    for path in sorted(item for name in _SHARED for item in ((_SOURCE / name).rglob("*") if (_SOURCE / name).is_dir() else [_SOURCE / name])):
+    shared = [_SOURCE / name for name in _SHARED]
+    for path in sorted(item for root in shared for item in (root.rglob("*") if root.is_dir() else [root])):
         if path.is_file() and not path.is_relative_to(_DRIVERS) and not set(path.parts) & set(_SKIPPED):
             found[f"site/cloister/{path.relative_to(_SOURCE)}"] = path.read_text()
     for path in sorted(_DRIVERS.rglob("*")):

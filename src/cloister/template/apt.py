@@ -16,7 +16,11 @@ __all__ = ["AptSource", "deb822", "debian_sources", "has_credentials", "host_cod
 
 _KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 _POCKETS = ("", "-updates", "-security")
-_OPTIONS = re.compile(r"^\s*(Acquire::(?:Check-[A-Za-z-]+|https?::(?:Proxy|Timeout|Pipeline-Depth)|Retries|Max-FutureTime|ForceIPv[46]))\s+\"([^\"]*)\"\s*;", re.MULTILINE)
+_OPTIONS = re.compile(
+    r"^\s*(Acquire::(?:Check-[A-Za-z-]+|https?::(?:Proxy|Timeout|Pipeline-Depth)|Retries|Max-FutureTime|ForceIPv[46]))"
+    r'\s+"([^"]*)"\s*;',
+    re.MULTILINE,
+)
 
 
 @dataclass(frozen=True)

@@ -44,17 +44,33 @@ _PROLOGUE = "set -euo pipefail\numask 022\ncd /\n"
 class RunStep(Protocol):
     """Runs one step in a sandbox: blocking, output to ``log`` as it comes, returns the exit code."""
 
-    def __call__(self, spec: StepSpec, log: Callable[[bytes], None], /) -> int: ...
+    def __call__(self, spec: StepSpec, log: Callable[[bytes], None], /) -> int:
+        """Run it."""
+        ...
 
 
 class Progress(Protocol):
     """What a build says while it runs."""
 
-    def step_started(self, template: str, index: int, total: int, step: Step) -> None: ...
-    def step_waiting(self) -> None: ...
-    def step_output(self, line: str) -> None: ...
-    def step_done(self, elapsed_s: float, size_bytes: int | None, *, cached: bool) -> None: ...
-    def step_failed(self) -> None: ...
+    def step_started(self, template: str, index: int, total: int, step: Step) -> None:
+        """A step begins, perhaps only to find that its layer is there."""
+        ...
+
+    def step_waiting(self) -> None:
+        """Another process builds this layer; its end is waited for."""
+        ...
+
+    def step_output(self, line: str) -> None:
+        """One line of the step's output."""
+        ...
+
+    def step_done(self, elapsed_s: float, size_bytes: int | None, *, cached: bool) -> None:
+        """The step's layer is there."""
+        ...
+
+    def step_failed(self) -> None:
+        """The step failed or was interrupted."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)

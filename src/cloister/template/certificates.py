@@ -52,8 +52,8 @@ def read_trusted(host_root: Path, bundle_variable: str | None, extra_ca_file: Pa
         InvalidRequestError: the extra file cannot be read or holds no certificate.
     """
     bundle = parse_pem(_host_bundle(host_root, bundle_variable))
-    public = {fingerprint(item) for path in (host_root / "usr/share/ca-certificates").rglob("*.crt") for item in parse_pem(path.read_bytes())}
-    added = [item for path in sorted((host_root / "usr/local/share/ca-certificates").rglob("*.crt")) for item in parse_pem(path.read_bytes())]
+    public = {fingerprint(item) for item in _read_directory(host_root / "usr/share/ca-certificates")}
+    added = _read_directory(host_root / "usr/local/share/ca-certificates")
     local = added + [item for item in bundle if public and fingerprint(item) not in public]
     if extra_ca_file is not None:
         local += _read_extra(extra_ca_file)
@@ -87,6 +87,10 @@ def _host_bundle(host_root: Path, variable: str | None) -> bytes:
         if path.is_file():
             return path.read_bytes()
     return b""
+
+
+def _read_directory(directory: Path) -> list[x509.Certificate]:
+    return [item for path in sorted(directory.rglob("*.crt")) for item in parse_pem(path.read_bytes())]
 
 
 def _read_extra(path: Path) -> list[x509.Certificate]:

@@ -27,10 +27,15 @@ __all__ = ["BUNDLE", "HostLayer", "HostLayerConfig", "build_host_layer", "host_e
 BUNDLE = "/etc/ssl/certs/ca-certificates.crt"
 """Where the certificate bundle is inside, on every distribution."""
 
-_CA_VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "NODE_EXTRA_CA_CERTS", "CURL_CA_BUNDLE", "PIP_CERT", "GIT_SSL_CAINFO", "AWS_CA_BUNDLE")
+_JAVA_STORE = "etc/ssl/certs/java/cacerts"
+_CA_VARIABLES = (
+    "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "NODE_EXTRA_CA_CERTS", "CURL_CA_BUNDLE", "PIP_CERT", "GIT_SSL_CAINFO", "AWS_CA_BUNDLE",
+)  # fmt: skip
 _PROXY_VARIABLES = ("http_proxy", "https_proxy", "ftp_proxy", "all_proxy", "no_proxy")
 _LOOPBACK = re.compile(r"(localhost|127\.[0-9.]+|\[?::1\]?)\Z")
-_PIP_KEYS = ("index-url", "extra-index-url", "trusted-host", "timeout", "default-timeout", "retries", "proxy", "no-index", "find-links", "index")
+_PIP_KEYS = (
+    "index-url", "extra-index-url", "trusted-host", "timeout", "default-timeout", "retries", "proxy", "no-index", "find-links", "index",
+)  # fmt: skip
 _NPM_KEYS = re.compile(r"(registry|@[^:]+:registry|strict-ssl|proxy|https-proxy|noproxy|fetch-timeout|fetch-retries|maxsockets)\Z")
 _HOOK = f"""#!/bin/sh
 # Keeps the certificates of the host in the bundle when update-ca-certificates makes it anew.
@@ -76,7 +81,8 @@ def build_host_layer(target: Path, config: HostLayerConfig) -> HostLayer:
     """
     notes: list[str] = []
     files = _files(config, notes)
-    digest = hashlib.sha256(repr(sorted(files.items())).encode()).hexdigest()
+    same = {name: content for name, content in files.items() if name != _JAVA_STORE}  # holds a random salt, and no more than the bundle
+    digest = hashlib.sha256(repr(sorted(same.items())).encode()).hexdigest()
     path = target / digest[:32]
     if not path.is_dir():
         target.mkdir(parents=True, exist_ok=True)
@@ -115,7 +121,7 @@ def _certificates(config: HostLayerConfig) -> dict[str, tuple[int, bytes]]:
     trusted = certificates.read_trusted(config.host_root, config.environ.get("SSL_CERT_FILE"), config.extra_ca_file)
     files = {
         BUNDLE.removeprefix("/"): (0o644, certificates.to_pem(trusted.all)),
-        "etc/ssl/certs/java/cacerts": (0o644, certificates.to_java_truststore(trusted.all)),
+        _JAVA_STORE: (0o644, certificates.to_java_truststore(trusted.all)),
         "etc/ca-certificates/update.d/zz-cloister-host": (0o755, _HOOK.encode()),
     }
     for certificate in trusted.local:
@@ -140,8 +146,10 @@ def _pip_conf(config: HostLayerConfig, notes: list[str]) -> str:
         if value := config.environ.get("PIP_" + key.upper().replace("-", "_")):
             found[key] = value
     kept = {key: words for key, value in found.items() if (words := _usable(f"pip {key}", value.split(), config, notes))}
-    lines = [f"{key} = {chr(10).join(words).replace(chr(10), chr(10) + '    ')}" for key, words in sorted(kept.items())]
-    return "\n".join(["[global]", f"cert = {BUNDLE}", "break-system-packages = true", "disable-pip-version-check = true", "root-user-action = ignore", *lines]) + "\n"
+    lines = ["[global]", f"cert = {BUNDLE}"]
+    lines += ["break-system-packages = true", "disable-pip-version-check = true", "root-user-action = ignore"]
+    lines += [f"{key} = " + "\n    ".join(words) for key, words in sorted(kept.items())]
+    return "\n".join(lines) + "\n"
 
 
 def _npmrc(config: HostLayerConfig, notes: list[str]) -> str:
@@ -159,7 +167,8 @@ def _npmrc(config: HostLayerConfig, notes: list[str]) -> str:
 def _read_npmrc(path: Path) -> dict[str, str]:
     if not path.is_file():
         return {}
-    pairs = (line.split("=", 1) for line in path.read_text(errors="replace").splitlines() if "=" in line and line.strip()[:1] not in "#;")
+    lines = path.read_text(errors="replace").splitlines()
+    pairs = (line.split("=", 1) for line in lines if "=" in line and line.strip()[:1] not in "#;")
     return {key.strip(): value.strip().strip("\"'") for key, value in pairs if _NPM_KEYS.match(key.strip()) and "${" not in value}
 
 
@@ -171,8 +180,12 @@ def _apt(config: HostLayerConfig, notes: list[str]) -> dict[str, str]:
         if _usable("apt source", [source.uri], config, notes)
     ]
     options = {name: value for name, value in read_options(etc / "apt").items() if _usable(f"apt {name}", [value], config, notes)}
-    files = {"etc/apt/apt.conf.d/99cloister-host": "".join(f'{name} "{value}";\n' for name, value in sorted(options.items()))} if options else {}
-    return files | ({"etc/apt/sources.list.d/debian.sources": deb822(sources)} if sources else {})
+    files = {}
+    if options:
+        files["etc/apt/apt.conf.d/99cloister-host"] = "".join(f'{name} "{value}";\n' for name, value in sorted(options.items()))
+    if sources:
+        files["etc/apt/sources.list.d/debian.sources"] = deb822(sources)
+    return files
 
 
 def _r_profile(config: HostLayerConfig, notes: list[str]) -> dict[str, str]:

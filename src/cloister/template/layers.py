@@ -189,7 +189,8 @@ class LayerStore:
         except (ValueError, TypeError, KeyError) as error:
             raise StoreError(f"the record of template '{name}' in {self.root} is damaged: {error}") from error
         if missing := [key[:12] for key in template.layers if not self.has(key)]:
-            raise TemplateNotFoundError(f"template '{name}' lacks its layers {', '.join(missing)}", hint=f"run: cloister template build {name}")
+            lacks = f"template '{name}' lacks its layers {', '.join(missing)}"
+            raise TemplateNotFoundError(lacks, hint=f"run: cloister template build {name}")
         return template
 
     def templates(self) -> list[Template]:
