@@ -73,7 +73,8 @@ REFUSED = [
     *[(name, (0, 0, 0, 0, 0), errno.EPERM) for name in ("mount", "umount2", "pivot_root", "move_mount", "open_tree", "fsopen", "fsconfig")],
     *[(name, (0, 0, 0, 0, 0), errno.EPERM) for name in ("fsmount", "fspick", "mount_setattr", "setns", "open_by_handle_at", "kcmp")],
     *[(name, (0, 0, 0, 0, 0), errno.EPERM) for name in ("kexec_load", "init_module", "finit_module", "delete_module", "syslog")],
-    *[(name, (0, 0, 0, 0, 0), errno.EPERM) for name in ("swapon", "swapoff", "quotactl", "acct", "pidfd_getfd", "move_pages", "migrate_pages")],
+    *[(name, (0, 0, 0, 0, 0), errno.EPERM) for name in ("swapon", "swapoff", "quotactl", "acct")],
+    *[(name, (0, 0, 0, 0, 0), errno.EPERM) for name in ("pidfd_getfd", "move_pages", "migrate_pages")],
     *[(name, (0, 0, 0, 0, 0), errno.EPERM) for name in ("settimeofday", "clock_adjtime", "adjtimex", "vhangup")],
     ("clone", (0x10000011, 0, 0, 0, 0), errno.EPERM),
     ("unshare", (0x10000000,), errno.EPERM),
@@ -144,7 +145,7 @@ def test_ordinary_calls_work(program: bytes) -> None:
 HOST_PROGRAMS = [
     "bash -c 'cat <(echo a) | grep a; sleep 0 & wait'",
     "tar -C /etc -c hostname | tar -t",
-    f"{sys.executable} -c 'import multiprocessing as m; p = m.get_context(\"spawn\").Process(target=print); p.start(); p.join(); assert p.exitcode == 0'",
+    f"{sys.executable} -c 'import multiprocessing as m; p = m.Process(target=print); p.start(); p.join(); assert p.exitcode == 0'",
     "printf 'int main(void){return 0;}' | gcc -x c -o $T/a.out - && $T/a.out",
     "strace -f -o $T/trace true && grep execve $T/trace",
     "gdb -nx -batch -ex run -ex bt --args true 2>&1 | tee /dev/stderr | grep 'exited normally'",
@@ -168,16 +169,16 @@ def test_host_programs_run_under_the_filter(filter_file: Path, tmp_path: Path, c
     assert done.returncode == 0, done.stderr.decode()
 
 
+CONTROL = r"Package: zz\nVersion: 1\nArchitecture: all\nMaintainer: a <a@b>\nDescription: x\n"
 ROOT_PROGRAMS = [
     "R --vanilla -s -e 'cat(sum(1:10), system(\"echo child\", intern = TRUE), \"\\n\")' | grep 55",
-    "node -e 'new (require(\"worker_threads\").Worker)(\"1\", {eval: true}).on(\"exit\", () => require(\"fs\").readFile(\"/etc/hostname\", () => console.log(1)))'",
+    "node -e 'new (require(\"worker_threads\").Worker)(\"1\", {eval: true}).on(\"exit\", () => console.log(1))' | grep 1",
     "npm --version",
     "echo 'System.out.println(1+1)' | jshell -s - | grep 2",
     "python3 -c 'import numpy, numba; print(numba.njit(parallel=True)(lambda a: (a * 2).sum())(numpy.ones(9)))' | grep 18",
     "python3 -m venv --without-pip /tmp/v && /tmp/v/bin/python -c 'import ssl'",
     "dpkg --audit && apt-get --version && apt-cache policy >/dev/null",
-    "mkdir /tmp/p && cd /tmp/p && mkdir -p DEBIAN usr && printf 'Package: zz\\nVersion: 1\\nArchitecture: all\\nMaintainer: a <a@b>\\nDescription: x\\n'"
-    " >DEBIAN/control && dpkg-deb -b . /tmp/zz.deb && dpkg -i /tmp/zz.deb && dpkg -r zz",
+    f"mkdir -p /tmp/p/DEBIAN && printf '{CONTROL}' >/tmp/p/DEBIAN/control; dpkg-deb -b /tmp/p /tmp/z.deb && dpkg -i /tmp/z.deb && dpkg -r zz",
     "sudo -n true",
     "su nobody -s /bin/sh -c id | grep nobody",
 ]

@@ -168,7 +168,7 @@ def _argument(index: int) -> int:
 
 def _libseccomp() -> ModuleType:
     try:
-        import pyseccomp  # type: ignore[import-untyped]  # noqa: PLC0415 - loads libseccomp, which fails where it is missing
+        import pyseccomp  # noqa: PLC0415 - loads libseccomp, which fails where it is missing
     except (ImportError, RuntimeError, OSError) as err:
         raise _fault("libseccomp is missing", hint="apt-get install libseccomp2, and the Python package pyseccomp") from err
     if platform.machine() not in ("x86_64", "aarch64"):

@@ -15,6 +15,7 @@ no chance to dump (``exec``, kill -9, an EXIT trap of the user's own) is state l
 Invariant: the driver waits for the report or for bash's death, never for the end of a pipe, so background processes hold nothing up.
 """
 
+# ruff: noqa: PTH118, PTH123, PTH208 - importing pathlib would double the driver's start time
 from __future__ import annotations
 
 import contextlib
@@ -36,7 +37,7 @@ _COMPLETE = b"\n# complete\n"
 _REPEAT_S = 0.25
 """SIGINT is sent again as often as this, for programs that take the first one for something else."""
 _ESCALATE_S = 1.0
-"""After this long, what the interrupted cell started is killed, and bash told to end; after twice as long, bash is killed."""
+"""After this long, what the interrupted cell started is killed and bash told to end; after twice as long bash is killed."""
 
 # Variables that bash itself makes, or the driver: not part of a dump.
 _OWN = (
@@ -48,7 +49,8 @@ _ALL_NAMES = " ".join(f"${{!{first}@}}" for first in "_ABCDEFGHIJKLMNOPQRSTUVWXY
 _DUMP = (
     '__cloister_dump() { builtin set +o; ((__cloister_u)) && builtin echo "set +u"; builtin printf "set +e\\0";'
     " builtin set +efuxn; builtin trap - DEBUG ERR RETURN;"
-    ' ((${#FUNCNAME[@]} > 1)) && builtin set -- "${__cloister_args[@]}"; builtin printf "set --"; (($#)) && builtin printf " %q" "$@"; builtin echo;'
+    ' ((${#FUNCNAME[@]} > 1)) && builtin set -- "${__cloister_args[@]}";'
+    ' builtin printf "set --"; (($#)) && builtin printf " %q" "$@"; builtin echo;'
     ' builtin printf "cd -- %q\\n" "$PWD"; builtin umask -p; if [[ -v IFS ]]; then builtin declare -p IFS; else builtin echo unset IFS; fi;'
     " builtin local __cloister_v IFS=$' \\t\\n';"
     f" for __cloister_v in {_ALL_NAMES}; do case $__cloister_v in {_OWN}) ;; *) builtin declare -p $__cloister_v;; esac; done;"
@@ -77,7 +79,8 @@ _CLOSE = " ".join(f"{fd}>&-" for fd in range(_RESTORE, _ERR + 1))
 _LOOP = (
     f"{{ {_DUMP}{_ENTER} __cloister_u=0; shopt -s expand_aliases; {_TRAPS}"
     f' mapfile -d "" -t __cloister_in <&{_RESTORE};'
-    f' builtin eval "${{__cloister_in[1]}}"; {_TRAP_EXIT} builtin eval "${{__cloister_in[0]}}"; builtin echo ready >&{_REPORT}; }} >/dev/null 2>&1;'
+    f' builtin eval "${{__cloister_in[1]}}"; {_TRAP_EXIT}'
+    f' builtin eval "${{__cloister_in[0]}}"; builtin echo ready >&{_REPORT}; }} >/dev/null 2>&1;'
     f" while {{ builtin read -r -u {_GO} __cloister_in; }} >/dev/null 2>&1; do"
     f' {{ builtin mapfile -d "" -t __cloister_in <&{_INPUT}; __cloister_enter "$@"; }} >/dev/null 2>&1;'
     f' {{ builtin eval "${{__cloister_in[-1]}}" </dev/null >&{_OUT} 2>&{_ERR} {_CLOSE};'
