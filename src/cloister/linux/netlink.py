@@ -22,17 +22,18 @@ from typing import Self
 
 from cloister.errors import IsolationError
 
-__all__ = ["Link", "Netlink", "Route", "VethEnd", "settle_carrier"]
+__all__ = ["NESTED", "Link", "Netlink", "NetlinkSocket", "Route", "VethEnd", "attribute", "attributes_of", "settle_carrier"]
 
 _REQUEST, _ACK, _DUMP, _CREATE, _EXCLUSIVE, _REPLACE = 0x1, 0x4, 0x300, 0x400, 0x200, 0x100
 _ERROR, _DONE = 2, 3
+_DUMP_INTERRUPTED, _DUMP_TRIES = 0x10, 50
 _NEWLINK, _DELLINK, _GETLINK, _NEWADDR, _NEWROUTE, _GETROUTE, _NEWNEIGH = 16, 17, 18, 20, 24, 26, 28
 _IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_LINK, _IFLA_LINKINFO, _IFLA_GROUP, _IFLA_NET_NS_FD = 1, 3, 4, 5, 18, 27, 28
 _INFO_KIND, _INFO_DATA, _VETH_PEER = 1, 2, 1
 _RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_MULTIPATH, _RTA_TABLE = 1, 4, 5, 9, 15
 _IFF_UP, _NUD_PERMANENT, _ONLINK = 1, 0x80, 4
 _TABLE_MAIN, _PROTO_STATIC, _SCOPE_GLOBAL, _SCOPE_LINK, _UNICAST = 254, 4, 0, 253, 1
-_NESTED = 0x8000
+NESTED = 0x8000
 _SIOCETHTOOL, _ETHTOOL_GLINK = 0x8946, 0xA
 
 
@@ -65,15 +66,17 @@ class VethEnd:
 
     def attributes(self, mtu: int) -> bytes:
         """The end's netlink attributes."""
-        numbers = _attribute(_IFLA_MTU, struct.pack("=I", mtu)) + _attribute(_IFLA_GROUP, struct.pack("=I", self.group))
-        return _attribute(_IFLA_IFNAME, _text(self.name)) + _attribute(_IFLA_ADDRESS, self.mac) + numbers
+        numbers = attribute(_IFLA_MTU, struct.pack("=I", mtu)) + attribute(_IFLA_GROUP, struct.pack("=I", self.group))
+        return attribute(_IFLA_IFNAME, _text(self.name)) + attribute(_IFLA_ADDRESS, self.mac) + numbers
 
 
-def _attribute(kind: int, value: bytes) -> bytes:
+def attribute(kind: int, value: bytes) -> bytes:
+    """One netlink attribute, padded."""
     return struct.pack("=HH", len(value) + 4, kind) + value + b"\0" * (-len(value) % 4)
 
 
-def _attributes(data: bytes) -> dict[int, bytes]:
+def attributes_of(data: bytes) -> dict[int, bytes]:
+    """The attributes in ``data``, by kind."""
     found: dict[int, bytes] = {}
     while len(data) >= 4:
         size, kind = struct.unpack_from("=HH", data)
@@ -92,13 +95,14 @@ def _text(value: str) -> bytes:
     return value.encode() + b"\0"
 
 
-class Netlink:
-    """A NETLINK_ROUTE socket of the calling thread's network namespace."""
+class NetlinkSocket:
+    """A netlink socket of the calling thread's network namespace, and its two kinds of conversation: one request, one listing."""
 
-    def __init__(self) -> None:
-        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
+    def __init__(self, protocol: int) -> None:
+        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
         self._socket.bind((0, 0))
         self._sequence = 0
+        self._was_interrupted = False
 
     def __enter__(self) -> Self:
         return self
@@ -110,31 +114,50 @@ class Netlink:
         """Close the socket. Idempotent."""
         self._socket.close()
 
-    def _send(self, kind: int, flags: int, body: bytes) -> None:
+    def send(self, kind: int, flags: int, body: bytes) -> None:
+        """Send one message; its sequence number marks the answers to come."""
         self._sequence += 1
         self._socket.send(struct.pack("=IHHII", 16 + len(body), kind, flags, self._sequence, 0) + body)
 
-    def _messages(self) -> Iterator[tuple[int, bytes]]:
+    def messages(self) -> Iterator[tuple[int, bytes]]:
+        """The answers to the last message, as (type, payload), for as long as they come."""
         while True:
             data = self._socket.recv(1 << 18)
             while len(data) >= 16:
-                size, kind, _, sequence, _ = struct.unpack_from("=IHHII", data)
+                size, kind, flags, sequence, _ = struct.unpack_from("=IHHII", data)
                 if sequence == self._sequence:
+                    self._was_interrupted |= bool(flags & _DUMP_INTERRUPTED)
                     yield kind, data[16:size]
                 data = data[(size + 3) & ~3 :]
 
-    def _request(self, step: str, kind: int, flags: int, body: bytes, ignore: tuple[int, ...] = ()) -> None:
-        self._send(kind, _REQUEST | _ACK | flags, body)
-        for answer, payload in self._messages():
+    def request(self, step: str, kind: int, flags: int, body: bytes, ignore: tuple[int, ...] = ()) -> None:
+        """Send a message that changes something and wait for its acknowledgement.
+
+        Raises: IsolationError, but for the error numbers in ``ignore``.
+        """
+        self.send(kind, _REQUEST | _ACK | flags, body)
+        for answer, payload in self.messages():
             if answer == _ERROR:
                 number = -struct.unpack_from("=i", payload)[0]
                 if number and number not in ignore:
                     raise IsolationError(f"{step}: {os.strerror(number)}", step=step, errno=number)
                 return
 
-    def _dump(self, step: str, kind: int, body: bytes) -> Iterator[bytes]:
-        self._send(kind, _REQUEST | _DUMP, body)
-        for answer, payload in self._messages():
+    def dump(self, step: str, kind: int, body: bytes) -> list[bytes]:
+        """The payloads of a listing; listed again when it changed meanwhile, since something may be missing then.
+
+        Raises: IsolationError.
+        """
+        for _ in range(_DUMP_TRIES):
+            self._was_interrupted = False
+            found = list(self._dump_once(step, kind, body))
+            if not self._was_interrupted:
+                return found
+        raise IsolationError(f"{step}: it changes too fast to be listed", step=step, errno=errors.EAGAIN)
+
+    def _dump_once(self, step: str, kind: int, body: bytes) -> Iterator[bytes]:
+        self.send(kind, _REQUEST | _DUMP, body)
+        for answer, payload in self.messages():
             if answer == _DONE:
                 return
             if answer == _ERROR:
@@ -142,14 +165,21 @@ class Netlink:
                 raise IsolationError(f"{step}: {os.strerror(number)}", step=step, errno=number)
             yield payload
 
+
+class Netlink(NetlinkSocket):
+    """A NETLINK_ROUTE socket of the calling thread's network namespace."""
+
+    def __init__(self) -> None:
+        super().__init__(socket.NETLINK_ROUTE)
+
     def links(self) -> dict[str, Link]:
         """Every interface of the namespace, by name."""
-        return {link.name: link for link in map(_parse_link, self._dump("list interfaces", _GETLINK, _link_header()))}
+        return {link.name: link for link in map(_parse_link, self.dump("list interfaces", _GETLINK, _link_header()))}
 
     def link(self, name: str) -> Link | None:
         """The interface of that name, or None."""
-        self._send(_GETLINK, _REQUEST, _link_header() + _attribute(_IFLA_IFNAME, _text(name)))
-        for answer, payload in self._messages():
+        self.send(_GETLINK, _REQUEST, _link_header() + attribute(_IFLA_IFNAME, _text(name)))
+        for answer, payload in self.messages():
             if answer == _NEWLINK:
                 return _parse_link(payload)
             number = -struct.unpack_from("=i", payload)[0]
@@ -163,34 +193,34 @@ class Netlink:
 
         Raises: IsolationError, with errno EEXIST when a name is taken on either side.
         """
-        peer = _link_header() + far.attributes(mtu) + _attribute(_IFLA_NET_NS_FD, struct.pack("=I", far_netns_fd))
-        data = _attribute(_INFO_DATA | _NESTED, _attribute(_VETH_PEER | _NESTED, peer))
-        info = _attribute(_IFLA_LINKINFO | _NESTED, _attribute(_INFO_KIND, b"veth") + data)
-        self._request(f"make veth pair {near.name}", _NEWLINK, _CREATE | _EXCLUSIVE, _link_header() + near.attributes(mtu) + info)
+        peer = _link_header() + far.attributes(mtu) + attribute(_IFLA_NET_NS_FD, struct.pack("=I", far_netns_fd))
+        data = attribute(_INFO_DATA | NESTED, attribute(_VETH_PEER | NESTED, peer))
+        info = attribute(_IFLA_LINKINFO | NESTED, attribute(_INFO_KIND, b"veth") + data)
+        self.request(f"make veth pair {near.name}", _NEWLINK, _CREATE | _EXCLUSIVE, _link_header() + near.attributes(mtu) + info)
 
     def set_up(self, index: int, mtu: int | None = None) -> None:
         """Bring the interface up, and set its MTU when one is given."""
-        size = b"" if mtu is None else _attribute(_IFLA_MTU, struct.pack("=I", mtu))
-        self._request("bring interface up", _NEWLINK, 0, _link_header(index, _IFF_UP, _IFF_UP) + size)
+        size = b"" if mtu is None else attribute(_IFLA_MTU, struct.pack("=I", mtu))
+        self.request("bring interface up", _NEWLINK, 0, _link_header(index, _IFF_UP, _IFF_UP) + size)
 
     def delete_link(self, name: str) -> bool:
         """Delete the interface, and with it a veth's other end; False when there is none."""
         found = self.link(name)
         if found is None:
             return False
-        self._request(f"delete interface {name}", _DELLINK, 0, _link_header(found.index), (errors.ENODEV,))
+        self.request(f"delete interface {name}", _DELLINK, 0, _link_header(found.index), (errors.ENODEV,))
         return True
 
     def delete_group(self, group: int) -> None:
         """Delete every interface of the group at once: the kernel's wait for its readers, 20 ms an interface, is paid once. Idempotent."""
-        body = _link_header() + _attribute(_IFLA_GROUP, struct.pack("=I", group))
-        self._request(f"delete interfaces of group {group}", _DELLINK, 0, body, (errors.ENODEV,))
+        body = _link_header() + attribute(_IFLA_GROUP, struct.pack("=I", group))
+        self.request(f"delete interfaces of group {group}", _DELLINK, 0, body, (errors.ENODEV,))
 
     def add_address(self, index: int, address: IPv4Address) -> None:
         """Give the interface ``address/32``. Idempotent."""
         body = struct.pack("=BBBBI", socket.AF_INET, 32, 0, _SCOPE_GLOBAL, index)
-        body += _attribute(1, address.packed) + _attribute(2, address.packed)
-        self._request(f"add address {address}", _NEWADDR, _CREATE | _REPLACE, body)
+        body += attribute(1, address.packed) + attribute(2, address.packed)
+        self.request(f"add address {address}", _NEWADDR, _CREATE | _REPLACE, body)
 
     def set_route(self, destination: IPv4Network, index: int, gateway: IPv4Address | None = None) -> None:
         """Route ``destination`` by the interface, directly or by an on-link ``gateway``; replaces a route to the same place."""
@@ -198,11 +228,11 @@ class Netlink:
         prefix = destination.prefixlen
         body = struct.pack("=BBBBBBBBI", socket.AF_INET, prefix, 0, 0, _TABLE_MAIN, _PROTO_STATIC, scope, _UNICAST, flags)
         if prefix:
-            body += _attribute(_RTA_DST, destination.network_address.packed)
+            body += attribute(_RTA_DST, destination.network_address.packed)
         if gateway is not None:
-            body += _attribute(_RTA_GATEWAY, gateway.packed)
-        body += _attribute(_RTA_OIF, struct.pack("=I", index))
-        self._request(f"route {destination}", _NEWROUTE, _CREATE | _REPLACE, body)
+            body += attribute(_RTA_GATEWAY, gateway.packed)
+        body += attribute(_RTA_OIF, struct.pack("=I", index))
+        self.request(f"route {destination}", _NEWROUTE, _CREATE | _REPLACE, body)
 
     def set_neighbour(self, index: int, address: IPv4Address, mac: bytes) -> None:
         """Fix the neighbour's hardware address for good.
@@ -210,13 +240,13 @@ class Netlink:
         Permanent entries do not count against the kernel's neighbour table limit, which all namespaces share (gc_thresh3, 1024 by default).
         """
         body = struct.pack("=BBHiHBB", socket.AF_INET, 0, 0, index, _NUD_PERMANENT, 0, 0)
-        body += _attribute(1, address.packed) + _attribute(2, mac)
-        self._request(f"set neighbour {address}", _NEWNEIGH, _CREATE | _REPLACE, body)
+        body += attribute(1, address.packed) + attribute(2, mac)
+        self.request(f"set neighbour {address}", _NEWNEIGH, _CREATE | _REPLACE, body)
 
     def routes(self) -> list[Route]:
         """Every IPv4 unicast route, of all tables."""
         body = struct.pack("=BBBBBBBBI", socket.AF_INET, 0, 0, 0, 0, 0, 0, 0, 0)
-        found = [_parse_route(payload) for payload in self._dump("list routes", _GETROUTE, body)]
+        found = [_parse_route(payload) for payload in self.dump("list routes", _GETROUTE, body)]
         return [route for route in found if route is not None]
 
 
@@ -241,7 +271,7 @@ def settle_carrier(sock: socket.socket, name: str) -> None:
 
 def _parse_link(payload: bytes) -> Link:
     index = struct.unpack_from("=i", payload, 4)[0]
-    found = _attributes(payload[16:])
+    found = attributes_of(payload[16:])
     mtu = struct.unpack("=I", found[_IFLA_MTU])[0] if _IFLA_MTU in found else 0
     peer = struct.unpack("=I", found[_IFLA_LINK])[0] if _IFLA_LINK in found else 0
     return Link(index, found[_IFLA_IFNAME].rstrip(b"\0").decode(), mtu, peer)
@@ -251,7 +281,7 @@ def _parse_route(payload: bytes) -> Route | None:
     _, prefix, _, _, table, _, _, kind, _ = struct.unpack_from("=BBBBBBBBI", payload)
     if kind != _UNICAST:
         return None
-    found = _attributes(payload[12:])
+    found = attributes_of(payload[12:])
     interfaces = [struct.unpack("=I", found[_RTA_OIF])[0]] if _RTA_OIF in found else []
     hops = found.get(_RTA_MULTIPATH, b"")
     while len(hops) >= 8:

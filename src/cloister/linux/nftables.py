@@ -82,6 +82,16 @@ class Nftables:
         errors = self._lib.nft_ctx_get_error_buffer(self._ctx) or b""
         return status, output.decode(errors="replace"), errors.decode(errors="replace")
 
+    def delete_element(self, family: str, table: str, name: str, element: str) -> bool:
+        """Delete one element of a set; False when it is not there.
+
+        Raises: IsolationError.
+        """
+        status, _, errors = self._run(f"delete element {family} {table} {name} {{ {element} }}", 0)
+        if status != 0 and "No such file or directory" not in errors:
+            raise IsolationError(f"nftables refused a change: {errors.strip()}", step="nftables")
+        return status == 0
+
     def query(self, command: str) -> list[dict[str, Any]]:
         """The objects that a ``list …`` command gives, without the metainfo; an empty list when the named object does not exist."""
         status, output, errors = self._run(command, _OUTPUT_JSON)

@@ -16,6 +16,7 @@ from ipaddress import IPv4Network
 from pathlib import Path
 
 from cloister.errors import IsolationError
+from cloister.linux.conntrack import forget_connections
 from cloister.linux.netlink import Netlink, VethEnd, settle_carrier
 from cloister.linux.netns import NetnsThread, is_netns_pinned, open_netns, pin_new_netns, run_in_netns, write_sysctl
 from cloister.linux.nftables import Nftables
@@ -163,20 +164,28 @@ class Router:
         """Give or take the internet, established connections included."""
 
         def body() -> None:
-            if slot not in self._slots_in_sets():
+            if self._netlink.link(self._plan.interface(slot)) is None:
                 raise IsolationError(f"network slot {slot} is not attached", step="set internet")
             self._nft.run(self._online(slot, online=online))
 
         self._thread.call(body)
 
-    def release(self, slot: int) -> None:
-        """Take the sandbox out of the sets and delete its pair. Idempotent."""
+    def release(self, slot: int) -> bool:
+        """Take the sandbox out of the sets, delete its pair and forget its connections; whether it had any. Idempotent.
 
-        def body() -> None:
+        The kernel looks through its whole table (10 ms) for them, so that is left out for a sandbox that ``flows`` has never seen.
+        """
+
+        def body() -> bool:
+            address = self._plan.address(slot)
             self._forget(slot)
             self._netlink.delete_link(self._plan.interface(slot))
+            had_connections = self._nft.delete_element("inet", ROUTER_TABLE, "flows", str(address))
+            if had_connections:
+                forget_connections(address)
+            return had_connections
 
-        self._thread.call(body)
+        return self._thread.call(body)
 
     def _forget(self, slot: int) -> None:
         element = self._plan.element(slot)

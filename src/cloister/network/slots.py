@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from cloister.errors import IsolationError
+from cloister.linux.conntrack import forget_connections
 from cloister.linux.netns import NetnsThread, is_netns_pinned, open_current_netns, run_in_netns, unpin_netns
 from cloister.network.host_side import HostSide
 from cloister.network.plan import AddressPlan, NetworkConfig
@@ -133,9 +134,11 @@ class NetworkNode:
 
     def release(self, slot: int) -> None:
         """Give the slot back: its rules, then its interface. Idempotent, also after the sandbox's namespace has died."""
-        self._plan.address(slot)
+        address = self._plan.address(slot)
         with self._slot_locks[slot]:
-            self._opened()[1].release(slot)
+            had_connections = self._opened()[1].release(slot)
+            if had_connections:
+                self._in_host(lambda: forget_connections(address))
 
     def slots_in_use(self) -> set[int]:
         """Slots that anything in the kernel belongs to."""
