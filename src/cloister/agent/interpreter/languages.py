@@ -42,18 +42,18 @@ def _python(context: LanguageContext) -> list[str]:
 
 
 def _node(context: LanguageContext) -> list[str]:
-    return ["/usr/bin/node", "--no-warnings", str(context.drivers / "node.mjs")]
+    return ["/usr/bin/node", str(context.drivers / "node" / "main.js")]
 
 
 def _r(context: LanguageContext) -> list[str]:
-    return ["/usr/bin/Rscript", "--vanilla", str(context.drivers / "kernel.R")]
+    return ["/usr/bin/Rscript", str(context.drivers / "kernel.R")]
 
 
 def _java(context: LanguageContext) -> list[str]:
     heap_mib = max(64, context.mem_mib // 2)
-    archive = [f"-XX:SharedArchiveFile={_JAVA}/kernel.jsa"] if Path(_JAVA, "kernel.jsa").exists() else []
-    options = ["-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xshare:auto", f"-Xmx{heap_mib}m", *archive]
-    return ["/usr/bin/java", *options, "-cp", f"{_JAVA}/kernel.jar", "Kernel"]
+    archive = f"{_JAVA}/kernel.jsa"  # made with the serial collector: with another one the JVM does not take it
+    options = ["-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xshare:auto", f"-XX:SharedArchiveFile={archive}", f"-Xmx{heap_mib}m"]
+    return ["/usr/bin/java", *options, "-jar", f"{_JAVA}/kernel.jar"]
 
 
 def _bash(context: LanguageContext) -> list[str]:
