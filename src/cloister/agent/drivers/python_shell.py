@@ -127,6 +127,13 @@ class Shell(InteractiveShell):  # type: ignore[misc]
         else:
             super().showtraceback(exc_tuple, *args, **kwargs)
 
+    def show_usage_error(self, exc: BaseException) -> None:
+        """A magic that was used wrongly is an error like any other."""
+        self.send_error(type(exc).__name__, exc, f"{type(exc).__name__}: {exc}")
+
+    def _format_exception_for_storage(self, exception: BaseException, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        return {}  # IPython would format every traceback a second time, for a history that is off
+
     def send_error(self, name: str, value: BaseException | str, text: str) -> None:
         """Send the run's error."""
         self.error_sent = True
