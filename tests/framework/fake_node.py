@@ -117,8 +117,28 @@ class FakeSandbox:
     async def serve_raw(self, port: int, handler: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Any]) -> None:
         """Hand connections to ``port`` to ``handler``."""
         listener = await self.make_socket(lambda: socket.create_server(("127.0.0.1", port)))
-        server = await asyncio.start_server(handler, sock=listener)
-        self.stack.callback(server.close)
+        tasks: set[asyncio.Task[Any]] = set()
+
+        async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            task = asyncio.current_task()
+            assert task is not None
+            tasks.add(task)
+            try:
+                await handler(reader, writer)
+            except (asyncio.CancelledError, ConnectionError):
+                writer.transport.abort()
+            finally:
+                tasks.discard(task)
+                writer.close()
+
+        async def end() -> None:
+            server.close()
+            for task in tuple(tasks):
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+        server = await asyncio.start_server(handle, sock=listener)
+        self.stack.push_async_callback(end)
 
     async def make_socket(self, make: Callable[[], socket.socket]) -> socket.socket:
         """Run ``make`` inside the sandbox's network."""

@@ -96,7 +96,7 @@ class Forwarder:
                 return await _tunnel(request, upstream)
             return await _relay(request, upstream)
         finally:
-            if upstream.content.is_eof():
+            if upstream.content.is_eof() and upstream.status != SWITCHING:
                 upstream.release()
             else:
                 upstream.close()
@@ -128,13 +128,10 @@ async def _body(request: web.Request) -> bytes | AsyncIterator[bytes] | None:
 
 async def _relay(request: web.Request, upstream: aiohttp.ClientResponse) -> web.StreamResponse:
     answer = _Answer(upstream.status, upstream.reason, response_headers(upstream.raw_headers, upgrade=False), upgrade=False)
-    length = upstream.headers.get("Content-Length", "")
-    if request.method == "HEAD" or (length.isascii() and length.isdecimal() and int(length) <= _SMALL_BYTES):
-        body = await upstream.content.read()
-        request[STARTED] = True
-        await answer.send_whole(request, body)
-        return answer
     request[STARTED] = True
+    if upstream.content.is_eof() and upstream.content.exception() is None:
+        await answer.send_whole(request, upstream.content.read_nowait())
+        return answer
     await answer.prepare(request)
     try:
         while chunk := await upstream.content.readany():

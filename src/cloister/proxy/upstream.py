@@ -7,7 +7,6 @@ sockets, for a socket keeps its network namespace alive.
 from __future__ import annotations
 
 import asyncio
-import errno
 from collections import defaultdict
 from types import TracebackType
 from typing import Self
@@ -25,7 +24,6 @@ _KEEP_ALIVE_S = 30.0
 _ATTEMPT_DELAYS_S = (0.02, 0.05, 0.1, 0.15, 0.2)
 """Waits between attempts at a closed port: programs are often asked a moment before they listen."""
 _CONNECT_TIMEOUT_S = 5.0
-_CLOSED = frozenset({errno.ECONNREFUSED, errno.ECONNRESET, errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EADDRNOTAVAIL, errno.ENETDOWN})
 
 
 class PortClosedError(aiohttp.ClientConnectionError):
@@ -46,19 +44,21 @@ class SandboxConnector(aiohttp.BaseConnector):
     async def _create_connection(self, req: ClientRequest, traces: list[Trace], timeout: ClientTimeout) -> ResponseHandler:
         del traces, timeout
         sandbox_id, port = req.connection_key.host, req.connection_key.port
+        for delay_s in (*_ATTEMPT_DELAYS_S, None):
+            try:
+                return await self._connect(sandbox_id, port)
+            except OSError as error:
+                if delay_s is None or not isinstance(error, ConnectionRefusedError):
+                    raise PortClosedError(f"port {port} is not open") from error
+                await asyncio.sleep(delay_s)
+        raise AssertionError("the last attempt returns or raises")
+
+    async def _connect(self, sandbox_id: str, port: int | None) -> ResponseHandler:
+        """One attempt, on a socket of its own: one that was refused is of no use any more."""
         sock = await self._dialer.dial(sandbox_id)
         try:
-            for delay_s in (*_ATTEMPT_DELAYS_S, None):
-                try:
-                    async with asyncio.timeout(_CONNECT_TIMEOUT_S):
-                        await self._loop.sock_connect(sock, ("127.0.0.1", port))
-                    break
-                except OSError as error:  # TimeoutError is one
-                    if not isinstance(error, TimeoutError) and error.errno not in _CLOSED:
-                        raise
-                    if delay_s is None or isinstance(error, TimeoutError):
-                        raise PortClosedError(f"port {port} is not open") from error
-                    await asyncio.sleep(delay_s)
+            async with asyncio.timeout(_CONNECT_TIMEOUT_S):
+                await self._loop.sock_connect(sock, ("127.0.0.1", port))
             _, protocol = await self._loop.create_connection(self._factory, sock=sock)
         except BaseException:
             sock.close()
