@@ -331,6 +331,17 @@ def test_the_mtu_is_that_of_the_way_out(made: Lab) -> None:
         assert "mtu 1400" in made.host.run("ip link show dev cl0up")
 
 
+@pytest.mark.parametrize("setting", ["rp_filter=1", "send_redirects=0", "accept_redirects=0", "route_localnet=0"])
+def test_kernel_settings_of_the_router_and_the_uplink(made: Lab, node: NetworkNode, setting: str) -> None:
+    """Reverse-path filter on, redirects and loopback routing off: in the router and, but for the first, at the uplink."""
+    name, value = setting.split("=")
+    node.attach(1, made.sandbox().fd, True)
+    for interface in ("all", "default", "cl0s1"):
+        assert made.router().run(f"cat /proc/sys/net/ipv4/conf/{interface}/{name}").strip() == value
+    if name != "rp_filter":
+        assert made.host.run(f"cat /proc/sys/net/ipv4/conf/cl0up/{name}").strip() == value
+
+
 def test_neighbour_entries_do_not_fill_the_shared_table(made: Lab, node: NetworkNode) -> None:
     """Both ends know each other's hardware address for good: such entries do not count against the limit that all namespaces share."""
     sandbox = made.sandbox()
