@@ -23,7 +23,7 @@ import jdk.jshell.spi.ExecutionControl;
  */
 final class Engine extends DirectExecutionControl {
     private static final long STEP_MS = 20;
-    private static final long ABANDON_MS = 1000;
+    private static final long ABANDON_MS = 400;
     private static final long IDLE_NS = 5_000_000; // cpu time that a thread blocked in a native call may use while it is watched
     private final ThreadMXBean clock = ManagementFactory.getThreadMXBean();
     private final Loader loader;
@@ -150,7 +150,7 @@ final class Engine extends DirectExecutionControl {
         private final Map<String, byte[]> bytes = new HashMap<>();
 
         Loader(Lines lines) {
-            super("user", new URL[0], Engine.class.getClassLoader());
+            super(new URL[0], Engine.class.getClassLoader());
             this.lines = lines;
         }
 
@@ -175,7 +175,7 @@ final class Engine extends DirectExecutionControl {
             if (code == null) {
                 return super.findClass(name);
             }
-            byte[] checked = Instrumenter.instrument(code, lines.source(name), lines.mapping(name));
+            byte[] checked = Instrumenter.instrument(code, lines, lines.wrapper(name));
             return defineClass(name, checked, 0, checked.length);
         }
 

@@ -1,9 +1,13 @@
 package cloister.kernel;
 
+import java.io.File;
+import java.io.IOException;
+import java.util.List;
 import java.util.concurrent.ForkJoinWorkerThread;
 
 /**
- * What instrumented user code calls: {@link #check} at the start of each method and before each jump back, {@link #exit} instead of System.exit.
+ * What instrumented user code calls: {@link #check} at the start of each method and before each jump back, {@link #exit} instead of System.exit,
+ * {@link #start} and {@link #exec} instead of the JDK's.
  * It is the only class of the kernel that user code reaches. Invariant: threads of a stopped cell throw at their next check, others never do.
  */
 public final class Guard {
@@ -57,6 +61,41 @@ public final class Guard {
     /** Runtime.exit and Runtime.halt. */
     public static void exit(Runtime runtime, int code) {
         exit(code);
+    }
+
+    /** ProcessBuilder.start of user code. */
+    public static Process start(ProcessBuilder builder) throws IOException {
+        return Children.start(builder);
+    }
+
+    /** ProcessBuilder.startPipeline of user code. */
+    public static List<Process> startPipeline(List<ProcessBuilder> builders) throws IOException {
+        return Children.startPipeline(builders);
+    }
+
+    /** Runtime.exec of user code, in its six forms. */
+    public static Process exec(Runtime runtime, String command) throws IOException {
+        return Children.exec(runtime, command, null, null);
+    }
+
+    public static Process exec(Runtime runtime, String command, String[] variables) throws IOException {
+        return Children.exec(runtime, command, variables, null);
+    }
+
+    public static Process exec(Runtime runtime, String command, String[] variables, File directory) throws IOException {
+        return Children.exec(runtime, command, variables, directory);
+    }
+
+    public static Process exec(Runtime runtime, String[] command) throws IOException {
+        return Children.exec(runtime, command, null, null);
+    }
+
+    public static Process exec(Runtime runtime, String[] command, String[] variables) throws IOException {
+        return Children.exec(runtime, command, variables, null);
+    }
+
+    public static Process exec(Runtime runtime, String[] command, String[] variables, File directory) throws IOException {
+        return Children.exec(runtime, command, variables, directory);
     }
 
     static void stop(Cell cell) {

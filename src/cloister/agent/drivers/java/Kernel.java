@@ -1,7 +1,6 @@
 package cloister.kernel;
 
 import java.io.IOException;
-import java.time.Instant;
 import java.util.Map;
 import java.util.concurrent.BlockingQueue;
 import java.util.concurrent.LinkedBlockingQueue;
@@ -19,7 +18,7 @@ public final class Kernel {
     private static final long KILL_MS = 250;
     private static final BlockingQueue<Map<String, Object>> QUEUE = new LinkedBlockingQueue<>();
     private static volatile int runId;
-    private static volatile Instant startedAt = Instant.EPOCH;
+    private static volatile long startedAt; // ticks since boot
 
     private Kernel() { }
 
@@ -43,7 +42,7 @@ public final class Kernel {
 
     private static void execute(Channel channel, Session session, Map<String, Object> request) {
         runId = ((Number) request.get("id")).intValue();
-        startedAt = Instant.now();
+        startedAt = Children.now();
         Environment environment = new Environment(request.get("envs"));
         int count;
         try {
@@ -72,24 +71,17 @@ public final class Kernel {
     /** Stops the running cell and the processes that it started: asked to end first, killed when they are still there a moment later. */
     private static void interrupt(Session session) {
         session.engine().interrupt();
-        Instant since = startedAt;
-        children(since, Instant.MAX).forEach(ProcessHandle::destroy);
+        long since = startedAt;
+        Children.startedIn(since, Long.MAX_VALUE).forEach(ProcessHandle::destroy);
         Thread killer = new Thread(() -> {
             try {
                 Thread.sleep(KILL_MS);
             } catch (InterruptedException ended) {
                 return;
             }
-            children(since, startedAt.equals(since) ? Instant.MAX : startedAt).forEach(ProcessHandle::destroyForcibly);
+            Children.startedIn(since, startedAt == since ? Long.MAX_VALUE : startedAt).forEach(ProcessHandle::destroyForcibly);
         }, "kernel-killer");
         killer.setDaemon(true);
         killer.start();
-    }
-
-    private static java.util.stream.Stream<ProcessHandle> children(Instant since, Instant until) {
-        return ProcessHandle.current().descendants().filter(child -> {
-            Instant start = child.info().startInstant().orElse(Instant.EPOCH);
-            return !start.isBefore(since.minusMillis(20)) && start.isBefore(until); // start times come in steps of 10 ms
-        });
     }
 }

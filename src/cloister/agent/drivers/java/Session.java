@@ -4,6 +4,8 @@ import java.util.ArrayList;
 import java.util.List;
 import java.util.Locale;
 import java.util.Map;
+import java.util.regex.Matcher;
+import java.util.regex.Pattern;
 import jdk.jshell.DeclarationSnippet;
 import jdk.jshell.Diag;
 import jdk.jshell.JShell;
@@ -45,7 +47,7 @@ final class Session {
     /** Runs a cell; gives the execution count. Messages go to the channel. */
     int run(int runId, String source) {
         id = runId;
-        lines.cell = ++count;
+        count++;
         declared.clear();
         engine.begin(runId);
         try {
@@ -69,15 +71,20 @@ final class Session {
             }
             boolean whole = info.completeness().isComplete() || info.completeness() == Completeness.CONSIDERED_INCOMPLETE;
             String next = whole ? info.remaining() : "";
-            String snippet = rest.substring(0, rest.length() - next.length());
-            String before = code.substring(0, code.length() - rest.length());
-            String source = "\n".repeat((int) before.chars().filter(c -> c == '\n').count()) + (whole ? info.source() : snippet);
-            if (!evaluateOne(source, snippet, next.isBlank())) {
+            String written = rest.substring(0, rest.length() - next.length());
+            String source = (whole ? info.source() : written).stripLeading();
+            int start = code.length() - written.stripLeading().length() - next.length();
+            lines.remember(source.stripTrailing(), new Lines.Origin(count, lineAt(code, start)));
+            if (!evaluateOne(source.stripTrailing(), written, next.isBlank())) {
                 return false;
             }
             rest = next;
         }
         return true;
+    }
+
+    private static int lineAt(String text, int position) {
+        return (int) text.substring(0, position).chars().filter(c -> c == '\n').count();
     }
 
     private boolean evaluateOne(String source, String written, boolean last) {
@@ -143,31 +150,42 @@ final class Session {
             reject(missing.getSnippet());
         } else if (!isStopped()) {
             Throwable thrown = engine.thrown;
-            String value = thrown.getMessage() == null ? "" : thrown.getMessage();
+            String value = thrown.getMessage() == null ? "" : Traces.names(thrown.getMessage());
             channel.send("error", id, "name", Traces.names(thrown.getClass().getName()), "value", value, "traceback", Traces.render(thrown));
         }
     }
 
-    /** Reports the errors that the compiler found in a snippet, each with its line and a mark below the column. */
+    /** Reports what is wrong with a snippet, each error with its line and a mark below the column. */
     private void reject(Snippet snippet) {
-        StringBuilder text = new StringBuilder();
-        String first = null;
+        List<String> found = new ArrayList<>();
         for (Diag diagnostic : shell.diagnostics(snippet).filter(Diag::isError).toList()) {
-            String message = Traces.names(diagnostic.getMessage(Locale.ENGLISH));
-            first = first == null ? message.lines().findFirst().orElse(message) : first;
-            text.append(text.isEmpty() ? "" : "\n").append(locate(snippet.source(), diagnostic)).append(message);
+            String message = Traces.names(diagnostic.getMessage(Locale.ENGLISH)).replaceFirst("\n *location: class *$", "");
+            found.add(locate(snippet, diagnostic.getPosition()) + message);
         }
-        String value = first == null ? "the code does not compile" : first;
-        channel.send("error", id, "name", "CompilationError", "value", value, "traceback", text.isEmpty() ? value : text.toString());
+        if (found.isEmpty() && snippet instanceof DeclarationSnippet declaration) {
+            shell.unresolvedDependencies(declaration).forEach(name -> found.add(locateName(declaration, name) + "cannot find symbol: " + name));
+        }
+        String text = found.isEmpty() ? "the code does not compile" : String.join("\n", found);
+        String value = found.isEmpty() ? text : found.get(0).substring(found.get(0).indexOf("^\n") + 2).lines().findFirst().orElse(text);
+        channel.send("error", id, "name", "CompilationError", "value", value, "traceback", text);
     }
 
-    private String locate(String source, Diag diagnostic) {
-        int at = Math.clamp(diagnostic.getPosition(), 0, source.length());
+    private String locateName(Snippet snippet, String dependency) {
+        String name = dependency.replaceFirst("\\(.*", "").replaceFirst(".*[ .]", "");
+        Matcher match = Pattern.compile("\\b" + Pattern.quote(name) + "\\b").matcher(snippet.source());
+        return locate(snippet, match.find() ? match.start() : 0);
+    }
+
+    private String locate(Snippet snippet, long position) {
+        String source = snippet.source();
+        int at = Math.clamp(position, 0, source.length());
         int start = source.lastIndexOf('\n', at - 1) + 1;
         int end = source.indexOf('\n', at);
         String line = source.substring(start, end < 0 ? source.length() : end);
-        long number = source.substring(0, at).chars().filter(c -> c == '\n').count() + 1;
-        return "cell-" + count + ":" + number + ":" + (at - start + 1) + ": error:\n" + line + "\n" + " ".repeat(at - start) + "^\n";
+        Lines.Origin origin = lines.origin(snippet);
+        int number = origin.line() + lineAt(source, at) + 1;
+        String place = "cell-" + origin.cell() + ":" + number + ":" + (at - start + 1);
+        return place + ": error:\n" + line + "\n" + " ".repeat(at - start) + "^\n";
     }
 
     private boolean isStopped() {

@@ -2,12 +2,17 @@ package cloister.kernel;
 
 import java.io.PrintWriter;
 import java.io.StringWriter;
+import java.util.ArrayList;
+import java.util.List;
 import java.util.regex.Pattern;
 
 /** Stack traces as the user should see them: without the frames of the kernel and of reflection, and without JShell's wrapper names. */
 final class Traces {
-    private static final Pattern WRAPPER = Pattern.compile("REPL\\.\\$JShell\\$\\d+[A-Z]*[.$]");
-    private static final Pattern HIDDEN = Pattern.compile("\\s*at (cloister\\.kernel\\.|(java\\.base/)?(jdk\\.internal\\.reflect\\.|java\\.lang\\.reflect\\.)).*");
+    private static final int LIMIT = 100; // lines of one trace
+    private static final Pattern WRAPPER = Pattern.compile("REPL\\.\\$JShell\\$\\d+[A-Z]*[.$]?");
+    private static final Pattern HIDDEN = Pattern.compile("\\s*at (?:app//)?(?:cloister\\.kernel\\.|(?:java\\.base/)?"
+        + "(?:jdk\\.internal\\.reflect\\.|java\\.lang\\.reflect\\.|java\\.lang\\.invoke\\.|java\\.lang\\.Thread\\.run(?:With)?\\()).*");
+    private static final Pattern MORE = Pattern.compile("\\s*\\.\\.\\. \\d+ more"); // frames in common with the enclosing trace
     private static final Pattern BODY = Pattern.compile("do_it\\$\\(");
 
     private Traces() { }
@@ -15,7 +20,7 @@ final class Traces {
     /** One line of a printed stack trace, or null when it is to be left out. */
     static String line(String text) {
         boolean frame = text.startsWith("\tat ") || text.startsWith("\t\tat ");
-        if (frame && (HIDDEN.matcher(text).matches() || text.contains(".run(Engine.java"))) {
+        if (frame && (HIDDEN.matcher(text).matches() || text.contains("(cell-0"))) { // cell 0: the call that starts a program
             return null;
         }
         String plain = names(text);
@@ -31,13 +36,19 @@ final class Traces {
     static String render(Throwable thrown) {
         StringWriter text = new StringWriter();
         thrown.printStackTrace(new PrintWriter(text, true));
-        StringBuilder kept = new StringBuilder();
+        List<String> kept = new ArrayList<>();
         for (String line : text.toString().split("\n")) {
             String shown = line(line);
-            if (shown != null) {
-                kept.append(kept.isEmpty() ? "" : "\n").append(shown);
+            if (shown != null && !MORE.matcher(shown).matches()) {
+                kept.add(shown);
             }
         }
-        return kept.toString();
+        if (kept.size() > LIMIT) {
+            List<String> middle = kept.subList(LIMIT / 2, kept.size() - LIMIT / 2);
+            String note = "\t... " + middle.size() + " frames left out";
+            middle.clear();
+            kept.add(LIMIT / 2, note);
+        }
+        return String.join("\n", kept);
     }
 }

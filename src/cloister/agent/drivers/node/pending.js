@@ -61,9 +61,12 @@ function isAlive({ kind, resource }) {
   return typeof resource.hasRef === "function" && resource.hasRef();
 }
 
+/** Whether it may come alive again: an unref'd timer, an idle kept-alive connection that the next request takes. */
+const isDormant = ({ kind, resource }) => (kind === "timer" ? !resource._destroyed : kind !== "request" && resource.fd >= 0);
+
 /** Forget what is over. */
 function purge() {
-  for (const [id, entry] of live) if (!isAlive(entry)) live.delete(id);
+  for (const [id, entry] of live) if (!isAlive(entry) && !isDormant(entry)) live.delete(id);
   purgeAt = Math.max(PURGE_AT, live.size * 2);
 }
 

@@ -1,0 +1,246 @@
+"""The Node driver against its protocol, in the code-interpreter root."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from framework.driver_root import DRIVERS, DriverProcess, DriverRoot
+
+import cloister
+
+__all__: list[str] = []
+pytestmark = [pytest.mark.root, pytest.mark.templates]
+
+ARGV = ["/usr/bin/node", "--no-warnings", "--no-force-async-hooks-checks", f"{DRIVERS}/node/main.js"]
+Messages = list[dict[str, Any]]
+Start = Callable[[], DriverProcess]
+
+
+@pytest.fixture(scope="module")
+def node_modules(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The driver's libraries: those of a built agent tree, or installed from the lock file."""
+    store = Path(os.environ.get("CLOISTER_TEST_STORE", "/var/lib/cloister/store"))
+    for found in store.glob("agent/*/drivers/node_modules"):
+        return found
+    if shutil.which("npm") is None:
+        pytest.skip("needs npm")
+    place = tmp_path_factory.mktemp("drivers")
+    source = Path(cloister.__file__).parent / "agent" / "drivers"
+    for name in ("package.json", "package-lock.json"):
+        shutil.copy(source / name, place)
+    subprocess.run(["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund"], cwd=place, check=True, capture_output=True)
+    return place / "node_modules"
+
+
+@pytest.fixture
+def start(driver_root: DriverRoot, node_modules: Path) -> Start:
+    """Starts a kernel with the libraries in place."""
+    return lambda: driver_root.start(ARGV, binds={node_modules: "/.cloister/agent/node_modules"})
+
+
+@pytest.fixture
+def node(start: Start) -> DriverProcess:
+    """A running kernel."""
+    return start()
+
+
+def text(messages: Messages, op: str = "stdout") -> str:
+    """All text of one stream."""
+    return "".join(message["text"] for message in messages if message["op"] == op)
+
+
+def value(messages: Messages) -> Any:
+    """The text of the one main result, or None."""
+    results = [message for message in messages if message["op"] == "result"]
+    assert len(results) <= 1, results
+    return results[0]["data"].get("text/plain") if results else None
+
+
+def error(messages: Messages) -> dict[str, Any]:
+    """The one error of a run."""
+    errors = [message for message in messages if message["op"] == "error"]
+    assert len(errors) == 1, messages
+    return errors[0]
+
+
+def interrupt_after(kernel: DriverProcess, code: str, delay_s: float = 0.4) -> Messages:
+    """Run code and interrupt it by message."""
+    threading.Timer(delay_s, lambda: kernel.send({"op": "interrupt", "id": kernel._last_id})).start()
+    started = time.monotonic()
+    messages = kernel.execute(code, timeout_s=10)
+    assert time.monotonic() - started < 5
+    return messages
+
+
+def test_state_is_kept_and_const_can_be_redeclared(node: DriverProcess) -> None:
+    """Top-level const, let, class and functions live on, and may be declared again."""
+    node.execute("const a = 1; class C {}; function f() { return a }")
+    assert value(node.execute("f()")) == "1"
+    node.execute("const a = 2; class C { m() { return 3 } }")
+    assert value(node.execute("a + new C().m()")) == "5"
+
+
+def test_results_are_inspected_and_json_comes_along(node: DriverProcess) -> None:
+    """A plain object gives text and JSON, undefined gives nothing, an object literal is not a block."""
+    result = node.execute("({a: 1, b: ['x']})")[0]
+    assert result["data"] == {"text/plain": "{ a: 1, b: [ 'x' ] }", "application/json": {"a": 1, "b": ["x"]}}
+    assert result["main"] is True
+    assert value(node.execute("undefined")) is None
+    assert value(node.execute("{a: 1}")) == "{ a: 1 }"
+    assert "application/json" not in node.execute("({a: NaN})")[0]["data"]
+
+
+def test_display_symbol_gives_a_bundle(node: DriverProcess) -> None:
+    """A value with Symbol.for("Jupyter.display") chooses its MIME types; bytes become base64."""
+    code = "({[Symbol.for('Jupyter.display')]: () => ({'text/html': '<b>x</b>', 'image/png': new Uint8Array([1, 2])})})"
+    assert node.execute(code)[0]["data"] == {"text/html": "<b>x</b>", "image/png": "AQI="}
+
+
+def test_each_print_is_one_message(node: DriverProcess) -> None:
+    """console.log is one message on stdout, console.error one on stderr, a split UTF-8 sequence survives."""
+    messages = node.execute("console.log('é', {a: 1}); console.error('e'); process.stdout.write(Buffer.from([0xc3])); process.stdout.write(Buffer.from([0xa9])); 0")
+    assert [(m["op"], m["text"]) for m in messages[:3]] == [("stdout", "é { a: 1 }\n"), ("stderr", "e\n"), ("stdout", "é")]
+
+
+def test_a_cell_waits_for_callbacks(node: DriverProcess) -> None:
+    """Timers, file, zlib, crypto, child process and promise callbacks print before the run is done."""
+    code = """
+    const fs = require('fs');
+    setTimeout(() => console.log('timer'), 100);
+    fs.readFile('/etc/passwd', () => console.log('file'));
+    fs.promises.stat('/').then(() => console.log('promise'));
+    require('zlib').gzip('x', () => console.log('zlib'));
+    require('crypto').pbkdf2('a', 'b', 1000, 8, 'sha1', () => console.log('crypto'));
+    require('child_process').exec('sleep 0.2; echo child', (e, out) => console.log(out.trim()));
+    undefined"""
+    assert sorted(text(node.execute(code)).split()) == ["child", "crypto", "file", "promise", "timer", "zlib"]
+
+
+def test_http_data_and_end_handlers_print(node: DriverProcess) -> None:
+    """A server started in one cell answers the next; that cell waits for its own request and not for the server."""
+    started = time.monotonic()
+    node.execute("const server = require('http').createServer((q, r) => setTimeout(() => r.end('pong'), 50)).listen(8101)")
+    get = "require('http').get('http://127.0.0.1:8101/', res => { let d = ''; res.on('data', c => d += c); res.on('end', () => console.log(d)) }); 0"
+    assert text(node.execute(get)) == "pong\n"
+    assert text(node.execute("fetch('http://127.0.0.1:8101/').then(r => r.text()).then(t => console.log('f', t)); 0")) == "f pong\n"
+    assert text(node.execute("fetch('http://127.0.0.1:8101/').then(r => r.text()).then(t => console.log('g', t)); 0")) == "g pong\n"
+    assert time.monotonic() - started < 3
+
+
+def test_an_interval_ends_the_cell_when_cleared(node: DriverProcess) -> None:
+    """Ticks of an interval that clears itself are not lost."""
+    code = "let n = 0; const t = setInterval(() => { console.log(++n); if (n === 3) clearInterval(t) }, 50); 0"
+    assert text(node.execute(code)) == "1\n2\n3\n"
+
+
+@pytest.mark.slow
+def test_an_endless_interval_does_not_hold_the_cell(node: DriverProcess) -> None:
+    """The cell ends after the linger time, the interval goes on, and the next cell does not wait for it."""
+    started = time.monotonic()
+    node.execute("globalThis.n = 0; setInterval(() => n++, 20); 0")
+    assert 9 < time.monotonic() - started < 15
+    started = time.monotonic()
+    assert int(value(node.execute("n"))) > 100
+    assert time.monotonic() - started < 1
+
+
+def test_modules(node: DriverProcess) -> None:
+    """Static and dynamic import, require, import.meta and require.main work, before and after a package is installed."""
+    code = "import fs, {readFileSync as read} from 'fs';\nimport * as path from 'node:path';\nread === fs.readFileSync && path.sep"
+    assert value(node.execute(code)) == "'/'"
+    assert value(node.execute("(await import('node:os')).EOL === require('os').EOL")) == "true"
+    assert value(node.execute("require.main === module && import.meta.dirname === __dirname")) == "true"
+    assert error(node.execute("import x from 'just-made'"))["value"].startswith("Cannot find package 'just-made'")
+    node.execute("fs.mkdirSync('node_modules/just-made', {recursive: true}); fs.writeFileSync('node_modules/just-made/index.js', 'exports.x = 42')")
+    assert value(node.execute("import {x} from 'just-made'; x")) == "42"
+    assert value(node.execute("require('just-made').x")) == "42"
+
+
+@pytest.mark.parametrize("language", ["typescript", "javascript"])
+def test_typescript(node: DriverProcess, language: str) -> None:
+    """Types are erased in both languages; enums, generics, namespaces and decorators work; lines and columns are the user's."""
+    code = "interface P { x: number }\nenum E { A, B }\nfunction id<T>(t: T): T { return t }\nconst p: P = {x: id<number>(E.B)};\np.x"
+    assert value(node.execute(code, language=language)) == "1"
+    code = "function dec(c: any) { c.tag = 7 }\n@dec class T { constructor(private a: number) {} }\nnamespace N { export const k = 1 }\n(T as any).tag + N.k"
+    assert value(node.execute(code, language=language)) == "8"
+    failing = "type A = {\n  a: string }\nfunction boom(x: number): never { throw new TypeError('bad') }\nboom(1)"
+    assert ":3:41)\n" in error(node.execute(failing, language=language))["traceback"]
+
+
+def test_errors_show_the_users_lines_only(node: DriverProcess) -> None:
+    """Name, message and a stack without frames of Node or of the driver."""
+    failure = error(node.execute("function f() {\n  null.x\n}\nf()"))
+    assert failure["name"] == "TypeError"
+    assert failure["value"] == "Cannot read properties of null (reading 'x')"
+    assert failure["traceback"].splitlines()[1:] == ["    at f (cell-1.js:2:8)", "    at cell-1.js:4:1"]
+    assert error(node.execute("\nlet x = ;"))["traceback"].startswith("cell-2.js:2\nlet x = ;\n        ^\n")
+    assert error(node.execute("throw 'text'"))["value"] == "text"
+
+
+def test_errors_in_callbacks_belong_to_the_cell(node: DriverProcess) -> None:
+    """A throw in a timer and a rejection that nobody handles are the run's error, and the kernel lives on."""
+    assert error(node.execute("setTimeout(() => { throw new Error('late') }, 20); 0"))["value"] == "late"
+    assert error(node.execute("Promise.reject(new RangeError('no')); 0"))["name"] == "RangeError"
+    assert value(node.execute("1 + 1")) == "2"
+
+
+def test_promises_are_awaited(node: DriverProcess) -> None:
+    """A promise as the last value is shown settled; one that can never settle does not hang the cell."""
+    assert value(node.execute("(async () => { await new Promise(r => setTimeout(r, 50)); return 5 })()")) == "5"
+    assert value(node.execute("new Promise(() => {})")) == "Promise { <pending> }"
+    assert "never settles" in error(node.execute("await new Promise(() => {})"))["value"]
+
+
+ENDLESS = {
+    "busy loop": "while (true) {}",
+    "busy loop in a timer": "setTimeout(() => { while (true) {} }, 1); 0",
+    "busy microtasks": "(async () => { for (;;) await null })(); 0",
+    "printing loop": "for (;;) console.log('x')",
+    "pending await": "await new Promise(r => setTimeout(r, 1e8))",
+    "interval": "setInterval(() => {}, 10); 0",
+    "blocking child": "require('child_process').execSync('sleep 1000')",
+    "child that ignores SIGINT": "require('child_process').exec('trap \"\" INT; sleep 1000; sleep 1000'); 0",
+}
+
+
+@pytest.mark.parametrize("code", ENDLESS.values(), ids=ENDLESS)
+def test_interrupt_stops_it_and_keeps_the_state(node: DriverProcess, code: str) -> None:
+    """Whatever runs is stopped, its children too, the error says so, and the next cell has the state."""
+    node.execute("const kept = 42")
+    assert error(interrupt_after(node, code))["name"] == "KeyboardInterrupt"
+    assert value(node.execute("kept")) == "42"
+    time.sleep(0.4)
+    left = "require('fs').readdirSync('/proc').filter(p => { try { return require('fs').readFileSync(`/proc/${p}/cmdline`, 'utf8').startsWith('sleep') } catch { return false } }).length"
+    assert value(node.execute(left)) == "0"
+
+
+def test_environment_is_data_and_of_one_run(node: DriverProcess) -> None:
+    """Quotes, newlines and unicode arrive as they are, reach children, and are gone after the run, also after an error."""
+    awkward = "it's \"q\"\n`$x`\\ é😀"
+    messages = node.execute("console.log(process.env.AWKWARD + require('child_process').execSync('printenv AWKWARD')); throw 1", envs={"AWKWARD": awkward})
+    assert text(messages) == f"{awkward}{awkward}\n\n"
+    assert value(node.execute("'AWKWARD' in process.env")) == "false"
+
+
+@pytest.mark.slow
+def test_a_hundred_megabytes_arrive_whole(node: DriverProcess) -> None:
+    """One string of 100 MB comes in bounded messages, nothing lost."""
+    node.send({"op": "execute", "id": 1, "code": "process.stdout.write('0123456789'.repeat(1e7)); 0", "envs": {}})
+    size = 0
+    while (message := node.receive())["op"] != "done":
+        assert len(message.get("text", "")) <= 65536
+        size += len(message.get("text", ""))
+    assert size == 100_000_000
+
+
+def test_stdin_is_empty(node: DriverProcess) -> None:
+    """Reading standard input ends at once."""
+    assert text(node.execute("process.stdin.on('end', () => console.log('end')).resume(); 0")) == "end\n"
