@@ -17,14 +17,13 @@ from cloister.errors import TemplateNotFoundError
 from cloister.model.template import Template
 from cloister.template.builder import BuildContext, build_layers, layer_keys, run_logged
 from cloister.template.layers import layer_key
-from cloister.template.stock import Definition, Step, read_definition
+from cloister.template.stock import SOURCE_SUFFIXES, Definition, Step, read_definition
 
 __all__ = ["agent_tree", "ensure_agent_tree"]
 
 _SOURCE = Path(cloister.__file__).parent
 _SHARED = ("__init__.py", "errors.py", "protocol", "agent")
 _DRIVERS = _SOURCE / "agent" / "drivers"
-_SKIPPED = ("__pycache__", "node_modules")
 _OUTPUT = "agent-tree"
 
 
@@ -76,12 +75,13 @@ def _definitions() -> tuple[Definition, Step]:
 
 def _sources() -> dict[str, str]:
     """Our own files in the tree: below ``site/cloister`` what agent and server share, below ``drivers`` the drivers."""
-    found = {}
     shared = [_SOURCE / name for name in _SHARED]
-    for path in sorted(item for root in shared for item in (root.rglob("*") if root.is_dir() else [root])):
-        if path.is_file() and not path.is_relative_to(_DRIVERS) and not set(path.parts) & set(_SKIPPED):
-            found[f"site/cloister/{path.relative_to(_SOURCE)}"] = path.read_text()
-    for path in sorted(_DRIVERS.rglob("*")):
-        if path.is_file() and not set(path.relative_to(_DRIVERS).parts) & set(_SKIPPED):
-            found[f"drivers/{path.relative_to(_DRIVERS)}"] = path.read_text()
-    return found
+    found = {f"site/cloister/{path.relative_to(_SOURCE)}": path for root in shared for path in _files(root) if not path.is_relative_to(_DRIVERS)}
+    found |= {f"drivers/{path.relative_to(_DRIVERS)}": path for path in _files(_DRIVERS)}
+    return {name: path.read_text() for name, path in sorted(found.items())}
+
+
+def _files(root: Path) -> list[Path]:
+    if root.is_file():
+        return [root]
+    return [path for path in root.rglob("*") if path.suffix in SOURCE_SUFFIXES and "node_modules" not in path.parts]

@@ -23,13 +23,16 @@ from typing import Any
 from cloister.errors import TemplateNotFoundError
 from cloister.model.resources import Limits
 
-__all__ = ["BASE_SUITE", "STOCK_NAMES", "Definition", "Step", "load_stock", "read_definition"]
+__all__ = ["BASE_SUITE", "SOURCE_SUFFIXES", "STOCK_NAMES", "Definition", "Step", "load_stock", "read_definition"]
 
 STOCK_NAMES = ("base", "code-interpreter-v1")
 """In the order in which they build on each other."""
 
 BASE_SUITE = "trixie"
 """The Debian release that the stock templates are made of."""
+
+SOURCE_SUFFIXES = (".py", ".js", ".mjs", ".java", ".R", ".c", ".h", ".sh", ".json", ".md")
+"""Files of ours that travel into a sandbox; what a developer's tools leave beside them does not."""
 
 _ROOT = Path(__file__).parent / "stock"
 _DRIVERS = Path(__file__).parent.parent / "agent" / "drivers"
@@ -129,5 +132,5 @@ def _packages(path: Path) -> tuple[str, ...]:
 
 def _driver_files(language: str) -> dict[str, str]:
     folder = _DRIVERS / language
-    paths = sorted(path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+    paths = sorted(path for path in folder.rglob("*") if path.suffix in SOURCE_SUFFIXES)
     return {f"drivers/{language}/{path.relative_to(folder)}": path.read_text() for path in paths}
