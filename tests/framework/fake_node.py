@@ -148,8 +148,9 @@ class FakeSandbox:
 class FakeNode:
     """A :class:`~cloister.node.server.NodeService` and its server, which can be stopped and started as if the supervisor had died."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, allowed_uids: tuple[int, ...] = ()) -> None:
         self.path = path
+        self.allowed_uids = allowed_uids
         self.sandboxes: dict[str, FakeSandbox] = {}
         self.create_fault: CloisterError | None = None
         self.create_delay_s = 0.0
@@ -160,7 +161,7 @@ class FakeNode:
 
     async def start(self) -> None:
         """Serve the protocol."""
-        self._server = NodeServer(self, self.path, allowed_uids={os.getuid()})
+        self._server = NodeServer(self, self.path, allowed_uids={os.getuid(), *self.allowed_uids})
         await self._server.start()
 
     async def die(self) -> None:

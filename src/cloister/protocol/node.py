@@ -156,9 +156,7 @@ class NodeChannel:
             return data, fds
 
     async def _wait(self, *, for_write: bool) -> None:
-        add, remove = (
-            (self._loop.add_writer, self._loop.remove_writer) if for_write else (self._loop.add_reader, self._loop.remove_reader)
-        )
+        add, remove = (self._loop.add_writer, self._loop.remove_writer) if for_write else (self._loop.add_reader, self._loop.remove_reader)
         ready: asyncio.Future[None] = self._loop.create_future()
         self._waiters.add(ready)
         add(self._sock, _resolve, ready)

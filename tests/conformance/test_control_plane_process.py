@@ -1,0 +1,183 @@
+"""The api process as the launcher starts it, and the commands that work beside it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from framework.fake_node import FakeNode
+from framework.http import call
+
+pytestmark = pytest.mark.root
+UID = 0x10000001
+
+
+@dataclass
+class ApiProcess:
+    """A running api process over a fake node."""
+
+    url: str
+    data_dir: Path
+    node: FakeNode
+    loop: asyncio.AbstractEventLoop
+    listener: socket.socket
+    process: subprocess.Popen[str]
+
+    def cli(self, *words: str, stdin: str | None = None, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """A ``cloister`` command on its data directory, without an SDK's variables."""
+        environ = {name: value for name, value in os.environ.items() if not name.startswith("E2B_")} | {"CLOISTER_DATA_DIR": str(self.data_dir)}
+        command = [sys.executable, "-m", "cloister.cli.main", *words]
+        return subprocess.run(command, input=stdin, capture_output=True, text=True, check=check, env=environ, timeout=30)
+
+    def start(self) -> None:
+        """Start the process and wait until it serves."""
+        words = ["api", "--uid", str(UID), "--listen-fd", str(self.listener.fileno()), "--node-socket", str(self.node.path)]
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "cloister.cli.main", *words, "--data-dir", str(self.data_dir)],
+            pass_fds=(self.listener.fileno(),),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        deadline = time.monotonic() + 20
+        while call(self.url, "GET", "/health").status != 200:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+
+@pytest.fixture
+def api() -> Iterator[ApiProcess]:
+    """An api process in directories that its uid can reach."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+
+    def run(work: object) -> None:
+        asyncio.run_coroutine_threadsafe(work, loop).result(30)  # type: ignore[arg-type]
+
+    with tempfile.TemporaryDirectory() as name, socket.create_server(("127.0.0.1", 0)) as listener:
+        directory = Path(name)
+        directory.chmod(0o711)
+        (directory / "api").mkdir(mode=0o700)
+        os.chown(directory / "api", UID, UID)
+        node = FakeNode(directory / "node.sock", allowed_uids=(UID,))
+        run(node.start())
+        api = ApiProcess(f"http://127.0.0.1:{listener.getsockname()[1]}", directory, node, loop, listener, None)  # type: ignore[arg-type]
+        api.start()
+        yield api
+        api.process.terminate()
+        assert api.process.wait(20) == 0, "the api process did not end cleanly on SIGTERM"
+        assert api.process.stdout is not None
+        assert api.process.stdout.read() == "", "the api process wrote on standard output"
+        api.process.stdout.close()
+        run(node.close())
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join()
+    loop.close()
+
+
+def test_it_has_no_privileges(api: ApiProcess) -> None:
+    """It runs with its own uid and gid, no other groups, no capability, and cannot gain any (I1)."""
+    status = Path(f"/proc/{api.process.pid}/status").read_text()
+    fields = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
+    assert fields["Uid"].split() == fields["Gid"].split() == [str(UID)] * 4
+    assert fields["Groups"].strip() == ""
+    assert {fields[name] for name in ("CapInh", "CapPrm", "CapEff", "CapAmb")} == {"0" * 16}
+    assert fields["NoNewPrivs"] == "1"
+    for path in (api.data_dir / "api").iterdir():
+        assert (path.stat().st_uid, path.stat().st_mode & 0o077) == (UID, 0)
+
+
+def test_it_does_not_run_as_root(tmp_path: Path) -> None:
+    """Without a uid to become it refuses to start as root."""
+    words = ["api", "--listen-fd", "0", "--node-socket", "/x", "--data-dir", str(tmp_path)]
+    done = subprocess.run([sys.executable, "-m", "cloister.cli.main", *words], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "must not run as root" in done.stderr
+
+
+def test_keys(api: ApiProcess) -> None:
+    """Keys are made, listed without their secret, used and revoked while the server runs."""
+    secret = api.cli("key", "create", "for tests", "--team", "other").stdout.strip()
+    listing = api.cli("key", "list").stdout
+    (line,) = (line for line in listing.splitlines() if "for tests" in line)
+    assert secret not in listing
+    assert "other" in line
+    assert call(api.url, "GET", "/sandboxes", headers={"X-API-KEY": secret}).status == 200
+    api.cli("key", "revoke", line.split()[0])
+    assert call(api.url, "GET", "/sandboxes", headers={"X-API-KEY": secret}).status == 401
+    again = api.cli("key", "revoke", line.split()[0], check=False)
+    assert again.returncode == 1
+    assert "not revoked yet" in again.stderr
+
+
+def test_run(api: ApiProcess, tmp_path: Path) -> None:
+    """``cloister run`` streams a program's output, tells by its exit code how it went, and leaves no sandbox."""
+    for code, status, stdout, stderr in (("hello", 0, "hello\nhello\n", ""), ("boom", 1, "", "Traceback: it burst\n")):
+        file = tmp_path / "program.py"
+        file.write_text(code)
+        done = api.cli("run", str(file), check=False)
+        assert (done.returncode, done.stdout, done.stderr) == (status, stdout, stderr)
+    assert api.node.sandboxes == {}
+    assert "give --language" in api.cli("run", "program.xyz", check=False).stderr
+    assert api.cli("run", "-", "--language", "python", stdin="hi").stdout == "hi\nhi\n"
+
+
+def test_interrupted_run(api: ApiProcess, tmp_path: Path) -> None:
+    """``cloister run`` ended by Ctrl-C kills its sandbox."""
+    (tmp_path / "program.py").write_text("forever")
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("E2B_")}
+    words = [sys.executable, "-m", "cloister.cli.main", "run", str(tmp_path / "program.py"), "--data-dir", str(api.data_dir)]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environ)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "tick\n"
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert api.node.sandboxes == {}
+
+
+def test_kill_nine(api: ApiProcess) -> None:
+    """After ``kill -9`` and a new start, keys, sandboxes and the open port are as before."""
+    key = api.cli("env").stdout.partition("E2B_API_KEY=")[2].split()[0]
+    headers = {"X-API-KEY": key}
+    sandbox_id = call(api.url, "POST", "/v2/sandboxes", body={"templateID": "base"}, headers=headers).json()["sandboxID"]
+    api.process.kill()
+    api.process.wait()
+    with contextlib.closing(api.process.stdout):  # type: ignore[type-var]
+        api.start()
+    assert api.cli("env").stdout.partition("E2B_API_KEY=")[2].split()[0] == key
+    assert [entry["sandboxID"] for entry in call(api.url, "GET", "/v2/sandboxes", headers=headers).json()] == [sandbox_id]
+    at = {"E2b-Sandbox-Id": sandbox_id, "E2b-Sandbox-Port": "49983"}
+    assert call(api.url, "GET", "/health", headers=at).status == 204
+
+
+def test_kill_nine_during_a_creation(api: ApiProcess) -> None:
+    """A sandbox that was being created when the api process was killed, and that nobody heard of, is killed at the next start."""
+    key = api.cli("env").stdout.partition("E2B_API_KEY=")[2].split()[0]
+    api.node.create_delay_s = 1.0
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", int(api.url.rpartition(":")[2]))) as sock:
+        body = b'{"templateID": "base"}'
+        sock.sendall(b"POST /v2/sandboxes HTTP/1.1\r\nHost: h\r\nX-API-KEY: %s\r\nContent-Length: %d\r\n\r\n%s" % (key.encode(), len(body), body))
+        while not api.node.creates:
+            time.sleep(0.01)
+        api.process.kill()
+        api.process.wait()
+    time.sleep(1.2)
+    assert len(api.node.sandboxes) == 1
+    with contextlib.closing(api.process.stdout):  # type: ignore[type-var]
+        api.start()
+    assert api.node.sandboxes == {}
+    assert call(api.url, "GET", "/sandboxes", headers={"X-API-KEY": key}).json() == []
