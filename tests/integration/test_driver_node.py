@@ -19,7 +19,7 @@ import cloister
 __all__: list[str] = []
 pytestmark = [pytest.mark.root, pytest.mark.templates]
 
-ARGV = ["/usr/bin/node", "--no-warnings", "--no-force-async-hooks-checks", f"{DRIVERS}/node/main.js"]
+ARGV = ["/usr/bin/node", f"{DRIVERS}/node/main.js"]
 Messages = list[dict[str, Any]]
 Start = Callable[[], DriverProcess]
 
@@ -190,6 +190,15 @@ def test_errors_in_callbacks_belong_to_the_cell(node: DriverProcess) -> None:
     assert error(node.execute("setTimeout(() => { throw new Error('late') }, 20); 0"))["value"] == "late"
     assert error(node.execute("Promise.reject(new RangeError('no')); 0"))["name"] == "RangeError"
     assert value(node.execute("1 + 1")) == "2"
+
+
+def test_exit_ends_the_cell_only(node: DriverProcess) -> None:
+    """process.exit(0) ends the run quietly, another code is an error; exit handlers run, the state lives on."""
+    messages = node.execute("const kept = 1; console.log('a'); process.exit(0); console.log('b')")
+    assert text(messages) == "a\n"
+    assert not [m for m in messages if m["op"] == "error"]
+    assert error(node.execute("setTimeout(() => process.exit(3), 10); setTimeout(() => console.log('never'), 100); 0"))["value"] == "exit code 3"
+    assert value(node.execute("kept")) == "1"
 
 
 def test_promises_are_awaited(node: DriverProcess) -> None:

@@ -57,7 +57,7 @@ class Cell {
   }
 
   answered(failure, answer) {
-    if (this.finished || channel.isInterrupted()) return;
+    if (this.finished || this.exiting || channel.isInterrupted()) return;
     const details = answer?.exceptionDetails;
     if (failure) return this.fail({ name: "Error", value: failure.message, traceback: failure.message });
     if (details?.scriptId !== undefined && details.exception?.className === "SyntaxError") {
@@ -182,6 +182,16 @@ class Cell {
     this.finish();
   }
 
+  /** process.exit of user code: ends the cell, not the kernel. */
+  exit(code) {
+    if (this.finished) return;
+    pending.cancel();
+    this.promise = undefined;
+    const value = `exit code ${code}`;
+    if (code !== 0) this.fail({ name: "SystemExit", value, traceback: `SystemExit: ${value}` });
+    this.finish();
+  }
+
   finish() {
     if (this.promise && !this.failed) this.result({ "text/plain": util.inspect(this.promise) }); // still pending
     this.finished = true;
@@ -220,9 +230,23 @@ function install() {
   globalThis[key] = (value) => { taken = value; };
   session.post("Runtime.evaluate", { expression: 'globalThis[Symbol.for("cloister.taker")]' }, (_, { result }) => { takerId = result.objectId; });
   delete globalThis[key];
+  process.exit = exit;
   process.on("beforeExit", () => current?.drained());
   process.on("uncaughtException", (error) => report("uncaughtException", error));
   process.on("unhandledRejection", (reason) => report("unhandledRejection", reason));
+}
+
+/** Unwind whatever calls process.exit in a cell; the cell ends from the event loop. Between cells it is Node's own. */
+function exit(code = process.exitCode ?? 0) {
+  const cell = current;
+  if (!cell) return process.reallyExit(Number(code));
+  cell.exiting = true;
+  process.exitCode = undefined;
+  process.emit("exit", Number(code));
+  pending.unseen(() => setImmediate(() => cell.exit(Number(code))));
+  pending.unguard();
+  session.post("Runtime.terminateExecution");
+  for (;;);
 }
 
 /** An error that nobody caught: the running cell's, or a line on stderr when none runs. */

@@ -43,8 +43,8 @@ const isTerminating = () => Atomics.load(shared, INTERRUPT) === TERMINATING;
 
 /** Give a termination that is on its way something to terminate. Comes back only when it had been delivered before. */
 function spin(milliseconds) {
-  const end = performance.now() + milliseconds;
-  while (performance.now() < end);
+  const end = Date.now() + milliseconds; // not performance.now(): Node loads that lazily, and a termination may have hit the loading
+  while (Date.now() < end);
 }
 
 /** Whether the reader thread keeps the event loop alive: yes between cells; no in a cell, so that Node's own "beforeExit" tells its end. */

@@ -5,6 +5,7 @@ const util = require("node:util");
 
 const FRAME = /^\s+at .*$/;
 const HIDDEN = /[( ]node:[\w/]+:\d+/;
+const MATCHING = /^\s+\.\.\. \d+ lines matching cause stack trace \.\.\.$/;
 const POSITION = /(cell-\d+\.[jt]s):(\d+):(\d+)/g;
 const cells = new Map(); // script name -> {code, mapOf, map}
 
@@ -22,10 +23,16 @@ function mapped(name, line, column) {
   return found.line === null ? `${name}:${line}:${column}` : `${name}:${found.line}:${found.column + 1}`;
 }
 
+const isHidden = (line) => MATCHING.test(line) || (FRAME.test(line) && (HIDDEN.test(line) || line.includes(__dirname)));
+
 /** The stack without the frames of Node and of the driver, positions mapped. */
 function clean(stack) {
-  const lines = stack.split("\n").filter((line) => !(FRAME.test(line) && (HIDDEN.test(line) || line.includes(__dirname))));
-  return lines.map((line) => (FRAME.test(line) ? line.replace(POSITION, (_, name, row, column) => mapped(name, row, column)) : line)).join("\n");
+  const kept = [];
+  for (const line of stack.split("\n")) {
+    if (!isHidden(line)) kept.push(FRAME.test(line) ? line.replace(POSITION, (_, name, row, column) => mapped(name, row, column)) : line);
+    else if (line.endsWith(" {")) kept.push(`${kept.pop()} {`); // the error's own properties follow its last frame
+  }
+  return kept.join("\n");
 }
 
 /** {name, value, traceback} of anything thrown. */

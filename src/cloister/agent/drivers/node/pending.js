@@ -23,6 +23,7 @@ const PURGE_AT = 4096;
 const live = new Map(); // async id -> {kind, resource, background}
 let purgeAt = PURGE_AT;
 let suspended = false;
+let unguard;
 
 const hook = createHook({
   init(id, type, trigger, resource) {
@@ -48,7 +49,7 @@ function install() {
   process.noDeprecation = noDeprecation;
   binding.setPromiseHooks(undefined, undefined, undefined, undefined);
   // A termination skips the bookkeeping of the callback it hits; Node must not take that for a corrupted stack and abort. Called by reader.js.
-  const unguard = () => { binding.async_hook_fields[binding.constants.kCheck] = 0; };
+  unguard = () => { binding.async_hook_fields[binding.constants.kCheck] = 0; };
   Object.defineProperty(globalThis, Symbol.for("cloister.unguard"), { value: unguard });
   unguard();
 }
@@ -121,4 +122,4 @@ function unseen(fn) {
   }
 }
 
-module.exports = { LINGER_MS, install, begin, unseen, census, purge, cancel };
+module.exports = { LINGER_MS, install, unguard: () => unguard(), begin, unseen, census, purge, cancel };
