@@ -213,6 +213,10 @@ def test_ipv6_is_off_in_the_sandbox_and_in_the_router(made: Lab, node: NetworkNo
     node.attach(1, sandbox.fd, True)
     assert sandbox.run_as(0, "ip -6 -o address show dev eth0").stdout == ""
     assert "::1/128" in sandbox.run_as(0, "ip -6 -o address show dev lo").stdout
+    sandbox.call(lambda: Path("/proc/sys/net/ipv6/conf/eth0/disable_ipv6").write_text("0"))
+    node.attach(1, sandbox.fd, True)
+    for scope in ("default", "eth0"):
+        assert sandbox.call(Path(f"/proc/sys/net/ipv6/conf/{scope}/disable_ipv6").read_text) == "1\n"
     assert made.router().run("ip -6 -o address show") == ""
     assert made.host.run("ip -6 -o address show dev cl0up") == ""
 
@@ -227,4 +231,4 @@ def test_sandbox_user_may_ping_and_use_low_ports(made: Lab, node: NetworkNode) -
         "l = s.socket(); l.bind(('127.0.0.1', 80)); l.listen()"
     )
     done = sandbox.run_as(1000, f'/usr/bin/env python3 -c "{program}"')
-    assert done.stdout.strip() == "0", done.stderr
+    assert (done.returncode, done.stdout.strip()) == (0, "0"), done.stderr

@@ -17,8 +17,9 @@ import pytest
 from cloister.errors import InvalidRequestError, IsolationError
 from cloister.linux.conntrack import forget_connections
 from cloister.linux.netns import open_current_netns, run_in_netns
+from cloister.network import router
 from cloister.network.egress import FLOWS_PER_SANDBOX
-from cloister.network.plan import MAX_SLOT, NetworkConfig
+from cloister.network.plan import MAX_SLOT
 from cloister.network.slots import NetworkNode
 from framework.network_lab import FAR, HOST, Lab, can_connect, lab, running_node
 
@@ -37,76 +38,6 @@ def node(made: Lab) -> Iterator[NetworkNode]:
     """A running node on that host."""
     with running_node(made) as found:
         yield found
-
-
-def _host_objects(made: Lab) -> str:
-    return made.host.run("ip -o link; ip route; nft list tables; cat /proc/sys/net/ipv4/conf/*/forwarding /proc/sys/net/ipv4/ip_forward")
-
-
-def test_stop_leaves_the_host_as_it_was(made: Lab) -> None:
-    """After stop, the host's interfaces, routes, tables and forwarding flags are those of before, and the survey is empty."""
-    before = _host_objects(made)
-    node = made.node()
-    assert node.survey() == []
-    node.start()
-    one, two = made.sandbox(), made.sandbox()
-    node.attach(1, one.fd, True)
-    node.attach(2, two.fd, False)
-    kinds = {line.rsplit(" ", 1)[0] for line in node.survey()}
-    assert kinds == {"network namespace", "router interface", "host interface", "host route", "host nftables table inet"}
-    node.stop()
-    assert node.survey() == []
-    assert _host_objects(made) == before
-    assert not list((made.directory / "run" / "0" / "netns").iterdir())
-    for sandbox in (one, two):
-        assert "eth0" not in sandbox.run_as(0, "ip -o link").stdout
-    node.stop()
-
-
-def test_the_global_forwarding_switch_is_left_alone(made: Lab, node: NetworkNode) -> None:
-    """Forwarding is on for the uplink and for the interface of the default route, and for nothing else."""
-    made.host.run("ip link add idle0 type veth peer name idle1")
-    flags = made.host.run("cd /proc/sys/net/ipv4/conf; grep -l 1 */forwarding").split()
-    assert flags == ["cl0up/forwarding", "wan0/forwarding"]
-    assert made.host.run("cat /proc/sys/net/ipv4/ip_forward").strip() == "0"
-
-
-def test_a_host_that_forwards_already_is_neither_guarded_nor_changed(made: Lab) -> None:
-    """Where the administrator has turned forwarding on, stop leaves it on, and other forwarding of the host goes on while a server runs."""
-    made.host.run("echo 1 > /proc/sys/net/ipv4/ip_forward")
-    with running_node(made):
-        assert "elements" not in made.host.run("nft list set inet cloister0 guarded")
-    assert made.host.run("cat /proc/sys/net/ipv4/conf/wan0/forwarding /proc/sys/net/ipv4/ip_forward").split() == ["1", "1"]
-
-
-def test_refresh_follows_the_hosts_routes(made: Lab, node: NetworkNode) -> None:
-    """A way out that appears later is opened and guarded by refresh; a global switch that is turned on later ends the guard."""
-    made.host.run("ip link add vpn0 type veth peer name vpn1", "ip link set vpn0 up", "ip route add 203.0.113.0/24 dev vpn0")
-    node.refresh()
-    assert made.host.run("cat /proc/sys/net/ipv4/conf/vpn0/forwarding").strip() == "1"
-    assert "vpn0" in made.host.run("nft list set inet cloister0 guarded")
-    made.host.run("echo 1 > /proc/sys/net/ipv4/ip_forward")
-    node.refresh()
-    assert "elements" not in made.host.run("nft list set inet cloister0 guarded")
-
-
-def test_two_servers_share_a_host(made: Lab) -> None:
-    """Two instances work side by side; the first to stop keeps the other's sandboxes connected, the last one turns forwarding off."""
-    with running_node(made, 0) as first, made.far.listen(FAR):
-        with running_node(made, 1) as second:
-            one, two = made.sandbox(), made.sandbox()
-            assert first.attach(1, one.fd, True).address == "10.200.0.1"
-            assert second.attach(1, two.fd, True).address == "10.201.0.1"
-            assert can_connect(one, FAR)
-            assert can_connect(two, FAR)
-            first.stop()
-            assert not can_connect(one, FAR, timeout_s=0.3)
-            assert can_connect(two, FAR)
-            first.start()
-            first.attach(1, one.fd, True)
-            assert can_connect(one, FAR)
-        assert can_connect(one, FAR)
-    assert made.host.run("cat /proc/sys/net/ipv4/conf/wan0/forwarding").strip() == "0"
 
 
 def test_adoption_after_a_crash_keeps_connections(made: Lab) -> None:
@@ -220,6 +151,25 @@ def test_a_failed_attach_leaves_nothing(made: Lab, node: NetworkNode) -> None:
     assert node.slots_in_use() == set()
 
 
+@pytest.mark.parametrize("step", ["_open_ping_groups", "settle_carrier"])
+def test_a_failure_at_a_later_step_leaves_nothing(made: Lab, node: NetworkNode, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+    """When a step fails after the pair was made, the pair and the rules are gone, and the next attach works."""
+
+    def fail(*_: object) -> None:
+        raise IsolationError("as ordered", step=step)
+
+    sandbox = made.sandbox()
+    with monkeypatch.context() as patch:
+        patch.setattr(router, step, fail)
+        with pytest.raises(IsolationError, match="as ordered"):
+            node.attach(1, sandbox.fd, True)
+    assert node.slots_in_use() == set()
+    assert "eth0" not in sandbox.run_as(0, "ip -o link").stdout
+    with made.far.listen(FAR):
+        node.attach(1, sandbox.fd, True)
+        assert can_connect(sandbox, FAR)
+
+
 def test_fifty_sandboxes_come_and_go(made: Lab, node: NetworkNode) -> None:
     """Fifty cycles from four threads, half of them ended by the namespace's death, leave no interface, element, descriptor or thread."""
     node.attach(1, made.sandbox().fd, True)
@@ -319,58 +269,6 @@ def test_the_first_packet_after_attach_is_not_lost(made: Lab, node: NetworkNode)
             started = time.monotonic()
             assert can_connect(sandbox, FAR, timeout_s=0.9)
             assert time.monotonic() - started < 0.2
-
-
-def test_the_mtu_is_that_of_the_way_out(made: Lab) -> None:
-    """On a host whose uplink carries 1400 bytes, sandboxes have that MTU too, so that no packet has to be broken up."""
-    made.host.run("ip link set wan0 mtu 1400")
-    with running_node(made) as node:
-        sandbox = made.sandbox()
-        node.attach(1, sandbox.fd, True)
-        assert "mtu 1400" in sandbox.run_as(0, "ip link show dev eth0").stdout
-        assert "mtu 1400" in made.host.run("ip link show dev cl0up")
-
-
-@pytest.mark.parametrize("setting", ["rp_filter=1", "send_redirects=0", "accept_redirects=0", "route_localnet=0"])
-def test_kernel_settings_of_the_router_and_the_uplink(made: Lab, node: NetworkNode, setting: str) -> None:
-    """Reverse-path filter on, redirects and loopback routing off: in the router and, but for the first, at the uplink."""
-    name, value = setting.split("=")
-    node.attach(1, made.sandbox().fd, True)
-    for interface in ("all", "default", "cl0s1"):
-        assert made.router().run(f"cat /proc/sys/net/ipv4/conf/{interface}/{name}").strip() == value
-    if name != "rp_filter":
-        assert made.host.run(f"cat /proc/sys/net/ipv4/conf/cl0up/{name}").strip() == value
-
-
-def test_neighbour_entries_do_not_fill_the_shared_table(made: Lab, node: NetworkNode) -> None:
-    """Both ends know each other's hardware address for good: such entries do not count against the limit that all namespaces share."""
-    sandbox = made.sandbox()
-    slot = node.attach(1, sandbox.fd, True)
-    assert sandbox.run_as(0, "ip neighbour").stdout.split()[0] == slot.gateway
-    assert "PERMANENT" in sandbox.run_as(0, "ip neighbour").stdout
-    router = made.router().run("ip neighbour")
-    assert router.count("PERMANENT") == router.count("lladdr") == 2
-
-
-def test_a_range_that_the_host_routes_elsewhere_is_refused(made: Lab) -> None:
-    """A sandbox network that overlaps with the host's own is refused with a remedy; a wider route around it is not."""
-    made.host.run("ip link add lan0 type veth peer name lan1", "ip address add 10.200.7.1/24 dev lan0", "ip link set lan0 up")
-    with pytest.raises(IsolationError, match=r"10\.200\.7\.0/24.*lan0.*choose another"), running_node(made):
-        pass
-    made.host.run("ip address flush dev lan0", f"ip route add 10.0.0.0/8 via {FAR}")
-    with running_node(made), running_node(made, 1, cidr="172.20.0.0/16") as other:
-        assert other.gateway_address == "172.20.32.1"
-
-
-@pytest.mark.parametrize(
-    ("field", "value"),
-    [("instance", 7), ("cidr", "10.0.0.0/24"), ("cidr", "nonsense"), ("cidr", "10.0.0.1/16"), ("allow_private", ("10.1.2.3/8",))],
-)
-def test_nonsense_configuration_is_refused(tmp_path: Path, field: str, value: object) -> None:
-    """A configuration that makes no sense is refused before anything is made."""
-    values: dict[str, object] = {"instance": 0, "run_dir": tmp_path, "cidr": None, "upstream_dns": (), "allow_private": ()}
-    with pytest.raises(InvalidRequestError):
-        NetworkNode(NetworkConfig(**{**values, field: value}))  # type: ignore[arg-type]
 
 
 def test_slots_out_of_range_and_unattached_slots_are_refused(made: Lab, node: NetworkNode) -> None:
