@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from framework.server import Server
 
 pytestmark = [pytest.mark.root, pytest.mark.templates]

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 from e2b_code_interpreter import Sandbox
+
 from framework.inside import shell
 from framework.server import Server
 
@@ -23,7 +24,7 @@ def sandbox(server: Server) -> Iterator[Sandbox]:
 INSTALLS = {
     "pip": ("%pip install -q cowsay", "import cowsay; print('installed')", "python"),
     "shell-pip": ("!pip install -q tinydb", "import tinydb; print('installed')", "python"),
-    "npm": ("cd /home/user && npm install is-number", "console.log(require('is-number')(5) ? 'installed' : 'no')", "bash javascript"),
+    "npm": ("cd /home/user && npm install left-pad", "console.log(require('left-pad')('x', 2) === ' x' ? 'installed' : 'no')", "bash javascript"),
     "apt": ("sudo apt-get update -q && sudo apt-get install -y -q cowsay", "test -x /usr/games/cowsay && echo installed", "bash"),
 }
 

@@ -8,9 +8,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from framework.pretend_internet import pretend_internet
 from framework.server import Server, running_server
 
-__all__ = ["server", "stock_templates"]
+__all__ = ["online_server", "server", "stock_templates"]
 
 
 @pytest.fixture(scope="session")
@@ -24,3 +25,12 @@ def server(stock_templates: None) -> Iterator[Server]:
     """One server for the whole run; at its end nothing of it may be left on the host."""
     with running_server() as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def online_server(stock_templates: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server beside the other one, whose sandboxes have a pretend internet that answers for httpbin.org."""
+    with pretend_internet(tmp_path_factory.mktemp("internet")) as internet:
+        options = ("--dns-upstreams", internet.dns_address, "--extra-ca-file", str(internet.ca_file))
+        with running_server(*options) as running:
+            yield running
