@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import threading
 import time
 from typing import Any
@@ -110,7 +111,7 @@ def test_code_is_data(bash: DriverProcess) -> None:
 
 def test_environment_of_a_run(bash: DriverProcess) -> None:
     """Variables of a run are data, reach children, and give way to the old values afterwards, also when the cell ends bash."""
-    value = "it's \"q\" $HOME `id` \n ü\\"
+    value = 'it\'s "q" $HOME `id` \n ü\\'
     out(bash, "OLD=old; ARR=(1 2)")
     envs = {"NEW": value, "OLD": "new", "ARR": "flat", "EMPTY": ""}
     assert out(bash, 'printf %s "$NEW"; env | grep -c ^OLD=new; echo $ARR ${EMPTY-unset}', envs=envs) == f"{value}1\nflat\n"
@@ -191,10 +192,30 @@ def test_interrupt_keeps_the_state(bash: DriverProcess, code: str, limit_s: floa
 
 
 def test_an_idle_interrupt_does_nothing(bash: DriverProcess) -> None:
-    """An interrupt between runs disturbs neither the last nor the next."""
-    bash.execute("x=1")
+    """An interrupt between runs, of the driver or of the whole session, disturbs neither the last nor the next."""
+    bash.execute("x=1; false")
     bash.interrupt()
+    subprocess.run(["pkill", "-INT", "--session", str(bash.pid)], check=True)
     time.sleep(0.1)
+    assert out(bash, "echo $x $?") == "1 1\n"
+
+
+def test_late_interrupts_lose_no_cell(bash: DriverProcess) -> None:
+    """Interrupts of the whole session at any moment give each cell its output or KeyboardInterrupt, and the state is kept."""
+    bash.execute("x=1; n=0")
+    done = threading.Event()
+
+    def storm() -> None:
+        while not done.wait(0.007):
+            subprocess.run(["pkill", "-INT", "--session", str(bash.pid)], check=False)
+
+    thread = threading.Thread(target=storm)
+    thread.start()
+    names = {message.get("name") for _ in range(100) for message in bash.execute("x=$((x + 0))")}
+    done.set()
+    thread.join()
+    assert names <= {None, "KeyboardInterrupt"}
+    bash.execute("true")
     assert out(bash, "echo $x") == "1\n"
 
 

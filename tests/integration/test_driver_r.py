@@ -159,6 +159,19 @@ def test_error_with_the_users_lines(r: DriverProcess) -> None:
     assert text(r, "x") == "[1] 1"
 
 
+def test_nothing_the_user_defines_breaks_the_driver(r: DriverProcess) -> None:
+    """Functions named like base's, broken bytes, and conditions that fail to say what they are leave the kernel working."""
+    r.execute("paste <- list <- function(...) stop('mine'); c <- 1; send <- run <- NULL; T <- FALSE")
+    assert text(r, "1 + 1") == "[1] 2"
+    assert error(r, "stop('x')")["value"] == "x"
+    assert results(r, "'a\\xff'")[0]["data"]["text/plain"].startswith('[1] "a')
+    assert "<ff>" in error(r, "stop('bad \\xff byte')")["value"]
+    r.execute("conditionMessage.odd <- function(c) stop('no message')")
+    assert error(r, "stop(structure(class = c('odd', 'error', 'condition'), base::list(message = 'm', call = NULL)))")["value"]
+    assert "format" in error(r, "print.odd <- function(x, ...) stop('cannot format'); structure(1, class = 'odd')")["value"]
+    assert text(r, "sink(tempfile()); rm(list = ls())\nsink()\n2") == "[1] 2"
+
+
 def test_parse_error(r: DriverProcess) -> None:
     """A cell that does not parse runs not at all and names line and column."""
     wrong = error(r, "x <- 1\ny z")
@@ -170,7 +183,7 @@ def test_parse_error(r: DriverProcess) -> None:
 
 def test_environment_of_a_run(r: DriverProcess) -> None:
     """Variables of a run are data, reach children, and give way to the old values afterwards, also when the run fails."""
-    value = "it's \"q\" $HOME `id` \n ü\\"
+    value = 'it\'s "q" $HOME `id` \n ü\\'
     r.execute("Sys.setenv(OLD = 'old')")
     envs = {"NEW": value, "OLD": "new"}
     assert streams(r, "cat(Sys.getenv('NEW')); invisible(system('printf %s \"$OLD\"'))", envs=envs)[0] == f"{value}new"

@@ -171,8 +171,8 @@ def test_host_programs_run_under_the_filter(filter_file: Path, tmp_path: Path, c
 
 CONTROL = r"Package: zz\nVersion: 1\nArchitecture: all\nMaintainer: a <a@b>\nDescription: x\n"
 ROOT_PROGRAMS = [
-    "R --vanilla -s -e 'cat(sum(1:10), system(\"echo child\", intern = TRUE), \"\\n\")' | grep 55",
-    "node -e 'new (require(\"worker_threads\").Worker)(\"1\", {eval: true}).on(\"exit\", () => console.log(1))' | grep 1",
+    'R --vanilla -s -e \'cat(sum(1:10), system("echo child", intern = TRUE), "\\n")\' | grep 55',
+    'node -e \'new (require("worker_threads").Worker)("1", {eval: true}).on("exit", () => console.log(1))\' | grep 1',
     "npm --version",
     "echo 'System.out.println(1+1)' | jshell -s - | grep 2",
     "python3 -c 'import numpy, numba; print(numba.njit(parallel=True)(lambda a: (a * 2).sum())(numpy.ones(9)))' | grep 18",

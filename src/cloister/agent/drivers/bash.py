@@ -33,7 +33,8 @@ __all__ = ["main"]
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 _RESTORE, _GO, _REPORT, _INPUT, _OUT, _ERR = range(249, 255)
 """Bash's descriptors: high, out of the way of scripts that use 9 or 200 for flock; cells and their children do not have them."""
-_COMPLETE = b"\n# complete\n"
+_IDLE, _BUSY, _INTERRUPTED = b"\n# complete 0\n", b"\n# complete 1\n", b"\n# complete 2\n"
+"""How a whole dump ends: bash was between cells, or in one, or in one that took SIGINT (from whomever)."""
 _REPEAT_S = 0.25
 """SIGINT is sent again as often as this, for programs that take the first one for something else."""
 _ESCALATE_S = 1.0
@@ -47,19 +48,28 @@ _OWN = (
 _ALL_NAMES = " ".join(f"${{!{first}@}}" for first in "_ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
 # The dump is options, a NUL, and the rest; it starts no process, because bash may be about to die of a signal.
 _DUMP = (
-    '__cloister_dump() { builtin set +o; ((__cloister_u)) && builtin echo "set +u"; builtin printf "set +e\\0";'
+    '__cloister_dump() { builtin set +o; builtin printf "set +e\\n"; ((__cloister_u)) && builtin echo "set +u";'
+    ' builtin printf "\\0trap - INT TERM\\n"; builtin trap -p;'
+    " builtin trap '' INT TERM; ((__cloister_busy == 2)) && builtin echo __cloister_traps;"
     " builtin set +efuxn; builtin trap - DEBUG ERR RETURN;"
     ' ((${#FUNCNAME[@]} > 1)) && builtin set -- "${__cloister_args[@]}";'
     ' builtin printf "set --"; (($#)) && builtin printf " %q" "$@"; builtin echo;'
     ' builtin printf "cd -- %q\\n" "$PWD"; builtin umask -p; if [[ -v IFS ]]; then builtin declare -p IFS; else builtin echo unset IFS; fi;'
     " builtin local __cloister_v IFS=$' \\t\\n';"
     f" for __cloister_v in {_ALL_NAMES}; do case $__cloister_v in {_OWN}) ;; *) builtin declare -p $__cloister_v;; esac; done;"
-    " builtin declare -f; builtin declare -Fx; builtin shopt -p; builtin alias -p; builtin trap -p;"
-    ' builtin printf "%s\\n" "$__cloister_undo" ""; builtin echo "# complete"; };'
+    " builtin declare -f; builtin declare -Fx; builtin shopt -p; builtin alias -p;"
+    ' builtin printf "%s\\n" "$__cloister_undo" ""; builtin echo "# complete $__cloister_busy"; };'
+)
+# An unset variable under set -u is the one thing that ends bash *and* leaves the functions it was in, so that the dump has no local
+# variables in it; so that is how SIGINT ends a cell. A second SIGINT must not end the dump: it is ignored from then on.
+_TRAPS = (
+    "__cloister_traps() { builtin trap 'exit 143' TERM; builtin trap '{ trap \"\" INT; ((__cloister_busy)) && __cloister_busy=2;"
+    ' [[ -o nounset ]] || __cloister_u=1; set -u; : "$__cloister_unset"; } 2>/dev/null\' INT; };'
 )
 # Sets the run's variables and leaves in __cloister_undo what puts the old ones back; gives the last cell's status, so that $? is right.
 _ENTER = (
-    '__cloister_enter() { builtin local - __cloister_i __cloister_n; builtin set +efux; __cloister_undo=""; __cloister_args=("$@");'
+    "__cloister_enter() { builtin local - __cloister_i __cloister_n; builtin set +efux;"
+    ' __cloister_busy=1 __cloister_undo=""; __cloister_args=("$@");'
     " for ((__cloister_i = 1; __cloister_i < ${#__cloister_in[@]} - 1; __cloister_i += 2)); do __cloister_n=${__cloister_in[__cloister_i]};"
     ' __cloister_undo+="unset -v $__cloister_n;";'
     " if [[ ${!__cloister_n@a} == *[aA]* ]]; then __cloister_undo+=$(builtin declare -p $__cloister_n)';';"
@@ -69,22 +79,17 @@ _ENTER = (
 )
 # The state is written through the driver's own descriptor (@STATE@): in the middle of a cell bash has none of the above.
 _TRAP_EXIT = "trap '{ __cloister_dump \"$@\" >@STATE@; } 2>/dev/null' EXIT;"
-# An unset variable under set -u is the one thing that ends bash *and* leaves the functions it was in, so that the dump has no local
-# variables in it; so that is how SIGINT ends a cell.
-_TRAPS = (
-    f"{_TRAP_EXIT} trap '{{ [[ -o nounset ]] || __cloister_u=1; set -u; : \"$__cloister_unset\"; }} 2>/dev/null' INT; trap 'exit 143' TERM;"
-)
 _CLOSE = " ".join(f"{fd}>&-" for fd in range(_RESTORE, _ERR + 1))
 # What is the driver's own runs with its output thrown away, so that a user's set -x or DEBUG trap does not show it.
 _LOOP = (
-    f"{{ {_DUMP}{_ENTER} __cloister_u=0; shopt -s expand_aliases; {_TRAPS}"
+    f"{{ trap '' INT; {_DUMP}{_TRAPS}{_ENTER} __cloister_u=0 __cloister_busy=0; shopt -s expand_aliases; {_TRAP_EXIT}"
     f' mapfile -d "" -t __cloister_in <&{_RESTORE};'
     f' builtin eval "${{__cloister_in[1]}}"; {_TRAP_EXIT}'
     f' builtin eval "${{__cloister_in[0]}}"; builtin echo ready >&{_REPORT}; }} >/dev/null 2>&1;'
     f" while {{ builtin read -r -u {_GO} __cloister_in; }} >/dev/null 2>&1; do"
     f' {{ builtin mapfile -d "" -t __cloister_in <&{_INPUT}; __cloister_enter "$@"; }} >/dev/null 2>&1;'
     f' {{ builtin eval "${{__cloister_in[-1]}}" </dev/null >&{_OUT} 2>&{_ERR} {_CLOSE};'
-    ' __cloister_status=$?; builtin eval "$__cloister_undo"; __cloister_undo="";'
+    ' __cloister_status=$?; builtin eval "$__cloister_undo"; __cloister_undo="" __cloister_busy=0;'
     f' builtin printf "%s %s\\n" "$__cloister_status" "$-" >&{_REPORT}; }} >/dev/null 2>&1; done'
 )
 
@@ -129,10 +134,10 @@ class _Bash:
         """Reap it; gives the exit code, or minus the signal's number."""
         return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
 
-    def has_dumped(self) -> bool:
-        """Whether it wrote its whole state before it ended."""
+    def dump_end(self) -> bytes:
+        """How its dump ends: one of the three above, or something else if it could not write one."""
         size = os.fstat(self.state).st_size
-        return size >= len(_COMPLETE) and os.pread(self.state, len(_COMPLETE), size - len(_COMPLETE)) == _COMPLETE
+        return os.pread(self.state, len(_IDLE), max(0, size - len(_IDLE)))
 
     def interrupt(self) -> None:
         """SIGINT to the foreground; background processes of a non-interactive bash ignore it."""
@@ -153,7 +158,7 @@ class _Driver:
         self._channel = channel
         self._env = dict(os.environ)
         self._env.pop("CLOISTER_KERNEL_FD", None)
-        self._bash = self._start(os.memfd_create("state"), self._env)
+        self._bash = self._start(_first_state(), self._env)
         self._status, self._errexit = 0, False
         self._count = 0
         self._interrupted_at: float | None = None
@@ -179,29 +184,44 @@ class _Driver:
     def _execute(self, message: dict[str, Any]) -> None:
         code, envs = message["code"], message.get("envs") or {}
         self._count += 1
-        error = _refusal(code, envs)
-        if error is None:
-            self._forget_interrupts()
-            started = _now()
-            self._bash.run(0 if self._errexit else self._status, envs, code)
-            error = self._wait(started)
+        error = _refusal(code, envs) or self._run(code, envs)
         if error is not None:
             self._send({"op": "error", "id": message["id"], **error})
         self._send({"op": "done", "id": message["id"], "count": self._count})
 
-    def _wait(self, started: tuple[int, int]) -> dict[str, str] | None:
-        """See the cell to its end and give its error, if it has one."""
-        poll = select.poll()
-        for fd in (self._bash.report, self._bash.pidfd, self._wakeup):
+    def _run(self, code: str, envs: dict[str, str]) -> dict[str, str] | None:
+        """See a cell from its beginning to its end; gives its error, if it has one."""
+        self._forget_interrupts()
+        started = _now()
+        while True:
+            self._bash.run(0 if self._errexit else self._status, envs, code)
+            if self._wait(started):
+                return self._outcome("")
+            end = self._replace()
+            if end == _INTERRUPTED:
+                self._interrupted_at = self._interrupted_at or time.monotonic()
+            if end in {_BUSY, _INTERRUPTED}:
+                return self._outcome("")
+            if end != _IDLE:
+                return self._outcome(f"bash itself ended ({_describe(self._status)}); its variables, functions and options are lost")
+            if self._interrupted_at is not None:  # else an interrupt that came too late for the last cell ended bash before this one
+                return self._outcome("")
+
+    def _wait(self, started: tuple[int, int]) -> bool:
+        """Wait for the cell's report; False if bash ended instead."""
+        report, poll = self._bash.report, select.poll()
+        for fd in (report, self._bash.pidfd, self._wakeup):
             poll.register(fd, select.POLLIN)
         while True:
             ready = {fd for fd, _ in poll.poll(None if self._interrupted_at is None else _REPEAT_S * 1000)}
-            if self._bash.report in ready and (line := os.read(self._bash.report, 4096)):
-                status, flags = line.decode().split()
-                self._status, self._errexit = int(status), "e" in flags
-                return self._outcome(self._status, "")
+            if report in ready:
+                if line := os.read(report, 4096):
+                    status, flags = line.decode().split()
+                    self._status, self._errexit = int(status), "e" in flags
+                    return True
+                poll.unregister(report)  # closed: bash ends, or has become another program
             if self._bash.pidfd in ready:
-                return self._restart()
+                return False
             if self._wakeup in ready:
                 os.read(self._wakeup, 4096)
                 self._interrupted_at = self._interrupted_at or time.monotonic()
@@ -219,34 +239,41 @@ class _Driver:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
 
-    def _restart(self) -> dict[str, str] | None:
-        """Bash is gone: start another one with what it left."""
+    def _replace(self) -> bytes:
+        """Bash is gone: start another one with what it left. Gives how its dump ended."""
         old = self._bash
-        code = old.wait()
-        kept = old.has_dumped()
+        code, end = old.wait(), old.dump_end()
+        kept = end in {_IDLE, _BUSY, _INTERRUPTED}
         old.close()
-        self._bash = self._start(old.state if kept else os.memfd_create("state"), {} if kept else self._env)
-        os.close(old.state)
-        self._status, self._errexit = (code, False) if code >= 0 else (128 - code, False)
-        note = "" if kept else f"bash itself ended ({_describe(self._status)}); its variables, functions and options are lost"
-        return self._outcome(self._status, note)
+        self._bash = self._start(old.state if kept else _first_state(), {} if kept else self._env)
+        if not kept:
+            os.close(old.state)
+        if end != _IDLE:
+            self._status, self._errexit = (code, False) if code >= 0 else (128 - code, False)
+        return end
 
-    def _outcome(self, status: int, note: str) -> dict[str, str] | None:
+    def _outcome(self, note: str) -> dict[str, str] | None:
         if self._interrupted_at is not None:
             return {"name": "KeyboardInterrupt", "value": "", "traceback": "\n".join(filter(None, ["KeyboardInterrupt", note]))}
         if note:
-            return {"name": "ShellEnded", "value": str(status), "traceback": note}
-        if status:
-            return {"name": "ExitStatus", "value": str(status), "traceback": _describe(status)}
+            return {"name": "ShellEnded", "value": str(self._status), "traceback": note}
+        if self._status:
+            return {"name": "ExitStatus", "value": str(self._status), "traceback": _describe(self._status)}
         return None
 
     def _start(self, restore: int, env: dict[str, str]) -> _Bash:
-        while True:
+        """A bash that is ready, with the state that ``restore`` holds; closes ``restore``."""
+        for _ in range(5):
             bash = _Bash(self._path, env, restore)
             ready, _, _ = select.select([bash.report, bash.pidfd], [], [])
             if bash.report in ready and os.read(bash.report, 4096):
+                os.close(restore)
                 return bash
-            raise SystemExit(f"bash does not start ({_describe(bash.wait())})")
+            code = bash.wait()
+            bash.close()
+            os.close(bash.state)
+            # An interrupt for the whole session may meet it before it can take one: try again.
+        raise SystemExit(f"bash does not start ({_describe(code)})")
 
     def _forget_interrupts(self) -> None:
         """An interrupt counts for the cell that runs when it comes."""
@@ -256,6 +283,13 @@ class _Driver:
 
     def _send(self, message: dict[str, Any]) -> None:
         _write(self._channel, json.dumps(message).encode() + b"\n")
+
+
+def _first_state() -> int:
+    """A memfd with what a bash begins with: no options, the driver's traps."""
+    fd = os.memfd_create("state")
+    _write(fd, b"\0__cloister_traps\0")
+    return fd
 
 
 def _refusal(code: str, envs: dict[str, str]) -> dict[str, str] | None:

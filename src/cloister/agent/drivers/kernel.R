@@ -7,7 +7,7 @@
 # R's compiler is off for the driver itself: compiling it would cost the start and the first runs 80 ms.
 .jit_level <- .Internal(enableJIT(0L))
 
-local({
+local(envir = new.env(parent = .BaseNamespaceEnv), {     # base functions come before what the user defines
   jit_level <- .jit_level
   rm(.jit_level, envir = globalenv())
   so <- Sys.getenv("CLOISTER_R_KERNEL", "/usr/local/lib/cloister/r/kernel.so")
@@ -27,8 +27,14 @@ local({
   plot_dir <- tempfile("plots-")
   dir.create(plot_dir)
 
+  clean <- function(text) {
+    text <- enc2utf8(text)
+    if (all(validUTF8(text))) text else iconv(text, "UTF-8", "UTF-8", sub = "byte")
+  }
+
   send <- function(message) {
     message$id <- run$id
+    message <- rapply(message, clean, classes = "character", how = "replace")
     .Call(native$write, jsonlite::toJSON(message, auto_unbox = TRUE, null = "null", na = "null", digits = NA))
     NULL
   }
@@ -165,6 +171,12 @@ local({
               traceback = paste(c(head, if (length(lines)) c("Traceback:", lines)), collapse = "\n")))
   }
 
+  # For a condition that cannot even say what it is.
+  send_plainly <- function(e) {
+    message <- paste(as.character(unclass(e)$message), collapse = " ")
+    send(list(op = "error", name = "Error", value = message, traceback = paste("Error:", message)))
+  }
+
   send_parse_error <- function(condition) {
     message <- sub("^cell [0-9]+:", "", conditionMessage(condition))
     text <- sub("^([0-9]+):([0-9]+): ", "line \\1, column \\2: ", message)
@@ -228,7 +240,7 @@ local({
         with_envs(message$envs, evaluate(message$code)),
         error = function(e) run$calls <- sys.calls(),
         warning = on_warning),
-      error = send_error,
+      error = function(e) tryCatch(send_error(e), error = send_plainly),
       interrupt = function(i) send(list(op = "error", name = "KeyboardInterrupt", value = "", traceback = paste0("Interrupted\n  line ", run$at))))
     close_device()
     send_plots()
