@@ -67,7 +67,7 @@ def build_host(settings: Settings, upstream_dns: tuple[str, ...]) -> Iterator[No
     host = open_host(settings, upstream_dns)
     try:
         udp, tcp = host.network.dns_sockets()
-        with relay_process(udp, tcp, upstream_dns, host.instance.api_uid):
+        with udp, tcp, relay_process(udp, tcp, upstream_dns, host.instance.api_uid):
             yield host
     finally:
         close_host(host)

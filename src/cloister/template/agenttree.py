@@ -76,7 +76,8 @@ def _definitions() -> tuple[Definition, Step]:
 def _sources() -> dict[str, str]:
     """Our own files in the tree: below ``site/cloister`` what agent and server share, below ``drivers`` the drivers."""
     shared = [_SOURCE / name for name in _SHARED]
-    found = {f"site/cloister/{path.relative_to(_SOURCE)}": path for root in shared for path in _files(root) if not path.is_relative_to(_DRIVERS)}
+    ours = [path for root in shared for path in _files(root) if not path.is_relative_to(_DRIVERS)]
+    found = {f"site/cloister/{path.relative_to(_SOURCE)}": path for path in ours}
     found |= {f"drivers/{path.relative_to(_DRIVERS)}": path for path in _files(_DRIVERS)}
     return {name: path.read_text() for name, path in sorted(found.items())}
 
