@@ -105,3 +105,20 @@ def test_sandboxes_live_through_a_restart_that_keeps_them() -> None:
         assert server.stop() == 0
         with running_server("--listen", server.url.removeprefix("http://"), data_dir=server.data_dir):
             answers(sandbox, "print(kept)", "7")
+
+
+def test_launcher_killed_and_started_again_finds_its_sandboxes(server: Server) -> None:
+    """kill -9 of the launcher ends both processes and leaves the sandboxes; the next start adopts them."""
+    with running_server() as first:
+        sandbox = Sandbox.create(timeout=600, **first.sdk)
+        python(sandbox, "kept = 7")
+        children = [first.child("node"), first.child("api")]
+        first.process.kill()
+        first.process.wait()
+        deadline = time.monotonic() + 20
+        while any(os.path.exists(f"/proc/{pid}") for pid in children):
+            assert time.monotonic() < deadline, "the launcher's children live on without it"
+            time.sleep(0.05)
+        with running_server("--listen", first.url.removeprefix("http://"), data_dir=first.data_dir) as second:
+            answers(sandbox, "print(kept)", "7")
+            second.census()

@@ -51,7 +51,7 @@ async def _serve(settings: Settings, ready_fd: int | None) -> None:
         loop.add_signal_handler(number, signals.put_nowait, number)
     upstream_dns = settings.dns_upstreams or host_nameservers()
     host = open_host(settings, upstream_dns)
-    catalog = Catalog(LayerStore(settings.store_dir), host.host_layer)
+    catalog = Catalog(LayerStore(settings.store_dir), host.host_layer, settings.default_limits())
     journal = Journal(settings.data_dir / "node" / "sandboxes")
     supervisor = Supervisor(host, catalog, journal, upstream_dns, settings.disk_reserve_mib)
     server = NodeServer(supervisor, host.instance.run_dir / "supervisor.sock", allowed_uids={host.instance.api_uid})

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import shutil
 from pathlib import Path
 
 from cloister.errors import NoCapacityError, TemplateNotFoundError
+from cloister.model.resources import Limits
 from cloister.model.sandbox import SandboxRecord, SandboxRequest
 from cloister.model.template import Template
 from cloister.runtime.spec import AgentTree, SandboxSpec
@@ -25,8 +27,9 @@ _MEMORY_RESERVE_MIB = 512
 class Catalog:
     """What the store offers, read anew for each sandbox: a template may be built while the server runs."""
 
-    def __init__(self, store: LayerStore, host_layer: HostLayer) -> None:
+    def __init__(self, store: LayerStore, host_layer: HostLayer, default_limits: Limits) -> None:
         self._store = store
+        self._default_limits = default_limits
         self._host_layer = host_layer
         self._agent_trees: dict[str, AgentTree] = {}
         with contextlib.suppress(TemplateNotFoundError):  # not built yet: creations say so until it is
@@ -45,6 +48,12 @@ class Catalog:
                     raise TemplateNotFoundError(f"tag '{tag}' does not exist for template '{bare}'")
                 return template
         raise TemplateNotFoundError(f"template '{name}' not found")
+
+    def limits(self, template: Template) -> Limits:
+        """The template's own limits; where it has none of its own, this node's defaults."""
+        own, neutral = vars(template.limits), vars(Limits())
+        changed = {name: value for name, value in own.items() if value != neutral[name]}
+        return dataclasses.replace(self._default_limits, **changed)
 
     def spec(self, request: SandboxRequest, template: Template, record: SandboxRecord, directory: Path) -> SandboxSpec:
         """What the runtime needs to create the sandbox. Variables: host's, then the template's, then the request's."""

@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 import structlog
 
 from cloister import __version__
-from cloister.errors import AlreadyExistsError, CloisterError, SandboxNotFoundError
+from cloister.errors import AlreadyExistsError, CloisterError, InvalidRequestError, SandboxNotFoundError
 from cloister.model.node import EndedSandbox, NodeInfo, SandboxStats
 from cloister.model.sandbox import EndReason, SandboxRecord, SandboxRequest, SandboxState
 from cloister.model.template import Template
@@ -156,6 +156,8 @@ class Supervisor:
 
     def _create(self, request: SandboxRequest) -> tuple[SandboxRecord, RuntimeSandbox]:
         """Runs in: a worker thread."""
+        if request.runtime not in (None, self._host.runtime.name):
+            raise InvalidRequestError(f"runtime {request.runtime!r} is not available on this node", hint=f"available: {self._host.runtime.name}")
         template = self._catalog.find(request.template)
         directory = self._journal.directory_of(request.sandbox_id)
         check_capacity(directory.parent, self._disk_reserve_mib)
@@ -166,7 +168,7 @@ class Supervisor:
             state=SandboxState.CREATING,
             started_at=time.time(),
             end_at=request.end_at,
-            limits=request.limits or template.limits,
+            limits=request.limits or self._catalog.limits(template),
             allow_internet=request.allow_internet,
             attributes=request.attributes,
         )
