@@ -14,12 +14,13 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from framework.control_plane import ControlPlane
-from framework.fake_node import FakeSandbox
-from framework.http import Answer, call
 from test_control_plane_rest import ask, create
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
+
+from framework.control_plane import ControlPlane
+from framework.fake_node import FakeSandbox
+from framework.http import Answer, call
 
 pytestmark = pytest.mark.root
 PORT = 8080
@@ -86,7 +87,9 @@ def test_browsers_get_a_page(control_plane: ControlPlane) -> None:
     assert call(control_plane.url, "GET", "/", headers=to("c" * 20, Accept=accept, Sec_Fetch_Mode="cors")).json()["code"] == 502
 
 
-@pytest.mark.parametrize("headers", [{"E2b-Sandbox-Id": "A!"}, {"E2b-Sandbox-Id": "a"}, to("a" * 20, 0), to("a" * 20, 65536), {"Host": "99999-abc.x"}])
+@pytest.mark.parametrize(
+    "headers", [{"E2b-Sandbox-Id": "A!"}, {"E2b-Sandbox-Id": "a"}, to("a" * 20, 0), to("a" * 20, 65536), {"Host": "99999-abc.x"}]
+)
 def test_impossible_addresses(control_plane: ControlPlane, headers: dict[str, str]) -> None:
     """An address that cannot be is 400."""
     assert call(control_plane.url, "GET", "/", headers=headers).status == 400
@@ -114,7 +117,10 @@ def test_targets_pass_untouched(control_plane: ControlPlane, target: str) -> Non
         writer.close()
 
     control_plane.run(lambda: inside.serve_raw(PORT, peek))
-    with raw(control_plane, f"GET {target} HTTP/1.1\r\nHost: h\r\nConnection: close\r\nE2b-Sandbox-Id: {sandbox_id}\r\nE2b-Sandbox-Port: {PORT}\r\n\r\n") as sock:
+    with raw(
+        control_plane,
+        f"GET {target} HTTP/1.1\r\nHost: h\r\nConnection: close\r\nE2b-Sandbox-Id: {sandbox_id}\r\nE2b-Sandbox-Port: {PORT}\r\n\r\n",
+    ) as sock:
         read_all(sock)
     assert seen == [f"GET {target.removeprefix('http://other')} HTTP/1.1\r\n".encode("latin-1")]
 
@@ -125,7 +131,13 @@ def test_methods_headers_and_bodies(control_plane: ControlPlane, method: str) ->
     sandbox_id, inside = sandbox(control_plane)
     control_plane.run(lambda: inside.serve(PORT, _echo))
     body = b"\0\xff" * 1000
-    answer = call(control_plane.url, method, "/", body=body, headers=to(sandbox_id, X_One="1", Keep_Alive="5", Cookie="c=d", Connection="x-hop, close", X_Hop="1"))
+    answer = call(
+        control_plane.url,
+        method,
+        "/",
+        body=body,
+        headers=to(sandbox_id, X_One="1", Keep_Alive="5", Cookie="c=d", Connection="x-hop, close", X_Hop="1"),
+    )
     seen = answer.json()
     names = {name.lower() for name, _ in seen["headers"]}
     assert (seen["method"], seen["sha"]) == (method, hashlib.sha256(body).hexdigest())
@@ -164,7 +176,9 @@ def test_nothing_is_added_to_an_answer(control_plane: ControlPlane) -> None:
         writer.close()
 
     control_plane.run(lambda: inside.serve_raw(PORT, handle))
-    with raw(control_plane, f"GET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\nE2b-Sandbox-Id: {sandbox_id}\r\nE2b-Sandbox-Port: {PORT}\r\n\r\n") as sock:
+    with raw(
+        control_plane, f"GET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\nE2b-Sandbox-Id: {sandbox_id}\r\nE2b-Sandbox-Port: {PORT}\r\n\r\n"
+    ) as sock:
         head, _, body = read_all(sock).partition(b"\r\n\r\n")
     assert body == b"abc"
     assert head.startswith(b"HTTP/1.1 200 Fine\r\n")
@@ -342,7 +356,9 @@ def test_a_port_that_opens_a_moment_later(control_plane: ControlPlane) -> None:
     assert call(control_plane.url, "GET", "/", headers=to(sandbox_id)).status == 200
 
 
-@pytest.mark.parametrize("answer", [b"", b"SSH-2.0-x\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n", b"HTTP/1.1 200 OK\r\nBad header\r\n\r\n"])
+@pytest.mark.parametrize(
+    "answer", [b"", b"SSH-2.0-x\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n", b"HTTP/1.1 200 OK\r\nBad header\r\n\r\n"]
+)
 def test_programs_that_do_not_speak_http(control_plane: ControlPlane, answer: bytes) -> None:
     """A program that hangs up or answers no HTTP gives 502 with its port, and the ingress goes on."""
     sandbox_id, inside = sandbox(control_plane)
@@ -457,7 +473,12 @@ def test_a_refused_upgrade_is_an_ordinary_answer(control_plane: ControlPlane) ->
     sandbox_id, inside = sandbox(control_plane)
     control_plane.run(lambda: inside.serve(PORT, _echo))
     connection = http.client.HTTPConnection("127.0.0.1", int(control_plane.url.rpartition(":")[2]), timeout=10)
-    upgrade = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==", "Sec-WebSocket-Version": "13"}
+    upgrade = {
+        "Connection": "Upgrade",
+        "Upgrade": "websocket",
+        "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+        "Sec-WebSocket-Version": "13",
+    }
     connection.request("GET", "/", headers={**to(sandbox_id), **upgrade})
     answer = connection.getresponse()
     assert (answer.status, json.loads(answer.read())["target"]) == (200, "/")

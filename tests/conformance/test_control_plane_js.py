@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+
 from framework.control_plane import ControlPlane
 
 JS = Path(__file__).parent / "js"
@@ -22,7 +23,9 @@ pytestmark = [
 
 def run(plane: ControlPlane, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
     """A command in the directory of the JavaScript packages, pointed at the control plane."""
-    return subprocess.run(command, cwd=JS, env=plane.environ, capture_output=True, text=True, check=check, timeout=60, stdin=subprocess.DEVNULL)
+    return subprocess.run(
+        command, cwd=JS, env=plane.environ, capture_output=True, text=True, check=check, timeout=60, stdin=subprocess.DEVNULL
+    )
 
 
 def test_sdk(control_plane: ControlPlane) -> None:

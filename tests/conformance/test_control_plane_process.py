@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
 from framework.fake_node import FakeNode
 from framework.http import call
 
@@ -37,7 +38,9 @@ class ApiProcess:
 
     def cli(self, *words: str, stdin: str | None = None, check: bool = True) -> subprocess.CompletedProcess[str]:
         """A ``cloister`` command on its data directory, without an SDK's variables."""
-        environ = {name: value for name, value in os.environ.items() if not name.startswith("E2B_")} | {"CLOISTER_DATA_DIR": str(self.data_dir)}
+        environ = {name: value for name, value in os.environ.items() if not name.startswith("E2B_")} | {
+            "CLOISTER_DATA_DIR": str(self.data_dir)
+        }
         command = [sys.executable, "-m", "cloister.cli.main", *words]
         return subprocess.run(command, input=stdin, capture_output=True, text=True, check=check, env=environ, timeout=30)
 
@@ -170,7 +173,9 @@ def test_kill_nine_during_a_creation(api: ApiProcess) -> None:
     api.node.create_delay_s = 1.0
     with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", int(api.url.rpartition(":")[2]))) as sock:
         body = b'{"templateID": "base"}'
-        sock.sendall(b"POST /v2/sandboxes HTTP/1.1\r\nHost: h\r\nX-API-KEY: %s\r\nContent-Length: %d\r\n\r\n%s" % (key.encode(), len(body), body))
+        sock.sendall(
+            b"POST /v2/sandboxes HTTP/1.1\r\nHost: h\r\nX-API-KEY: %s\r\nContent-Length: %d\r\n\r\n%s" % (key.encode(), len(body), body)
+        )
         while not api.node.creates:
             time.sleep(0.01)
         api.process.kill()

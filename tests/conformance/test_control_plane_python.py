@@ -18,9 +18,9 @@ from e2b import (
     TimeoutException,
 )
 from e2b_code_interpreter import AsyncSandbox, Sandbox
-from framework.control_plane import ControlPlane, running_control_plane
 
 from cloister.errors import NodeUnreachableError
+from framework.control_plane import ControlPlane, running_control_plane
 
 pytestmark = pytest.mark.root
 

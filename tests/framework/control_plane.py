@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import TypeVar
 
 import pytest
-from framework.fake_node import FakeNode
 
 from cloister.cli.api_server import ApiServer
 from cloister.cli.client_env import read_client_env
 from cloister.config.settings import Settings
+from framework.fake_node import FakeNode
 
 __all__ = ["ControlPlane", "control_plane", "running_control_plane"]
 

@@ -222,9 +222,7 @@ class FakeNode:
             sandbox.timer.cancel()
         loop = asyncio.get_running_loop()
         left_s = max(0.0, sandbox.record.end_at - time.time())
-        sandbox.timer = loop.call_later(
-            left_s, lambda: loop.create_task(self.kill(sandbox.record.sandbox_id, EndReason.EXPIRED))  # noqa: RUF006
-        )
+        sandbox.timer = loop.call_later(left_s, lambda: loop.create_task(self.kill(sandbox.record.sandbox_id, EndReason.EXPIRED)))
 
     async def kill(self, sandbox_id: str, reason: EndReason) -> bool:
         """See NodeService."""

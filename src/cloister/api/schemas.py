@@ -107,8 +107,8 @@ def parse_new_sandbox(body: object, *, api_version: int, idempotency_key: str | 
     fields.end()
     if not template.strip():
         raise InvalidRequestError("templateID must not be empty")
-    if timeout_s < 0:
-        raise InvalidRequestError("timeout must not be negative")
+    if timeout_s < 1:
+        raise InvalidRequestError("timeout must be at least 1")
     if api_version == 2 and not secure:
         raise InvalidRequestError("secure: false is not supported by this call; use POST /sandboxes")
     if not public_traffic and not secure:

@@ -49,14 +49,28 @@ def test_pages_have_no_gaps(order: str, limit: int) -> None:
 def test_filters() -> None:
     """State, template, start and metadata each leave out what does not match."""
     it = row("a", 100.0, k="v")
-    for query in ({}, {"state": "running"}, {"template": "base"}, {"template": "tpl"}, {"startedAfter": "1970-01-01T00:01:39Z"}, {"metadata": "k=v"}):
+    for query in (
+        {},
+        {"state": "running"},
+        {"template": "base"},
+        {"template": "tpl"},
+        {"startedAfter": "1970-01-01T00:01:39Z"},
+        {"metadata": "k=v"},
+    ):
         assert parse_list_query(query).accepts(it)
-    for query in ({"state": "paused"}, {"template": "x"}, {"startedAfter": "1970-01-01T00:01:40+00:00"}, {"metadata": "k=w"}, {"metadata": "j=v"}):
+    for query in (
+        {"state": "paused"},
+        {"template": "x"},
+        {"startedAfter": "1970-01-01T00:01:40+00:00"},
+        {"metadata": "k=w"},
+        {"metadata": "j=v"},
+    ):
         assert not parse_list_query(query).accepts(it)
 
 
 @pytest.mark.parametrize(
-    "query", [{"limit": "0"}, {"limit": "101"}, {"limit": "x"}, {"state": "dead"}, {"order": "up"}, {"startedAfter": "now"}, {"nextToken": "!"}]
+    "query",
+    [{"limit": "0"}, {"limit": "101"}, {"limit": "x"}, {"state": "dead"}, {"order": "up"}, {"startedAfter": "now"}, {"nextToken": "!"}],
 )
 def test_bad_queries(query: dict[str, str]) -> None:
     """A wrong parameter is refused by name."""

@@ -13,7 +13,7 @@ import pytest
 
 from cloister.cluster.base import NodeClient, NodeListener
 from cloister.cluster.local import LocalNodeClient
-from cloister.errors import InvalidRequestError, NodeUnreachableError, NoCapacityError, SandboxNotFoundError
+from cloister.errors import InvalidRequestError, NoCapacityError, NodeUnreachableError, SandboxNotFoundError
 from cloister.model.node import EndedSandbox, NodeInfo, SandboxStats
 from cloister.model.resources import Limits
 from cloister.model.sandbox import EndReason, SandboxRecord, SandboxRequest, SandboxState
@@ -38,6 +38,7 @@ class Service:
         self.asked: list[Any] = []
 
     async def create(self, request: SandboxRequest) -> SandboxRecord:
+        """See NodeService."""
         self.asked.append(request)
         if request.template == "full":
             raise NoCapacityError("full", hint="wait")
@@ -46,31 +47,40 @@ class Service:
         return record(request.sandbox_id, attributes=request.attributes)
 
     async def kill(self, sandbox_id: str, reason: EndReason) -> bool:
+        """See NodeService."""
         self.asked.append((sandbox_id, reason))
         return True
 
     async def set_deadline(self, sandbox_id: str, end_at: float) -> None:
+        """See NodeService."""
         self.asked.append((sandbox_id, end_at))
 
     async def list(self) -> list[SandboxRecord]:
+        """See NodeService."""
         return [record(attributes={"big": "x" * 1000}) for _ in range(1000)]
 
     async def get(self, sandbox_id: str) -> SandboxRecord:
+        """See NodeService."""
         raise SandboxNotFoundError(sandbox_id)
 
     async def stats(self, _sandbox_id: str) -> SandboxStats:
+        """See NodeService."""
         return SandboxStats(cpu_used_s=1, mem_used_bytes=2, mem_limit_bytes=3, oom_kills=4, pids=5, disk_used_bytes=6, disk_total_bytes=7)
 
     async def dial(self, _sandbox_id: str) -> socket.socket:
+        """See NodeService."""
         return socket.socket()
 
     async def templates(self) -> tuple[Template, ...]:
+        """See NodeService."""
         return (Template(template_id="t", name="base", build_id="b", layers=("l",)),)
 
     async def dns_sockets(self) -> DnsSockets:
+        """See NodeService."""
         raise InvalidRequestError("no resolver")
 
     async def ping(self) -> NodeInfo:
+        """See NodeService."""
         await asyncio.sleep(0)
         return NodeInfo(version="1", instance=3)
 
@@ -119,7 +129,9 @@ pytestmark = pytest.mark.skipif(os.getuid() != 0, reason="the server always allo
 
 async def test_calls(harness: Harness) -> None:
     """Requests and answers keep their fields, large ones included; errors keep code, message and hint."""
-    request = SandboxRequest(sandbox_id=ID, template="base", end_at=5.5, envs={"A": "ü\n'"}, attributes={"n": [1, {"m": None}], "big": "x" * 500_000})
+    request = SandboxRequest(
+        sandbox_id=ID, template="base", end_at=5.5, envs={"A": "ü\n'"}, attributes={"n": [1, {"m": None}], "big": "x" * 500_000}
+    )
     assert (await harness.client.create(request)).attributes == request.attributes
     assert harness.service.asked == [request]
     assert len(await harness.client.list()) == 1000
@@ -139,13 +151,13 @@ async def test_calls(harness: Harness) -> None:
 async def test_descriptors(harness: Harness) -> None:
     """Dialled sockets arrive as sockets, and neither side keeps another copy."""
     (await harness.client.dial(ID)).close()
-    before = len(os.listdir("/proc/self/fd"))
+    before = len(list(Path("/proc/self/fd").iterdir()))
     sockets = await asyncio.gather(*(harness.client.dial(ID) for _ in range(50)))
     assert all(sock.type is socket.SOCK_STREAM and not sock.getblocking() for sock in sockets)
     for sock in sockets:
         sock.close()
     await asyncio.sleep(0.05)
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
 async def test_events(harness: Harness) -> None:
@@ -194,12 +206,12 @@ async def test_descriptors_sent_to_the_server_are_closed(harness: Harness) -> No
     await harness.client.ping()
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
         sock.connect(str(harness.path))
-        before = len(os.listdir("/proc/self/fd"))
+        before = len(list(Path("/proc/self/fd").iterdir()))
         for _ in range(20):
             socket.send_fds(sock, [b'.{"id": 1, "method": "ping"}'], [0, 1, 2])
         await harness.client.ping()
         await asyncio.sleep(0.05)
-        assert len(os.listdir("/proc/self/fd")) <= before + 1
+        assert len(list(Path("/proc/self/fd").iterdir())) <= before + 1
 
 
 @pytest.mark.parametrize(
