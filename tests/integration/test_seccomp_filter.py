@@ -178,7 +178,7 @@ ROOT_PROGRAMS = [
     "python3 -c 'import numpy, numba; print(numba.njit(parallel=True)(lambda a: (a * 2).sum())(numpy.ones(9)))' | grep 18",
     "python3 -m venv --without-pip /tmp/v && /tmp/v/bin/python -c 'import ssl'",
     "dpkg --audit && apt-get --version && apt-cache policy >/dev/null",
-    f"mkdir -p /tmp/p/DEBIAN && printf '{CONTROL}' >/tmp/p/DEBIAN/control; dpkg-deb -b /tmp/p /tmp/z.deb && dpkg -i /tmp/z.deb && dpkg -r zz",
+    f"mkdir -p /tmp/p/DEBIAN && printf '{CONTROL}' >/tmp/p/DEBIAN/control; dpkg-deb -b /tmp/p /z.deb && dpkg -i /z.deb && dpkg -r zz",
     "sudo -n true",
     "su nobody -s /bin/sh -c id | grep nobody",
 ]

@@ -312,8 +312,9 @@ def _describe(status: int) -> str:
 
 
 def _now() -> tuple[int, int]:
-    """The time in the unit and from the origin of the start times of /proc/<pid>/stat, and the newest pid (proc_loadavg(5))."""
-    with open("/proc/loadavg", "rb") as loadavg:
+    """The time in the unit and from the origin of the start times of /proc/<pid>/stat, and the newest pid (proc_loadavg(5)) or 0."""
+    newest = 0
+    with contextlib.suppress(OSError, ValueError, IndexError), open("/proc/loadavg", "rb") as loadavg:
         newest = int(loadavg.read().split()[-1])
     return int(time.clock_gettime(time.CLOCK_BOOTTIME) * os.sysconf("SC_CLK_TCK")), newest
 
