@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from framework.driver_root import DRIVERS, DriverProcess, DriverRoot
 
 import cloister
+from framework.driver_root import DRIVERS, DriverProcess, DriverRoot
 
 __all__: list[str] = []
 pytestmark = [pytest.mark.root, pytest.mark.templates]
@@ -191,7 +191,7 @@ def test_interrupt_stops_it_and_keeps_the_state(java: DriverProcess, code: str) 
 
 def test_environment_is_data_and_of_one_run(java: DriverProcess) -> None:
     """getenv, getProperty and children see the run's variables as they are; afterwards they are gone."""
-    awkward = "it's \"q\"\n`$x`\\ é😀"
+    awkward = 'it\'s "q"\n`$x`\\ é😀'
     code = 'System.out.println(System.getenv("AWKWARD")); System.out.println(System.getProperty("AWKWARD"));'
     assert text(java.execute(code, envs={"AWKWARD": awkward})) == f"{awkward}\n{awkward}\n"
     child = 'new String(new ProcessBuilder("printenv", "AWKWARD").start().getInputStream().readAllBytes())'

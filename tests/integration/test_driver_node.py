@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from framework.driver_root import DRIVERS, DriverProcess, DriverRoot
 
 import cloister
+from framework.driver_root import DRIVERS, DriverProcess, DriverRoot
 
 __all__: list[str] = []
 pytestmark = [pytest.mark.root, pytest.mark.templates]
@@ -106,7 +106,8 @@ def test_display_symbol_gives_a_bundle(node: DriverProcess) -> None:
 
 def test_each_print_is_one_message(node: DriverProcess) -> None:
     """console.log is one message on stdout, console.error one on stderr, a split UTF-8 sequence survives."""
-    messages = node.execute("console.log('é', {a: 1}); console.error('e'); process.stdout.write(Buffer.from([0xc3])); process.stdout.write(Buffer.from([0xa9])); 0")
+    split = "process.stdout.write(Buffer.from([0xc3])); process.stdout.write(Buffer.from([0xa9]))"
+    messages = node.execute(f"console.log('é', {{a: 1}}); console.error('e'); {split}; 0")
     assert [(m["op"], m["text"]) for m in messages[:3]] == [("stdout", "é { a: 1 }\n"), ("stderr", "e\n"), ("stdout", "é")]
 
 
@@ -128,10 +129,11 @@ def test_http_data_and_end_handlers_print(node: DriverProcess) -> None:
     """A server started in one cell answers the next; that cell waits for its own request and not for the server."""
     started = time.monotonic()
     node.execute("const server = require('http').createServer((q, r) => setTimeout(() => r.end('pong'), 50)).listen(8101)")
-    get = "require('http').get('http://127.0.0.1:8101/', res => { let d = ''; res.on('data', c => d += c); res.on('end', () => console.log(d)) }); 0"
+    handlers = "let d = ''; res.on('data', c => d += c); res.on('end', () => console.log(d))"
+    get = f"require('http').get('http://127.0.0.1:8101/', res => {{ {handlers} }}); 0"
     assert text(node.execute(get)) == "pong\n"
-    assert text(node.execute("fetch('http://127.0.0.1:8101/').then(r => r.text()).then(t => console.log('f', t)); 0")) == "f pong\n"
-    assert text(node.execute("fetch('http://127.0.0.1:8101/').then(r => r.text()).then(t => console.log('g', t)); 0")) == "g pong\n"
+    for _ in range(2):  # the second time over the connection that was kept
+        assert text(node.execute("fetch('http://127.0.0.1:8101/').then(r => r.text()).then(t => console.log('f', t)); 0")) == "f pong\n"
     assert time.monotonic() - started < 3
 
 
@@ -159,7 +161,8 @@ def test_modules(node: DriverProcess) -> None:
     assert value(node.execute("(await import('node:os')).EOL === require('os').EOL")) == "true"
     assert value(node.execute("require.main === module && import.meta.dirname === __dirname")) == "true"
     assert error(node.execute("import x from 'just-made'"))["value"].startswith("Cannot find package 'just-made'")
-    node.execute("fs.mkdirSync('node_modules/just-made', {recursive: true}); fs.writeFileSync('node_modules/just-made/index.js', 'exports.x = 42')")
+    node.execute("const place = 'node_modules/just-made'; fs.mkdirSync(place, {recursive: true})")
+    node.execute("fs.writeFileSync(place + '/index.js', 'exports.x = 42')")
     assert value(node.execute("import {x} from 'just-made'; x")) == "42"
     assert value(node.execute("require('just-made').x")) == "42"
 
@@ -169,9 +172,11 @@ def test_typescript(node: DriverProcess, language: str) -> None:
     """Types are erased in both languages; enums, generics, namespaces and decorators work; lines and columns are the user's."""
     code = "interface P { x: number }\nenum E { A, B }\nfunction id<T>(t: T): T { return t }\nconst p: P = {x: id<number>(E.B)};\np.x"
     assert value(node.execute(code, language=language)) == "1"
-    code = "function dec(c: any) { c.tag = 7 }\n@dec class T { constructor(private a: number) {} }\nnamespace N { export const k = 1 }\n(T as any).tag + N.k"
+    decorated = "function dec(c: any) { c.tag = 7 }\n@dec class T { constructor(private a: number) {} }"
+    code = decorated + "\nnamespace N { export const k = 1 }\n(T as any).tag + N.k"
     assert value(node.execute(code, language=language)) == "8"
-    failing = "type A = {\n  a: string }\nfunction boom(x: number): never { throw new TypeError('bad') }\nboom(1)"
+    failing = "type A = {\n  a: string }\n"
+    failing += "function boom(x: number): never { throw new TypeError('bad') }\nboom(1)"
     assert ":3:41)\n" in error(node.execute(failing, language=language))["traceback"]
 
 
@@ -197,7 +202,8 @@ def test_exit_ends_the_cell_only(node: DriverProcess) -> None:
     messages = node.execute("const kept = 1; console.log('a'); process.exit(0); console.log('b')")
     assert text(messages) == "a\n"
     assert not [m for m in messages if m["op"] == "error"]
-    assert error(node.execute("setTimeout(() => process.exit(3), 10); setTimeout(() => console.log('never'), 100); 0"))["value"] == "exit code 3"
+    failure = error(node.execute("setTimeout(() => process.exit(3), 10); setTimeout(() => console.log('never'), 100); 0"))
+    assert (failure["name"], failure["value"]) == ("SystemExit", "exit code 3")
     assert value(node.execute("kept")) == "1"
 
 
@@ -227,14 +233,15 @@ def test_interrupt_stops_it_and_keeps_the_state(node: DriverProcess, code: str) 
     assert error(interrupt_after(node, code))["name"] == "KeyboardInterrupt"
     assert value(node.execute("kept")) == "42"
     time.sleep(0.4)
-    left = "require('fs').readdirSync('/proc').filter(p => { try { return require('fs').readFileSync(`/proc/${p}/cmdline`, 'utf8').startsWith('sleep') } catch { return false } }).length"
-    assert value(node.execute(left)) == "0"
+    left = "require('child_process').execSync('ps -eo comm', {encoding: 'utf8'}).includes('sleep')"
+    assert value(node.execute(left)) == "false"
 
 
 def test_environment_is_data_and_of_one_run(node: DriverProcess) -> None:
     """Quotes, newlines and unicode arrive as they are, reach children, and are gone after the run, also after an error."""
-    awkward = "it's \"q\"\n`$x`\\ é😀"
-    messages = node.execute("console.log(process.env.AWKWARD + require('child_process').execSync('printenv AWKWARD')); throw 1", envs={"AWKWARD": awkward})
+    awkward = 'it\'s "q"\n`$x`\\ é😀'
+    code = "console.log(process.env.AWKWARD + require('child_process').execSync('printenv AWKWARD')); throw 1"
+    messages = node.execute(code, envs={"AWKWARD": awkward})
     assert text(messages) == f"{awkward}{awkward}\n\n"
     assert value(node.execute("'AWKWARD' in process.env")) == "false"
 

@@ -50,14 +50,20 @@ final class Environment {
     /** Sets the variables of a run: the "envs" of an execute message, an object of strings or null. */
     Environment(Object envs) {
         if (envs instanceof Map<?, ?> values) {
-            values.forEach((name, value) -> override((String) name, (String) value));
+            try {
+                values.forEach((name, value) -> override((String) name, (String) value));
+            } catch (IllegalArgumentException refused) {
+                restore();
+                throw refused;
+            }
         }
     }
 
     private void override(String name, String value) {
-        variables.put(name, System.getenv(name));
-        properties.put(name, System.getProperty(name));
+        String before = System.getenv(name);
         set(name, value);
+        variables.put(name, before);
+        properties.put(name, System.getProperty(name));
         System.setProperty(name, value);
     }
 

@@ -43,21 +43,30 @@ public final class Kernel {
     private static void execute(Channel channel, Session session, Map<String, Object> request) {
         runId = ((Number) request.get("id")).intValue();
         startedAt = Children.now();
-        Environment environment = new Environment(request.get("envs"));
-        int count;
         try {
-            count = session.run(runId, (String) request.get("code"));
+            run(session, request);
+        } catch (RuntimeException | AssertionError broken) { // JShell has assertions of its own; the kernel outlives them
+            channel.send("error", runId, "name", broken.getClass().getName(), "value", String.valueOf(broken.getMessage()), "traceback", Traces.render(broken));
+        }
+        channel.send("done", runId, "count", session.count());
+    }
+
+    private static void run(Session session, Map<String, Object> request) {
+        Environment environment = new Environment(request.get("envs"));
+        try {
+            session.run(runId, (String) request.get("code"));
         } finally {
             environment.restore();
         }
-        channel.send("done", runId, "count", count);
     }
 
     private static void read(Channel channel, Session session) {
         try {
             for (Map<String, Object> message = channel.receive(); message != null; message = channel.receive()) {
                 if ("interrupt".equals(message.get("op"))) {
-                    interrupt(session);
+                    if (!(message.get("id") instanceof Number id) || id.intValue() == runId) { // else it comes too late
+                        interrupt(session);
+                    }
                 } else {
                     QUEUE.add(message);
                 }

@@ -44,8 +44,13 @@ final class Session {
         return engine;
     }
 
-    /** Runs a cell; gives the execution count. Messages go to the channel. */
-    int run(int runId, String source) {
+    /** How many cells were run. */
+    int count() {
+        return count;
+    }
+
+    /** Runs a cell. Messages go to the channel. */
+    void run(int runId, String source) {
         id = runId;
         count++;
         declared.clear();
@@ -58,7 +63,6 @@ final class Session {
             engine.end();
             reportStop();
         }
-        return count;
     }
 
     /** Evaluates snippets until one fails; whether none did. */

@@ -19,6 +19,7 @@ const POKE_MS = 10;
 const KILL_MS = 250;
 const CLOCK_TICKS = 100; // USER_HZ, the same on every Linux
 let startedTicks = 0;
+let runId; // of the last execute; an interrupt for another run comes too late
 
 /** Descendants of this process that were started in a span of time (clock ticks since boot, the end not included). */
 function children(since, until) {
@@ -79,7 +80,8 @@ function interrupt(id) {
 
 function dispatch(line) {
   const message = JSON.parse(line);
-  if (message.op === "interrupt") return interrupt(message.id);
+  if (message.op === "interrupt") return message.id === undefined || message.id === runId ? interrupt(message.id) : undefined;
+  runId = message.id;
   startedTicks = Math.floor(Number(fs.readFileSync("/proc/uptime", "latin1").split(" ")[0]) * CLOCK_TICKS);
   return parentPort.postMessage(message);
 }
