@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -39,11 +39,16 @@ class AgentProcess:
         source = Path(cloister.__file__).parent
         shutil.copytree(source / "agent" / "drivers", drivers, ignore=_IGNORED)
         (drivers / "node_modules").mkdir()
-        binds = {tree / "site": _SITE, source: f"{_SITE}/cloister", drivers: DRIVERS, tree / "drivers" / "node_modules": f"{DRIVERS}/node_modules"}
+        binds = {
+            tree / "site": _SITE,
+            source: f"{_SITE}/cloister",
+            drivers: DRIVERS,
+            tree / "drivers" / "node_modules": f"{DRIVERS}/node_modules",
+        }
         with contextlib.ExitStack() as stack:
             control, interpreter = (stack.enter_context(_listener()) for _ in range(2))
             self.port, self.control_port = interpreter.getsockname()[1], control.getsockname()[1]
-            document = stack.enter_context(open(os.memfd_create("init"), "r+b", closefd=True))
+            document = stack.enter_context(os.fdopen(os.memfd_create("init"), "r+b"))
             document.write(json.dumps(init).encode())
             document.flush()
             ready, tell = os.pipe()
@@ -78,7 +83,7 @@ def _listener() -> socket.socket:
 
 
 @pytest.fixture
-def start_agent(driver_root: DriverRoot, tmp_path: Path) -> Iterator[Callable[..., AgentProcess]]:
+def start_agent(driver_root: DriverRoot, tmp_path: Path) -> Callable[..., AgentProcess]:
     """Start agents; keywords replace fields of the init document."""
     store = Path(os.environ.get("CLOISTER_TEST_STORE", "/var/lib/cloister/store"))
     trees = sorted((store / "agent").glob("*/site"), key=lambda site: site.stat().st_mtime)
@@ -92,4 +97,4 @@ def start_agent(driver_root: DriverRoot, tmp_path: Path) -> Iterator[Callable[..
         scratch.mkdir()
         return AgentProcess(driver_root, trees[-1].parent, scratch, {**document, "limits": limits, **fields})
 
-    yield start
+    return start

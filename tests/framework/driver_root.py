@@ -47,7 +47,14 @@ class RootProcess:
     """One program in a private copy of the root. ``fds`` maps its descriptors to ours; close() ends the whole tree."""
 
     def __init__(
-        self, lower: Sequence[Path], argv: Sequence[str], *, env: Mapping[str, str], cwd: str, fds: Mapping[int, int], binds: Mapping[Path, str]
+        self,
+        lower: Sequence[Path],
+        argv: Sequence[str],
+        *,
+        env: Mapping[str, str],
+        cwd: str,
+        fds: Mapping[int, int],
+        binds: Mapping[Path, str],
     ) -> None:
         self._scratch = tempfile.mkdtemp(prefix="cloister-root-")
         high = {target: fcntl.fcntl(fd, fcntl.F_DUPFD, 200) for target, fd in fds.items()}
@@ -189,7 +196,12 @@ class DriverRoot:
         return kernel
 
     def spawn(
-        self, argv: Sequence[str], *, env: Mapping[str, str] | None = None, fds: Mapping[int, int] | None = None, binds: Mapping[Path, str] | None = None
+        self,
+        argv: Sequence[str],
+        *,
+        env: Mapping[str, str] | None = None,
+        fds: Mapping[int, int] | None = None,
+        binds: Mapping[Path, str] | None = None,
     ) -> RootProcess:
         """Start any program, e.g. the agent."""
         process = RootProcess(self.lower, argv, env={**_ENV, **(env or {})}, cwd="/", fds=fds or {}, binds=binds or {})

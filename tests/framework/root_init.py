@@ -17,7 +17,7 @@ DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
 
 
 def mount(*args: str) -> None:
-    """Run mount(8); a failure ends the process with its message."""
+    """Run the mount program; a failure ends the process with its message."""
     subprocess.run(["mount", *args], check=True, stdin=subprocess.DEVNULL)
 
 
@@ -26,7 +26,8 @@ def build_root(spec: dict[str, object]) -> Path:
     scratch = Path(str(spec["scratch"]))
     lower = spec["lower"]
     binds = spec["binds"]
-    assert isinstance(lower, list) and isinstance(binds, dict)
+    assert isinstance(lower, list)
+    assert isinstance(binds, dict)
     mount("-t", "tmpfs", "-o", "size=4g", "tmpfs", str(scratch))
     for name in ("upper", "work", "root"):
         (scratch / name).mkdir()
@@ -55,7 +56,9 @@ def build_root(spec: dict[str, object]) -> Path:
 def start(spec: dict[str, object], root: Path) -> int:
     """Fork the program into the root, in a session of its own, with the descriptors that the spec names; give its pid."""
     argv, env, fds = spec["argv"], spec["env"], spec["fds"]
-    assert isinstance(argv, list) and isinstance(env, dict) and isinstance(fds, dict)
+    assert isinstance(argv, list)
+    assert isinstance(env, dict)
+    assert isinstance(fds, dict)
     pid = os.fork()
     if pid:
         return pid

@@ -8,6 +8,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,12 +16,54 @@ import pytest
 from framework.agent_process import AgentProcess
 
 LANGUAGES = ["python", "javascript", "typescript", "r", "java", "bash"]
-SET = {"python": "x = 41", "javascript": "const x = 41", "typescript": "const x: number = 41", "r": "x <- 41", "java": "int x = 41;", "bash": "x=41"}
-PRINT = {"python": "print(x + 1)", "javascript": "console.log(x + 1)", "typescript": "console.log(x + 1)", "r": "cat(x + 1, '\\n', sep='')", "java": "System.out.println(x + 1);", "bash": "echo $((x + 1))"}  # fmt: skip
-FAIL = {"python": "1/0", "javascript": "throw new Error('bad')", "typescript": "throw new Error('bad')", "r": "stop('bad')", "java": 'throw new RuntimeException("bad");', "bash": "exit 3"}  # fmt: skip
-LOOP = {"python": "while True: pass", "javascript": "while (true) {}", "typescript": "while (true) {}", "r": "while (TRUE) {}", "java": "while (true) {}", "bash": "while true; do :; done"}  # fmt: skip
-SHOW_ENV = {"python": "import os; print(os.environ.get('A'))", "javascript": "console.log(process.env.A)", "typescript": "console.log(process.env.A)", "r": "cat(Sys.getenv('A', 'None'), '\\n', sep='')", "java": 'System.out.println(System.getenv("A"));', "bash": 'echo "${A-None}"'}  # fmt: skip
-LINES = {"python": "for i in range(200000): print(i)", "javascript": "for (let i = 0; i < 200000; i++) console.log(i)", "typescript": "for (let i = 0; i < 200000; i++) console.log(i)", "r": "for (i in 0:199999) cat(i, '\\n', sep='')", "java": "for (int i = 0; i < 200000; i++) System.out.println(i);", "bash": "seq 0 199999"}  # fmt: skip
+SET = {
+    "python": "x = 41",
+    "javascript": "const x = 41",
+    "typescript": "const x: number = 41",
+    "r": "x <- 41",
+    "java": "int x = 41;",
+    "bash": "x=41",
+}
+PRINT = {
+    "python": "print(x + 1)",
+    "javascript": "console.log(x + 1)",
+    "typescript": "console.log(x + 1)",
+    "r": "cat(x + 1, '\\n', sep='')",
+    "java": "System.out.println(x + 1);",
+    "bash": "echo $((x + 1))",
+}
+FAIL = {
+    "python": "1/0",
+    "javascript": "throw new Error('bad')",
+    "typescript": "throw new Error('bad')",
+    "r": "stop('bad')",
+    "java": 'throw new RuntimeException("bad");',
+    "bash": "exit 3",
+}
+LOOP = {
+    "python": "while True: pass",
+    "javascript": "while (true) {}",
+    "typescript": "while (true) {}",
+    "r": "while (TRUE) {}",
+    "java": "while (true) {}",
+    "bash": "while true; do :; done",
+}
+SHOW_ENV = {
+    "python": "import os; print(os.environ.get('A'))",
+    "javascript": "console.log(process.env.A)",
+    "typescript": "console.log(process.env.A)",
+    "r": "cat(Sys.getenv('A', 'None'), '\\n', sep='')",
+    "java": 'System.out.println(System.getenv("A"));',
+    "bash": 'echo "${A-None}"',
+}
+LINES = {
+    "python": "for i in range(200000): print(i)",
+    "javascript": "for (let i = 0; i < 200000; i++) console.log(i)",
+    "typescript": "for (let i = 0; i < 200000; i++) console.log(i)",
+    "r": "for (i in 0:199999) cat(i, '\\n', sep='')",
+    "java": "for (int i = 0; i < 200000; i++) System.out.println(i);",
+    "bash": "seq 0 199999",
+}
 
 
 @pytest.fixture
@@ -87,8 +130,8 @@ def test_hundred_megabytes(agent: AgentProcess) -> None:
     """A hundred megabytes arrive complete; the agent's memory does not grow with them."""
     events = agent.execute("import sys\nfor i in range(100 * 1024): sys.stdout.write('x' * 1023 + '\\n')")
     assert len(stdout(events)) == 100 << 20
-    with open(f"/proc/{agent.process.pid}/status", encoding="ascii") as status:
-        peak_kib = next(int(line.split()[1]) for line in status if line.startswith("VmHWM:"))
+    status = Path(f"/proc/{agent.process.pid}/status").read_text(encoding="ascii")
+    peak_kib = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM:"))
     assert peak_kib < 80 * 1024
 
 

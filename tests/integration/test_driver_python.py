@@ -65,7 +65,8 @@ def test_underscore_and_semicolon(python: DriverProcess) -> None:
 
 def test_print_goes_to_stdout_in_order_with_children(python: DriverProcess) -> None:
     """Prints, unfinished lines and child processes write in the order of the program."""
-    code = "import os, subprocess, sys\nprint('a', end='')\nsubprocess.run(['echo', 'b'])\nsys.stdout.write('c')\nos.system('echo d')\nprint('e')"
+    code = "import os, subprocess, sys\nprint('a', end='')\nsubprocess.run(['echo', 'b'])\n"
+    code += "sys.stdout.write('c')\nos.system('echo d')\nprint('e')"
     assert stdout(python, python.execute(code)) == "ab\ncd\ne\n"
 
 
@@ -80,7 +81,8 @@ def test_first_line_comes_while_the_cell_runs(python: DriverProcess) -> None:
 
 def test_bytes_and_errors_streams(python: DriverProcess) -> None:
     """stdout.buffer, stderr, logging, warnings and lone surrogates all come out."""
-    code = "import logging, sys, warnings\nsys.stdout.buffer.write(b'raw\\n'); print('\\ud800')\nlogging.warning('logged'); warnings.warn('warned')\nprint('e', file=sys.stderr)"
+    code = "import logging, sys, warnings\nsys.stdout.buffer.write(b'raw\\n'); print('\\ud800')\n"
+    code += "logging.warning('logged'); warnings.warn('warned')\nprint('e', file=sys.stderr)"
     messages = python.execute(code)
     assert stdout(python, messages) == "raw\n\\ud800\n"
     said = stdout(python, messages, stream="raw_stderr")
@@ -144,8 +146,10 @@ def test_envs_are_data_and_gone_afterwards(python: DriverProcess) -> None:
     """A run's variables keep quotes, newlines and unicode, reach children, and are undone, also after an error."""
     value = "q'\"\\\n é 😀 $HOME"
     python.execute("import os; os.environ['KEPT'] = 'old'")
-    assert texts(python.execute("(os.environ['A'] == %r, os.environ['KEPT'])" % value, envs={"A": value, "KEPT": "new"})) == ["(True, 'new')"]
-    assert stdout(python, python.execute("!printf %s \"$A\"", envs={"A": value})) == value
+    assert texts(python.execute(f"(os.environ['A'] == {value!r}, os.environ['KEPT'])", envs={"A": value, "KEPT": "new"})) == [
+        "(True, 'new')"
+    ]
+    assert stdout(python, python.execute('!printf %s "$A"', envs={"A": value})) == value
     error(python.execute("os.environ['A'] = 'changed'; 1/0", envs={"A": value}))
     assert texts(python.execute("(os.environ.get('A'), os.environ['KEPT'])")) == ["(None, 'old')"]
 
@@ -196,9 +200,11 @@ def test_threads_and_forks(python: DriverProcess) -> None:
     """Threads, process pools and forks print and compute; a forked child cannot disturb the protocol."""
     code = "import concurrent.futures as cf\nwith cf.ThreadPoolExecutor(4) as pool: print(list(pool.map(lambda n: n * n, range(4))))"
     assert stdout(python, python.execute(code)) == "[0, 1, 4, 9]\n"
-    code = "import multiprocessing as mp\ndef square(n): return n * n\nwith mp.get_context('fork').Pool(2) as pool: print(pool.map(square, range(4)))"
+    code = "import multiprocessing as mp\ndef square(n): return n * n\n"
+    code += "with mp.get_context('fork').Pool(2) as pool: print(pool.map(square, range(4)))"
     assert stdout(python, python.execute(code)) == "[0, 1, 4, 9]\n"
-    code = "import os\npid = os.fork()\nif not pid:\n    display('in the child')\n    print('child')\nelse:\n    os.waitpid(pid, 0); print('parent')"
+    code = "import os\npid = os.fork()\nif not pid:\n    display('in the child')\n    print('child')\n"
+    code += "else:\n    os.waitpid(pid, 0); print('parent')"
     messages = python.execute(code)
     assert [message["op"] for message in messages] == ["done"]
     assert stdout(python, messages) == "'in the child'\nchild\nparent\n"

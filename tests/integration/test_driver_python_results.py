@@ -7,7 +7,7 @@ import math
 from typing import Any
 
 import pytest
-from e2b_code_interpreter.charts import _deserialize_chart
+from e2b_code_interpreter.charts import _deserialize_chart  # type: ignore[import-untyped]
 
 from framework.driver_root import DRIVERS, DriverProcess, DriverRoot
 
@@ -47,7 +47,8 @@ def has_no_nan(value: Any) -> bool:
 
 def test_data_frame(python: DriverProcess) -> None:
     """A frame comes as text, html and data, times as ISO strings, missing values as null."""
-    code = "import pandas as pd\npd.DataFrame({'n': [1, 2], 'f': [1.5, None], 't': pd.to_datetime(['2024-01-01', None]), 's': ['a', None], 3: [True, False]})"
+    code = "import pandas as pd\n"
+    code += "pd.DataFrame({'n': [1, 2], 'f': [1.5, None], 't': pd.to_datetime(['2024-01-01', None]), 's': ['a', None], 3: [True, False]})"
     (frame,) = results(python.execute(code))
     assert "<table" in frame["text/html"]
     assert frame[DATA] == {"n": [1, 2], "f": [1.5, None], "t": ["2024-01-01T00:00:00", None], "s": ["a", None], "3": [True, False]}
@@ -67,9 +68,21 @@ def test_figure_is_shown_once_at_the_end_of_the_cell(python: DriverProcess) -> N
     ("code", "kind", "elements"),
     [
         ("plt.scatter([1, 2], [3, 4], label='s')", "scatter", [{"label": "s", "points": [[1.0, 3.0], [2.0, 4.0]]}]),
-        ("plt.bar(['a', 'b'], [3, 3], label='g')", "bar", [{"label": "a", "group": "g", "value": 3.0}, {"label": "b", "group": "g", "value": 3.0}]),
-        ("plt.barh(['a', 'b'], [1, 2], label='g')", "bar", [{"label": "a", "group": "g", "value": 1.0}, {"label": "b", "group": "g", "value": 2.0}]),
-        ("plt.pie([1, 3], labels=['p', 'q'])", "pie", [{"label": "p", "angle": 90.0, "radius": 1.0}, {"label": "q", "angle": 270.0, "radius": 1.0}]),
+        (
+            "plt.bar(['a', 'b'], [3, 3], label='g')",
+            "bar",
+            [{"label": "a", "group": "g", "value": 3.0}, {"label": "b", "group": "g", "value": 3.0}],
+        ),
+        (
+            "plt.barh(['a', 'b'], [1, 2], label='g')",
+            "bar",
+            [{"label": "a", "group": "g", "value": 1.0}, {"label": "b", "group": "g", "value": 2.0}],
+        ),
+        (
+            "plt.pie([1, 3], labels=['p', 'q'])",
+            "pie",
+            [{"label": "p", "angle": 90.0, "radius": 1.0}, {"label": "q", "angle": 270.0, "radius": 1.0}],
+        ),
     ],
 )
 def test_chart_data(python: DriverProcess, code: str, kind: str, elements: list[Any]) -> None:
@@ -89,8 +102,14 @@ def test_box_plots(python: DriverProcess, options: str) -> None:
     assert chart["type"] == "box_and_whisker"
     first, second = chart["elements"]
     assert {key: first[key] for key in ("label", "min", "first_quartile", "median", "third_quartile", "max", "outliers")} == {
-        "label": "1", "min": 1.0, "first_quartile": 2.0, "median": 3.0, "third_quartile": 4.0, "max": 4.0, "outliers": [30.0],
-    }  # fmt: skip
+        "label": "1",
+        "min": 1.0,
+        "first_quartile": 2.0,
+        "median": 3.0,
+        "third_quartile": 4.0,
+        "max": 4.0,
+        "outliers": [30.0],
+    }
     assert (second["min"], second["max"], second["outliers"]) == (2.0, 6.0, [])
     assert _deserialize_chart(chart) is not None
 
@@ -106,7 +125,9 @@ def test_several_axes_and_unknown_kinds(python: DriverProcess) -> None:
 
 def test_dates_and_log_scales(python: DriverProcess) -> None:
     """Dates are ISO strings on a datetime scale; log axes say so."""
-    chart = figure(python, "import datetime as d; plt.plot([d.date(2024, 1, 1), d.date(2024, 1, 2)], [1, 100]); plt.yscale('log')\nNone")[CHART]
+    chart = figure(python, "import datetime as d; plt.plot([d.date(2024, 1, 1), d.date(2024, 1, 2)], [1, 100]); plt.yscale('log')\nNone")[
+        CHART
+    ]
     assert (chart["x_scale"], chart["y_scale"]) == ("datetime", "log")
     assert chart["elements"][0]["points"] == [["2024-01-01", 1.0], ["2024-01-02", 100.0]]
 
@@ -142,14 +163,15 @@ def test_sympy_lists_and_html(python: DriverProcess) -> None:
     assert found["text/latex"] == "$\\displaystyle 2 \\sqrt{2}$"
     (found,) = results(python.execute("{'a': [1, float('nan')]}"))
     assert found["application/json"] == {"a": [1, None]}
-    code = "from IPython.display import *\ndisplay(HTML('<b>h</b>'), Markdown('# m'), SVG('<svg xmlns=\"http://www.w3.org/2000/svg\"/>'), Javascript('1'), Latex('$x$'))"
+    code = "from IPython.display import *\ndisplay(HTML('<b>h</b>'), Markdown('# m'), SVG('<svg/>'), Javascript('1'), Latex('$x$'))"
     kinds = ["text/html", "text/markdown", "image/svg+xml", "application/javascript", "text/latex"]
     assert [kind for data, kind in zip(results(python.execute(code)), kinds, strict=True) if kind in data] == kinds
 
 
 def test_displays_that_are_updated(python: DriverProcess) -> None:
     """An update of a display is one more result; clearing takes nothing back and breaks nothing."""
-    code = "from IPython.display import clear_output\nhandle = display('one', display_id=True); handle.update('two'); clear_output(); display('three')"
+    code = "from IPython.display import clear_output\n"
+    code += "handle = display('one', display_id=True); handle.update('two'); clear_output(); display('three')"
     assert [data["text/plain"] for data in results(python.execute(code))] == ["'one'", "'two'", "'three'"]
 
 

@@ -48,7 +48,10 @@ class _Api:
         if request.path != "/health" and not is_allowed(self._state.access_token, request.headers.get("X-Access-Token")):
             return _error(401, "The access token (header X-Access-Token) is missing or wrong")
         if request.path.startswith(_NOT_BUILT):
-            body = {"code": "unimplemented", "message": f"{request.path} is not built yet: this server runs code, but has no processes and files API"}
+            body = {
+                "code": "unimplemented",
+                "message": f"{request.path} is not built yet: this server runs code, but has no processes and files API",
+            }
             return web.json_response(body, status=501)
         try:
             return await handler(request)
@@ -57,13 +60,13 @@ class _Api:
         except web.HTTPException as error:
             return _error(error.status, f"{request.method} {request.path}: {error.reason}")
 
-    async def health(self, request: web.Request) -> web.Response:
+    async def health(self, _request: web.Request) -> web.Response:
         return web.Response(status=204)
 
-    async def metrics(self, request: web.Request) -> web.Response:
+    async def metrics(self, _request: web.Request) -> web.Response:
         return web.json_response(self._metrics.read())
 
-    async def envs(self, request: web.Request) -> web.Response:
+    async def envs(self, _request: web.Request) -> web.Response:
         return web.json_response(self._state.envs)
 
     async def init(self, request: web.Request) -> web.Response:

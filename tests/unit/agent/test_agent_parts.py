@@ -31,7 +31,13 @@ def test_cgroup_v1(tmp_path: Path) -> None:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text, encoding="ascii")
     cgroup = Cgroup(tmp_path)
-    numbers = (cgroup.oom_kills(), cgroup.memory_used_bytes(), cgroup.memory_limit_bytes(), cgroup.memory_cache_bytes(), cgroup.cpu_used_ns())
+    numbers = (
+        cgroup.oom_kills(),
+        cgroup.memory_used_bytes(),
+        cgroup.memory_limit_bytes(),
+        cgroup.memory_cache_bytes(),
+        cgroup.cpu_used_ns(),
+    )
     assert numbers == (3, 5, 7, 2, 9)
 
 
@@ -46,7 +52,13 @@ def test_cgroup_v2(tmp_path: Path) -> None:
     ):
         (tmp_path / name).write_text(text, encoding="ascii")
     cgroup = Cgroup(tmp_path)
-    numbers = (cgroup.oom_kills(), cgroup.memory_used_bytes(), cgroup.memory_limit_bytes(), cgroup.memory_cache_bytes(), cgroup.cpu_used_ns())
+    numbers = (
+        cgroup.oom_kills(),
+        cgroup.memory_used_bytes(),
+        cgroup.memory_limit_bytes(),
+        cgroup.memory_cache_bytes(),
+        cgroup.cpu_used_ns(),
+    )
     assert numbers == (3, 5, None, 2, 9000)
 
 
@@ -75,7 +87,9 @@ def test_bad_init_document(text: bytes) -> None:
         parse_init(text)
 
 
-@pytest.mark.parametrize(("name", "found"), [("Python", "python"), ("js", "javascript"), ("TS", "typescript"), ("R", "r"), ("sh", "bash"), (" java ", "java")])
+@pytest.mark.parametrize(
+    ("name", "found"), [("Python", "python"), ("js", "javascript"), ("TS", "typescript"), ("R", "r"), ("sh", "bash"), (" java ", "java")]
+)
 def test_language_names(name: str, found: str) -> None:
     """Languages are found by name and alias in any case."""
     assert find_language(name, ALL).name == found
@@ -103,7 +117,14 @@ def test_java_heap_follows_the_limit() -> None:
 
 def test_result_fields() -> None:
     """MIME types become the SDKs' fields, unknown ones and wrong shapes go to extra, one pair of quotes is taken off."""
-    data = {"text/plain": "'Hello'", "image/png": "iVB", "application/json": [1], "application/x-own": 5, "application/vnd.e2b.data": "no", "text/html": ["<b>", "x"]}
+    data = {
+        "text/plain": "'Hello'",
+        "image/png": "iVB",
+        "application/json": [1],
+        "application/x-own": 5,
+        "application/vnd.e2b.data": "no",
+        "text/html": ["<b>", "x"],
+    }
     fields, extra = result_fields(data, {"k": "v"})
     assert fields == {"text": "Hello", "png": "iVB", "json": [1], "html": "<b>x"}
     assert extra == {"k": "v", "application/x-own": 5, "application/vnd.e2b.data": "no"}

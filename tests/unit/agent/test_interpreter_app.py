@@ -11,10 +11,10 @@ from typing import Any
 import aiohttp
 import pytest
 from aiohttp import web
-from conftest import Interpreter
 
 from cloister.agent.init import InitDocument, SandboxState
 from cloister.agent.interpreter.app import interpreter_app
+from framework.fake_interpreter import Interpreter
 
 TOKEN = "t" * 64
 
@@ -88,7 +88,7 @@ async def test_text_outside_ascii_is_escaped(client: Client) -> None:
 async def test_not_a_number_becomes_null(client: Client) -> None:
     """NaN and infinity in structured results reach clients as null."""
     code = "send({'op': 'result', 'id': run_id, 'data': {'application/json': {'a': float('nan')}}}); "
-    code += "channel.sendall(b'{\"op\": \"result\", \"data\": {\"application/json\": [1e999]}}\\n')"
+    code += 'channel.sendall(b\'{"op": "result", "data": {"application/json": [1e999]}}\\n\')'
     events = await client.execute(code)
     assert [event["json"] for event in events if event["type"] == "result"] == [{"a": None}, [None]]
 

@@ -9,11 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import Interpreter, collect
 
 from cloister.agent.interpreter.kernel import Failure, Finished, Output
 from cloister.errors import ContextNotFoundError, InvalidRequestError, NotFoundError
 from cloister.protocol.execution import ContextRequest
+from framework.fake_interpreter import Interpreter, collect
 
 
 async def test_run_gives_output_result_and_end(interpreter: Interpreter) -> None:
@@ -59,7 +59,9 @@ async def test_messages_of_output_are_joined(interpreter: Interpreter) -> None:
 
 async def test_runs_of_one_context_queue_in_order(interpreter: Interpreter) -> None:
     """Concurrent runs of a context happen one after the other, first come first served."""
-    runs = [interpreter.submit(f"import time; time.sleep(0.02); seen = globals().get('seen', []) + [{i}]; result(str(seen))") for i in range(5)]
+    runs = [
+        interpreter.submit(f"import time; time.sleep(0.02); seen = globals().get('seen', []) + [{i}]; result(str(seen))") for i in range(5)
+    ]
     outcomes = await asyncio.gather(*(collect(run) for run in reversed(runs)))
     assert [outcome.text for outcome in reversed(outcomes)] == [str(list(range(i + 1))) for i in range(5)]
 
@@ -141,13 +143,14 @@ async def test_child_processes_are_interrupted_too(interpreter: Interpreter) -> 
 
 async def test_a_killed_kernel_leaves_no_process(interpreter: Interpreter, tmp_path: Path) -> None:
     """Restarting a context also ends children that left the kernel's session."""
-    code = f"import subprocess; p = subprocess.Popen(['sleep', '60'], start_new_session=True); open({str(tmp_path / 'pid')!r}, 'w').write(str(p.pid))"
+    code = "import subprocess; p = subprocess.Popen(['sleep', '60'], start_new_session=True)\n"
+    code += f"open({str(tmp_path / 'pid')!r}, 'w').write(str(p.pid))"
     await interpreter.run(code)
     pid = int((tmp_path / "pid").read_text())
     os.kill(pid, 0)
     await interpreter.context().restart()
     deadline = time.monotonic() + 5
-    while _lives(pid) and time.monotonic() < deadline:
+    while _lives(pid) and time.monotonic() < deadline:  # noqa: ASYNC110  # a process cannot set an event
         await asyncio.sleep(0.02)
     assert not _lives(pid)
 
@@ -186,7 +189,10 @@ async def test_large_result_within_the_bound(interpreter: Interpreter) -> None:
     assert outcome.text == "z" * (20 << 20)
 
 
-@pytest.mark.parametrize("garbage", ["not json", "[]", '{"op": "nonsense"}', '{"op": "done", "id": "x", "count": 1}', '{"op": "stdout", "text": 5}', "[" * 100000])
+@pytest.mark.parametrize(
+    "garbage",
+    ["not json", "[]", '{"op": "nonsense"}', '{"op": "done", "id": "x", "count": 1}', '{"op": "stdout", "text": 5}', "[" * 100000],
+)
 async def test_garbage_on_the_protocol_ends_the_kernel(interpreter: Interpreter, garbage: str) -> None:
     """What is no message of the protocol ends the kernel with that reason; the agent goes on."""
     outcome = await interpreter.run(f"channel.sendall({garbage!r}.encode() + b'\\n'); import time; time.sleep(30)")
@@ -228,7 +234,9 @@ async def test_nothing_is_read_while_nobody_asks(interpreter: Interpreter, tmp_p
 
 async def test_cost_is_reported(interpreter: Interpreter) -> None:
     """The end of a run says what it cost: time, processor time, memory."""
-    outcome = await interpreter.run("import time\nend = time.process_time() + 0.2\nwhile time.process_time() < end: pass\nb = bytearray(80 << 20)")
+    outcome = await interpreter.run(
+        "import time\nend = time.process_time() + 0.2\nwhile time.process_time() < end: pass\nb = bytearray(80 << 20)"
+    )
     finished = outcome.events[-1]
     assert isinstance(finished, Finished)
     assert 200 <= finished.cost.wall_ms < 20_000

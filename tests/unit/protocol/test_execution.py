@@ -18,7 +18,18 @@ def test_execute_request_of_the_sdk() -> None:
     assert execution.parse_execute_request(body) == execution.ExecuteRequest("1", None, "r", {"A": "é"})
 
 
-@pytest.mark.parametrize("body", [b"", b"null", b"{}", b'{"code": 1}', b'{"code": "1", "context_id": "a", "language": "b"}', b'{"code": "1", "language": 5}', b"[" * 100_000])
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"null",
+        b"{}",
+        b'{"code": 1}',
+        b'{"code": "1", "context_id": "a", "language": "b"}',
+        b'{"code": "1", "language": 5}',
+        b"[" * 100_000,
+    ],
+)
 def test_bad_execute_requests(body: bytes) -> None:
     """What is no request is refused, never a crash."""
     with pytest.raises(InvalidRequestError):
@@ -42,7 +53,12 @@ def test_lines_are_ascii_and_strict() -> None:
     line = execution.encode_event(execution.result_event({"text": "é\n\ud800", "json": {"a": [float("inf")]}}, {}, main=False))
     assert line.isascii()
     assert line.count(b"\n") == 1
-    assert json.loads(line, parse_constant=pytest.fail) == {"type": "result", "text": "é\n\ud800", "json": {"a": [None]}, "is_main_result": False}
+    assert json.loads(line, parse_constant=pytest.fail) == {
+        "type": "result",
+        "text": "é\n\ud800",
+        "json": {"a": [None]},
+        "is_main_result": False,
+    }
 
 
 def test_extra_is_left_out_when_empty() -> None:

@@ -87,7 +87,7 @@ def _assign(points: list[tuple[float, float]], boxes: list[_Box], side: int, alo
     for box in boxes:
         places = [point[side] for point in points]
         values = [point[along] for point in points]
-        if not points or len(points) > 2 and not all(map(box.has_middle, places)):
+        if not points or (len(points) > 2 and not all(map(box.has_middle, places))):
             continue
         if len(points) == 2 and (min(places), max(places)) == box.side and values[0] == values[1]:
             box.median = values[0] if box.along[0] <= values[0] <= box.along[1] and box.median is None else box.median

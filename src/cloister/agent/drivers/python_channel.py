@@ -29,7 +29,7 @@ _FLUSH_AFTER_S = 0.05
 _MAX_DEPTH = 200
 
 
-def clean_json(value: Any, depth: int = 0) -> Any:
+def clean_json(value: Any, depth: int = 0) -> Any:  # noqa: PLR0911  # one return a kind
     """``value`` as strict JSON has it: no NaN or infinity (they become null), no unknown types (they become their text)."""
     if value is None or isinstance(value, (bool, int, str)):
         return value

@@ -41,7 +41,7 @@ def _chart_of_axes(axes: Any) -> dict[str, Any]:
         from e2b_charts.main import get_chart_from_ax  # noqa: PLC0415  # slow to import
 
         chart: dict[str, Any] = clean_json(get_chart_from_ax(axes).model_dump(mode="python"))
-    except Exception as error:  # noqa: BLE001  # the border to a library that reads private parts of another
+    except Exception as error:  # the border to a library that reads private parts of another
         return _unknown(axes, f"{type(error).__name__}: {error}")
     chart["type"] = str(getattr(chart["type"], "value", chart["type"]))
     return chart

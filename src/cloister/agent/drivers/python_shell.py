@@ -56,7 +56,9 @@ class _Hook(DisplayHook):  # type: ignore[misc]
 class _Publisher(DisplayPublisher):  # type: ignore[misc]
     """Sends what ``display()`` and its relatives show."""
 
-    def publish(self, data: dict[str, Any], metadata: Any = None, source: Any = None, *, transient: Any = None, update: bool = False, **kwargs: Any) -> None:
+    def publish(
+        self, data: dict[str, Any], metadata: Any = None, source: Any = None, *, transient: Any = None, update: bool = False, **kwargs: Any
+    ) -> None:
         """Send the bundle. An update is sent as one more result: a stream cannot take back what it has given."""
         if data:
             self.shell.send_result(data, main=False)
@@ -84,7 +86,7 @@ class Shell(InteractiveShell):  # type: ignore[misc]
     display_pub_class = Type(_Publisher)
     channel: Channel
 
-    @default("exiter")
+    @default("exiter")  # type: ignore[untyped-decorator]
     def _exiter_default(self) -> _Exit:
         return _Exit(self)
 
@@ -139,7 +141,7 @@ class Shell(InteractiveShell):  # type: ignore[misc]
         self.error_sent = True
         try:
             value = "" if isinstance(value, SystemExit) and value.code is None else str(value)
-        except Exception as error:  # noqa: BLE001  # user code: an exception whose __str__ fails
+        except Exception as error:  # user code: an exception whose __str__ fails
             value = f"<{type(error).__name__} in __str__>"
         self.channel.send({"op": "error", "id": self.channel.run_id, "name": name, "value": value, "traceback": text})
 
@@ -221,7 +223,7 @@ class Shell(InteractiveShell):  # type: ignore[misc]
             raise
         self.user_ns["_exit_code"] = code
 
-    def ask_yes_no(self, prompt: str, default: Any = None, interrupt: Any = None) -> Any:
+    def ask_yes_no(self, prompt: str, *_args: Any, **_options: Any) -> Any:
         """Nobody can be asked."""
         raise StdinNotImplementedError(prompt)
 
@@ -265,7 +267,7 @@ def make_shell(channel: Channel) -> Shell:
     config.InteractiveShell.show_rewritten_input = False
     config.InteractiveShell.xmode = "Context"
     Shell.channel = channel
-    builtins.input = _no_input
+    builtins.input = _no_input  # type: ignore[assignment]
     shell: Shell = Shell.instance(config=config)
     shell.loop_runner = shell.run_coroutine
     warnings.filterwarnings("ignore", message="To exit: use 'exit'")

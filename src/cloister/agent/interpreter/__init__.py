@@ -1,1 +1,1 @@
-
+"""The code interpreter: contexts, the kernels behind them, and their HTTP face."""

@@ -46,7 +46,7 @@ class _Api:
         self._state = state
         self._contexts = contexts
 
-    async def health(self, request: web.Request) -> web.Response:
+    async def health(self, _request: web.Request) -> web.Response:
         return web.Response(text="OK")
 
     async def execute(self, request: web.Request) -> web.StreamResponse:

@@ -8,10 +8,10 @@ into being on first use, again after it was deleted.
 from __future__ import annotations
 
 import asyncio
-import os
 import uuid
 from collections import deque
 from collections.abc import Callable
+from pathlib import Path
 
 from cloister.agent.interpreter.kernel import Cost, Failure, Finished, Kernel, KernelEvent, Output
 from cloister.agent.interpreter.languages import Language, find_language
@@ -31,7 +31,7 @@ class Run:
     def __init__(self, context: Context, request: ExecuteRequest) -> None:
         self._context = context
         self._request = request
-        self._turn = context._queue_up()
+        self._turn = context.queue_up()
         self._kernel: Kernel | None = None
         self._over = False
         self._drain: asyncio.Task[None] | None = None
@@ -41,18 +41,18 @@ class Run:
         if self._kernel is None:
             await asyncio.wait({self._turn})
             try:
-                kernel = await self._context._running_kernel()
+                kernel = await self._context.running_kernel()
             except CloisterError as error:
                 self._leave()
                 return [Failure("KernelStartError", str(error), str(error)), Finished(None, Cost(0))]
             self._kernel = kernel
-            kernel.begin(self._request.code, {**self._context._envs_for(kernel), **self._request.envs})
-            notice = self._context._take_notice()
+            kernel.begin(self._request.code, {**self._context.envs_for(kernel), **self._request.envs})
+            notice = self._context.take_notice()
             if notice:
                 return [Output("stderr", notice)]
         events = await self._kernel.next_events()
         if isinstance(events[-1], Finished):
-            self._context._told = events[-1].count is None and self._drain is None
+            self._context.told = events[-1].count is None and self._drain is None
             self._leave()
         return events
 
@@ -65,8 +65,8 @@ class Run:
         else:
             self._kernel.stop()
             self._drain = asyncio.create_task(self._see_it_end())
-            self._context._drains.add(self._drain)
-            self._drain.add_done_callback(self._context._drains.discard)
+            self._context.drains.add(self._drain)
+            self._drain.add_done_callback(self._context.drains.discard)
 
     async def _see_it_end(self) -> None:
         while not self._over:
@@ -74,7 +74,7 @@ class Run:
 
     def _leave(self) -> None:
         self._over = True
-        self._context._leave_queue(self._turn)
+        self._context.leave_queue(self._turn)
 
 
 class Context:
@@ -85,12 +85,12 @@ class Context:
         self.language = language
         self.cwd = cwd
         self._start_kernel = start
-        self._envs_for = envs_for
+        self.envs_for = envs_for
         self._kernel: Kernel | None = None
         self._starting: asyncio.Task[Kernel] | None = None
         self._queue: deque[asyncio.Future[None]] = deque()
-        self._drains: set[asyncio.Task[None]] = set()
-        self._told = False
+        self.drains: set[asyncio.Task[None]] = set()
+        self.told = False
         self._notice = ""
         self._closed = False
 
@@ -113,7 +113,7 @@ class Context:
     async def restart(self) -> None:
         """A new kernel in the same directory; a run that is on ends with an error, those that wait go to the new kernel."""
         if self._kernel is not None:
-            self._told = True
+            self.told = True
             self._kernel.kill("The context was restarted")
         if not self._queue:
             await self._drop_kernel()
@@ -124,40 +124,42 @@ class Context:
         self._closed = True
         if self._kernel is not None:
             self._kernel.kill("The context was deleted")
-        while self._drains:  # runs that nobody reads end now that their kernel has
-            await asyncio.wait(set(self._drains))
+        while self.drains:  # runs that nobody reads end now that their kernel has
+            await asyncio.wait(set(self.drains))
         if not self._queue:
             await self._drop_kernel()
 
     # -- the queue ------------------------------------------------------------------------------------------------------
 
-    def _queue_up(self) -> asyncio.Future[None]:
+    def queue_up(self) -> asyncio.Future[None]:
+        """A place in the queue: done when it is the holder's turn."""
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._queue.append(turn)
         if self._queue[0] is turn:
             turn.set_result(None)
         return turn
 
-    def _leave_queue(self, turn: asyncio.Future[None]) -> None:
+    def leave_queue(self, turn: asyncio.Future[None]) -> None:
+        """Give the place up, before its turn or after it."""
         self._queue.remove(turn)
         if self._queue and not self._queue[0].done():
             self._queue[0].set_result(None)
         if self._closed and not self._queue:
             closing = asyncio.create_task(self._drop_kernel())
-            self._drains.add(closing)
-            closing.add_done_callback(self._drains.discard)
+            self.drains.add(closing)
+            closing.add_done_callback(self.drains.discard)
 
     # -- the kernel -----------------------------------------------------------------------------------------------------
 
-    async def _running_kernel(self) -> Kernel:
+    async def running_kernel(self) -> Kernel:
         """A kernel that can run code, started now if there is none."""
         if self._closed:
             raise ContextNotFoundError("The context was deleted")
         if self._kernel is not None and self._starting is None and not self._kernel.is_alive:
-            if not self._told:  # it died between runs, or in one that nobody listened to
+            if not self.told:  # it died between runs, or in one that nobody listened to
                 self._notice = f"{self._kernel.death_note}. Its state was lost: this run has a new kernel.\n"
             await self._drop_kernel()
-        self._told = False
+        self.told = False
         self.prepare()
         if self._starting is not None:
             starting = self._starting
@@ -189,7 +191,8 @@ class Context:
         if kernel is not None:
             await kernel.close()
 
-    def _take_notice(self) -> str:
+    def take_notice(self) -> str:
+        """What the next run is to be told on stderr, once."""
         notice, self._notice = self._notice, ""
         return notice
 
@@ -201,7 +204,7 @@ class Contexts:
         self._languages = languages
         self._cwd = cwd
         self._start = start
-        self._envs_for = envs_for
+        self.envs_for = envs_for
         self._contexts: dict[str, Context] = {}
         self._defaults: dict[str, str] = {}
 
@@ -219,9 +222,9 @@ class Contexts:
         """
         language = self._language(request.language)
         cwd = self._cwd if request.cwd is None else request.cwd
-        if not os.path.isabs(cwd):
+        if not Path(cwd).is_absolute():
             raise InvalidRequestError(f"The working directory '{cwd}' must be an absolute path")
-        if not os.path.isdir(cwd):
+        if not Path(cwd).is_dir():
             raise InvalidRequestError(f"The working directory '{cwd}' does not exist")
         context = self._add(language, cwd)
         context.prepare()
@@ -274,7 +277,7 @@ class Contexts:
         return find_language(name, self._languages)
 
     def _add(self, language: Language, cwd: str) -> Context:
-        context = Context(str(uuid.uuid4()), language, cwd, self._start, self._envs_for)
+        context = Context(str(uuid.uuid4()), language, cwd, self._start, self.envs_for)
         self._contexts[context.context_id] = context
         return context
 

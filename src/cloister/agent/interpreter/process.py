@@ -46,7 +46,7 @@ class KernelProcess:
         Raises: InvalidRequestError (no such directory or user), UnavailableError (it cannot be executed).
         """
         account = _account(spec.user)
-        if not os.path.isdir(spec.cwd):
+        if not Path(spec.cwd).is_dir():
             raise InvalidRequestError(f"The working directory '{spec.cwd}' does not exist")
         with contextlib.ExitStack() as undo:
             self.channel, theirs = socket.socketpair()
@@ -124,7 +124,7 @@ class KernelProcess:
     def peak_bytes(self) -> int | None:
         """The largest resident size since :meth:`reset_peak`."""
         try:
-            with open(f"/proc/{self.pid}/status", encoding="ascii", errors="replace") as status:
+            with Path(f"/proc/{self.pid}/status").open(encoding="ascii", errors="replace") as status:
                 for line in status:
                     if line.startswith("VmHWM:"):
                         return int(line.split()[1]) * 1024
@@ -159,7 +159,7 @@ def _spawn(spec: LaunchSpec, account: pwd.struct_passwd | None, channel: int, ou
         env=env,
         start_new_session=True,
         pass_fds=(_CHANNEL_FD,),
-        preexec_fn=place_channel,  # the agent has one thread, so this is safe
+        preexec_fn=place_channel,  # noqa: PLW1509  # the agent has one thread, so this is safe
         user=account.pw_uid if account else None,
         group=account.pw_gid if account else None,
         extra_groups=os.getgrouplist(account.pw_name, account.pw_gid) if account else None,
@@ -173,7 +173,7 @@ def _tree(root: int) -> list[int]:
     found: set[int] = set()
     for pid, parent, session in _processes():
         parents[pid] = parent
-        if session == root or pid == root:
+        if root in (session, pid):
             found.add(pid)
     growing = True
     while growing:
@@ -185,12 +185,11 @@ def _tree(root: int) -> list[int]:
 
 def _processes() -> Iterator[tuple[int, int, int]]:
     """(pid, parent, session) of every live process that we see."""
-    for entry in os.listdir("/proc"):
+    for entry in os.listdir("/proc"):  # noqa: PTH208  # names, not paths: this is done while code waits to be stopped
         if not entry.isdigit():
             continue
         try:
-            with open(f"/proc/{entry}/stat", encoding="ascii", errors="replace") as stat:
-                text = stat.read()
+            text = Path(f"/proc/{entry}/stat").read_text(encoding="ascii", errors="replace")
         except OSError:
             continue
         fields = text[text.rindex(")") + 2 :].split()
@@ -200,5 +199,5 @@ def _processes() -> Iterator[tuple[int, int, int]]:
 
 def _write(path: str, text: str) -> None:
     """Write to a /proc file; without it the kernel is only less well measured or less likely to be the one that is killed."""
-    with contextlib.suppress(OSError), open(path, "w", encoding="ascii") as file:
-        file.write(text)
+    with contextlib.suppress(OSError):
+        Path(path).write_text(text, encoding="ascii")

@@ -28,22 +28,27 @@ class Outcome:
 
     @property
     def stdout(self) -> str:
+        """All of stdout."""
         return "".join(event.text for event in self.events if isinstance(event, Output) and event.stream == "stdout")
 
     @property
     def stderr(self) -> str:
+        """All of stderr."""
         return "".join(event.text for event in self.events if isinstance(event, Output) and event.stream == "stderr")
 
     @property
     def error(self) -> Failure | None:
+        """The first error."""
         return next((event for event in self.events if isinstance(event, Failure)), None)
 
     @property
     def text(self) -> str | None:
+        """The main result's text."""
         return next((event.data["text/plain"] for event in self.events if isinstance(event, Display) and event.main), None)
 
     @property
     def count(self) -> int | None:
+        """The execution counter; None when the kernel died."""
         last = self.events[-1]
         assert isinstance(last, Finished)
         return last.count
@@ -95,7 +100,7 @@ async def make_interpreter(tmp_path: Path) -> AsyncIterator[Callable[..., Interp
             spec = LaunchSpec(argv=argv, env={"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"}, cwd=cwd, user="root")
             return NativeKernel(spec, settings, Cgroup(cgroup), {})
 
-        contexts = Contexts(("python", "javascript"), str(tmp_path), start, lambda kernel: {})
+        contexts = Contexts(("python", "javascript"), str(tmp_path), start, lambda _kernel: {})
         made.append(Interpreter(contexts, cgroup, arguments))
         return made[-1]
 

@@ -37,9 +37,13 @@ def main() -> None:
     for count, line in enumerate(CHANNEL.makefile("rb"), 1):
         message = json.loads(line)
         run_id = message["id"]
-        names.update(run_id=run_id, envs=message["envs"], result=lambda text, run_id=run_id: send({"op": "result", "id": run_id, "main": True, "data": {"text/plain": text}}))
+        names.update(
+            run_id=run_id,
+            envs=message["envs"],
+            result=lambda text, run_id=run_id: send({"op": "result", "id": run_id, "main": True, "data": {"text/plain": text}}),
+        )
         try:
-            exec(message["code"], names)  # noqa: S102  # that is what a kernel does
+            exec(message["code"], names)  # that is what a kernel does
         except BaseException as error:  # noqa: BLE001  # KeyboardInterrupt too
             send({"op": "error", "id": run_id, "name": type(error).__name__, "value": str(error), "traceback": repr(error)})
         send({"op": "done", "id": run_id, "count": count})
