@@ -46,7 +46,6 @@ class Metrics:
     def _cpu_share_pct(self) -> float:
         now, cpu_ns = time.monotonic(), self._cgroup.cpu_used_ns() or 0
         elapsed_s, spent_ns = now - self._sampled_at, cpu_ns - self._cpu_ns
-        if elapsed_s < 0.05:
-            elapsed_s = 0.05
+        elapsed_s = max(elapsed_s, 0.05)
         self._sampled_at, self._cpu_ns = now, cpu_ns
         return round(max(0.0, spent_ns / (elapsed_s * 1e7)), 2)
