@@ -17,7 +17,8 @@ pytestmark = [pytest.mark.root, pytest.mark.templates]
 
 PLACE = "/usr/local/lib/cloister/java"
 SOURCE = Path(cloister.__file__).parent / "agent" / "drivers"
-FLAGS = ["-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xshare:auto", "-Xmx512m"]
+LEAN = ["-Xmx512m", "-Xms8m", "-XX:MinHeapFreeRatio=10", "-XX:MaxHeapFreeRatio=30"]
+FLAGS = ["-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xshare:auto", *LEAN]
 ARGV = ["/usr/bin/java", *FLAGS, f"-XX:SharedArchiveFile={PLACE}/kernel.jsa", "-jar", f"{PLACE}/kernel.jar"]
 Messages = list[dict[str, Any]]
 

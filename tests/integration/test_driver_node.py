@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import subprocess
 import threading
 import time
@@ -255,6 +256,14 @@ def test_a_hundred_megabytes_arrive_whole(node: DriverProcess) -> None:
         assert len(message.get("text", "")) <= 65536
         size += len(message.get("text", ""))
     assert size == 100_000_000
+
+
+def test_the_driver_ends_with_its_socket(node: DriverProcess) -> None:
+    """When the agent is gone the driver ends, even out of a busy loop."""
+    node.send({"op": "execute", "id": 1, "code": "while (true) {}", "envs": {}})
+    time.sleep(0.5)
+    node._socket.shutdown(socket.SHUT_RDWR)
+    assert node.wait(5) == 256 - 9
 
 
 def test_stdin_is_empty(node: DriverProcess) -> None:

@@ -29,8 +29,6 @@ function open(onMessage, onInterrupt) {
       spin(ABSORB_MS);
       Atomics.store(shared, INTERRUPT, 0);
       onInterrupt(message.id);
-    } else if (message.op === "closed") {
-      process.reallyExit(0); // the agent is gone
     } else {
       onMessage(message);
     }

@@ -98,5 +98,5 @@ socket.on("data", (chunk) => {
   }
   if (chunk.length) parts.push(chunk);
 });
-socket.on("close", () => parentPort.postMessage({ op: "closed" }));
+socket.on("close", () => process.kill(pid, "SIGKILL")); // the agent is gone; the main thread may be in an endless loop
 socket.on("error", () => socket.destroy());
