@@ -90,9 +90,14 @@ class Registry:
         """How many sandboxes of the team live or are being created."""
         return self._team_counts.get(team_id, 0)
 
-    async def add(self, row: Sandbox) -> None:
-        """Add a sandbox; it counts at once, and is taken back if the store refuses it."""
+    def hold(self, row: Sandbox) -> None:
+        """Have a sandbox that is about to be added count at once."""
         self._insert(row)
+
+    async def add(self, row: Sandbox) -> None:
+        """Add a sandbox; it is taken back if the store refuses it."""
+        if row.sandbox_id not in self._live:
+            self._insert(row)
         try:
             await self._store.add_sandbox(row)
         except BaseException:

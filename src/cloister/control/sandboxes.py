@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import structlog
 
@@ -33,6 +34,7 @@ from cloister.store.base import Sandbox
 __all__ = ["NewSandbox", "SandboxPolicy", "Sandboxes"]
 
 _log = structlog.get_logger("cloister.control")
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +69,7 @@ class Sandboxes:
         self._policy = policy
         self._creating: dict[str, asyncio.Task[Sandbox]] = {}
         self._by_idempotency_key: dict[tuple[str, str], str] = {}
-        self._background: set[asyncio.Task[None]] = set()
+        self._background: set[asyncio.Task[Any]] = set()
 
     def is_creating(self, sandbox_id: str) -> bool:
         """Whether a creation of this process is under way."""
@@ -80,14 +82,16 @@ class Sandboxes:
             InvalidRequestError, TemplateNotFoundError, QuotaExceededError, NoCapacityError, UnavailableError, InternalError.
         """
         self._check_timeout(new.timeout_s)
+        template = await self._templates.find(new.template)
         if new.idempotency_key is not None and (earlier := await self._find_earlier(team_id, new.idempotency_key)) is not None:
             return earlier
-        template = await self._templates.find(new.template)
+        # From here to the task nothing is awaited, so that creations at the same moment see each other.
         if self._registry.count(team_id) >= self._policy.max_per_team:
             raise QuotaExceededError(
                 f"the team has {self._policy.max_per_team} live sandboxes, which is its limit", hint="kill some, or let them expire"
             )
         row = self._row(team_id, template, new)
+        self._registry.hold(row)
         task = asyncio.create_task(self._create(row, new))
         self._creating[row.sandbox_id] = task
         if new.idempotency_key is not None:
@@ -185,10 +189,15 @@ class Sandboxes:
             # The node is away; the reconciliation at its return kills what the registry holds for ended.
             _log.warning("sandbox.kill_deferred", sandbox_id=sandbox_id, error=str(error))
 
-    def _in_background(self, work: object) -> None:
-        task: asyncio.Task[None] = asyncio.create_task(work)  # type: ignore[arg-type]
+    def _in_background(self, work: Coroutine[Any, Any, _T]) -> asyncio.Task[_T]:
+        task = asyncio.create_task(work)
         self._background.add(task)
         task.add_done_callback(self._background.discard)
+        return task
+
+    async def _to_the_end(self, work: Coroutine[Any, Any, _T]) -> _T:
+        """Await ``work``, which goes on when the caller is cancelled: node and registry must not be left of two minds."""
+        return await asyncio.shield(self._in_background(work))
 
     def get(self, team_id: str, sandbox_id: str) -> Sandbox:
         """One running sandbox of the team.
@@ -221,24 +230,27 @@ class Sandboxes:
             SandboxNotFoundError: as for :meth:`get`.
         """
         self.get(team_id, sandbox_id)
-        await self._end(sandbox_id, EndReason.KILLED, "")
+        await self._to_the_end(self._end(sandbox_id, EndReason.KILLED, ""))
 
     async def _end(self, sandbox_id: str, reason: EndReason, message: str) -> None:
         stored = self._registry.end(sandbox_id, reason, message)
         if stored is not None:
-            await asyncio.shield(stored)
+            await stored
         await self._make_sure_dead(sandbox_id, reason)
 
     async def set_timeout(self, team_id: str, sandbox_id: str, timeout_s: int, *, only_extend: bool = False) -> Sandbox:
         """Let the sandbox live ``timeout_s`` from now, and with ``only_extend`` not shorter than it would have. 0 or less kills it."""
         row = self.get(team_id, sandbox_id)
         if timeout_s <= 0 and not only_extend:
-            await self._end(sandbox_id, EndReason.EXPIRED, "its timeout was set to zero")
+            await self._to_the_end(self._end(sandbox_id, EndReason.EXPIRED, "its timeout was set to zero"))
             return row
         self._check_timeout(timeout_s)
         end_at = time.time() + timeout_s
         if only_extend and end_at <= row.end_at:
             return row
+        return await self._to_the_end(self._prolong(sandbox_id, end_at))
+
+    async def _prolong(self, sandbox_id: str, end_at: float) -> Sandbox:
         await self._node.set_deadline(sandbox_id, end_at)
         if self._registry.live(sandbox_id) is None:
             raise SandboxNotFoundError(f"sandbox {sandbox_id} not found: it ended meanwhile")
