@@ -105,3 +105,14 @@ def test_open_files(attacker: Sandbox) -> None:
     number, count = python(attacker, code).split()
     assert number == "24"
     assert int(count) <= 65_536
+
+
+def test_process_limit(attacker: Sandbox) -> None:
+    """The sandbox may have so many processes and no more, and gets over it."""
+    code = (
+        "import os, time\npids = []\ntry:\n while len(pids) < 3000:\n  pid = os.fork()\n  if pid == 0:\n   time.sleep(60); os._exit(0)\n  pids.append(pid)\n"
+        "except OSError as e: number = e.errno\nfor p in pids: os.kill(p, 9)\nfor p in pids: os.waitpid(p, 0)\nprint(number, len(pids))"
+    )
+    number, count = python(attacker, code).split()
+    assert number == "11"
+    assert int(count) < 600

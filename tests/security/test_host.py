@@ -104,7 +104,7 @@ def test_sandbox_cannot_escape_by_chroot(attacker: Sandbox) -> None:
         "echo -1000 > /proc/self/oom_score_adj",
         "touch /.cloister/agent/x",
         "echo 1 > /.cloister/cgroup/memory/memory.limit_in_bytes",
-        "echo max > /.cloister/cgroup/memory.max",
+        "test -e /.cloister/cgroup/memory.max && echo max > /.cloister/cgroup/memory.max",
         "head -c1 /dev/mem",
         "head -c1 /dev/sda",
         "ls /sys/fs/cgroup/memory",
@@ -115,6 +115,11 @@ def test_sandbox_cannot_escape_by_chroot(attacker: Sandbox) -> None:
         "grep -q . /proc/kallsyms",
         "grep -q . /proc/keys",
         "grep -q . /proc/cmdline",
+        "echo 1 > /proc/sys/kernel/shm_rmid_forced",
+        "echo 5 > /proc/sys/user/max_user_namespaces",
+        "test $(cat /proc/sys/user/max_user_namespaces) != 0",
+        "test $(bash -c 'ulimit -H -c') != 0",
+        "ls /proc/acpi/* /proc/irq/* /proc/bus/* /proc/scsi/*",
     ],
 )
 def test_sandbox_root_cannot(attacker: Sandbox, script: str) -> None:
@@ -168,6 +173,15 @@ def test_sandbox_processes_have_no_power_over_the_host(server: Server, attacker:
 
 def _memory() -> str:
     return "memory/" if Path("/sys/fs/cgroup/memory/cgroup.procs").exists() else ""
+
+
+def test_pid_1_holds_no_descriptor_of_the_host(attacker: Sandbox) -> None:
+    """From the host: pid 1 of the sandbox has its log, the init document, two sockets of the sandbox and a pipe, and nothing else."""
+    pids = [int(pid) for path in Path(f"/sys/fs/cgroup/{_memory()}cloister").rglob(f"{attacker.sandbox_id}/cgroup.procs") for pid in path.read_text().split()]
+    first = next(pid for pid in pids if Path(f"/proc/{pid}/status").read_text().split("NSpid:")[1].splitlines()[0].split()[-1] == "1")
+    targets = [os.readlink(path) for path in Path(f"/proc/{first}/fd").iterdir()]
+    kinds = sorted(target.split(":")[0] for target in targets)
+    assert kinds == ["/memfd", "/var/log/cloister-agent.log", "pipe", "socket", "socket"], targets
 
 
 def test_sandbox_sees_its_own_limits(attacker: Sandbox) -> None:

@@ -5,11 +5,10 @@ Each check makes only what it removes again. It never guesses from a name: a ``/
 
 from __future__ import annotations
 
-import ctypes.util
+import ctypes
 import os
 import platform
 import shutil
-import socket
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from cloister.linux.cgroup import find_tree, is_writable
 from cloister.linux.loop import attach_image
 from cloister.linux.mounts import MountFlag, clone_tree, mount_filesystem
 from cloister.linux.seccomp import compile_bpf, load_profile, skipped_names
+from cloister.network.host_checks import check_host as network_findings
 from cloister.runtime.namespace.rootfs import make_disk
 from cloister.runtime.namespace.zone import slot_maker_binary
 from cloister.template.layers import LayerStore
@@ -30,7 +30,6 @@ __all__ = ["Finding", "check_host"]
 
 _MIN_KERNEL = (5, 19)
 _MIN_FREE_MIB = 15_000
-_NETLINK_NETFILTER = 12
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,7 @@ def check_host(settings: Settings) -> list[Finding]:
         ("id-mapped mounts", _idmapped_mounts),
         ("disk images", _disk_images),
         ("seccomp", _seccomp),
-        ("nftables", _nftables),
+        ("network", _network),
         ("free disk", _free_disk),
         ("templates", _templates),
     ]
@@ -143,11 +142,11 @@ def _seccomp(_settings: Settings) -> Finding:
     return Finding("seccomp", True, f"{size} instructions" + (f"; unknown here: {', '.join(skipped)}" if skipped else ""))
 
 
-def _nftables(_settings: Settings) -> Finding:
-    found = ctypes.util.find_library("nftables") or "libnftables.so.1"
-    ctypes.CDLL(found)
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_NETFILTER):
-        return Finding("nftables", True, found, "apt install nftables")
+def _network(_settings: Settings) -> Finding:
+    found = network_findings()
+    fatal = [finding for finding in found if finding.is_fatal]
+    detail = "; ".join(finding.problem for finding in fatal or found) or "nothing of this host is in the way"
+    return Finding("network", not fatal, detail, "; ".join(finding.remedy for finding in fatal or found))
 
 
 def _free_disk(settings: Settings) -> Finding:

@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 import structlog
 
 from cloister import __version__
-from cloister.errors import AlreadyExistsError, CloisterError, InvalidRequestError, SandboxNotFoundError
+from cloister.errors import AlreadyExistsError, CloisterError, InvalidRequestError, IsolationError, SandboxNotFoundError
 from cloister.model.node import EndedSandbox, NodeInfo, SandboxStats
 from cloister.model.sandbox import EndReason, SandboxRecord, SandboxRequest, SandboxState
 from cloister.model.template import Template
@@ -98,7 +98,11 @@ class Supervisor:
     async def _adopt(self, entry: Entry) -> None:
         record, state = entry.record, entry.runtime_state
         spec = self._bare_spec(record)
-        sandbox = await self._in_thread(lambda: self._host.runtime.adopt(spec, state)) if state is not None else None
+        try:
+            sandbox = await self._in_thread(lambda: self._host.runtime.adopt(spec, state)) if state is not None else None
+        except (IsolationError, OSError):  # its own fault stays its own: it was ended, the others are adopted
+            _log.exception("sandbox.not_adopted", sandbox_id=record.sandbox_id)
+            sandbox = None
         if sandbox is None:
             self._journal.remove(record.sandbox_id)
             return

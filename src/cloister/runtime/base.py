@@ -83,7 +83,10 @@ class Runtime(Protocol):
         ...
 
     def adopt(self, spec: SandboxSpec, state: dict[str, Any]) -> RuntimeSandbox | None:
-        """The sandbox that ``state`` describes, if it lives; None if not."""
+        """The sandbox that ``state`` describes, if it lives; None if not.
+
+        Raises: IsolationError, OSError when it lives and cannot be taken over; it is ended then.
+        """
         ...
 
     def sweep(self, live: set[str]) -> list[str]:

@@ -187,8 +187,14 @@ class NamespaceRuntime:
             _end(pidfd)
             return None
         zone, slot = held
-        netns_fd = os.open(f"/proc/{state['pid']}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-        self.network.attach(slot.index, netns_fd, spec.allow_internet)
+        with ExitStack() as undo:
+            undo.callback(zone.free, slot)
+            undo.callback(self.network.release, slot.index)
+            undo.callback(_end, pidfd)
+            netns_fd = os.open(f"/proc/{state['pid']}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+            undo.callback(os.close, netns_fd)
+            self.network.attach(slot.index, netns_fd, spec.allow_internet)
+            undo.pop_all()
         started = StartedSlot(zone=zone, slot=slot, pid=state["pid"], ticks=state["start_ticks"], pidfd=pidfd, netns_fd=netns_fd)
         return NamespaceSandbox(spec, started, self)
 

@@ -1,0 +1,103 @@
+"""Proves that the attack tests can fail: takes one hardening step away at a time, in a copy of the tree, and runs the attacks that must notice.
+
+Run as root: ``.venv/bin/python tests/security/prove.py``. Prints a line for each step; exit code 1 when a step can be removed unnoticed.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+NATIVE = "src/cloister/runtime/namespace/native"
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step: what removes it (in ``file``, ``old`` becomes ``new``) and the attacks, a pytest -k expression, of which one must fail."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    attacks: str
+
+
+STEPS = (
+    Step(
+        "seccomp filter",
+        f"{NATIVE}/slot.c",
+        'check(syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &program), "install the seccomp filter");',
+        "(void)program;",
+        "cannot_call or power_over",
+    ),
+    Step("capability bounding set", f"{NATIVE}/slot.c", 'check(prctl(PR_CAPBSET_DROP, cap), "drop a capability");', "{}", "power_over"),
+    Step("masked files of /proc", f"{NATIVE}/slot.c", 'check(mount("/new/dev/null", path, NULL, MS_BIND, NULL), path);', "{}", "kallsyms or cmdline"),
+    Step(
+        "masked directories of /proc",
+        f"{NATIVE}/slot.c",
+        'check(mount("none", path, "tmpfs", MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC, "mode=555,size=0"), path);',
+        "{}",
+        "acpi",
+    ),
+    Step("read-only /proc/sys", f"{NATIVE}/slot.c", "if (!access(path, F_OK)) bind_readonly(path, path);", "{}", "shm_rmid or max_user"),
+    Step("own values in /proc", f"{NATIVE}/slot.c", "    replace_parts_of_proc();\n", "", "own_limits"),
+    Step("own clock", f"{NATIVE}/slot.c", "    start_own_clock();\n", "", "own_limits"),
+    Step("no nested user namespaces", f"{NATIVE}/slot.c", "    forbid_nested_user_namespaces();\n", "", "max_user"),
+    Step("own control group namespace", f"{NATIVE}/slot.c", 'check(unshare(CLONE_NEWCGROUP), "make cgroup namespace");', "{}", "power_over"),
+    Step("no core dumps", f"{NATIVE}/slot.c", 'check(setrlimit(RLIMIT_CORE, &core), "forbid core dumps");', "(void)core;", "ulimit"),
+    Step("closed descriptors", f"{NATIVE}/slot.c", "        if (!wanted) close(fd);\n", "        (void)wanted;\n", "no_descriptor"),
+    Step("pid 1 out of sight", f"{NATIVE}/init.c", "    prctl(PR_SET_DUMPABLE, 0);", "    prctl(PR_SET_DUMPABLE, 1);", "proc/1"),
+    Step("memory limit", "src/cloister/linux/cgroup.py", 'limit_in_bytes").write_text(mem_bytes)', 'limit_in_bytes").read_text()', "memory_bomb"),
+    Step("process limit", "src/cloister/linux/cgroup.py", '"pids.max").write_text(str(limits.pids))', '"pids.max").read_text()', "process_limit"),
+    Step("disk limit", "src/cloister/runtime/namespace/rootfs.py", "file.truncate(size_mib << 20)", "file.truncate(size_mib << 24)", "own_limits"),
+    Step("inode limit", "src/cloister/runtime/namespace/rootfs.py", '"-N", str(inodes)', '"-N", str(inodes * 4)', "inode_fill"),
+    Step("access token", "src/cloister/agent/auth.py", "return hmac.compare_digest(", "return True or hmac.compare_digest(", "token"),
+)
+
+
+def prove(step: Step, tree: Path) -> bool:
+    """Whether the attacks notice that ``step`` is gone; restores the file."""
+    path = tree / step.file
+    whole = path.read_text()
+    if step.old not in whole:
+        print(f"??  {step.name}: its text is not in {step.file} any more")
+        return False
+    path.write_text(whole.replace(step.old, step.new))
+    try:
+        subprocess.run([sys.executable, "setup.py", "-q", "build_py", "--build-lib", str(tree / "build")], cwd=tree, check=True)
+        if step.file.startswith("src/cloister/agent"):
+            subprocess.run([sys.executable, "-m", "cloister.cli.main", "template", "build", "all"], cwd=tree, check=True, env=_environ(tree), capture_output=True)
+        command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "tests/security", "-k", step.attacks]
+        done = subprocess.run(command, cwd=tree, env=_environ(tree), capture_output=True, text=True)
+    finally:
+        path.write_text(whole)
+    noticed = done.returncode == 1 and " failed" in done.stdout
+    print(f"{'ok ' if noticed else 'BAD'} {step.name}: {done.stdout.strip().splitlines()[-1]}", flush=True)
+    return noticed
+
+
+def _environ(tree: Path) -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": f"{tree / 'src'}:{tree / 'tests'}"}
+
+
+def main() -> int:
+    """Every step, or those whose names hold a word of the command line."""
+    words = sys.argv[1:]
+    with tempfile.TemporaryDirectory(prefix="cloister-prove-") as name:
+        tree = Path(name)
+        for part in ("src", "tests"):
+            shutil.copytree(ROOT / part, tree / part, ignore=shutil.ignore_patterns("node_modules", "__pycache__"))
+        for part in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
+            shutil.copy(ROOT / part, tree / part)
+        chosen = [step for step in STEPS if not words or any(word in step.name for word in words)]
+        return int(not all([prove(step, tree) for step in chosen]))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
