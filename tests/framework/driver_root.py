@@ -68,7 +68,19 @@ class RootProcess:
             "binds": {str(source): target for source, target in binds.items()},
         }
         init = Path(__file__).with_name("root_init.py")
-        unshare = ["setpriv", "--pdeathsig", "KILL", "unshare", "--mount", "--pid", "--ipc", "--fork", "--kill-child", "--propagation", "private"]
+        unshare = [
+            "setpriv",
+            "--pdeathsig",
+            "KILL",
+            "unshare",
+            "--mount",
+            "--pid",
+            "--ipc",
+            "--fork",
+            "--kill-child",
+            "--propagation",
+            "private",
+        ]
         self._process = subprocess.Popen(
             [*unshare, sys.executable, "-I", "-S", str(init), json.dumps(spec)],
             stdin=subprocess.DEVNULL,
