@@ -1,16 +1,12 @@
 """Builds the slot maker, a small static C program, beside the Python package. See docs/decisions/0003-slot-maker-in-c.md."""
 
-import os
 import subprocess
 from pathlib import Path
 
 from setuptools import setup
 from setuptools.command.build_py import build_py
 
-ROOT = Path(__file__).parent
-SOURCES = ROOT / "src/cloister/runtime/namespace/native"
-BINARY = ROOT / "src/cloister/bin/cloister-slotmaker"
-FLAGS = ["-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror", "-static", "-fstack-protector-strong", "-D_FORTIFY_SOURCE=2"]
+SOURCE = Path(__file__).parent / "src/cloister"
 
 
 class BuildWithSlotMaker(build_py):
@@ -18,9 +14,9 @@ class BuildWithSlotMaker(build_py):
 
     def run(self) -> None:
         """Compile, then copy the package."""
-        BINARY.parent.mkdir(exist_ok=True)
-        sources = sorted(str(path) for path in SOURCES.glob("*.c"))
-        subprocess.run([os.environ.get("CC", "cc"), *FLAGS, "-o", str(BINARY), *sources], check=True)
+        binary = SOURCE / "bin/cloister-slotmaker"
+        binary.parent.mkdir(exist_ok=True)
+        subprocess.run(["sh", str(SOURCE / "runtime/namespace/native/build.sh"), str(binary)], check=True)
         super().run()
 
 
