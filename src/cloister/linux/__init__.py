@@ -1,1 +1,1 @@
-
+"""Raw kernel facilities, one a file: no policy, no event loop."""

@@ -1,1 +1,1 @@
-
+"""The supervisor of one machine, owner of every kernel object."""

@@ -1,1 +1,1 @@
-
+"""Wire formats that cross a trust boundary: bytes in, messages out."""

@@ -1,1 +1,1 @@
-
+"""How one sandbox is isolated, whatever the mechanism."""
