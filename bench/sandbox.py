@@ -14,6 +14,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from e2b_code_interpreter import Sandbox
+
 from framework.server import Server, running_server
 
 Samples = dict[str, list[float]]
@@ -31,7 +32,9 @@ def measure_floors(samples: Samples, rounds: int) -> None:
     """What the host itself needs to start a process."""
     for _ in range(rounds):
         timed(samples, "floor: fork + exec", lambda: subprocess.run(["true"], check=True))
-        timed(samples, "floor: python process", lambda: subprocess.run([sys.executable, "-c", "print(1+1)"], check=True, capture_output=True))
+        timed(
+            samples, "floor: python process", lambda: subprocess.run([sys.executable, "-c", "print(1+1)"], check=True, capture_output=True)
+        )
 
 
 def measure_lives(samples: Samples, server: Server, rounds: int) -> None:
@@ -97,7 +100,13 @@ def main() -> None:
         print(f"{name:24}{row['p50_ms']:9.1f}{row['p95_ms']:9.1f}{row['p99_ms']:9.1f}{row['n']:6.0f}{row['p50_ms'] / floor:22.2f}")
     print(f"memory per idle sandbox: {memory_mib:.1f} MiB (of {args.idle})")
     args.output.parent.mkdir(exist_ok=True)
-    document = {"host": platform.platform(), "at": time.time(), "rows": rows, "memory_per_idle_sandbox_mib": round(memory_mib, 2), "idle": args.idle}
+    document = {
+        "host": platform.platform(),
+        "at": time.time(),
+        "rows": rows,
+        "memory_per_idle_sandbox_mib": round(memory_mib, 2),
+        "idle": args.idle,
+    }
     args.output.write_text(json.dumps(document, indent=1) + "\n")
 
 

@@ -8,10 +8,12 @@ import random
 import signal
 import threading
 import time
+from pathlib import Path
 
 import pytest
 from e2b import SandboxException
 from e2b_code_interpreter import Sandbox
+
 from framework.inside import python
 from framework.server import Server, running_server
 
@@ -19,7 +21,7 @@ pytestmark = [pytest.mark.root, pytest.mark.templates, pytest.mark.slow]
 
 
 def kill_child(server: Server, name: str) -> None:
-    """kill -9 the api process or the supervisor, and wait until another one is there."""
+    """Kill -9 the api process or the supervisor, and wait until another one is there."""
     old = server.child(name)
     os.kill(old, signal.SIGKILL)
     deadline = time.monotonic() + 30
@@ -108,7 +110,7 @@ def test_sandboxes_live_through_a_restart_that_keeps_them() -> None:
 
 
 def test_launcher_killed_and_started_again_finds_its_sandboxes(server: Server) -> None:
-    """kill -9 of the launcher ends both processes and leaves the sandboxes; the next start adopts them."""
+    """Kill -9 of the launcher ends both processes and leaves the sandboxes; the next start adopts them."""
     with running_server() as first:
         sandbox = Sandbox.create(timeout=600, **first.sdk)
         python(sandbox, "kept = 7")
@@ -116,7 +118,7 @@ def test_launcher_killed_and_started_again_finds_its_sandboxes(server: Server) -
         first.process.kill()
         first.process.wait()
         deadline = time.monotonic() + 20
-        while any(os.path.exists(f"/proc/{pid}") for pid in children):
+        while any(Path(f"/proc/{pid}").exists() for pid in children):
             assert time.monotonic() < deadline, "the launcher's children live on without it"
             time.sleep(0.05)
         with running_server("--listen", first.url.removeprefix("http://"), data_dir=first.data_dir) as second:

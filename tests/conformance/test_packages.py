@@ -24,7 +24,11 @@ def sandbox(server: Server) -> Iterator[Sandbox]:
 INSTALLS = {
     "pip": ("%pip install -q cowsay", "import cowsay; print('installed')", "python"),
     "shell-pip": ("!pip install -q tinydb", "import tinydb; print('installed')", "python"),
-    "npm": ("cd /home/user && npm install left-pad", "console.log(require('left-pad')('x', 2) === ' x' ? 'installed' : 'no')", "bash javascript"),
+    "npm": (
+        "cd /home/user && npm install left-pad",
+        "console.log(require('left-pad')('x', 2) === ' x' ? 'installed' : 'no')",
+        "bash javascript",
+    ),
     "apt": ("sudo apt-get update -q && sudo apt-get install -y -q cowsay", "test -x /usr/games/cowsay && echo installed", "bash"),
 }
 
@@ -47,7 +51,12 @@ def test_package_is_installed_here_and_gone_in_the_next_sandbox(server: Server, 
 
 def test_pip_works_for_the_ordinary_user(sandbox: Sandbox) -> None:
     """``pip install`` as ``user`` works too."""
-    done = shell(sandbox, "pip install -q --no-warn-script-location pyjokes && python3 -c 'import pyjokes; print(\"installed\")'", user="user", timeout=240)
+    done = shell(
+        sandbox,
+        "pip install -q --no-warn-script-location pyjokes && python3 -c 'import pyjokes; print(\"installed\")'",
+        user="user",
+        timeout=240,
+    )
     assert done.text.endswith("installed"), done.text
 
 
@@ -68,6 +77,8 @@ def test_stock_programs_are_there(sandbox: Sandbox) -> None:
     done = shell(sandbox, f"for p in {programs}; do command -v $p > /dev/null || echo missing $p; done; id user", user="user")
     assert "missing" not in done.text
     assert "uid=1000(user)" in done.text
-    loaded = sandbox.run_code("for (p in c('httr', 'jsonlite', 'ggplot2', 'dplyr')) library(p, character.only = TRUE); cat('all')", language="r", timeout=120)
+    loaded = sandbox.run_code(
+        "for (p in c('httr', 'jsonlite', 'ggplot2', 'dplyr')) library(p, character.only = TRUE); cat('all')", language="r", timeout=120
+    )
     assert "all" in "".join(loaded.logs.stdout)
     assert "Noto" in shell(sandbox, "fc-list :lang=zh | head -3").text

@@ -37,4 +37,7 @@ def python(sandbox: Sandbox, code: str, *, timeout: float = 60) -> str:
 
 def address_of(sandbox: Sandbox) -> str:
     """The sandbox's own address."""
-    return python(sandbox, "import socket; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.connect(('198.51.100.1', 1)); print(s.getsockname()[0])")
+    return python(
+        sandbox,
+        "import socket; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.connect(('198.51.100.1', 1)); print(s.getsockname()[0])",
+    )

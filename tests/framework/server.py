@@ -38,7 +38,9 @@ class Server:
 
     def child(self, name: str) -> int:
         """The process id of the launcher's child ``node`` or ``api``."""
-        listed = subprocess.run(["pgrep", "-P", str(self.process.pid), "-f", f"cloister.cli.main {name}"], capture_output=True, text=True, check=True)
+        listed = subprocess.run(
+            ["pgrep", "-P", str(self.process.pid), "-f", f"cloister.cli.main {name}"], capture_output=True, text=True, check=True
+        )
         return int(listed.stdout.split()[0])
 
     def cli(self, *words: str, check: bool = True, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
@@ -79,7 +81,17 @@ def running_server(*options: str, data_dir: Path | None = None) -> Iterator[Serv
         port = _free_port()
         log_path = directory / "server.log"
         log = stack.enter_context(log_path.open("ab"))
-        command = [sys.executable, "-m", "cloister.cli.main", "serve", "--listen", f"127.0.0.1:{port}", "--data-dir", str(directory), *options]
+        command = [
+            sys.executable,
+            "-m",
+            "cloister.cli.main",
+            "serve",
+            "--listen",
+            f"127.0.0.1:{port}",
+            "--data-dir",
+            str(directory),
+            *options,
+        ]
         said = stack.enter_context((directory / "server.out").open("wb+", buffering=0))
         process = subprocess.Popen(command, stdout=said, stderr=log, stdin=subprocess.DEVNULL)
         server = Server(f"http://127.0.0.1:{port}", "", directory, process, log_path)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 from e2b_code_interpreter import Sandbox
+
 from framework.server import Server
 
 

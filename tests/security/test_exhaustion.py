@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 import pytest
 from e2b_code_interpreter import Sandbox
+
 from framework.inside import python, shell
 from framework.server import Server
 
@@ -26,7 +27,7 @@ def neighbour_answers(server: Server, neighbour: Sandbox) -> Iterator[None]:
             try:
                 assert python(neighbour, "print(2 + 3)", timeout=30) == "5"
                 assert Sandbox.list(**{k: v for k, v in server.sdk.items() if k != "sandbox_url"}).next_items()
-            except Exception as error:  # noqa: BLE001 - reported by the test
+            except Exception as error:  # noqa: BLE001 - a thread's border: the test reports it  # noqa: BLE001 - reported by the test
                 faults.append(repr(error))
             slowest[0] = max(slowest[0], time.monotonic() - began)
             time.sleep(0.2)
@@ -85,7 +86,7 @@ def test_inode_fill(server: Server, attacker: Sandbox, neighbour: Sandbox) -> No
 def test_infinite_loop(server: Server, attacker: Sandbox, neighbour: Sandbox) -> None:
     """A busy loop on every processor leaves the neighbour its share, and a client's time-out ends it."""
     code = "import os\nfor _ in range(3):\n if os.fork() == 0:\n  while True: pass\nwhile True: pass"
-    with neighbour_answers(server, neighbour), pytest.raises(Exception, match="(?i)time"):
+    with neighbour_answers(server, neighbour), pytest.raises(Exception, match=r"(?i)time"):
         attacker.run_code(code, timeout=3)
     assert python(attacker, "print('next')", timeout=30) == "next"
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import secrets
 import subprocess
 import time
@@ -13,12 +12,19 @@ import httpx
 import pytest
 from e2b import SandboxException
 from e2b_code_interpreter import Sandbox
+
 from framework.inside import python, shell
 from framework.server import Server
 
 pytestmark = [pytest.mark.root, pytest.mark.templates]
 
-HOST_ROOT_PATHS = ("/proc/1/root", "/proc/self/root/../../..", "/proc/self/cwd/../../../..", "/.cloister/../..", "/.cloister/agent/../../..")
+HOST_ROOT_PATHS = (
+    "/proc/1/root",
+    "/proc/self/root/../../..",
+    "/proc/self/cwd/../../../..",
+    "/.cloister/../..",
+    "/.cloister/agent/../../..",
+)
 
 
 def test_sandbox_cannot_see_or_signal_a_host_process(attacker: Sandbox, user: str) -> None:
@@ -27,7 +33,9 @@ def test_sandbox_cannot_see_or_signal_a_host_process(attacker: Sandbox, user: st
     try:
         seen = shell(attacker, "cat /proc/[0-9]*/cmdline | tr '\\0' ' '", user=user)
         assert "98765" not in seen.text
-        script = f"kill -9 {host.pid} {host.pid + 1} -1 2>/dev/null; for p in $(seq 2 65535 | grep -x {host.pid}); do kill -9 $p; done; true"
+        script = (
+            f"kill -9 {host.pid} {host.pid + 1} -1 2>/dev/null; for p in $(seq 2 65535 | grep -x {host.pid}); do kill -9 $p; done; true"
+        )
         shell(attacker, script.replace(" -1 ", " "), user=user)
         assert host.poll() is None
     finally:
@@ -118,8 +126,7 @@ def test_sandbox_cannot_escape_by_chroot(attacker: Sandbox) -> None:
         "echo 1 > /proc/sys/kernel/shm_rmid_forced",
         "echo 5 > /proc/sys/user/max_user_namespaces",
         "test $(cat /proc/sys/user/max_user_namespaces) != 0",
-        "test $(bash -c 'ulimit -H -c') != 0",
-        "ls /proc/acpi/* /proc/irq/* /proc/bus/* /proc/scsi/*",
+        "ls -d /proc/acpi/* /proc/irq/* /proc/bus/* /proc/scsi/* 2>/dev/null | grep -q .",
     ],
 )
 def test_sandbox_root_cannot(attacker: Sandbox, script: str) -> None:
@@ -154,13 +161,15 @@ SYSCALLS = {
 @pytest.mark.parametrize("name", SYSCALLS)
 def test_sandbox_root_cannot_call(attacker: Sandbox, name: str) -> None:
     """A system call that no sandbox needs is refused before the kernel looks at its arguments."""
-    code = f"import ctypes\nlibc = ctypes.CDLL(None, use_errno=True)\nprint(libc.syscall({SYSCALLS[name]}, 0, 0, 0, 0, 0), ctypes.get_errno())"
+    code = (
+        f"import ctypes\nlibc = ctypes.CDLL(None, use_errno=True)\nprint(libc.syscall({SYSCALLS[name]}, 0, 0, 0, 0, 0), ctypes.get_errno())"
+    )
     assert python(attacker, code) in ("-1 1", "-1 38")
 
 
 def test_sandbox_processes_have_no_power_over_the_host(server: Server, attacker: Sandbox) -> None:
     """From the host: every process of the sandbox is an unprivileged user in namespaces of its own, filtered and with few capabilities."""
-    pids = [int(pid) for pid in Path(f"/sys/fs/cgroup/{_memory()}cloister").rglob(f"{attacker.sandbox_id}/cgroup.procs") for pid in pid.read_text().split()]
+    pids = pids_of(attacker)
     assert pids
     for pid in pids:
         status = dict(line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines() if ":\t" in line)
@@ -168,18 +177,25 @@ def test_sandbox_processes_have_no_power_over_the_host(server: Server, attacker:
         assert status["Seccomp"] == "2"
         assert int(status["CapBnd"], 16) & ~0x00000000A00405FB == 0
         for kind in ("user", "mnt", "pid", "net", "ipc", "uts", "cgroup"):
-            assert os.readlink(f"/proc/{pid}/ns/{kind}") != os.readlink(f"/proc/self/ns/{kind}"), kind
+            assert Path(f"/proc/{pid}/ns/{kind}").readlink() != Path(f"/proc/self/ns/{kind}").readlink(), kind
 
 
-def _memory() -> str:
-    return "memory/" if Path("/sys/fs/cgroup/memory/cgroup.procs").exists() else ""
+def pids_of(sandbox: Sandbox) -> list[int]:
+    """The sandbox's processes, as the host numbers them."""
+    root = Path("/sys/fs/cgroup/memory" if Path("/sys/fs/cgroup/memory/cgroup.procs").exists() else "/sys/fs/cgroup")
+    return [int(pid) for path in root.glob(f"cloister/*/{sandbox.sandbox_id}/cgroup.procs") for pid in path.read_text().split()]
+
+
+def test_processes_leave_no_core_dumps(attacker: Sandbox) -> None:
+    """The hard limit is zero, so no crash writes memory to the disk or to the host's core handler."""
+    assert python(attacker, "import resource; print(resource.getrlimit(resource.RLIMIT_CORE))") == "(0, 0)"
 
 
 def test_pid_1_holds_no_descriptor_of_the_host(attacker: Sandbox) -> None:
     """From the host: pid 1 of the sandbox has its log, the init document, two sockets of the sandbox and a pipe, and nothing else."""
-    pids = [int(pid) for path in Path(f"/sys/fs/cgroup/{_memory()}cloister").rglob(f"{attacker.sandbox_id}/cgroup.procs") for pid in path.read_text().split()]
+    pids = pids_of(attacker)
     first = next(pid for pid in pids if Path(f"/proc/{pid}/status").read_text().split("NSpid:")[1].splitlines()[0].split()[-1] == "1")
-    targets = [os.readlink(path) for path in Path(f"/proc/{first}/fd").iterdir()]
+    targets = [str(path.readlink()) for path in Path(f"/proc/{first}/fd").iterdir()]
     kinds = sorted(target.split(":")[0] for target in targets)
     assert kinds == ["/memfd", "/var/log/cloister-agent.log", "pipe", "socket", "socket"], targets
 
@@ -195,10 +211,7 @@ def test_sandbox_sees_its_own_limits(attacker: Sandbox) -> None:
 
 def test_two_sandboxes_have_different_host_ids(server: Server, attacker: Sandbox, neighbour: Sandbox) -> None:
     """Each sandbox has a range of host ids of its own, so one's files and processes mean nothing in the other."""
-    ranges = set()
-    for sandbox in (attacker, neighbour):
-        pids = [p for path in Path(f"/sys/fs/cgroup/{_memory()}cloister").rglob(f"{sandbox.sandbox_id}/cgroup.procs") for p in path.read_text().split()]
-        ranges.add(Path(f"/proc/{pids[0]}/uid_map").read_text().split()[1])
+    ranges = {Path(f"/proc/{pids_of(sandbox)[0]}/uid_map").read_text().split()[1] for sandbox in (attacker, neighbour)}
     assert len(ranges) == 2
 
 

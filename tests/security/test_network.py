@@ -1,4 +1,4 @@
-"""A sandbox against the networks around it (I3, I4, I5). Attacks with targets that would answer; rule by rule in tests/integration/test_network_*."""
+"""A sandbox against the networks around it (I3, I4, I5). The rules one by one: tests/integration/test_network_*."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from collections.abc import Iterator
 import httpx
 import pytest
 from e2b_code_interpreter import Sandbox
+
 from framework.inside import address_of, python, shell
 from framework.server import Server
 

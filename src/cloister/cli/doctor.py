@@ -29,6 +29,9 @@ def run(args: argparse.Namespace) -> int:
         return int(bool(broken))
     for finding in findings:
         mark = "ok  " if finding.ok else ("FAIL" if finding.needed else "--  ")
-        print(f"{mark} {finding.name:<18} {finding.detail}" + (f"\n     {'':<18} -> {finding.remedy}" if not finding.ok and finding.remedy else ""))
+        print(
+            f"{mark} {finding.name:<18} {finding.detail}"
+            + (f"\n     {'':<18} -> {finding.remedy}" if not finding.ok and finding.remedy else "")
+        )
     print("\nThe namespace runtime works here." if not broken else f"\nSandboxes cannot run here yet: {', '.join(f.name for f in broken)}.")
     return int(bool(broken))

@@ -1,7 +1,7 @@
 """``cloister node``: the supervisor process. Started by ``cloister serve``; root, no TCP listener.
 
-SIGTERM stops cleanly (and ends the sandboxes, unless on_stop is ``keep``); SIGHUP, which the kernel sends when the launcher dies, leaves the
-sandboxes for the next supervisor.
+SIGTERM stops cleanly (and ends the sandboxes, unless on_stop is ``keep``); SIGHUP, which the kernel sends when the launcher dies, leaves
+the sandboxes for the next supervisor.
 """
 
 from __future__ import annotations

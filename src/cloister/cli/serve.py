@@ -125,7 +125,10 @@ class _Launcher:
         reader, writer = os.pipe()
         try:
             self._node.process = await asyncio.create_subprocess_exec(
-                *self._command("node", "--ready-fd", str(writer)), pass_fds=(writer,), stdin=asyncio.subprocess.DEVNULL, start_new_session=True
+                *self._command("node", "--ready-fd", str(writer)),
+                pass_fds=(writer,),
+                stdin=asyncio.subprocess.DEVNULL,
+                start_new_session=True,
             )
         finally:
             os.close(writer)
@@ -158,7 +161,7 @@ class _Launcher:
     async def _keep_alive(self, child: _Child) -> None:
         """Start ``child`` again whenever it dies, at once the first time, then with growing pauses."""
         while True:
-            assert child.process is not None  # noqa: S101 - set before this task is made
+            assert child.process is not None
             code = await child.process.wait()
             if self._stopping.is_set():
                 return

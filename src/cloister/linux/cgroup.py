@@ -68,7 +68,10 @@ class CgroupTree(ABC):
                 self._apply(directories, limits)
         except OSError as error:
             raise IsolationError(
-                f"cannot make the control group {error.filename}: {error.strerror}", step="cgroup", errno=error.errno or 0, path=str(error.filename)
+                f"cannot make the control group {error.filename}: {error.strerror}",
+                step="cgroup",
+                errno=error.errno or 0,
+                path=str(error.filename),
             ) from error
 
     def _make(self, directory: Path) -> None:
@@ -80,7 +83,9 @@ class CgroupTree(ABC):
             try:
                 (directory / "cgroup.procs").write_text(str(pid))
             except OSError as error:
-                raise IsolationError(f"cannot put a process into {directory}: {error.strerror}", step="cgroup", errno=error.errno or 0) from error
+                raise IsolationError(
+                    f"cannot put a process into {directory}: {error.strerror}", step="cgroup", errno=error.errno or 0
+                ) from error
 
     def remove(self, name: str) -> None:
         """Remove group ``name``; waits a little for the kernel to let go of its last processes. Nothing happens when it is not there."""
@@ -192,7 +197,9 @@ def find_tree(instance: int, root: Path = _ROOT) -> CgroupTree:
     if controllers.exists() and {"memory", "cpu", "pids"} <= set(controllers.read_text().split()):
         return _TreeV2(instance, root)
     raise IsolationError(
-        f"no usable control groups below {root}", step="cgroup", hint="mount cgroup v2 (or v1 with memory, cpu, cpuacct, pids, freezer) there"
+        f"no usable control groups below {root}",
+        step="cgroup",
+        hint="mount cgroup v2 (or v1 with memory, cpu, cpuacct, pids, freezer) there",
     )
 
 

@@ -63,7 +63,9 @@ def check_host(settings: Settings) -> list[Finding]:
         try:
             found.append(check(settings))
         except (OSError, CloisterError) as error:
-            found.append(Finding(name, False, str(error), getattr(error, "hint", None) or "run it as root on a Linux host, not in a container"))
+            found.append(
+                Finding(name, False, str(error), getattr(error, "hint", None) or "run it as root on a Linux host, not in a container")
+            )
     return [*found, _tier("gvisor"), _tier("microvm")]
 
 
@@ -84,7 +86,9 @@ def _slot_maker(_settings: Settings) -> Finding:
 
 def _cgroups(_settings: Settings) -> Finding:
     tree = find_tree(0)
-    return Finding("control groups", is_writable(), f"version {tree.version}", "mount /sys/fs/cgroup read-write; not possible in most containers")
+    return Finding(
+        "control groups", is_writable(), f"version {tree.version}", "mount /sys/fs/cgroup read-write; not possible in most containers"
+    )
 
 
 def _user_namespaces(_settings: Settings) -> Finding:
@@ -151,7 +155,9 @@ def _network(_settings: Settings) -> Finding:
 
 def _free_disk(settings: Settings) -> Finding:
     free_mib = shutil.disk_usage(settings.data_dir).free >> 20
-    return Finding("free disk", free_mib >= _MIN_FREE_MIB, f"{free_mib} MiB at {settings.data_dir}", f"free {_MIN_FREE_MIB} MiB", needed=False)
+    return Finding(
+        "free disk", free_mib >= _MIN_FREE_MIB, f"{free_mib} MiB at {settings.data_dir}", f"free {_MIN_FREE_MIB} MiB", needed=False
+    )
 
 
 def _templates(settings: Settings) -> Finding:

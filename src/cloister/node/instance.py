@@ -1,8 +1,8 @@
 """Instance numbers: what keeps two servers on one host apart.
 
-Each server (data directory) holds a number 0..6, which fixes its host ids, addresses, interface and control group names. The claim is a file
-in ``/run/cloister/instances`` that names the data directory, locked while a supervisor lives. A crash leaves the file, so that the restarted
-server finds its own number and its sandboxes again; a clean stop removes it.
+Each server (data directory) holds a number 0..6, which fixes its host ids, addresses, interface and control group names. The claim is a
+file in ``/run/cloister/instances`` that names the data directory, locked while a supervisor lives. A crash leaves the file, so that the
+restarted server finds its own number and its sandboxes again; a clean stop removes it.
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 import structlog
@@ -68,7 +69,7 @@ class Supervisor:
         self._pool = ThreadPoolExecutor(_WORKERS, thread_name_prefix="node")
         self._tasks: set[asyncio.Task[None]] = set()
         self._dns: DnsSockets | None = None
-        self.on_ended: Callable[[EndedSandbox], Any] = lambda ended: None
+        self.on_ended: Callable[[EndedSandbox], Any] = lambda _ended: None
         """Called on the event loop when a sandbox has ended; may return an awaitable."""
 
     # ---- start and stop ----
@@ -130,7 +131,7 @@ class Supervisor:
             try:
                 # Ids are taken first: a sandbox made after this moment is no stranger, one that is being released is not touched twice.
                 known = set(self._live) | self._creating
-                removed = await self._in_thread(lambda: self._host.runtime.sweep(known))
+                removed = await self._in_thread(partial(self._host.runtime.sweep, known))
                 await self._in_thread(self._host.network.refresh)
             except (CloisterError, OSError):  # task border: the next round tries again
                 _log.exception("node.sweep_failed")
@@ -161,7 +162,9 @@ class Supervisor:
     def _create(self, request: SandboxRequest) -> tuple[SandboxRecord, RuntimeSandbox]:
         """Runs in: a worker thread."""
         if request.runtime not in (None, self._host.runtime.name):
-            raise InvalidRequestError(f"runtime {request.runtime!r} is not available on this node", hint=f"available: {self._host.runtime.name}")
+            raise InvalidRequestError(
+                f"runtime {request.runtime!r} is not available on this node", hint=f"available: {self._host.runtime.name}"
+            )
         template = self._catalog.find(request.template)
         directory = self._journal.directory_of(request.sandbox_id)
         check_capacity(directory.parent, self._disk_reserve_mib)

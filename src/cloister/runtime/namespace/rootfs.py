@@ -51,7 +51,9 @@ def make_disk(image: Path, size_mib: int, inodes: int) -> None:
     command = ["mkfs.ext4", "-q", "-F", "-m", "0", "-N", str(inodes), "-O", "^has_journal,^resize_inode", "-E", _MKFS, str(image)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise IsolationError(f"cannot make the sandbox's disk: {done.stderr.strip()}", step="disk", path=str(image), hint="install e2fsprogs 1.47 or newer")
+        raise IsolationError(
+            f"cannot make the sandbox's disk: {done.stderr.strip()}", step="disk", path=str(image), hint="install e2fsprogs 1.47 or newer"
+        )
 
 
 def mount_disk(image: Path, userns_fd: int) -> int:
@@ -60,7 +62,9 @@ def mount_disk(image: Path, userns_fd: int) -> int:
         with attach_image(image) as device:
             return mount_filesystem("ext4", device, ("noinit_itable",), MountFlag.NO_DEV, userns_fd=userns_fd)
     except OSError as error:
-        raise IsolationError(f"cannot mount the sandbox's disk: {error.strerror}", step="disk", errno=error.errno or 0, path=str(image)) from error
+        raise IsolationError(
+            f"cannot mount the sandbox's disk: {error.strerror}", step="disk", errno=error.errno or 0, path=str(image)
+        ) from error
 
 
 def layer_mounts(layers: tuple[Path, ...], userns_fd: int, stack: ExitStack) -> list[tuple[str, int]]:

@@ -104,7 +104,9 @@ class NamespaceRuntime:
     name = "namespace"
     capabilities = RuntimeCapabilities()
 
-    def __init__(self, *, run_dir: Path, dev_tree: Path, uid_base: int, cgroups: CgroupTree, network: NetworkNode, seccomp_filter: bytes) -> None:
+    def __init__(
+        self, *, run_dir: Path, dev_tree: Path, uid_base: int, cgroups: CgroupTree, network: NetworkNode, seccomp_filter: bytes
+    ) -> None:
         self.cgroups = cgroups
         self.network = network
         self._run_dir = run_dir

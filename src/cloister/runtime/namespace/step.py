@@ -1,4 +1,4 @@
-"""Runs one step of a template build in a sandbox (I1): same namespaces, limits, seccomp and network as any sandbox, a plain directory as upper.
+"""Runs one step of a template build in a sandbox (I1): isolated like any other, with a plain directory as its upper.
 
 Runs in: a build process or the supervisor, as host root. The upper directory becomes a layer as it is: nothing is copied or walked (I2).
 """
@@ -13,6 +13,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from cloister.errors import DeadlineError, RuntimeFailedError
 from cloister.ids import new_sandbox_id
@@ -93,7 +94,7 @@ class _UpperPair:
         self._parts = {"u": upper, "w": work}
         self._parent = upper.parent / f".{upper.name}.pair"
 
-    def __enter__(self) -> _UpperPair:
+    def __enter__(self) -> Self:
         self._parent.mkdir(mode=0o755)
         for name, path in self._parts.items():
             path.rename(self._parent / name)

@@ -154,7 +154,9 @@ def slot_maker_binary() -> Path:
     """The C program that the package's build made. Raises: IsolationError when it is not there."""
     path = Path(str(resources.files("cloister"))) / "bin" / "cloister-slotmaker"
     if not path.exists():
-        raise IsolationError("the slot maker is not built", step="slot maker", path=str(path), hint="install the package again: pip install -e .")
+        raise IsolationError(
+            "the slot maker is not built", step="slot maker", path=str(path), hint="install the package again: pip install -e ."
+        )
     return path
 
 

@@ -1,6 +1,6 @@
 """The zones of one instance: which slot maker serves which template, and where a free slot is.
 
-Runs in: supervisor. Thread-safe. Invariant: a zone serves sandboxes of one template only (DESIGN: a kernel zygote has power over its own template).
+Runs in: supervisor. Thread-safe. Invariant: a zone serves sandboxes of one template only, so that no template has power over another's.
 """
 
 from __future__ import annotations
