@@ -4,33 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import hashlib
 import socket
 import time
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 from aiohttp import web
-from test_control_plane_rest import ask, create
 
 from framework.control_plane import ControlPlane
-from framework.fake_node import FakeSandbox
 from framework.http import Answer, call
+from framework.requests import PORT, ask, create, echo, sandbox, to
 
 pytestmark = pytest.mark.root
-PORT = 8080
-
-
-def sandbox(plane: ControlPlane, **fields: Any) -> tuple[str, FakeSandbox]:
-    """A new sandbox and its inside."""
-    sandbox_id = create(plane, **fields)["sandboxID"]
-    return sandbox_id, plane.node.find(sandbox_id)
-
-
-def to(sandbox_id: str, port: int = PORT, **more: str) -> dict[str, str]:
-    """The headers that address a sandbox's port."""
-    return {"E2b-Sandbox-Id": sandbox_id, "E2b-Sandbox-Port": str(port), **{name.replace("_", "-"): value for name, value in more.items()}}
 
 
 @contextlib.contextmanager
@@ -48,18 +35,6 @@ def read_all(sock: socket.socket) -> bytes:
         while part := sock.recv(65536):
             parts.append(part)
     return b"".join(parts)
-
-
-async def _echo(request: web.Request) -> web.Response:
-    body = await request.read()
-    seen = {
-        "method": request.method,
-        "target": request.raw_path,
-        "headers": [[name.decode("latin-1"), value.decode("latin-1")] for name, value in request.raw_headers],
-        "sha": hashlib.sha256(body).hexdigest(),
-        "length": len(body),
-    }
-    return web.json_response(seen, headers={"X-Seen": "yes", "Set-Cookie": "a=b"})
 
 
 def test_three_answers(control_plane: ControlPlane) -> None:
@@ -95,7 +70,7 @@ def test_impossible_addresses(control_plane: ControlPlane, headers: dict[str, st
 def test_addressing_by_host(control_plane: ControlPlane, host: str) -> None:
     """The first label of the host addresses a port, and the host reaches the program as it was."""
     sandbox_id, inside = sandbox(control_plane)
-    control_plane.run(lambda: inside.serve(PORT, _echo))
+    control_plane.run(lambda: inside.serve(PORT, echo))
     name = host.format(port=PORT, id=sandbox_id)
     seen = call(control_plane.url, "GET", "/x", headers={"Host": name}).json()
     assert ["Host", name] in seen["headers"]
@@ -125,7 +100,7 @@ def test_targets_pass_untouched(control_plane: ControlPlane, target: str) -> Non
 def test_methods_headers_and_bodies(control_plane: ControlPlane, method: str) -> None:
     """Method, headers (repeated ones too) and body arrive; hop-by-hop headers do not; the answer's headers come back."""
     sandbox_id, inside = sandbox(control_plane)
-    control_plane.run(lambda: inside.serve(PORT, _echo))
+    control_plane.run(lambda: inside.serve(PORT, echo))
     body = b"\0\xff" * 1000
     answer = call(
         control_plane.url,
@@ -200,7 +175,7 @@ def test_large_headers(control_plane: ControlPlane) -> None:
 def test_expect_continue(control_plane: ControlPlane) -> None:
     """A client that waits for 100 Continue gets it, then its answer."""
     sandbox_id, inside = sandbox(control_plane)
-    control_plane.run(lambda: inside.serve(PORT, _echo))
+    control_plane.run(lambda: inside.serve(PORT, echo))
     head = f"POST / HTTP/1.1\r\nHost: h\r\nConnection: close\r\nExpect: 100-continue\r\nContent-Length: 3\r\n{_lines(to(sandbox_id))}\r\n"
     with raw(control_plane, head) as sock:
         assert sock.recv(100).startswith(b"HTTP/1.1 100")
@@ -332,7 +307,7 @@ def test_a_client_that_leaves_is_noticed(control_plane: ControlPlane) -> None:
 def test_connections_are_kept_alive_by_port(control_plane: ControlPlane) -> None:
     """Requests in a row use one connection; each port has its own."""
     sandbox_id, inside = sandbox(control_plane)
-    control_plane.run(lambda: inside.serve(PORT, _echo))
+    control_plane.run(lambda: inside.serve(PORT, echo))
     for _ in range(5):
         call(control_plane.url, "POST", "/", body=b"x", headers=to(sandbox_id))
     assert inside.dials == 1
@@ -346,7 +321,7 @@ def test_a_port_that_opens_a_moment_later(control_plane: ControlPlane) -> None:
 
     async def later() -> None:
         await asyncio.sleep(0.2)
-        await inside.serve(PORT, _echo)
+        await inside.serve(PORT, echo)
 
     control_plane.loop.call_soon_threadsafe(lambda: asyncio.ensure_future(later()))
     assert call(control_plane.url, "GET", "/", headers=to(sandbox_id)).status == 200
@@ -383,7 +358,7 @@ def test_tokens_of_the_data_plane(control_plane: ControlPlane) -> None:
     created = create(control_plane, network={"allowPublicTraffic": False})
     sandbox_id, token = created["sandboxID"], created["trafficAccessToken"]
     inside = control_plane.node.find(sandbox_id)
-    control_plane.run(lambda: inside.serve(PORT, _echo))
+    control_plane.run(lambda: inside.serve(PORT, echo))
     assert call(control_plane.url, "GET", "/", headers=to(sandbox_id)).status == 403
     assert call(control_plane.url, "GET", "/", headers=to(sandbox_id, E2b_Traffic_Access_Token="x")).status == 403
     passed = call(control_plane.url, "GET", "/", headers=to(sandbox_id, E2b_Traffic_Access_Token=token))
@@ -400,7 +375,7 @@ def test_tokens_of_the_data_plane(control_plane: ControlPlane) -> None:
 def test_without_a_supervisor(control_plane: ControlPlane) -> None:
     """With the supervisor away, open connections go on, and a port never reached before is 503 after a while."""
     sandbox_id, inside = sandbox(control_plane)
-    control_plane.run(lambda: inside.serve(PORT, _echo))
+    control_plane.run(lambda: inside.serve(PORT, echo))
     assert call(control_plane.url, "GET", "/", headers=to(sandbox_id)).status == 200
     control_plane.run(control_plane.node.die)
     assert call(control_plane.url, "GET", "/", headers=to(sandbox_id)).status == 200
@@ -411,7 +386,7 @@ def test_without_a_supervisor(control_plane: ControlPlane) -> None:
 def test_pipelined_request_to_another_sandbox_is_checked(control_plane: ControlPlane) -> None:
     """Each request of one client connection is addressed and checked by itself."""
     sandbox_id, inside = sandbox(control_plane)
-    control_plane.run(lambda: inside.serve(PORT, _echo))
+    control_plane.run(lambda: inside.serve(PORT, echo))
     first = f"GET /1 HTTP/1.1\r\nHost: h\r\n{_lines(to(sandbox_id))}\r\n"
     second = f"GET /2 HTTP/1.1\r\nHost: h\r\nConnection: close\r\n{_lines(to('d' * 20))}\r\n"
     with raw(control_plane, first + second) as sock:
@@ -433,7 +408,7 @@ def test_answers_are_not_shared(control_plane: ControlPlane) -> None:
             await asyncio.sleep(0.005)
             return web.Response(text=mine)
 
-        control_plane.run(lambda inside=inside, handle=handle: inside.serve(PORT, handle))
+        control_plane.run(functools.partial(inside.serve, PORT, handle))
 
     def one(number: int) -> tuple[str, Answer]:
         return ids[number % 2], call(control_plane.url, "GET", "/", headers=to(ids[number % 2]))

@@ -191,7 +191,7 @@ def test_idempotency_key(control_plane: ControlPlane) -> None:
 def test_what_is_not_built_is_refused(control_plane: ControlPlane, options: dict[str, object], named: str) -> None:
     """An option that would change behaviour and is not built raises an error that names it."""
     with pytest.raises(SandboxException, match=named) as caught:
-        Sandbox.create(**options, **control_plane.sdk)  # type: ignore[arg-type]
+        Sandbox.create(**options, **control_plane.sdk)
     assert caught.value.status_code == 400
     assert control_plane.node.sandboxes == {}
 

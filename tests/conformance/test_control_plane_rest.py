@@ -14,24 +14,10 @@ from cloister.api.routes import NOT_BUILT, ROUTES
 from cloister.control.keys import Keys
 from cloister.store.sqlite import SqliteStore
 from framework.control_plane import ControlPlane
-from framework.http import Answer, call
+from framework.http import call
+from framework.requests import ask, create
 
 pytestmark = pytest.mark.root
-
-
-def ask(plane: ControlPlane, method: str, path: str, body: Any = None, **headers: str) -> Answer:
-    """An authenticated request."""
-    return call(
-        plane.url, method, path, body=body, headers={"X-API-KEY": plane.api_key, **{k.replace("_", "-"): v for k, v in headers.items()}}
-    )
-
-
-def create(plane: ControlPlane, path: str = "/v2/sandboxes", **fields: Any) -> dict[str, Any]:
-    """A sandbox, as the create call answered it."""
-    answer = ask(plane, "POST", path, {"templateID": "base", **fields})
-    assert answer.status == 201, answer.body
-    created: dict[str, Any] = answer.json()
-    return created
 
 
 def lifetime_s(plane: ControlPlane, sandbox_id: str) -> float:
@@ -84,7 +70,7 @@ def test_bad_bodies(control_plane: ControlPlane, body: Any, named: str) -> None:
 
 def test_neutral_fields_pass(control_plane: ControlPlane) -> None:
     """Fields at values that ask for nothing are accepted."""
-    neutral = {
+    neutral: dict[str, Any] = {
         "autoPause": False,
         "autoResume": {"enabled": False},
         "mcp": None,

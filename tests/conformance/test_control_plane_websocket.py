@@ -8,12 +8,11 @@ import json
 
 import pytest
 from aiohttp import web
-from test_control_plane_ingress import PORT, _echo, sandbox, to
-from test_control_plane_rest import ask
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
 from framework.control_plane import ControlPlane
+from framework.requests import PORT, ask, echo, sandbox, to
 
 pytestmark = pytest.mark.root
 
@@ -65,7 +64,7 @@ async def test_kill_breaks_a_websocket(control_plane: ControlPlane) -> None:
 def test_a_refused_upgrade_is_an_ordinary_answer(control_plane: ControlPlane) -> None:
     """A program that does not take the upgrade answers as to any request, and the connection stays the ingress's."""
     sandbox_id, inside = sandbox(control_plane)
-    control_plane.run(lambda: inside.serve(PORT, _echo))
+    control_plane.run(lambda: inside.serve(PORT, echo))
     connection = http.client.HTTPConnection("127.0.0.1", int(control_plane.url.rpartition(":")[2]), timeout=10)
     upgrade = {
         "Connection": "Upgrade",

@@ -126,7 +126,7 @@ def language(request: pytest.FixtureRequest) -> Language:
 
 def printed(sandbox: Sandbox, code: str, language: str, **options: object) -> str:
     """What the code printed; it must not fail."""
-    execution = sandbox.run_code(code, language=language, timeout=120, **options)  # type: ignore[call-overload]
+    execution = sandbox.run_code(code, language=language, timeout=120, **options)
     assert execution.error is None, execution.error
     return "".join(execution.logs.stdout)
 
@@ -263,7 +263,7 @@ def test_figure_is_png_with_chart_data(sandbox: Sandbox) -> None:
     assert result.png is not None
     assert result.chart is not None
     assert result.chart.title == "T"
-    assert [element.value for element in result.chart.elements] == [3, 3]  # type: ignore[attr-defined]
+    assert [element.value for element in result.chart.elements] == [3, 3]
 
 
 def test_rich_results(sandbox: Sandbox) -> None:

@@ -7,7 +7,7 @@ import math
 from typing import Any
 
 import pytest
-from e2b_code_interpreter.charts import _deserialize_chart  # type: ignore[import-untyped]
+from e2b_code_interpreter.charts import _deserialize_chart
 
 from framework.driver_root import DRIVERS, DriverProcess, DriverRoot
 

@@ -76,18 +76,29 @@ def sandbox() -> FakeSandbox:
 
 
 @pytest.fixture
-def context(tmp_path: Path, sandbox: FakeSandbox) -> BuildContext:
+def progress() -> FakeProgress:
+    """The stand-in for the display."""
+    return FakeProgress()
+
+
+@pytest.fixture
+def host_layer(tmp_path: Path) -> HostLayer:
+    """A host layer with one variable."""
+    return HostLayer(path=tmp_path / "host", envs={"SSL_CERT_FILE": "/bundle"})
+
+
+@pytest.fixture
+def context(tmp_path: Path, sandbox: FakeSandbox, progress: FakeProgress, host_layer: HostLayer) -> BuildContext:
     """A context over an empty store."""
-    host = HostLayer(path=tmp_path / "host", envs={"SSL_CERT_FILE": "/bundle"})
-    return BuildContext(store=LayerStore(tmp_path / "store"), run_step=sandbox, progress=FakeProgress(), host_layer=host)
+    return BuildContext(store=LayerStore(tmp_path / "store"), run_step=sandbox, progress=progress, host_layer=host_layer)
 
 
-def test_host_configuration_is_there_online_only(context: BuildContext, sandbox: FakeSandbox) -> None:
+def test_host_configuration_is_there_online_only(context: BuildContext, sandbox: FakeSandbox, host_layer: HostLayer) -> None:
     """Packages are downloaded with the host layer and the network, and installed with neither."""
     build_template(DEFINITION, None, context)
     run, fetch, install = sandbox.specs
     assert (run.allow_internet, fetch.allow_internet, install.allow_internet) == (True, True, False)
-    assert (run.host_layer, fetch.host_layer, install.host_layer) == (context.host_layer.path, context.host_layer.path, None)
+    assert (run.host_layer, fetch.host_layer, install.host_layer) == (host_layer.path, host_layer.path, None)
     assert "SSL_CERT_FILE" in fetch.envs
     assert "SSL_CERT_FILE" not in install.envs
     assert fetch.upper == install.upper
@@ -135,7 +146,7 @@ def test_the_key_does_not_change_with_what_is_only_shown() -> None:
     assert layer_keys(replace(DEFINITION, steps=(changed,)), ()) == layer_keys(replace(DEFINITION, steps=(RUN,)), ())
 
 
-def test_a_failed_step_stops_the_build_with_its_log(context: BuildContext, sandbox: FakeSandbox) -> None:
+def test_a_failed_step_stops_the_build_with_its_log(context: BuildContext, sandbox: FakeSandbox, progress: FakeProgress) -> None:
     """The error names the step, ends with the last output and says where all of it is; no layer and no record appear."""
     sandbox.code, sandbox.output = 7, b"".join(b"line %d\n" % number for number in range(100)) + b"no newline"
     with pytest.raises(BuildError, match="exit code 7") as caught:
@@ -148,7 +159,7 @@ def test_a_failed_step_stops_the_build_with_its_log(context: BuildContext, sandb
     assert len(sandbox.specs) == 1
     assert context.store.templates() == []
     assert list((context.store.root / "layers").iterdir()) == []
-    assert context.progress.events[-1] == "failed"
+    assert progress.events[-1] == "failed"
 
 
 def test_a_step_that_takes_too_long_is_a_failed_build(context: BuildContext, sandbox: FakeSandbox) -> None:
@@ -160,7 +171,7 @@ def test_a_step_that_takes_too_long_is_a_failed_build(context: BuildContext, san
 
 def test_inputs_are_readable_inside_and_scripts_clean_up(context: BuildContext, sandbox: FakeSandbox) -> None:
     """Files are below /.build, readable by every user, and every last script removes that directory."""
-    modes = []
+    modes: list[int] = []
     sandbox_call = sandbox.__call__
 
     def look(spec: StepSpec, log: Callable[[bytes], None]) -> int:
@@ -173,10 +184,10 @@ def test_inputs_are_readable_inside_and_scripts_clean_up(context: BuildContext, 
     assert "rm -rf /.build" in sandbox.scripts[2]
 
 
-def test_the_status_lines_of_apt_are_shown_but_not_kept(context: BuildContext, sandbox: FakeSandbox) -> None:
+def test_the_status_lines_of_apt_are_shown_but_not_kept(context: BuildContext, sandbox: FakeSandbox, progress: FakeProgress) -> None:
     """Progress lines go to the display, and not into the tail that explains a failure."""
     sandbox.code, sandbox.output = 1, b"pmstatus:jq:50.0:Installing jq\nE: broken\n"
     with pytest.raises(BuildError) as caught:
         build_template(DEFINITION, None, context)
     assert caught.value.log_tail == "E: broken"
-    assert "> pmstatus:jq:50.0:Installing jq" in context.progress.events
+    assert "> pmstatus:jq:50.0:Installing jq" in progress.events
