@@ -2,7 +2,7 @@
 
 VENV := .venv/bin
 .DEFAULT_GOAL := help
-.PHONY: help run test install templates check format unit bench docs clean
+.PHONY: help run test install templates check format unit integration conformance security bench docs clean
 
 help:  ## this list
 	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|'
@@ -19,19 +19,28 @@ install:  ## .venv with cloister and the development tools
 templates:  ## build the stock templates (root)
 	$(VENV)/cloister template build all
 
-check:  ## lint and types
+check:  ## lint, types and structure
 	$(VENV)/ruff check .
-	$(VENV)/mypy src/cloister
+	$(VENV)/mypy
 	$(VENV)/pytest -q tests/style
 
 format:  ## repair what lint can repair
 	$(VENV)/ruff check --fix .
 
 unit:  ## the tests that need no root and no network
-	$(VENV)/pytest -q tests/unit tests/style
+	$(VENV)/pytest -q tests/unit
+
+integration:  ## the tests on the real kernel, languages and network (root)
+	scripts/test tests/integration
+
+conformance:  ## the tests by the official SDKs (root)
+	scripts/test tests/conformance
+
+security:  ## attacks and crashes (root)
+	scripts/test tests/security tests/chaos
 
 bench:  ## measure this machine (root)
-	$(VENV)/python -m bench
+	$(VENV)/python bench/sandbox.py
 
 docs:  ## renew the generated documents
 	$(VENV)/python -m cloister.config.document docs/configuration.md
