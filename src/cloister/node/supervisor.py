@@ -16,7 +16,6 @@ from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, TypeVar
 
 import structlog
@@ -81,7 +80,7 @@ class Supervisor:
             self._journal.remove(sandbox_id)
         for entry in entries:
             await self._adopt(entry)
-        removed = await self._in_thread(lambda: self._host.runtime.sweep(set(self._live)))
+        removed = await self._in_thread(lambda: self._host.runtime.sweep(self._known))
         _log.info("node.started", adopted=len(self._live), removed=removed)
         self._spawn(self._sweep_forever())
 
@@ -125,13 +124,15 @@ class Supervisor:
             allow_internet=record.allow_internet,
         )
 
+    def _known(self) -> set[str]:
+        """Ids that are no leftovers: alive, being created, or being released. Called from worker threads too."""
+        return {*self._live, *self._creating}
+
     async def _sweep_forever(self) -> None:
         while True:
             await asyncio.sleep(_SWEEP_INTERVAL_S)
             try:
-                # Ids are taken first: a sandbox made after this moment is no stranger, one that is being released is not touched twice.
-                known = set(self._live) | self._creating
-                removed = await self._in_thread(partial(self._host.runtime.sweep, known))
+                removed = await self._in_thread(lambda: self._host.runtime.sweep(self._known))
                 await self._in_thread(self._host.network.refresh)
             except (CloisterError, OSError):  # task border: the next round tries again
                 _log.exception("node.sweep_failed")

@@ -60,11 +60,14 @@ class Zones:
 
     def kill_strangers(self) -> list[str]:
         """End slots that no sandbox holds; says which."""
-        return [f"slot {zone.number}/{number}" for zone in self._zones.values() for number in zone.kill_strangers()]
+        with self._lock:
+            zones = [zone for zone in self._zones.values() if zone.is_alive()]
+        return [f"slot {zone.number}/{number}" for zone in zones for number in zone.kill_strangers()]
 
     def groups(self) -> set[str]:
-        """Control groups that belong to live zones."""
-        return {f"zone-{number}" for number in self._zones}
+        """Control groups that belong to live zones; waits for one that is being started."""
+        with self._lock:
+            return {f"zone-{number}" for number in self._zones}
 
     def survey(self) -> list[str]:
         """A line for each slot maker."""

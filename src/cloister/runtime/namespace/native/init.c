@@ -21,6 +21,7 @@ static void start_payload(const struct init_plan *plan) {
     sigset_t none;
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, NULL);
+    signal(SIGPIPE, SIG_DFL); /* pid 1 ignores it; an ignored signal would be inherited by every program of the sandbox */
     setsid();
     /* Move everything above the target range first, so that no dup2 overwrites a source. */
     int kept[8], count = 0, log = fcntl(plan->log_fd, F_DUPFD, 64);

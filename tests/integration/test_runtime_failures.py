@@ -1,0 +1,122 @@
+"""A creation that fails at any of its steps leaves no kernel object, descriptor or file behind (I7, I8)."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cloister.config.settings import Settings
+from cloister.errors import CloisterError, IsolationError
+from cloister.model.resources import Limits
+from cloister.network.dns_relay import host_nameservers
+from cloister.node.catalog import Catalog
+from cloister.node.host import NodeHost, build_host
+from cloister.runtime.namespace import rootfs, wire
+from cloister.runtime.namespace import runtime as runtime_module
+from cloister.runtime.spec import SandboxSpec
+from cloister.template.layers import LayerStore
+
+pytestmark = [pytest.mark.root, pytest.mark.templates]
+
+
+@pytest.fixture
+def host(tmp_path: Path, stock_templates: None) -> Iterator[NodeHost]:
+    """A node of its own, with one slot maker running already."""
+    with build_host(Settings(data_dir=tmp_path / "data"), host_nameservers()) as made:
+        sandbox = made.runtime.create(spec(made, tmp_path, "warm"), lambda _state: None)
+        sandbox.kill()
+        sandbox.release()
+        yield made
+
+
+def spec(host: NodeHost, tmp_path: Path, name: str) -> SandboxSpec:
+    """A sandbox of the base template."""
+    store = LayerStore(Settings().store_dir)
+    template = store.template("base")
+    directory = tmp_path / name
+    directory.mkdir(exist_ok=True)
+    return SandboxSpec(
+        sandbox_id=name,
+        template_key="base",
+        directory=directory,
+        layers=(*(store.rootfs(key) for key in template.layers), host.host_layer.path),
+        agent=Catalog(store, host.host_layer, Limits())._agent(),
+        limits=Limits(),
+        init_document=b'{"sandbox_id": "x", "template_id": "t", "template": "base", "envs": {}, "access_token": null, "user": "user",'
+        b' "workdir": "/home/user", "kernel_user": "root", "languages": [], "limits": {"output_mib": 1}, "agent_env": {}}',
+    )
+
+
+def survey(host: NodeHost, directory: Path) -> tuple[list[str], int, list[str], list[str]]:
+    """All that a failed creation could leave."""
+    files = sorted(str(path) for path in directory.rglob("*"))
+    loops = subprocess.run(["losetup", "--noheadings", "--output", "BACK-FILE"], capture_output=True, text=True, check=True).stdout
+    mine = [line for line in loops.splitlines() if str(directory) in line]
+    return host.runtime.survey(), len(list(Path("/proc/self/fd").iterdir())), files, mine
+
+
+STEPS = {
+    "disk": (rootfs, "make_disk"),
+    "wait for the agent": (runtime_module, "_wait_ready"),
+    "mount the disk": (rootfs, "mount_disk"),
+    "mount the layers": (rootfs, "layer_mounts"),
+    "mount the agent": (rootfs, "common_mounts"),
+    "set up": (wire, "send_setup"),
+    "strings": (runtime_module, "setup_strings"),
+    "state": (runtime_module, "_state"),
+}
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_failure_of_a_step_leaves_nothing(host: NodeHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+    """The error reaches the caller, and the survey is as before."""
+    directory = tmp_path / "failing"
+    directory.mkdir()
+    before = survey(host, directory)
+    module, name = STEPS[step]
+
+    def fail(*_args: object, **_kwargs: object) -> None:
+        raise IsolationError("injected", step=step)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, name, fail)
+        with pytest.raises(IsolationError, match="injected"):
+            host.runtime.create(spec(host, tmp_path, "failing"), lambda _state: None)
+    assert survey(host, directory) == before
+
+
+@pytest.mark.parametrize("part", ["network", "cgroups"])
+def test_failure_of_the_host_leaves_nothing(host: NodeHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str) -> None:
+    """The same when the network or the control groups refuse."""
+    directory = tmp_path / "failing"
+    directory.mkdir()
+    before = survey(host, directory)
+
+    def fail(*_args: object, **_kwargs: object) -> None:
+        raise IsolationError("injected")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(getattr(host.runtime, part), "attach", fail)
+        with pytest.raises(IsolationError, match="injected"):
+            host.runtime.create(spec(host, tmp_path, "failing"), lambda _state: None)
+    assert survey(host, directory) == before
+
+
+@pytest.mark.parametrize(
+    ("seccomp_filter", "word"), [(b"\x00" * 7, "filter"), (b"\xff" * 8, "seccomp")], ids=["not a filter", "refused by the kernel"]
+)
+def test_step_inside_the_sandbox_that_fails_stops_it(host: NodeHost, tmp_path: Path, seccomp_filter: bytes, word: str) -> None:
+    """A filter that cannot be installed gives an error that names the step, and no sandbox (fail closed)."""
+    directory = tmp_path / "failing"
+    directory.mkdir()
+    before = survey(host, directory)
+    right, host.runtime._filter = host.runtime._filter, seccomp_filter
+    try:
+        with pytest.raises(CloisterError, match=word):
+            host.runtime.create(spec(host, tmp_path, "failing"), lambda _state: None)
+    finally:
+        host.runtime._filter = right
+    assert survey(host, directory) == before

@@ -1,0 +1,90 @@
+"""Control groups of both versions, on a plain directory that plays /sys/fs/cgroup."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cloister.errors import IsolationError
+from cloister.linux.cgroup import find_tree
+from cloister.model.resources import Limits
+
+LIMITS = Limits(cpu_count=1.5, mem_mib=100, pids=50)
+
+
+@pytest.fixture
+def v1(tmp_path: Path) -> Path:
+    """A host with version 1 (and a v2 tree without controllers beside it)."""
+    for controller in ("memory", "cpu", "cpuacct", "pids", "freezer", "unified"):
+        (tmp_path / controller).mkdir()
+        (tmp_path / controller / "cgroup.procs").touch()
+    return tmp_path
+
+
+@pytest.fixture
+def v2(tmp_path: Path) -> Path:
+    """A host with version 2."""
+    (tmp_path / "cgroup.controllers").write_text("cpuset cpu io memory hugetlb pids rdma misc\n")
+    return tmp_path
+
+
+def test_v1_limits(v1: Path) -> None:
+    """Each limit is written to its controller's own file."""
+    tree = find_tree(3, v1)
+    tree.create("a", LIMITS)
+    assert tree.version == 1
+    assert (v1 / "memory/cloister/3/a/memory.limit_in_bytes").read_text() == str(100 << 20)
+    assert (v1 / "cpu/cloister/3/a/cpu.cfs_quota_us").read_text() == "150000"
+    assert (v1 / "pids/cloister/3/a/pids.max").read_text() == "50"
+    tree.attach("a", 77)
+    assert {(v1 / c / "cloister/3/a/cgroup.procs").read_text() for c in ("memory", "cpu", "cpuacct", "pids", "freezer")} == {"77"}
+
+
+def test_v2_limits(v2: Path) -> None:
+    """The controllers are handed down to the group, and its limits are written."""
+    tree = find_tree(3, v2)
+    tree.create("a", LIMITS)
+    assert tree.version == 2
+    for parent in ("", "cloister", "cloister/3"):
+        assert (v2 / parent / "cgroup.subtree_control").read_text() == "+cpu +memory +pids"
+    group = v2 / "cloister/3/a"
+    assert (group / "memory.max").read_text() == str(100 << 20)
+    assert (group / "cpu.max").read_text() == "150000 100000"
+    assert (group / "pids.max").read_text() == "50"
+
+
+def test_v2_usage(v2: Path) -> None:
+    """Usage is read from the files that version 2 has."""
+    tree = find_tree(0, v2)
+    tree.create("a", LIMITS)
+    group = v2 / "cloister/0/a"
+    (group / "cpu.stat").write_text("usage_usec 2500000\nuser_usec 1\n")
+    (group / "memory.current").write_text("4096\n")
+    (group / "memory.events").write_text("low 0\noom 1\noom_kill 2\n")
+    (group / "pids.current").write_text("3\n")
+    (group / "memory.stat").write_text("anon 1\nfile 2048\ninactive_file 1024\n")
+    usage = tree.usage("a")
+    assert (usage.cpu_used_s, usage.mem_used_bytes, usage.mem_limit_bytes, usage.oom_kills, usage.pids) == (2.5, 4096, 100 << 20, 2, 3)
+
+
+def test_names_are_those_of_the_instance_only(v1: Path) -> None:
+    """Another instance's groups are never listed."""
+    find_tree(1, v1).create("mine", None)
+    find_tree(2, v1).create("other", None)
+    assert find_tree(1, v1).names() == {"mine"}
+
+
+def test_limit_that_cannot_be_set_stops_the_creation(v1: Path) -> None:
+    """A hardening step that fails is an IsolationError, not a warning (I7)."""
+    tree = find_tree(0, v1)
+    (v1 / "pids/cloister/0/a/pids.max").mkdir(parents=True)
+    with pytest.raises(IsolationError):
+        tree.create("a", LIMITS)
+
+
+def test_host_without_controllers_is_refused(tmp_path: Path) -> None:
+    """Neither version: an error with a remedy."""
+    with pytest.raises(IsolationError) as caught:
+        find_tree(0, tmp_path)
+    assert caught.value.hint
