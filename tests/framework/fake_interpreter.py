@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import pwd
 import sys
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
@@ -97,7 +99,8 @@ async def make_interpreter(tmp_path: Path) -> AsyncIterator[Callable[..., Interp
 
         def start(language: Language, cwd: str) -> Kernel:
             argv = [sys.executable, "-I", "-S", str(FAKE_DRIVER), *arguments]
-            spec = LaunchSpec(argv=argv, env={"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"}, cwd=cwd, user="root")
+            user = pwd.getpwuid(os.getuid()).pw_name
+            spec = LaunchSpec(argv=argv, env={"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"}, cwd=cwd, user=user)
             return NativeKernel(spec, settings, Cgroup(cgroup), {})
 
         contexts = Contexts(("python", "javascript"), str(tmp_path), start, lambda _kernel: {})
