@@ -110,6 +110,23 @@ ensure_venv() { # extra of pyproject.toml
     say "$wanted" > "$stamp"
 }
 
+# Ubuntu 24.04 and newer take every power from a user namespace made by an unprivileged program that no AppArmor profile names.
+ensure_apparmor() {
+    local profile=/etc/apparmor.d/cloister-slotmaker
+    [ "$(cat /proc/sys/kernel/apparmor_restrict_unprivileged_userns 2> /dev/null || say 0)" = 1 ] || return 0
+    [ ! -e "$profile" ] || return 0
+    say "allowing the slot maker to make user namespaces: $profile"
+    cat > "$profile" << 'PROFILE'
+# Written by Cloister's set-up. The slot maker gives up every power over the host before it makes its first sandbox.
+abi <abi/4.0>,
+include <tunables/global>
+profile cloister-slotmaker /**/cloister/bin/cloister-slotmaker flags=(unconfined) {
+  userns,
+}
+PROFILE
+    apparmor_parser --replace "$profile" || fail "AppArmor did not take $profile" "see the message above"
+}
+
 has_node() {
     command -v npm > /dev/null && command -v node > /dev/null && version_at_least "$(node --version | tr -d v)" 20.18.1
 }

@@ -30,6 +30,8 @@ __all__ = ["Finding", "check_host"]
 
 _MIN_KERNEL = (5, 19)
 _MIN_FREE_MIB = 15_000
+_APPARMOR_SWITCH = Path("/proc/sys/kernel/apparmor_restrict_unprivileged_userns")
+_APPARMOR_PROFILE = Path("/etc/apparmor.d/cloister-slotmaker")
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,9 @@ def _cgroups(_settings: Settings) -> Finding:
 
 def _user_namespaces(_settings: Settings) -> Finding:
     limit = int(Path("/proc/sys/user/max_user_namespaces").read_text())
+    if _APPARMOR_SWITCH.exists() and _APPARMOR_SWITCH.read_text().strip() == "1" and not _APPARMOR_PROFILE.exists():
+        remedy = "run scripts/quickstart, which installs the profile, or: sysctl kernel.apparmor_restrict_unprivileged_userns=0"
+        return Finding("user namespaces", False, f"AppArmor restricts them and there is no {_APPARMOR_PROFILE}", remedy)
     return Finding("user namespaces", limit > 0, f"at most {limit}", "sysctl user.max_user_namespaces=65536")
 
 
