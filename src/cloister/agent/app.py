@@ -13,14 +13,19 @@ from typing import Any
 from aiohttp import web
 
 from cloister.agent.auth import is_allowed
+from cloister.agent.events import EventLog
 from cloister.agent.init import SandboxState
 from cloister.agent.metrics import Metrics
+from cloister.agent.process.service import ProcessService
+from cloister.agent.rpc import RpcRouter
 from cloister.errors import InvalidRequestError
 from cloister.protocol.execution import parse_envs
 
-__all__ = ["control_app"]
+__all__ = ["EVENTS", "control_app"]
 
-_NOT_BUILT = ("/process.Process/", "/filesystem.Filesystem/", "/files")
+_NOT_BUILT = ("/filesystem.Filesystem/", "/files")
+EVENTS: web.AppKey[EventLog] = web.AppKey("events", EventLog)
+"""What happened in the sandbox, for its structured log."""
 _MAX_BODY_BYTES = 4 << 20
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -34,6 +39,10 @@ def control_app(state: SandboxState, metrics: Metrics) -> web.Application:
     app.router.add_get("/metrics", api.metrics)
     app.router.add_get("/envs", api.envs)
     app.router.add_post("/init", api.init)
+    app[EVENTS] = EventLog()
+    rpc = RpcRouter()
+    ProcessService(state, app[EVENTS]).register(rpc)
+    app.router.add_routes(rpc.routes())
     return app
 
 
@@ -50,7 +59,7 @@ class _Api:
         if request.path.startswith(_NOT_BUILT):
             body = {
                 "code": "unimplemented",
-                "message": f"{request.path} is not built yet: this server runs code, but has no processes and files API",
+                "message": f"{request.path} is not built yet: this server runs code, but has no files API",
             }
             return web.json_response(body, status=501)
         try:

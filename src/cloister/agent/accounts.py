@@ -1,0 +1,64 @@
+"""The sandbox's users, read from its ``/etc/passwd`` and ``/etc/group``.
+
+A parser of our own, since the agent brings its own C library: an image may lack the name service modules that this library would load
+into it. Files are read anew each time; a user may have been added a moment ago.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from cloister.errors import AuthenticationError
+
+__all__ = ["Account", "expand_path", "find_account"]
+
+_ETC = Path("/etc")
+
+
+@dataclass(frozen=True)
+class Account:
+    """A user: ids, all groups (``gid`` included), home directory and login shell."""
+
+    name: str
+    uid: int
+    gid: int
+    groups: tuple[int, ...]
+    home: str
+    shell: str
+
+
+def find_account(name: str, etc: Path = _ETC) -> Account:
+    """The user of that name. ``root`` exists also in an image that has no list of users.
+
+    Raises: AuthenticationError: there is no such user.
+    """
+    for fields in _lines(etc / "passwd", 7):
+        if fields[0] == name and fields[2].isdigit() and fields[3].isdigit():
+            gid = int(fields[3])
+            return Account(name, int(fields[2]), gid, _groups(name, gid, etc), fields[5] or "/", fields[6] or "/bin/sh")
+    if name == "root":
+        return Account("root", 0, 0, (0,), "/root", "/bin/sh")
+    raise AuthenticationError(f"invalid username: '{name}'")
+
+
+def expand_path(path: str, account: Account, default: str) -> str:
+    """``path`` made absolute: ``~`` is the user's home, a relative path starts at ``default``, which an empty one means."""
+    if path == "~" or path.startswith("~/"):
+        path = account.home + path[1:]
+    return os.path.normpath(os.path.join(default, path)) if path else default  # noqa: PTH118  # text, and it must not be resolved
+
+
+def _groups(name: str, gid: int, etc: Path) -> tuple[int, ...]:
+    found = {gid}
+    found.update(int(fields[2]) for fields in _lines(etc / "group", 4) if fields[2].isdigit() and name in fields[3].split(","))
+    return tuple(sorted(found))
+
+
+def _lines(path: Path, count: int) -> list[list[str]]:
+    try:
+        text = path.read_text(encoding="utf-8", errors="surrogateescape")
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    return [fields for line in text.splitlines() if len(fields := line.split(":")) == count]

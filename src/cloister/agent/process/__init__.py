@@ -1,0 +1,1 @@
+"""Processes and terminals of a sandbox: the service ``process.Process`` of the envd-compatible API."""

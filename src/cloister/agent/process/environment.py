@@ -1,0 +1,65 @@
+"""What a process starts with: variables and directory. Pure, but for looking whether a directory is there.
+
+Variables, each line over the ones before: the user's own (PATH, HOME, USER, …); the template's and the sandbox's, which arrive merged
+in the init document; the sandbox's identity (``E2B_SANDBOX`` …); the call's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from cloister.agent.accounts import Account, expand_path
+from cloister.agent.init import InitDocument
+from cloister.errors import InvalidRequestError
+
+__all__ = ["default_directory", "process_environment", "working_directory"]
+
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+def process_environment(document: InitDocument, sandbox: Mapping[str, str], account: Account, call: Mapping[str, str]) -> dict[str, str]:
+    """All variables of a process. ``sandbox``: the template's and the sandbox's, as they are now.
+
+    Raises: InvalidRequestError: a name or value that no environment can hold.
+    """
+    for name, value in call.items():
+        if not name or "=" in name or "\0" in name + value:
+            raise InvalidRequestError(f"the environment variable {name!r} has a name or value that is not possible")
+    return {
+        "PATH": _PATH,
+        "HOME": account.home,
+        "USER": account.name,
+        "LOGNAME": account.name,
+        "SHELL": account.shell,
+        "LANG": "C.UTF-8",
+        **sandbox,
+        "E2B_SANDBOX": "true",
+        "E2B_SANDBOX_ID": document.sandbox_id,
+        "E2B_TEMPLATE_ID": document.template_id,
+        **call,
+    }
+
+
+def default_directory(document: InitDocument, account: Account) -> str:
+    """Where a process without ``cwd`` starts and where relative paths begin: the template's work directory, or the user's home.
+
+    A template that sets no directory of its own has the default user's home; that is no reason to put other users there.
+    """
+    return account.home if account.name != document.user and document.workdir == f"/home/{document.user}" else document.workdir
+
+
+def working_directory(cwd: str | None, document: InitDocument, account: Account) -> str:
+    """The directory that ``cwd`` of a request means.
+
+    Raises: InvalidRequestError: it does not exist.
+    """
+    path = expand_path(cwd or "", account, default_directory(document, account))
+    try:
+        if Path(path).is_dir():
+            return path
+    except (OSError, ValueError):  # too long; with a NUL in it
+        pass
+    if not cwd:
+        return "/"
+    raise InvalidRequestError(f"cwd '{path}' does not exist")

@@ -1,0 +1,103 @@
+"""All processes that were started through the API, by pid and tag: those that run, and for a while those that have ended."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass, field
+
+from cloister.agent.events import EventLog
+from cloister.agent.process.launch import Launch
+from cloister.agent.process.process import Process
+from cloister.errors import InvalidRequestError, NotFoundError
+from cloister.protocol.process import ProcessConfig, ProcessInfo, ProcessSelector
+
+__all__ = ["Entry", "ProcessTable"]
+
+_KEPT_S = 300.0
+_KEPT_MOST = 256
+"""How long, and of how many ended processes, the exit and the last output are kept."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A process and what the client said of it."""
+
+    process: Process
+    config: ProcessConfig
+    tag: str | None
+    started_at: float = field(default_factory=time.monotonic)
+
+
+class ProcessTable:
+    """The processes of one sandbox. ``max_spool_bytes`` bounds the output that waits for slow readers, of each process."""
+
+    def __init__(self, events: EventLog, max_spool_bytes: int) -> None:
+        self._events = events
+        self._max_spool_bytes = max_spool_bytes
+        self._running: dict[int, Entry] = {}
+        self._ended: dict[int, Entry] = {}
+
+    def start(self, what: Launch, config: ProcessConfig, tag: str | None) -> Entry:
+        """Start a process.
+
+        Raises: InvalidRequestError, LimitError.
+        """
+        process = Process(what, self._max_spool_bytes, lambda: self._end(entry))
+        entry = Entry(process, config, tag)
+        replaced = self._ended.pop(process.pid, None)
+        if replaced is not None:
+            replaced.process.log.close()
+        self._running[process.pid] = entry
+        self._events.record("process.started", pid=process.pid, command=config.cmd, user=what.account.name, tag=tag)
+        return entry
+
+    def find(self, selector: ProcessSelector | None) -> Entry:
+        """The process that is meant, running or ended not long ago; of several with one tag the newest, a running one first.
+
+        Raises: NotFoundError, InvalidRequestError.
+        """
+        if selector is None or (selector.pid is None and selector.tag is None):
+            raise InvalidRequestError("the request names no process: 'process' needs a 'pid' or a 'tag'")
+        for entries in (self._running, self._ended):
+            if selector.pid is not None:
+                if selector.pid in entries:
+                    return entries[selector.pid]
+                continue
+            for entry in reversed(entries.values()):
+                if entry.tag == selector.tag:
+                    return entry
+        name = f"pid {selector.pid}" if selector.pid is not None else f"tag '{selector.tag}'"
+        raise NotFoundError(f"process with {name} does not exist")
+
+    def find_running(self, selector: ProcessSelector | None) -> Entry:
+        """The same among those that run.
+
+        Raises: NotFoundError, InvalidRequestError.
+        """
+        entry = self.find(selector)
+        if entry.process.result is not None:
+            raise NotFoundError(f"process with pid {entry.process.pid} has ended: {entry.process.result.status}")
+        return entry
+
+    def list(self) -> tuple[ProcessInfo, ...]:
+        """Those that run, the oldest first."""
+        return tuple(ProcessInfo(config=one.config, pid=one.process.pid, tag=one.tag) for one in self._running.values())
+
+    def _end(self, entry: Entry) -> None:
+        pid, result = entry.process.pid, entry.process.result
+        assert result is not None, "it is called at the end"
+        if self._running.get(pid) is entry:
+            del self._running[pid]
+            self._ended[pid] = entry
+            asyncio.get_running_loop().call_later(_KEPT_S, self._forget, entry)
+            while len(self._ended) > _KEPT_MOST:
+                self._forget(next(iter(self._ended.values())))
+        seconds = round(time.monotonic() - entry.started_at, 3)
+        self._events.record(
+            "process.ended", pid=pid, command=entry.config.cmd, exit_code=result.exit_code, status=result.status, wall_s=seconds
+        )
+
+    def _forget(self, entry: Entry) -> None:
+        if self._ended.get(entry.process.pid) is entry:
+            del self._ended[entry.process.pid]
