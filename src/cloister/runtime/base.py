@@ -6,6 +6,7 @@ Calls block and are made from worker threads; implementations are thread-safe.
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -89,8 +90,11 @@ class Runtime(Protocol):
         """
         ...
 
-    def sweep(self, live: set[str]) -> list[str]:
-        """Remove what belongs to this instance and to none of the sandboxes ``live``; says what was removed."""
+    def sweep(self, known: Callable[[], set[str]]) -> list[str]:
+        """Remove what belongs to this instance and to no sandbox that is ``known``; says what was removed.
+
+        ``known`` is asked from this thread, after the look at what there is: what is made meanwhile is no leftover.
+        """
         ...
 
     def survey(self) -> list[str]:

@@ -200,10 +200,11 @@ class NamespaceRuntime:
         started = StartedSlot(zone=zone, slot=slot, pid=state["pid"], ticks=state["start_ticks"], pidfd=pidfd, netns_fd=netns_fd)
         return NamespaceSandbox(spec, started, self)
 
-    def sweep(self, live: set[str]) -> list[str]:
+    def sweep(self, known: Callable[[], set[str]]) -> list[str]:
         """See :class:`Runtime`. Call it after every :meth:`adopt`, before the first :meth:`create`."""
         removed = self._zones.kill_strangers()
-        for name in self.cgroups.names() - live - self._zones.groups():
+        found = self.cgroups.names()
+        for name in found - known() - self._zones.groups():
             self.cgroups.remove(name)
             removed.append(f"control group {name}")
         return removed
