@@ -180,10 +180,17 @@ def test_sandbox_processes_have_no_power_over_the_host(server: Server, attacker:
             assert Path(f"/proc/{pid}/ns/{kind}").readlink() != Path(f"/proc/self/ns/{kind}").readlink(), kind
 
 
+def cgroup_of(sandbox: Sandbox, controller: str = "memory") -> Path:
+    """The sandbox's control group directory on the host."""
+    root = Path("/sys/fs/cgroup")
+    own = root / controller if (root / controller / "cgroup.procs").exists() else root
+    (found,) = own.glob(f"cloister/*/{sandbox.sandbox_id}")
+    return found
+
+
 def pids_of(sandbox: Sandbox) -> list[int]:
     """The sandbox's processes, as the host numbers them."""
-    root = Path("/sys/fs/cgroup/memory" if Path("/sys/fs/cgroup/memory/cgroup.procs").exists() else "/sys/fs/cgroup")
-    return [int(pid) for path in root.glob(f"cloister/*/{sandbox.sandbox_id}/cgroup.procs") for pid in path.read_text().split()]
+    return [int(pid) for pid in (cgroup_of(sandbox) / "cgroup.procs").read_text().split()]
 
 
 def test_processes_leave_no_core_dumps(attacker: Sandbox) -> None:
@@ -207,6 +214,20 @@ def test_sandbox_sees_its_own_limits(attacker: Sandbox) -> None:
     assert int(shell(attacker, "nproc").text) <= 2
     assert int(shell(attacker, "df --output=size -m / | tail -1").text) <= 5120
     assert float(shell(attacker, "cut -d' ' -f1 /proc/uptime").text) < 600
+
+
+def test_limits_of_the_kernel_are_those_of_the_record(server: Server, attacker: Sandbox) -> None:
+    """From the host: the control group of the sandbox has the limits that clients are told."""
+    groups = {controller: cgroup_of(attacker, controller) for controller in ("memory", "pids", "cpu")}
+    if (groups["memory"] / "memory.limit_in_bytes").exists():
+        values = [
+            (groups[c] / name).read_text().strip()
+            for c, name in (("memory", "memory.limit_in_bytes"), ("pids", "pids.max"), ("cpu", "cpu.cfs_quota_us"))
+        ]
+        assert values == [str(2048 << 20), "512", "200000"]
+    else:
+        values = [(groups["memory"] / name).read_text().strip() for name in ("memory.max", "pids.max", "cpu.max")]
+        assert values == [str(2048 << 20), "512", "200000 100000"]
 
 
 def test_two_sandboxes_have_different_host_ids(server: Server, attacker: Sandbox, neighbour: Sandbox) -> None:
