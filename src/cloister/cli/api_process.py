@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import ctypes
 import encodings.idna  # noqa: F401 - asyncio imports it late, when this uid may no longer be able to read it
 import os
 import signal
@@ -20,14 +19,11 @@ import structlog
 from cloister.cli.api_server import ApiServer
 from cloister.config.load import add_arguments, load
 from cloister.config.settings import Settings
-from cloister.errors import InternalError
+from cloister.linux.identity import become_unprivileged, die_with_parent
 from cloister.store.migrate import load_migrations
 from cloister.telemetry.logging import configure_logging
 
 __all__ = ["add_parser", "run"]
-
-_PR_SET_PDEATHSIG = 1
-_PR_SET_NO_NEW_PRIVS = 38
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -43,23 +39,10 @@ def run(args: argparse.Namespace) -> int:
     """Serve until SIGTERM."""
     settings = load(args, os.environ)
     load_migrations()
-    _drop_privileges(args.uid)
+    become_unprivileged(args.uid)
+    die_with_parent(signal.SIGTERM)
     configure_logging(settings.log_level, settings.log_format, process="api")
     return asyncio.run(_serve(settings, args.listen_fd, args.node_socket))
-
-
-def _drop_privileges(uid: int | None) -> None:
-    """Become ``uid``, for good, and die with the launcher. Source: setresuid(2), prctl(2)."""
-    if uid:
-        os.setgroups([])
-        os.setresgid(uid, uid, uid)
-        os.setresuid(uid, uid, uid)
-    if 0 in os.getresuid() or 0 in os.getresgid():
-        raise InternalError("the api process must not run as root", hint="start it by `cloister serve`, or give it --uid")
-    libc = ctypes.CDLL(None, use_errno=True)
-    for option, value in ((_PR_SET_NO_NEW_PRIVS, 1), (_PR_SET_PDEATHSIG, int(signal.SIGTERM))):
-        if libc.prctl(option, value, 0, 0, 0) != 0:
-            raise InternalError(f"prctl({option}) failed: {os.strerror(ctypes.get_errno())}")
 
 
 async def _serve(settings: Settings, listen_fd: int, node_socket: Path) -> int:

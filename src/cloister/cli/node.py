@@ -16,9 +16,10 @@ import structlog
 
 from cloister.config.load import add_arguments, load
 from cloister.config.settings import Settings
+from cloister.linux.identity import die_with_parent
 from cloister.network.dns_relay import host_nameservers
 from cloister.node.catalog import Catalog
-from cloister.node.host import close_host, die_with_parent, open_host
+from cloister.node.host import close_host, open_host
 from cloister.node.journal import Journal
 from cloister.node.server import NodeServer
 from cloister.node.supervisor import Supervisor
@@ -39,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
     """Serve the node protocol until a signal comes."""
     settings = load(args, os.environ)
     configure_logging(settings.log_level, settings.log_format, process="node")
-    die_with_parent(signal.SIGHUP)()
+    die_with_parent(signal.SIGHUP)
     asyncio.run(_serve(settings, args.ready_fd))
     return 0
 

@@ -1,32 +1,48 @@
-"""Giving up root for good. Source: credentials(7), setresuid(2), prctl(2)."""
+"""What a process may be: giving up root for good, and dying with the parent. Source: credentials(7), setresuid(2), prctl(2)."""
 
 from __future__ import annotations
 
 import ctypes
 import os
+import signal
 
 from cloister.errors import IsolationError
 
-__all__ = ["become_unprivileged"]
+__all__ = ["become_unprivileged", "die_with_parent"]
 
+_PR_SET_PDEATHSIG = 1
 _PR_SET_NO_NEW_PRIVS = 38
 
 
-def become_unprivileged(uid: int) -> None:
+def _prctl(option: int, value: int) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(option, value, 0, 0, 0) != 0:
+        code = ctypes.get_errno()
+        raise IsolationError(f"prctl({option}) failed: {os.strerror(code)}", step="prctl", errno=code)
+
+
+def die_with_parent(number: signal.Signals) -> None:
+    """Have the kernel send ``number`` to this process when its parent dies. Forgotten when the process changes its user."""
+    _prctl(_PR_SET_PDEATHSIG, int(number))
+
+
+def become_unprivileged(uid: int | None) -> None:
     """Make this process user and group ``uid`` with no supplementary group, no capability and no way back.
 
     A process calls it after its imports (the interpreter may lie below a directory of root's only) and before it reads any request.
-    Does nothing when the process is that user already.
+    None: stay the user that the process is, which must not be root.
 
-    Raises: IsolationError when root is still within reach afterwards.
+    Raises: IsolationError when the process is root, or root is within reach, afterwards.
     """
-    if os.geteuid() == 0:
+    if uid:
         os.setgroups([])
         os.setresgid(uid, uid, uid)
         os.setresuid(uid, uid, uid)
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-    if set(os.getresuid()) != {uid} or set(os.getresgid()) != {uid}:
-        raise IsolationError(f"cannot become user {uid}", step="drop privileges", hint="start it as root or as that user")
+    _prctl(_PR_SET_NO_NEW_PRIVS, 1)
+    if 0 in os.getresuid() or 0 in os.getresgid():
+        raise IsolationError(
+            "this process must not run as root", step="drop privileges", hint="start it by `cloister serve`, or give it --uid"
+        )
     try:
         os.setuid(0)
     except PermissionError:

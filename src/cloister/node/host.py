@@ -5,9 +5,7 @@ Used by the supervisor and by template builds, each for a data directory of its 
 
 from __future__ import annotations
 
-import ctypes
-import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import resources
@@ -22,9 +20,7 @@ from cloister.node.instance import Instance, claim_instance
 from cloister.runtime.namespace.runtime import NamespaceRuntime
 from cloister.template.hostlayer import HostLayer, HostLayerConfig, build_host_layer
 
-__all__ = ["NodeHost", "build_host", "close_host", "die_with_parent", "open_host"]
-
-_PR_SET_PDEATHSIG = 1
+__all__ = ["NodeHost", "build_host", "close_host", "open_host"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,13 +76,3 @@ def close_host(host: NodeHost) -> None:
         path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
     host.instance.run_dir.rmdir()
     host.instance.release()
-
-
-def die_with_parent(number: signal.Signals) -> Callable[[], None]:
-    """A function for a new child process: the kernel sends it ``number`` when its parent dies. Source: prctl(2)."""
-    libc = ctypes.CDLL(None, use_errno=True)
-
-    def ask() -> None:
-        libc.prctl(_PR_SET_PDEATHSIG, int(number))
-
-    return ask
