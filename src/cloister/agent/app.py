@@ -1,7 +1,6 @@
-"""The envd-compatible API of port 49983, as far as it is built: health, metrics, envs and init.
+"""The envd-compatible API of port 49983: health, metrics, envs and init; the services and file transfer are put together here.
 
-Contract: `X-Access-Token` on everything but /health; errors are JSON ``{"code", "message"}``. What is not built yet says so, in the
-shape that a Connect client turns into an ``unimplemented`` error.
+Contract: `X-Access-Token` on everything but /health, and /files with a signature; errors are JSON ``{"code", "message"}``.
 """
 
 from __future__ import annotations
@@ -14,6 +13,10 @@ from aiohttp import web
 
 from cloister.agent.auth import is_allowed
 from cloister.agent.events import EventLog
+from cloister.agent.files.app import FilesApi
+from cloister.agent.filesystem.service import FilesystemService
+from cloister.agent.filesystem.users import Workers
+from cloister.agent.filesystem.watch import Watches
 from cloister.agent.init import SandboxState
 from cloister.agent.metrics import Metrics
 from cloister.agent.process.service import ProcessService
@@ -23,7 +26,6 @@ from cloister.protocol.execution import parse_envs
 
 __all__ = ["EVENTS", "control_app"]
 
-_NOT_BUILT = ("/filesystem.Filesystem/", "/files")
 EVENTS: web.AppKey[EventLog] = web.AppKey("events", EventLog)
 """What happened in the sandbox, for its structured log."""
 _MAX_BODY_BYTES = 4 << 20
@@ -42,6 +44,9 @@ def control_app(state: SandboxState, metrics: Metrics) -> web.Application:
     app[EVENTS] = EventLog()
     rpc = RpcRouter()
     ProcessService(state, app[EVENTS]).register(rpc)
+    workers = Workers()
+    FilesystemService(state, workers, Watches()).register(rpc)
+    app.router.add_routes(FilesApi(state, workers).routes())
     app.router.add_routes(rpc.routes())
     return app
 
@@ -53,15 +58,9 @@ class _Api:
 
     @web.middleware
     async def check(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Token first, then what is not built, then the route; every fault as JSON."""
-        if request.path != "/health" and not is_allowed(self._state.access_token, request.headers.get("X-Access-Token")):
+        """Token first, then the route; every fault as JSON. The routes of /files also take signatures, so they check for themselves."""
+        if request.path not in ("/health", "/files") and not is_allowed(self._state.access_token, request.headers.get("X-Access-Token")):
             return _error(401, "The access token (header X-Access-Token) is missing or wrong")
-        if request.path.startswith(_NOT_BUILT):
-            body = {
-                "code": "unimplemented",
-                "message": f"{request.path} is not built yet: this server runs code, but has no files API",
-            }
-            return web.json_response(body, status=501)
         try:
             return await handler(request)
         except InvalidRequestError as error:

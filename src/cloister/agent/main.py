@@ -30,6 +30,8 @@ from cloister.agent.interpreter.launch import KernelLauncher  # noqa: E402
 from cloister.errors import CloisterError  # noqa: E402
 
 _INIT_FD, _CONTROL_FD, _INTERPRETER_FD, _READY_FD = 3, 4, 5, 6
+_MAX_HEAD_BYTES, _MAX_HEADERS = 64 << 10, 256  # as the ingress takes them
+_READ_BUFFER_BYTES = 256 << 10
 _CGROUP = Path("/.cloister/cgroup")
 
 
@@ -65,7 +67,17 @@ async def serve(state: SandboxState, launcher: KernelLauncher, kernel: Kernel | 
     apps = ((_CONTROL_FD, control_app(state, Metrics(cgroup, document.limits))), (_INTERPRETER_FD, interpreter_app(state, contexts)))
     runners = []
     for fd, app in apps:
-        runner = web.AppRunner(app, access_log=None, handler_cancellation=True, keepalive_timeout=3600)
+        runner = web.AppRunner(
+            app,
+            access_log=None,
+            handler_cancellation=True,
+            keepalive_timeout=3600,
+            auto_decompress=False,  # whoever takes a compressed body checks that it is whole
+            max_line_size=_MAX_HEAD_BYTES,
+            max_field_size=_MAX_HEAD_BYTES,
+            max_headers=_MAX_HEADERS,
+            read_bufsize=_READ_BUFFER_BYTES,
+        )
         await runner.setup()
         await web.SockSite(runner, socket.socket(fileno=fd)).start()
         runners.append(runner)

@@ -68,14 +68,6 @@ async def test_bad_init_is_refused(client: TestClient, body: str) -> None:  # ty
     assert (await response.json())["message"]
 
 
-@pytest.mark.parametrize("path", ["/process.Process/List", "/filesystem.Filesystem/Stat", "/files"])
-async def test_what_is_not_built_says_so(client: TestClient, path: str) -> None:  # type: ignore[type-arg]
-    """Calls that are not built yet answer as a Connect service without them does."""
-    response = await client.post(path, data=b"{}", headers=RIGHT)
-    assert response.status == 501
-    assert (await response.json())["code"] == "unimplemented"
-
-
 async def test_unknown_paths_are_json(client: TestClient) -> None:  # type: ignore[type-arg]
     """A path that nobody knows is a 404 in JSON."""
     response = await client.get("/nowhere", headers=RIGHT)

@@ -1,0 +1,1 @@
+"""File transfer over HTTP: uploads, downloads, composing, signed URLs."""

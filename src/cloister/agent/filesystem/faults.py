@@ -1,0 +1,55 @@
+"""Errors of the kernel about files, in our own terms. The one place that decides what an errno means to a client."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+from collections.abc import Iterator
+
+from cloister import errors
+
+__all__ = ["fault_of", "faults"]
+
+_FULL = "not enough disk space available in the sandbox (its disk, or its number of files, is full)"
+_MEANINGS: dict[int, tuple[type[errors.CloisterError], str]] = {
+    errno.ENOENT: (errors.NotFoundError, "path '{path}' does not exist"),
+    errno.EACCES: (errors.PermissionDeniedError, "permission denied: '{path}'"),
+    errno.EPERM: (errors.PermissionDeniedError, "permission denied: '{path}'"),
+    errno.EROFS: (errors.PermissionDeniedError, "'{path}' is on a read-only file system"),
+    errno.EISDIR: (errors.InvalidRequestError, "path '{path}' is a directory"),
+    errno.ENOTDIR: (errors.InvalidRequestError, "path '{path}' is not a directory, or leads through something that is not one"),
+    errno.ENAMETOOLONG: (errors.InvalidRequestError, "the path is too long: {length} bytes; a name has at most 255, a path 4,095"),
+    errno.ELOOP: (errors.InvalidRequestError, "path '{path}' leads through too many symbolic links"),
+    errno.EINVAL: (errors.InvalidRequestError, "path '{path}' cannot be used for this"),
+    errno.EFBIG: (errors.InvalidRequestError, "the file '{path}' would be larger than its file system takes"),
+    errno.EOPNOTSUPP: (errors.InvalidRequestError, "the file system of '{path}' does not support this"),
+    errno.EEXIST: (errors.AlreadyExistsError, "path '{path}' already exists"),
+    errno.ENOTEMPTY: (errors.ConflictError, "directory '{path}' is not empty"),
+    errno.EBUSY: (errors.ConflictError, "path '{path}' is in use"),
+    errno.ETXTBSY: (errors.ConflictError, "the program '{path}' is running"),
+    errno.EXDEV: (errors.ConflictError, "path '{path}' is on another file system"),
+    errno.ENOSPC: (errors.NoCapacityError, _FULL),
+    errno.EDQUOT: (errors.NoCapacityError, _FULL),
+    errno.EMFILE: (errors.UnavailableError, "the agent has too many files open"),
+    errno.ENFILE: (errors.UnavailableError, "the machine has too many files open"),
+    errno.ENOMEM: (errors.UnavailableError, "the sandbox is short of memory"),
+}
+_SHOWN = 500
+
+
+def fault_of(error: OSError, path: str) -> errors.CloisterError:
+    """Our error for ``error``, which came of working on ``path``."""
+    shown = path if len(path) <= _SHOWN else path[:_SHOWN] + "…"
+    kind, text = _MEANINGS.get(error.errno or 0, (errors.InternalError, "error working on '{path}': {reason}"))
+    return kind(text.format(path=shown, length=len(path.encode(errors="replace")), reason=error.strerror or str(error)))
+
+
+@contextlib.contextmanager
+def faults(path: str) -> Iterator[None]:
+    """Turn errors of the kernel about ``path`` into ours."""
+    try:
+        yield
+    except OSError as error:
+        raise fault_of(error, path) from error
+    except UnicodeEncodeError:
+        raise errors.InvalidRequestError("the path is not valid Unicode") from None

@@ -1,0 +1,246 @@
+"""Writing a file whole or not at all.
+
+The bytes go to a file without a name; when all are there it takes the target's place in one step, so nobody ever sees half of it and a
+writer that vanishes leaves nothing. Mode, owner, ACL and foreign attributes of a file that is replaced are kept.
+
+::
+
+    open_target --> write* --> commit: new name      link                      (1 event CREATE, then CHMOD and WRITE as clients expect)
+                                 |     existing file link to a marker, rename  (1 event, which the watcher tells as WRITE)
+                                 +---  else          copy into the existing file: hard links, mount points, directories where the user
+                                                     may not make files; its blocks are reserved first, so a full disk changes nothing
+
+All is done as the user; only giving the new file the owner of the old one needs root, and happens to our own, still nameless file.
+Source: open(2) O_TMPFILE, linkat(2), inotify(7); overlayfs has unnamed files since Linux 6.1.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import os
+import secrets
+import stat
+import threading
+from collections.abc import Mapping
+
+from cloister.agent.accounts import Account
+from cloister.agent.filesystem.entries import METADATA_PREFIX
+from cloister.agent.filesystem.faults import faults
+from cloister.agent.filesystem.markers import NEW_PREFIX, SWAP_PREFIX
+from cloister.agent.filesystem.target import Target, open_target
+from cloister.agent.filesystem.users import ROOT, become
+from cloister.errors import ConflictError, InvalidRequestError
+
+__all__ = ["StagedFile"]
+
+_NO_UNNAMED = frozenset({errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL})
+_NO_SWAP = frozenset({errno.EACCES, errno.EPERM, errno.EBUSY, errno.EXDEV})
+_CHUNK_BYTES = 1 << 30
+_SPOOL = "/tmp"  # noqa: S108 - for files without a name, when the target's directory takes none
+_ACL = "system.posix_acl_access"
+_ATTEMPTS = 8
+_KEEP_SIZE = 1  # FALLOC_FL_KEEP_SIZE
+_UTIME_NOW, _UTIME_OMIT = (1 << 30) - 1, (1 << 30) - 2
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class StagedFile:
+    """One file being written for ``user``. All methods block and are to be run in a thread that acts as the user; one at a time."""
+
+    def __init__(self, user: Account, path: str) -> None:
+        self.path = path
+        self._user = user
+        self._lock = threading.Lock()
+        self._target: Target | None = None
+        self._fd: int | None = None
+        self._marker: str | None = None
+        self._elsewhere = False
+        self._closed = False
+
+    def open(self) -> None:
+        """Find the target, check that it may be written, and open the nameless file."""
+        with self._lock, faults(self.path):
+            if self._closed:
+                raise ConflictError("the upload was given up")
+            self._target = open_target(self.path)
+            self._fd = self._open_unnamed(self._target)
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Append."""
+        with self._lock, faults(self.path):
+            view = memoryview(data)
+            while view:
+                view = view[os.write(self._writable(), view) :]
+
+    def append_file(self, source: int) -> None:
+        """Append all of an open file, without the bytes passing through this process."""
+        with self._lock, faults(self.path):
+            while os.sendfile(self._writable(), source, None, _CHUNK_BYTES):
+                pass
+
+    def commit(self, metadata: Mapping[str, str]) -> None:
+        """Put the file in its place, with this metadata and no other."""
+        with self._lock, faults(self.path):
+            target, fd = self._target, self._writable()
+            assert target is not None
+            _set_metadata(fd, metadata)
+            for _ in range(_ATTEMPTS):
+                if target.existing is None:
+                    with contextlib.suppress(FileExistsError):
+                        self._place(target.name)
+                        self._tell(target)
+                        return
+                    target.close()  # somebody made it meanwhile: it is to be replaced then
+                    self._target = None
+                    self._target = target = open_target(self.path)
+                elif self._swap(target, fd):
+                    return
+                else:
+                    self._overwrite(target, fd, metadata)
+                    return
+            raise ConflictError(f"path '{self.path}' changes all the time")
+
+    def close(self) -> None:
+        """Let go; what was not committed is gone. May be called at any time, also more than once."""
+        with self._lock:
+            self._closed = True
+            if self._marker is not None and self._target is not None:
+                with contextlib.suppress(OSError):
+                    os.unlink(self._marker, dir_fd=self._target.directory)
+            self._marker = None
+            if self._fd is not None:
+                os.close(self._fd)
+                self._fd = None
+            if self._target is not None:
+                self._target.close()
+                self._target = None
+
+    def _writable(self) -> int:
+        if self._fd is None:
+            raise ConflictError("the upload was given up")
+        return self._fd
+
+    def _open_unnamed(self, target: Target) -> int:
+        flags = os.O_RDWR | os.O_CLOEXEC
+        try:
+            return os.open(".", flags | os.O_TMPFILE, 0o666, dir_fd=target.directory)
+        except PermissionError:
+            if target.existing is None:
+                raise
+            self._elsewhere = True
+            return os.open(_SPOOL, flags | os.O_TMPFILE, 0o600)
+        except OSError as error:
+            if error.errno not in _NO_UNNAMED:
+                raise
+        self._marker = NEW_PREFIX + secrets.token_hex(8)
+        return os.open(self._marker, flags | os.O_CREAT | os.O_EXCL, 0o666, dir_fd=target.directory)
+
+    def _place(self, name: str) -> None:
+        """Give our file a name that is free."""
+        assert self._target is not None
+        directory = self._target.directory
+        if self._marker is None:
+            os.link(f"/proc/self/fd/{self._fd}", name, dst_dir_fd=directory, follow_symlinks=True)
+            return
+        os.link(self._marker, name, src_dir_fd=directory, dst_dir_fd=directory, follow_symlinks=False)
+        os.unlink(self._marker, dir_fd=directory)
+        self._marker = None
+
+    def _tell(self, target: Target) -> None:
+        """Have watchers hear of the new file what they hear of one that is made in place: its mode was set, it was written."""
+        with contextlib.suppress(OSError):
+            fd = os.open(target.name, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=target.directory)
+            try:
+                os.fchmod(fd, stat.S_IMODE(os.fstat(fd).st_mode))
+                if os.fstat(fd).st_size:
+                    _touch(fd)
+            finally:
+                os.close(fd)
+
+    def _swap(self, target: Target, fd: int) -> bool:
+        """Take the place of the existing file; False if that cannot be done here."""
+        assert target.status is not None
+        if self._elsewhere or target.status.st_nlink != 1:
+            return False
+        self._look_like(target, fd)
+        marker = SWAP_PREFIX + secrets.token_hex(8)
+        try:
+            self._place(marker)
+            try:
+                os.rename(marker, target.name, src_dir_fd=target.directory, dst_dir_fd=target.directory)
+            except OSError:
+                os.unlink(marker, dir_fd=target.directory)
+                raise
+        except OSError as error:
+            if error.errno not in _NO_SWAP:
+                raise
+            return False
+        return True
+
+    def _look_like(self, target: Target, fd: int) -> None:
+        """Give the nameless file the owner, mode and attributes of the one that it replaces, as writing into that would have kept them."""
+        assert target.status is not None
+        mode = stat.S_IMODE(target.status.st_mode)
+        if self._user.uid != 0:
+            mode &= ~(stat.S_ISUID | stat.S_ISGID)  # as the kernel does when somebody else writes
+        become(ROOT)
+        try:
+            os.fchown(fd, target.status.st_uid, target.status.st_gid)
+            os.fchmod(fd, mode)
+            for name in os.listxattr(target.existing_path()):
+                if name == _ACL or (name.startswith("user.") and not name.startswith(METADATA_PREFIX)):
+                    os.setxattr(fd, name, os.getxattr(target.existing_path(), name))
+        finally:
+            become(self._user)
+
+    def _overwrite(self, target: Target, fd: int, metadata: Mapping[str, str]) -> None:
+        """Copy into the existing file. Room for all is reserved before the first byte of it changes."""
+        size = os.fstat(fd).st_size
+        existing = os.open(target.existing_path(), os.O_WRONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            if size:
+                _reserve(existing, size)
+            os.lseek(fd, 0, os.SEEK_SET)
+            while os.sendfile(existing, fd, None, _CHUNK_BYTES):
+                pass
+            os.ftruncate(existing, size)
+            _set_metadata(existing, metadata)
+        finally:
+            os.close(existing)
+
+
+def _reserve(fd: int, size: int) -> None:
+    """Have the file system set room for ``size`` bytes aside, where it can, without a change that can be seen."""
+    if _libc.fallocate(fd, _KEEP_SIZE, ctypes.c_long(0), ctypes.c_long(size)) == 0:
+        return
+    number = ctypes.get_errno()
+    if number not in (errno.EOPNOTSUPP, errno.EINVAL):
+        os.ftruncate(fd, os.fstat(fd).st_size)  # gives back what was set aside before the room ended
+        raise OSError(number, os.strerror(number))
+
+
+def _set_metadata(fd: int, metadata: Mapping[str, str]) -> None:
+    """Make the metadata of an open file this and nothing else."""
+    try:
+        for name in os.listxattr(fd):
+            if name.startswith(METADATA_PREFIX):
+                os.removexattr(fd, name)
+        for key, value in metadata.items():
+            os.setxattr(fd, METADATA_PREFIX + key, value.encode())
+    except OSError as error:
+        if metadata and error.errno in (errno.EOPNOTSUPP, errno.ERANGE, errno.E2BIG, errno.ENOSPC):
+            raise InvalidRequestError(f"the metadata cannot be stored on this file system: {error.strerror}") from error
+        if error.errno != errno.EOPNOTSUPP:
+            raise
+
+
+class _Timespec(ctypes.Structure):
+    _fields_ = (("tv_sec", ctypes.c_long), ("tv_nsec", ctypes.c_long))
+
+
+def _touch(fd: int) -> None:
+    """Set the time of modification, and that only: which the kernel tells watchers as a write."""
+    times = (_Timespec * 2)(_Timespec(0, _UTIME_OMIT), _Timespec(0, _UTIME_NOW))
+    _libc.futimens(fd, times)
