@@ -94,12 +94,6 @@ class OutputLog:
         """Where each reader is now."""
         return {reader: reader.place for reader in self._readers}
 
-    def close(self) -> None:
-        """Give up what is kept."""
-        self._chunks.clear()
-        self._memory_bytes = 0
-        self._drop_spool()
-
     def take(self, reader: Reader) -> list[Chunk]:
         """The next output for ``reader``, of about 64 KiB at most; empty: there is none yet. Neighbours of one kind are joined."""
         if reader.place < self._memory_start():
@@ -116,6 +110,7 @@ class OutputLog:
         if not self._readers:
             self._unread_from = reader.place
             self._dropped_bytes = max(0, self._memory_start() - reader.place)
+            self._drop_spool()
         self._after_move()
 
     def _memory_start(self) -> int:

@@ -45,9 +45,7 @@ class ProcessTable:
         """
         process = Process(what, self._max_spool_bytes, lambda: self._end(entry))
         entry = Entry(process, config, tag)
-        replaced = self._ended.pop(process.pid, None)
-        if replaced is not None:
-            replaced.process.log.close()
+        self._ended.pop(process.pid, None)  # the kernel gives numbers out again
         self._running[process.pid] = entry
         self._events.record("process.started", pid=process.pid, command=config.cmd, user=what.account.name, tag=tag)
         return entry
