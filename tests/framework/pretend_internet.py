@@ -1,4 +1,4 @@
-"""A pretend internet: a network namespace with its own resolver and an httpbin server by HTTP and HTTPS, joined to the host by a veth pair.
+"""A pretend internet: a network namespace with a resolver, httpbin and git by HTTP and HTTPS, joined to the host by a veth pair.
 
 ::
 
@@ -33,7 +33,7 @@ __all__ = ["DNS_ADDRESS", "HOST_ADDRESS", "NAMES", "WEB_ADDRESS", "PretendIntern
 
 HOST_ADDRESS, FAR_ADDRESS = "198.51.100.1", "198.51.100.2"
 DNS_ADDRESS, WEB_ADDRESS = "198.51.100.53", "198.51.100.80"
-NAMES = ("httpbin.org", "www.httpbin.org", "example.com")
+NAMES = ("httpbin.org", "www.httpbin.org", "example.com", "git.example.com")
 _SERVER = Path(__file__).with_name("pretend_server.py")
 _COUNT = """
 table ip pretend {
@@ -87,7 +87,8 @@ class PretendInternet:
 
     def _serve(self, undo: ExitStack, certificate: Path, names: Sequence[str]) -> None:
         command = ["nsenter", f"--net={self._far.path}", sys.executable, "-P", str(_SERVER), "--dns", DNS_ADDRESS, "--web", WEB_ADDRESS]
-        command += ["--certificate", str(certificate), *(f"--name={name}={WEB_ADDRESS}" for name in names)]
+        command += ["--certificate", str(certificate), "--git", str(certificate.parent / "git")]
+        command += [f"--name={name}={WEB_ADDRESS}" for name in names]
         with (certificate.parent / "server.log").open("wb") as log:
             process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log)
         undo.callback(_end, process)

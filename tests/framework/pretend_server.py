@@ -1,4 +1,5 @@
-"""The servers of the pretend internet, one process in its namespace: DNS (UDP and TCP), and httpbin by HTTP and HTTPS.
+"""The servers of the pretend internet, one process in its namespace: DNS (UDP and TCP), and by HTTP and HTTPS httpbin and, under a name of
+its own, git.
 
 Answers ``ready`` on standard output when everything listens, and ends when its standard input does, so that it never outlives its test.
 """
@@ -10,13 +11,21 @@ import socket
 import ssl
 import sys
 import threading
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
 
 from dnslib import QTYPE, RCODE, RR, A
 from dnslib.server import BaseResolver, DNSHandler, DNSLogger, DNSRecord, DNSServer
 from httpbin import app
 from werkzeug.serving import make_server
 
+sys.path.insert(0, str(Path(__file__).parents[1]))  # started by path and with -P
+
+from framework.git_backend import GitBackend
+
 _TTL_S = 5
+_GIT_NAME = "git.example.com"
 
 
 class _Names(BaseResolver):  # type: ignore[misc] # dnslib has no types
@@ -35,12 +44,23 @@ class _Names(BaseResolver):  # type: ignore[misc] # dnslib has no types
         return answer
 
 
+def _by_name(git: GitBackend) -> Callable[[dict[str, Any], Any], Iterable[bytes]]:
+    """Requests for git's name go to it, all others to httpbin."""
+
+    def answer(environ: dict[str, Any], start: Any) -> Iterable[bytes]:
+        chosen = git if environ.get("HTTP_HOST", "").partition(":")[0] == _GIT_NAME else app
+        return chosen(environ, start)
+
+    return answer
+
+
 def main() -> None:
     """Serve until standard input ends."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--dns", required=True, help="address of the resolver")
     parser.add_argument("--web", required=True, help="address of the web servers")
     parser.add_argument("--certificate", required=True, help="PEM file with the chain and the key")
+    parser.add_argument("--git", required=True, type=Path, help="directory of git repositories")
     parser.add_argument("--name", action="append", default=[], help="name=address")
     options = parser.parse_args()
     socket.getfqdn = lambda name="": name  # http.server looks its own name up when it binds, and no resolver is there yet
@@ -50,8 +70,9 @@ def main() -> None:
         server.start_thread()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(options.certificate)
+    web_app = _by_name(GitBackend(options.git))
     for port, tls in ((80, None), (443, context)):
-        web = make_server(options.web, port, app, threaded=True, ssl_context=tls)
+        web = make_server(options.web, port, web_app, threaded=True, ssl_context=tls)
         threading.Thread(target=web.serve_forever, daemon=True).start()
     print("ready", flush=True)
     sys.stdin.buffer.read()
