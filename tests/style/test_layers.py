@@ -30,7 +30,7 @@ _ALLOWED = {
     "node": {"template", "runtime", "network", "linux", "config", "telemetry", "protocol", "model", "ids", "errors"},
     "cluster": {"protocol", "model", "errors"},
     "control": {"cluster", "store", "model", "ids", "errors"},
-    "proxy": {"errors"},
+    "proxy": {"protocol", "errors"},
     "api": {"control", "store", "model", "errors"},
     "agent": {"protocol", "errors"},
     "cli": {"api", "proxy", "control", "cluster", "node", "template", "network", "runtime", "linux"}

@@ -12,6 +12,7 @@ from typing import Any
 from aiohttp import web
 
 from cloister.agent.auth import is_allowed
+from cloister.agent.cors import add_headers, answer_preflights
 from cloister.agent.events import EventLog
 from cloister.agent.files.app import FilesApi
 from cloister.agent.filesystem.service import FilesystemService
@@ -36,7 +37,8 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 def control_app(state: SandboxState, metrics: Metrics) -> web.Application:
     """The application."""
     api = _Api(state, metrics)
-    app = web.Application(client_max_size=_MAX_BODY_BYTES, middlewares=[api.check])
+    app = web.Application(client_max_size=_MAX_BODY_BYTES, middlewares=[answer_preflights, api.check])
+    app.on_response_prepare.append(add_headers)
     app.router.add_get("/health", api.health)
     app.router.add_get("/metrics", api.metrics)
     app.router.add_get("/envs", api.envs)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -59,6 +60,12 @@ class RegistryRoutes:
             return Route(sandbox_id, row.access_token, row.traffic_token) if row.state is SandboxState.RUNNING else None
         ended = self._registry.ended(sandbox_id)
         return None if ended is None else Gone(describe_end(ended))
+
+    def access_tokens(self) -> Iterator[tuple[str, str]]:
+        """See :class:`~cloister.proxy.routes.Routes`."""
+        for row in self._registry.all_live():
+            if row.state is SandboxState.RUNNING and row.access_token:
+                yield row.sandbox_id, row.access_token
 
 
 class ApiServer:

@@ -20,6 +20,7 @@ from cloister.proxy import answers
 from cloister.proxy.address import Address, AddressError, find_address
 from cloister.proxy.forward import STARTED, Forwarder, abort
 from cloister.proxy.routes import Dialer, Gone, Route, Routes
+from cloister.proxy.signed import find_signer, signed_request
 from cloister.proxy.upstream import PortClosedError, SandboxConnector, SandboxEndedError, Users
 
 __all__ = ["AGENT_PORT", "INTERPRETER_PORT", "Ingress"]
@@ -58,9 +59,15 @@ class Ingress:
                 address = find_address(request.headers)
             except AddressError as error:
                 return answers.malformed(request, str(error))
-            if address is None:
+            if address is not None:
+                return await self._handle(request, address)
+            signed = signed_request(request.method, request.path, request.query, request.headers)
+            if signed is None:
                 return await handler(request)
-            return await self._handle(request, address)
+            signer = find_signer(signed, self._routes.access_tokens())
+            if signer is None:
+                return answers.refused(request, 401, "invalid signature: no running sandbox has signed this URL")
+            return await self._handle(request, Address(signer, AGENT_PORT))
 
         return ingress
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -32,6 +33,9 @@ class Routes(Protocol):
 
     def find(self, sandbox_id: str) -> Route | Gone | None:
         """The sandbox, how it ended, or None if none of that id is known."""
+
+    def access_tokens(self) -> Iterable[tuple[str, str]]:
+        """Id and access token of every running sandbox that has one."""
 
 
 class Dialer(Protocol):

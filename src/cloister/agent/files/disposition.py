@@ -1,7 +1,7 @@
 """The ``Content-Disposition`` of a part of a form, read as browsers, undici and httpx write it. Pure.
 
-Parsers made for downloads strip directories from the file name; here the whole path is wanted. Clients write ``"`` as %22 and line ends
-as %0D and %0A; a backslash counts as an escape only before ``"`` and another backslash.
+Parsers made for downloads strip directories from the file name; here the whole path is wanted. Clients write ``"`` as %22 and control
+characters as %0A and the like; a backslash counts as an escape only before ``"`` and another backslash.
 Source: RFC 7578, HTML "multipart form data" encoding.
 """
 
@@ -15,8 +15,7 @@ __all__ = ["Disposition", "parse_disposition"]
 
 _PARAMETER = re.compile(r';\s*([\w*]+)\s*=\s*(?:"((?:\\["\\]|[^"])*)"|([^;"]*))')
 _ESCAPED = re.compile(r'\\(["\\])')
-_PERCENT = {"%22": '"', "%0D": "\r", "%0A": "\n", "%0d": "\r", "%0a": "\n"}
-_PERCENTS = re.compile("|".join(_PERCENT))
+_PERCENT = re.compile("%(0[0-9a-f]|1[0-9a-f]|22)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -31,7 +30,7 @@ def parse_disposition(header: str) -> Disposition:
     """Read the header's value; what cannot be read is None."""
     values: dict[str, str] = {}
     for key, quoted, plain in _PARAMETER.findall(header):
-        value = _PERCENTS.sub(lambda found: _PERCENT[found[0]], _ESCAPED.sub(r"\1", quoted)) if quoted else plain.strip()
+        value = _PERCENT.sub(lambda found: chr(int(found[1], 16)), _ESCAPED.sub(r"\1", quoted)) if quoted else plain.strip()
         values.setdefault(key.lower(), value)
     extended = values.get("filename*", "")
     if extended.lower().startswith("utf-8'"):

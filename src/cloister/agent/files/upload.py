@@ -12,6 +12,7 @@ from typing import Any
 
 import aiohttp
 from aiohttp import web
+from aiohttp.http import HttpProcessingError
 
 from cloister.agent.accounts import Account
 from cloister.agent.files.disposition import parse_disposition
@@ -25,6 +26,7 @@ __all__ = ["Upload"]
 
 _IDLE_S = 120.0
 _PART_BYTES = 256 << 10
+_MAX_FIELD_BYTES = 64 << 10
 _FIELD = "file"
 
 
@@ -48,33 +50,43 @@ class Upload:
                 raise InvalidRequestError("a form must not be compressed; send one file as application/octet-stream")
             return await self._receive_form(request, path)
         if request.content_type != "application/octet-stream":
-            raise InvalidRequestError(
-                f"the body must be multipart/form-data or application/octet-stream, not {request.content_type}"
-            )
+            raise InvalidRequestError(f"the body must be multipart/form-data or application/octet-stream, not {request.content_type}")
         if not path:
             raise InvalidRequestError("the query parameter 'path' is required for application/octet-stream")
         if encoding not in ("identity", "gzip"):
             raise InvalidRequestError(f"the content encoding '{encoding}' is not supported; supported: gzip, identity")
         chunks = _body(request)
-        return [await self._write(self._resolve(path), _inflate(chunks) if encoding == "gzip" else chunks)]
+        staged = await self._stage(self._resolve(path), _inflate(chunks) if encoding == "gzip" else chunks)
+        return [await self._commit(staged)]
 
     async def _receive_form(self, request: web.Request, path: str | None) -> list[dict[str, Any]]:
+        """Each file takes its place when the boundary behind it has come: only then is it known to be whole."""
         written: list[dict[str, Any]] = []
         seen: set[str] = set()
+        staged: StagedFile | None = None
         try:
-            async for part in aiohttp.MultipartReader(request.headers, request.content):
+            reader = aiohttp.MultipartReader(request.headers, request.content, max_field_size=_MAX_FIELD_BYTES)
+            while True:
+                part = await reader.next()
+                if staged is not None:
+                    ended, staged = staged, None
+                    written.append(await self._commit(ended))
+                if part is None:
+                    break
                 if not isinstance(part, aiohttp.BodyPartReader):
                     raise InvalidRequestError("a form within a form is not supported")
                 disposition = parse_disposition(part.headers.get("Content-Disposition", ""))
-                if disposition.name != _FIELD:
-                    continue
-                target = self._resolve(path or _name(disposition.filename))
-                if target in seen:
-                    raise InvalidRequestError(f"you cannot upload multiple files to the same path '{target}' in one upload request")
-                seen.add(target)
-                written.append(await self._write(target, _part(part)))
-        except (ValueError, AssertionError) as error:  # aiohttp's answers to a malformed form
+                if disposition.name == _FIELD:
+                    target = self._resolve(path or _name(disposition.filename))
+                    if target in seen:
+                        raise InvalidRequestError(f"you cannot upload multiple files to the same path '{target}' in one upload request")
+                    seen.add(target)
+                    staged = await self._stage(target, _part(part))
+        except (ValueError, AssertionError, HttpProcessingError) as error:  # aiohttp's answers to a malformed form
             raise InvalidRequestError(f"the form is malformed: {error}") from None
+        finally:
+            if staged is not None:
+                self.workers.submit(ROOT, staged.close)
         if not written:
             raise InvalidRequestError(f"the form has no file: its field must be named '{_FIELD}'")
         return written
@@ -82,16 +94,24 @@ class Upload:
     def _resolve(self, path: str) -> str:
         return resolve_path(path, self.user.home, self.workdir)
 
-    async def _write(self, path: str, chunks: AsyncIterator[bytes]) -> dict[str, Any]:
+    async def _stage(self, path: str, chunks: AsyncIterator[bytes]) -> StagedFile:
+        """All of a file, not yet in its place."""
         staged = StagedFile(self.user, path)
         try:
             await self.workers.run(self.user, staged.open)
             async for chunk in chunks:
                 await self.workers.run(self.user, staged.write, chunk)
+        except BaseException:
+            self.workers.submit(ROOT, staged.close)
+            raise
+        return staged
+
+    async def _commit(self, staged: StagedFile) -> dict[str, Any]:
+        try:
             await self.workers.run(self.user, staged.commit, self.metadata)
         finally:
             self.workers.submit(ROOT, staged.close)
-        told: dict[str, Any] = {"name": path.rpartition("/")[2], "type": "file", "path": path}
+        told: dict[str, Any] = {"name": staged.path.rpartition("/")[2], "type": "file", "path": staged.path}
         return told | ({"metadata": dict(self.metadata)} if self.metadata else {})
 
 

@@ -40,7 +40,7 @@ def make_dir(path: str) -> EntryInfo:
     """
     with faults(path):
         try:
-            os.makedirs(path)
+            _make_directories(path)
         except FileExistsError:
             if os.path.isdir(path):
                 raise AlreadyExistsError(f"directory already exists: '{path}'") from None
@@ -50,10 +50,32 @@ def make_dir(path: str) -> EntryInfo:
 
 def make_parents(path: str) -> None:
     """Make the directories above ``path``. Raises: OSError."""
-    try:
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-    except FileExistsError as error:
-        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR)) from error
+    above = os.path.dirname(path)
+    if not os.path.isdir(above):
+        try:
+            _make_directories(above)
+        except FileExistsError as error:
+            if not os.path.isdir(above):  # else somebody made it meanwhile
+                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR)) from error
+
+
+def _make_directories(path: str) -> None:
+    """As os.makedirs, for any depth. Raises: OSError, FileExistsError when there is something at ``path``."""
+    missing: list[str] = []
+    while True:
+        try:
+            os.mkdir(path)
+            break
+        except FileNotFoundError:
+            missing.append(path)
+            path = os.path.dirname(path)
+        except FileExistsError:
+            if not missing:
+                raise
+            break
+    for one in reversed(missing):
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(one)
 
 
 def move(source: str, destination: str) -> EntryInfo:
@@ -81,9 +103,11 @@ def _move_by_copy(source: str, destination: str) -> None:
         else:
             _copy(source, copy)
         os.rename(copy, destination)
-    except (OSError, shutil.Error) as error:
+    except (OSError, shutil.Error, RecursionError) as error:
         with contextlib.suppress(OSError):
             _remove(copy)
+        if isinstance(error, RecursionError):
+            raise InvalidRequestError(f"'{source}' has too many levels of directories to be moved to another file system") from None
         if isinstance(error, shutil.Error):  # a list of (source, copy, text): the first says enough
             raise OSError(errno.EIO, str(error.args[0][0][2] if error.args[0] else error)) from error
         raise
