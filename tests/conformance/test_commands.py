@@ -56,6 +56,20 @@ def test_signals_are_told_from_exit_codes(sandbox: Sandbox) -> None:
         assert (failed.value.stdout, failed.value.exit_code, failed.value.error) == ("before\n", -1, text)
 
 
+def test_out_of_memory_is_named(sandbox: Sandbox) -> None:
+    """A command that the kernel ends for lack of memory says so; one that is killed otherwise does not."""
+    for program in (
+        "exec python3 -c 'x = [bytearray(10**8) for _ in range(1000)]'",
+        "python3 -c 'x = [bytearray(10**8) for _ in range(1000)]'; exit $?",
+    ):
+        with pytest.raises(CommandExitException) as ended:
+            sandbox.commands.run(program)
+        assert "(out of memory: the sandbox has" in (ended.value.error or "")
+    with pytest.raises(CommandExitException) as ended:
+        sandbox.commands.run("kill -9 $$")
+    assert ended.value.error == "signal: killed"
+
+
 def test_users(sandbox: Sandbox) -> None:
     """Commands run as the default user or the one that is asked for, with that user's home; an unknown one is refused."""
     words = "echo $(id -un) $(id -gn) $HOME $USER $LOGNAME $SHELL $PWD"

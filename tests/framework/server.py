@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 __all__ = ["Server", "running_server"]
 
@@ -32,7 +33,7 @@ class Server:
     environ: dict[str, str] = field(default_factory=dict)
 
     @property
-    def sdk(self) -> dict[str, str]:
+    def sdk(self) -> dict[str, Any]:
         """Keyword arguments that point the Python SDKs at this server."""
         return {"api_key": self.api_key, "api_url": self.url, "sandbox_url": self.url}
 

@@ -85,7 +85,7 @@ async def agent() -> AsyncIterator[Agent]:
     limits = AgentLimits(output_mib=4)
     state = SandboxState.from_document(InitDocument(sandbox_id="s", user=getpass.getuser(), workdir="/", limits=limits))
     events, rpc, app = EventLog(), RpcRouter(), web.Application()
-    ProcessService(state, events).register(rpc)
+    ProcessService(state, events, lambda: 0).register(rpc)
     app.router.add_routes(rpc.routes())
     server = TestServer(app)
     await server.start_server()

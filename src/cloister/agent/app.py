@@ -45,7 +45,7 @@ def control_app(state: SandboxState, metrics: Metrics) -> web.Application:
     app.router.add_post("/init", api.init)
     app[EVENTS] = EventLog()
     rpc = RpcRouter()
-    ProcessService(state, app[EVENTS]).register(rpc)
+    ProcessService(state, app[EVENTS], metrics.oom_kills).register(rpc)
     workers = Workers()
     FilesystemService(state, workers, Watches()).register(rpc)
     app.router.add_routes(FilesApi(state, workers).routes())

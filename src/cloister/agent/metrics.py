@@ -43,6 +43,10 @@ class Metrics:
         }
         return {name: value for name, value in values.items() if value is not None}
 
+    def oom_kills(self) -> int | None:
+        """How many processes were killed for lack of memory so far."""
+        return self._cgroup.oom_kills()
+
     def _cpu_share_pct(self) -> float:
         now, cpu_ns = time.monotonic(), self._cgroup.cpu_used_ns() or 0
         elapsed_s, spent_ns = now - self._sampled_at, cpu_ns - self._cpu_ns

@@ -8,10 +8,10 @@ log's tail, so that it never meets a closed pipe. Nothing here knows of clients:
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import signal
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from cloister.agent.process.launch import Launch, launch, set_size
 from cloister.agent.process.output import PTY, OutputLog, Reader
@@ -19,7 +19,7 @@ from cloister.agent.process.tree import kill_tree, signal_tree
 from cloister.errors import ConflictError, InvalidRequestError
 from cloister.protocol.process import EndEvent
 
-__all__ = ["Process"]
+__all__ = ["OutOfMemory", "Process"]
 
 _READ_BYTES = 64 << 10
 _QUIET_S = 0.3
@@ -29,15 +29,31 @@ _STALL_S = 30.0
 """How long a reader may hold up the process without taking anything."""
 
 
+@dataclass(frozen=True)
+class OutOfMemory:
+    """What tells a kill for lack of memory from any other: how many there were so far, None when that cannot be known."""
+
+    kills: Callable[[], int | None]
+    limit_mib: int
+
+    def explain(self, returncode: int, kills_before: int | None) -> str:
+        """What to say of an end by SIGKILL, of the process or (as shells report it) of its last child."""
+        if returncode not in (-signal.SIGKILL, 128 + signal.SIGKILL) or (self.kills() or 0) <= (kills_before or 0):
+            return ""
+        return f" (out of memory: the sandbox has {self.limit_mib} MiB)"
+
+
 class Process:
     """A started process. ``on_end`` is called once, when ``result`` is set."""
 
-    def __init__(self, what: Launch, max_spool_bytes: int, on_end: Callable[[], None]) -> None:
+    def __init__(self, what: Launch, max_spool_bytes: int, memory: OutOfMemory, on_end: Callable[[], None]) -> None:
         """Start it.
 
         Raises: InvalidRequestError, LimitError.
         """
         self._loop = asyncio.get_running_loop()
+        self._memory = memory
+        self._kills_before = memory.kills()
         self._started = launch(what)
         self._on_end = on_end
         self._is_terminal = what.size is not None
@@ -213,7 +229,7 @@ class Process:
             return
         if not self._is_terminal:
             self._close_input()
-        self.result = _end_event(self._returncode)
+        self.result = _end_event(self._returncode, self._memory.explain(self._returncode, self._kills_before))
         self.log.finish()
         self._on_end()
 
@@ -223,15 +239,20 @@ def _settle(future: asyncio.Future[None]) -> None:
         future.set_result(None)
 
 
-def _end_event(returncode: int) -> EndEvent:
-    """In the words that clients know, which are those of Go's ``os.ProcessState``."""
-    if returncode >= 0:
-        status = f"exit status {returncode}"
-        return EndEvent(exit_code=returncode, exited=True, status=status, error=status if returncode else None)
-    with contextlib.suppress(ValueError):
-        name = signal.strsignal(-returncode)
-        if name:
-            status = f"signal: {name[0].lower()}{name[1:]}"
-            return EndEvent(exit_code=-1, exited=False, status=status, error=status)
-    status = f"signal: signal {-returncode}"
-    return EndEvent(exit_code=-1, exited=False, status=status, error=status)
+def _end_event(returncode: int, reason: str) -> EndEvent:
+    """In the words that clients know, which are those of Go's ``os.ProcessState``; ``reason`` is ours."""
+    status = f"exit status {returncode}" if returncode >= 0 else f"signal: {_signal_name(-returncode)}"
+    return EndEvent(
+        exit_code=max(returncode, -1),
+        exited=returncode >= 0,
+        status=status,
+        error=status + reason if returncode else None,
+    )
+
+
+def _signal_name(number: int) -> str:
+    try:
+        name = signal.strsignal(number) or ""
+    except ValueError:
+        name = ""
+    return name[:1].lower() + name[1:] or f"signal {number}"

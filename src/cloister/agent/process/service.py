@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 from cloister.agent.accounts import find_account
 from cloister.agent.events import EventLog
@@ -11,7 +11,7 @@ from cloister.agent.init import SandboxState
 from cloister.agent.process.environment import process_environment, working_directory
 from cloister.agent.process.launch import Launch
 from cloister.agent.process.output import PTY, STDERR, STDOUT, Chunk, Reader
-from cloister.agent.process.process import Process
+from cloister.agent.process.process import OutOfMemory, Process
 from cloister.agent.process.table import ProcessTable
 from cloister.agent.rpc import Call, RpcRouter, Stream
 from cloister.errors import DeadlineError, InvalidRequestError, LimitError, NotFoundError
@@ -49,10 +49,11 @@ _OUTPUT_FIELDS = {STDOUT: "stdout", STDERR: "stderr", PTY: "pty"}
 class ProcessService:
     """The service, for one sandbox."""
 
-    def __init__(self, state: SandboxState, events: EventLog) -> None:
+    def __init__(self, state: SandboxState, events: EventLog, oom_kills: Callable[[], int | None]) -> None:
+        limits = state.document.limits
         self._state = state
-        self._spool_mib = state.document.limits.output_mib
-        self._table = ProcessTable(events, self._spool_mib << 20)
+        self._spool_mib = limits.output_mib
+        self._table = ProcessTable(events, self._spool_mib << 20, OutOfMemory(oom_kills, limits.mem_mib))
 
     def register(self, rpc: RpcRouter) -> None:
         """Add the methods to ``rpc``."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from cloister.agent.events import EventLog
 from cloister.agent.process.launch import Launch
-from cloister.agent.process.process import Process
+from cloister.agent.process.process import OutOfMemory, Process
 from cloister.errors import InvalidRequestError, NotFoundError
 from cloister.protocol.process import ProcessConfig, ProcessInfo, ProcessSelector
 
@@ -32,9 +32,10 @@ class Entry:
 class ProcessTable:
     """The processes of one sandbox. ``max_spool_bytes`` bounds the output that waits for slow readers, of each process."""
 
-    def __init__(self, events: EventLog, max_spool_bytes: int) -> None:
+    def __init__(self, events: EventLog, max_spool_bytes: int, memory: OutOfMemory) -> None:
         self._events = events
         self._max_spool_bytes = max_spool_bytes
+        self._memory = memory
         self._running: dict[int, Entry] = {}
         self._ended: dict[int, Entry] = {}
 
@@ -43,7 +44,7 @@ class ProcessTable:
 
         Raises: InvalidRequestError, LimitError.
         """
-        process = Process(what, self._max_spool_bytes, lambda: self._end(entry))
+        process = Process(what, self._max_spool_bytes, self._memory, lambda: self._end(entry))
         entry = Entry(process, config, tag)
         self._ended.pop(process.pid, None)  # the kernel gives numbers out again
         self._running[process.pid] = entry
