@@ -15,6 +15,24 @@ pytestmark = [pytest.mark.root, pytest.mark.templates]
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 PROGRAMS = sorted([*EXAMPLES.glob("python/[1-5]_*.py"), *EXAMPLES.glob("javascript/[1-5]_*.mjs")])
+AREAS = {
+    "7_commands": "stdout: hello|stderr: oh|exit code: 0|directory: /tmp|user: user|other user: root|failed with exit code 2",
+    "8_background": "streamed: line 1|streamed: line 3|words: 5|running: sleep 1000|killed: yes|running: nothing",
+    "9_terminal": "30 100|/dev/pts/0|xterm-256color|logout|exit code: 0",
+    "10_files": "text: buy milk|bytes: 000102|dir /home/user/notes/old drwxr-xr-x|file /home/user/notes/old/one.txt -rw-r--r--"
+    "|size: 9 owner: user|exists: no|not found",
+    "11_watch": "create a.txt|write a.txt|rename a.txt|create b.txt|create sub|remove b.txt",
+    "12_git": "changed: readme.txt|branches: feature main|cloned: hello",
+    "13_web_server": "port 8000 is 8000-<id>|hello from inside",
+    "14_metrics": "processors: 2|processor: | of 1024 MiB|disk: ",
+    "15_lifecycle": "state: running|template: base|metadata: ada|seconds to live: 60|more than before: yes|found: yes"
+    "|connected: remembered|running: no",
+    "16_environment": "sandbox: blue round|command: it's \"red\" round|afterwards: blue round|in a sandbox: true",
+    "17_access": "web server, without a token: 403|web server, with the token: 200|files, with only that token: 401|files, by the SDK: yes",
+    "18_urls": "in the sandbox: uploaded|downloaded: uploaded|another file by the same signature: 401",
+}
+"""What each of the other programs prints, in this order, in both languages."""
+ALL = sorted(path.relative_to(EXAMPLES) for path in EXAMPLES.glob("*/[0-9]*"))
 STREAMING = sorted([*EXAMPLES.glob("python/6_*.py"), *EXAMPLES.glob("javascript/6_*.mjs")])
 
 
@@ -27,10 +45,14 @@ def run(program: Path, server: Server) -> str:
     return done.stdout
 
 
-def test_there_are_five_programs_in_both_languages() -> None:
-    """None of the ten is missing."""
+def test_programs_are_in_both_languages_and_listed() -> None:
+    """None is missing, none is left out of these tests, and the list of the directory names each."""
     assert len(PROGRAMS) == 10
     assert len(STREAMING) == 2
+    areas = {Path(language) / f"{name}{end}" for name in AREAS for language, end in (("python", ".py"), ("javascript", ".mjs"))}
+    assert set(ALL) == areas | {path.relative_to(EXAMPLES) for path in (*PROGRAMS, *STREAMING)}
+    listed = (EXAMPLES / "README.md").read_text()
+    assert [name for name in AREAS if f"| {name.replace('_', ' ')} |" not in listed] == []
 
 
 @pytest.mark.parametrize("program", PROGRAMS, ids=lambda path: f"{path.parent.name}-{path.stem}")
@@ -45,6 +67,18 @@ def test_streaming(program: Path, online_server: Server) -> None:
     printed = run(program, online_server)
     assert printed.index("hello") < printed.index("world")
     assert "2" in printed
+
+
+@pytest.mark.parametrize("language", ["python", "javascript"])
+@pytest.mark.parametrize("name", AREAS)
+def test_area(name: str, language: str, online_server: Server) -> None:
+    """Each area's program prints what it shows, in order."""
+    (program,) = (EXAMPLES / language).glob(f"{name}.*")
+    printed, place = run(program, online_server), 0
+    for words in AREAS[name].split("|"):
+        place = printed.find(words, place)
+        assert place >= 0, f"{words!r} is not printed, or too early:\n{printed}"
+        place += len(words)
 
 
 @pytest.mark.parametrize(
