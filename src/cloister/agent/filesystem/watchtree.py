@@ -28,10 +28,11 @@ from cloister.agent.filesystem.users import become
 from cloister.errors import LimitError
 from cloister.protocol.filesystem import EntryInfo, EventType, FilesystemEvent
 
-__all__ = ["MAX_EVENTS", "Watch", "WatchTree"]
+__all__ = ["Watch", "WatchTree"]
 
-MAX_EVENTS = 65_536
-"""Events that are kept for one watch while nobody takes them."""
+_MAX_EVENTS, _MAX_EVENTS_OF_ALL = 65_536, 262_144
+"""Events that are kept for one watch, and for all, while nobody takes them; an entry weighs as much as four events."""
+_ENTRY_WEIGHT = 4
 _PLAIN = (
     (inotify.DELETE, EventType.EVENT_TYPE_REMOVE),
     (inotify.MODIFY, EventType.EVENT_TYPE_WRITE),
@@ -68,6 +69,7 @@ class WatchTree:
     def __init__(self) -> None:
         self.queue = Inotify()
         self._watches: dict[int, dict[Watch, None]] = {}
+        self._open: set[Watch] = set()
         self._moved: dict[int, RawEvent] = {}
         self._left: dict[tuple[Watch, int], str] = {}
         self._told: set[tuple[Watch, str]] = set()
@@ -77,6 +79,7 @@ class WatchTree:
     def open(self, watch: Watch) -> None:
         """Begin to watch. Raises: CloisterError."""
         become(watch.user)
+        self._open.add(watch)
         try:
             with faults(watch.root):
                 self._enter(watch, "")
@@ -90,6 +93,7 @@ class WatchTree:
         """Stop watching."""
         for wd in list(watch.directories):
             self._leave(watch, wd)
+        self._open.discard(watch)
         watch.events.clear()
 
     def drain(self) -> set[Watch]:
@@ -225,7 +229,7 @@ class WatchTree:
 
     def _recover(self) -> None:
         """The kernel dropped events: say so to all, and watch directories that it did not tell of."""
-        for watch in {watch for watches in self._watches.values() for watch in watches}:
+        for watch in self._open:
             self._lose(watch)
             become(watch.user)
             if watch.is_recursive:
@@ -243,7 +247,8 @@ class WatchTree:
                 return
 
     def _tell(self, watch: Watch, name: str, type_: EventType) -> None:
-        if len(watch.events) >= MAX_EVENTS:
+        bound = min(_MAX_EVENTS, _MAX_EVENTS_OF_ALL // max(1, len(self._open)))
+        if len(watch.events) >= (bound // _ENTRY_WEIGHT if watch.has_entries else bound):
             self._lose(watch)
             return
         watch.events.append(FilesystemEvent(name, type_, self._entry(watch, name) if watch.has_entries else None))
