@@ -41,7 +41,8 @@ from cloister.protocol.message_json import from_json, to_json
 
 __all__ = ["Call", "RpcRouter", "Stream"]
 
-_MAX_MESSAGE_BYTES = 64 << 20
+_MAX_MESSAGE_BYTES = 32 << 20
+"""Of one message, which is parsed as a whole: input of 24 MB in JSON."""
 _KEEPALIVE_S = 90.0
 _LAST_WRITE_S = 5.0
 """How long the end of a stream may wait for a client that does not read."""

@@ -225,7 +225,7 @@ class Process:
         now = self._loop.time()
         due_at = min(self._read_at + _QUIET_S, self._exited_at + _HELD_S)
         if self._open and (now < due_at or self._paused):
-            self._loop.call_later(max(0.01, due_at - now), self._end_if_done)
+            self._loop.call_later(max(_QUIET_S / 10, due_at - now), self._end_if_done)
             return
         if not self._is_terminal:
             self._close_input()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from cloister.agent.events import EventLog
 from cloister.agent.process.launch import Launch
@@ -88,8 +88,8 @@ class ProcessTable:
         assert result is not None, "it is called at the end"
         if self._running.get(pid) is entry:
             del self._running[pid]
-            self._ended[pid] = entry
-            asyncio.get_running_loop().call_later(_KEPT_S, self._forget, entry)
+            kept = self._ended[pid] = replace(entry, config=ProcessConfig())
+            asyncio.get_running_loop().call_later(_KEPT_S, self._forget, kept)
             while len(self._ended) > _KEPT_MOST:
                 self._forget(next(iter(self._ended.values())))
         seconds = round(time.monotonic() - entry.started_at, 3)
