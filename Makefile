@@ -41,6 +41,7 @@ security:  ## attacks and crashes (root)
 
 bench:  ## measure this machine (root)
 	$(VENV)/python bench/sandbox.py
+	$(VENV)/python bench/ingress.py
 
 docs:  ## renew the generated documents
 	$(VENV)/python -m cloister.config.document docs/configuration.md

@@ -15,7 +15,7 @@ import os
 import socket
 import struct
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -97,6 +97,8 @@ class FakeSandbox:
     stack: contextlib.AsyncExitStack = field(default_factory=contextlib.AsyncExitStack)
     timer: asyncio.TimerHandle | None = None
     dials: int = 0
+    agent: Callable[[web.Request], Awaitable[web.Response]] = _health
+    """What answers on the agent's port."""
 
     async def serve(self, port: int, handler: Callable[[web.Request], Any]) -> None:
         """Answer every request on ``port`` by ``handler``."""
@@ -208,7 +210,11 @@ class FakeNode:
             attributes=request.attributes,
         )
         sandbox = FakeSandbox(record, request, new_network())
-        await sandbox.serve(49983, _health)
+
+        async def answer(request: web.Request) -> web.Response:
+            return await sandbox.agent(request)  # looked up late, so that tests can replace it
+
+        await sandbox.serve(49983, answer)
         interpreter = web.Application()
         interpreter.router.add_post("/execute", _execute)
         interpreter.router.add_get("/health", _interpreter_health)

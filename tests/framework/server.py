@@ -102,7 +102,7 @@ def running_server(*options: str, data_dir: Path | None = None) -> Iterator[Serv
             assert process.poll() is None, f"the server ended:\n{log_path.read_text()}"
             assert time.monotonic() < deadline, f"the server was not ready in time:\n{log_path.read_text()}"
             time.sleep(0.02)
-        server.environ = _read_env(server.cli("env").stdout)
+        server.environ = _read_env(server.cli("env", "--local").stdout)
         server.url, server.api_key = server.environ["E2B_API_URL"], server.environ["E2B_API_KEY"]
         yield server
         if process.poll() is None:

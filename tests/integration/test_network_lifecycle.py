@@ -249,12 +249,12 @@ def _netns_inode() -> int:
 
 
 def test_dial_reaches_the_loopback_of_an_offline_sandbox(made: Lab, node: NetworkNode) -> None:
-    """A dialled socket connects to a program on the sandbox's loopback, internet or not, and can be used without blocking."""
+    """A dialled socket connects to a program on the sandbox's loopback, internet or not, unblocking; the program sees an IPv4 peer."""
     sandbox = made.sandbox()
     node.attach(1, sandbox.fd, False)
     with sandbox.listen("127.0.0.1", 49983) as listener, node.dial_socket(sandbox.fd) as client:
         client.setblocking(False)
-        assert client.connect_ex(("127.0.0.1", 49983)) in (0, 115)
+        assert client.connect_ex(("::ffff:127.0.0.1", 49983)) in (0, 115)
         connection, peer = listener.accept()
         connection.close()
         assert peer[0] == "127.0.0.1"

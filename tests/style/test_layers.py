@@ -31,10 +31,11 @@ _ALLOWED = {
     "cluster": {"protocol", "model", "errors"},
     "control": {"cluster", "store", "model", "ids", "errors"},
     "proxy": {"protocol", "errors"},
+    "tls": {"errors"},
     "api": {"control", "store", "model", "errors"},
     "agent": {"protocol", "errors"},
     "cli": {"api", "proxy", "control", "cluster", "node", "template", "network", "runtime", "linux"}
-    | {"store", "telemetry", "config", "protocol", "model", "ids", "errors"},
+    | {"tls", "store", "telemetry", "config", "protocol", "model", "ids", "errors"},
 }
 """Package below ``cloister``, and the packages beside itself that it may import."""
 

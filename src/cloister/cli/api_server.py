@@ -7,17 +7,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
+import ssl
 import time
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import structlog
 from aiohttp import web
 
 from cloister.api.app import add_routes, rest_middleware
 from cloister.api.handlers import Api
+from cloister.api.runner import JsonErrorRunner
 from cloister.cli.client_env import ClientEnv, read_client_env, server_url, write_client_env
 from cloister.cluster.base import NodeClient, NodeListener
 from cloister.cluster.local import LocalNodeClient
@@ -35,16 +38,21 @@ from cloister.proxy.forward import MAX_HEAD_BYTES, MAX_HEADERS, READ_BUFFER_BYTE
 from cloister.proxy.routes import Gone, Route
 from cloister.store.sqlite import SqliteStore
 
-if TYPE_CHECKING:
-    import socket
-
-__all__ = ["ApiServer"]
+__all__ = ["ApiServer", "TlsListener"]
 
 _log = structlog.get_logger("cloister.api")
 _KEEP_ALIVE_S = 620.0
 """Longer than the SDKs keep idle connections (300 s), so that they are the ones to close."""
 _SHUTDOWN_S = 5.0
 _PRUNE_S = 600.0
+
+
+@dataclass(frozen=True)
+class TlsListener:
+    """A second listener, whose connections are encrypted."""
+
+    listener: socket.socket
+    context: ssl.SSLContext
 
 
 class RegistryRoutes:
@@ -71,9 +79,10 @@ class RegistryRoutes:
 class ApiServer:
     """One api process's work. Use :meth:`start`, then :meth:`close`."""
 
-    def __init__(self, settings: Settings, listener: socket.socket, node_socket: Path) -> None:
+    def __init__(self, settings: Settings, listener: socket.socket, node_socket: Path, *, tls: TlsListener | None = None) -> None:
         self._settings = settings
         self._listener = listener
+        self._tls = tls
         self._node = LocalNodeClient(node_socket, wait_s=settings.node_wait_s)
         self._stack = AsyncExitStack()
         self._relay: DnsRelay | None = None
@@ -116,7 +125,7 @@ class ApiServer:
         await self._stack.aclose()
 
     async def _serve(self, app: web.Application, stack: AsyncExitStack) -> None:
-        runner = web.AppRunner(
+        runner = JsonErrorRunner(
             app,
             handler_cancellation=True,
             access_log=None,
@@ -131,6 +140,8 @@ class ApiServer:
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
         await web.SockSite(runner, self._listener, backlog=1024).start()
+        if self._tls is not None:
+            await web.SockSite(runner, self._tls.listener, backlog=1024, ssl_context=self._tls.context).start()
 
     async def _publish_key(self, keys: Keys) -> None:
         """Have ``client.env`` hold a key that works and the present address."""
@@ -143,7 +154,18 @@ class ApiServer:
         except AuthenticationError:
             _, secret = await keys.create(DEFAULT_TEAM, "default")
         host, port = self._listener.getsockname()[:2]
-        write_client_env(self._settings.data_dir, ClientEnv(server_url(host, port), secret or "", self._settings.domain))
+        settings = self._settings
+        authority = self._tls is not None and settings.tls_cert_file is None
+        write_client_env(
+            settings.data_dir,
+            ClientEnv(
+                server_url(host, port),
+                secret or "",
+                settings.domain,
+                by_tls=self._tls is not None,
+                ca_dir=settings.data_dir / "ca" if authority else None,
+            ),
+        )
 
     async def _greet(self, node: NodeClient, reconciler: Reconciler) -> None:
         await reconciler.run(node)

@@ -28,6 +28,7 @@ _COMMANDS = {
     "doctor": "cloister.cli.doctor",
     "census": "cloister.cli.census",
     "template": "cloister.cli.template",
+    "ca": "cloister.cli.ca",
 }
 
 

@@ -5,13 +5,15 @@
     listener bound here ──────────────► api process (uid of the instance), restarted with the same listening socket
     ready line of JSON ◄─── supervisor   restarted at once; sandboxes live on
 
-SIGTERM or SIGINT ends both in that order and, unless on_stop is ``keep``, every sandbox. Prints one ready line on standard output.
+SIGTERM or SIGINT ends both in that order and, unless on_stop is ``keep``, every sandbox; SIGHUP reads the TLS certificate again. Prints
+one ready line on standard output.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -23,6 +25,7 @@ from pathlib import Path
 
 import structlog
 
+from cloister.cli.certificates import Certificates, make_source, write_bundle
 from cloister.config.load import add_arguments, load
 from cloister.config.settings import Settings
 from cloister.errors import InvalidRequestError, PermissionDeniedError, UnavailableError
@@ -49,15 +52,23 @@ def run(args: argparse.Namespace) -> int:
     if os.geteuid() != 0:
         raise PermissionDeniedError("cloister serve needs root: it makes namespaces, mounts and control groups", hint="run it with sudo")
     configure_logging(settings.log_level, settings.log_format, process="serve")
-    with _bind(settings.listen) as listener:
-        return asyncio.run(_Launcher(settings, listener).run())
+    source = make_source(settings)
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(_bind("listen", settings.listen))
+        tls = None
+        if source is not None and settings.listen_tls is not None:
+            tls = Certificates(source, stack.enter_context(_bind("listen_tls", settings.listen_tls)))
+            stack.callback(tls.close)
+            if settings.tls_cert_file is None:
+                write_bundle(settings.data_dir)
+        return asyncio.run(_Launcher(settings, listener, tls).run())
 
 
-def _bind(listen: str) -> socket.socket:
+def _bind(name: str, listen: str) -> socket.socket:
     host, _, port = listen.rpartition(":")
     host = host.strip("[]")
     if not host or not port.isdigit():
-        raise InvalidRequestError(f"setting listen: {listen!r} is not HOST:PORT")
+        raise InvalidRequestError(f"setting {name}: {listen!r} is not HOST:PORT")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, int(port)), family=family, backlog=1024)
@@ -77,9 +88,10 @@ class _Child:
 
 
 class _Launcher:
-    def __init__(self, settings: Settings, listener: socket.socket) -> None:
+    def __init__(self, settings: Settings, listener: socket.socket, tls: Certificates | None) -> None:
         self._settings = settings
         self._listener = listener
+        self._tls = tls
         self._node = _Child("node")
         self._api = _Child("api")
         self._info: dict[str, object] = {}
@@ -90,6 +102,8 @@ class _Launcher:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stopping.set)
+        loop.add_signal_handler(signal.SIGHUP, self._reload)
+        watching = asyncio.create_task(self._tls.watch()) if self._tls else None
         try:
             await self._start_node()
             self._node.watcher = asyncio.create_task(self._keep_alive(self._node))
@@ -103,13 +117,22 @@ class _Launcher:
             return 1
         finally:
             self._stopping.set()
+            if watching is not None:
+                watching.cancel()
             await self._stop(self._api)
             await self._stop(self._node)
         return 0
 
     def _url(self) -> str:
         host, port = self._listener.getsockname()[:2]
-        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        return f"{url} and {self._tls.url()}" if self._tls else url
+
+    def _reload(self) -> None:
+        if self._tls is None:
+            _log.info("reload.ignored", reason="only the TLS certificate is read again, and there is no TLS listener")
+        else:
+            self._tls.reload()
 
     def _command(self, name: str, *options: str) -> list[str]:
         values = [
@@ -149,13 +172,15 @@ class _Launcher:
         _give_directory(directory, uid)
         listen_fd = self._listener.fileno()
         options = ("--uid", str(uid), "--listen-fd", str(listen_fd), "--node-socket", f"{self._info['run_dir']}/supervisor.sock")
-        self._api.process = await asyncio.create_subprocess_exec(
-            *self._command("api", *options),
-            pass_fds=(listen_fd,),
-            stdin=asyncio.subprocess.DEVNULL,
-            start_new_session=True,
-            umask=0o077,
-        )
+        with contextlib.ExitStack() as stack:
+            tls_options, tls_fds = stack.enter_context(self._tls.handed_over()) if self._tls else ((), ())
+            self._api.process = await asyncio.create_subprocess_exec(
+                *self._command("api", *options, *tls_options),
+                pass_fds=(listen_fd, *tls_fds),
+                stdin=asyncio.subprocess.DEVNULL,
+                start_new_session=True,
+                umask=0o077,
+            )
         self._api.started_at = time.monotonic()
 
     async def _keep_alive(self, child: _Child) -> None:

@@ -26,7 +26,14 @@ def _setting(default: Any, help_text: str, *, unit: str = "", choices: tuple[str
 class Settings:
     """All settings, validated and frozen. Only ``cli`` reads them; everything else is handed what it needs."""
 
-    listen: str = _setting("127.0.0.1:3000", "Address and port of the one listener that serves the API and sandbox traffic.")
+    listen: str = _setting("127.0.0.1:3000", "Address and port of the listener that serves the API and sandbox traffic in clear text.")
+    listen_tls: str | None = _setting(
+        None, "Address and port of a second listener, which serves the same by TLS. See docs/howto/domains-and-tls.md."
+    )
+    tls_cert_file: Path | None = _setting(
+        None, "PEM file of the TLS listener's certificate chain, for the domain and its wildcard; none takes one of the local authority."
+    )
+    tls_key_file: Path | None = _setting(None, "PEM file of the certificate's private key, without a password. Read as root.")
     data_dir: Path = _setting(Path("/var/lib/cloister"), "Directory of this server's state. Each server of a host has one of its own.")
     store_dir: Path = _setting(Path("/var/lib/cloister/store"), "Directory of template layers, shared by all servers of the host.")
     run_dir: Path = _setting(Path("/run/cloister"), "Directory of sockets and other things that do not outlive a boot.")

@@ -15,6 +15,7 @@ Lock order: the slot's lock, then a namespace's thread; the host-wide file lock 
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import socket
@@ -145,8 +146,11 @@ class NetworkNode:
         return self._opened()[1].slots_in_use()
 
     def dial_socket(self, netns_fd: int) -> socket.socket:
-        """A fresh, unconnected TCP socket inside the namespace; the caller owns it. It needs no interface there."""
-        return run_in_netns(netns_fd, lambda: socket.socket(socket.AF_INET, socket.SOCK_STREAM))
+        """A fresh, unconnected TCP socket inside the namespace; the caller owns it. It needs no interface there.
+
+        It is an IPv6 one, which can be connected to ``::1`` and to ``::ffff:127.0.0.1``, unless the kernel has no IPv6.
+        """
+        return run_in_netns(netns_fd, _new_socket)
 
     def dns_sockets(self) -> tuple[socket.socket, socket.socket]:
         """The sandboxes' resolver address, port 53: a UDP and a listening TCP socket, non-blocking, the caller's to close.
@@ -213,3 +217,12 @@ class NetworkNode:
         if self._host_thread is None:
             raise IsolationError("the network is not started", step="network")
         return self._host_thread.call(function)
+
+
+def _new_socket() -> socket.socket:
+    try:
+        return socket.socket(socket.AF_INET6, socket.SOCK_STREAM)
+    except OSError as error:
+        if error.errno != errno.EAFNOSUPPORT:
+            raise
+        return socket.socket(socket.AF_INET, socket.SOCK_STREAM)

@@ -131,7 +131,9 @@ def check_request(request: web.BaseRequest, address: Address, route: Route) -> w
         return None
     if not _matches(request, "E2b-Traffic-Access-Token", route.traffic_token):
         return answers.refused(request, 403, "the e2b-traffic-access-token header is missing or wrong")
-    if address.port == INTERPRETER_PORT and request.path == "/execute" and not _matches(request, "X-Access-Token", route.access_token):
+    if address.port != INTERPRETER_PORT or request.path != "/execute" or request.method == "OPTIONS":
+        return None  # a browser asks OPTIONS beforehand, without tokens; the agent answers it, and runs nothing
+    if not _matches(request, "X-Access-Token", route.access_token):
         return answers.refused(request, 401, "the X-Access-Token header is missing or wrong")
     return None
 

@@ -42,4 +42,4 @@ class Dialer(Protocol):
     """Reaches into sandboxes' networks."""
 
     async def dial(self, sandbox_id: str) -> socket.socket:
-        """A fresh, unconnected, non-blocking TCP socket inside the sandbox's network; the caller owns it."""
+        """A fresh, unconnected, non-blocking TCP socket (IPv6, or IPv4) inside the sandbox's network; the caller owns it."""

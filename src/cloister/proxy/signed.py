@@ -18,6 +18,8 @@ __all__ = ["SignedRequest", "find_signer", "signed_request"]
 _PATH = "/files"
 _OPERATIONS = {"GET": "read", "HEAD": "read", "POST": "write"}
 _PREFLIGHT = "OPTIONS"
+_MAX_CHARACTERS = 16_384
+"""Of what can be signed: nobody may have each running sandbox cost a hash of much more than a path."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ def signed_request(method: str, url_path: str, query: Mapping[str, str], headers
     if method == _PREFLIGHT:
         method = headers.get("Access-Control-Request-Method", "")
     operation = _OPERATIONS.get(method)
-    if operation is None:
+    if operation is None or sum(map(len, query.values())) > _MAX_CHARACTERS:
         return None
     return SignedRequest(query.get("path", ""), operation, query.get("username", ""), query.get("signature_expiration"), query["signature"])
 

@@ -7,6 +7,7 @@ sockets, for a socket keeps its network namespace alive.
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections import defaultdict
 from types import TracebackType
 from typing import Self
@@ -24,6 +25,9 @@ _KEEP_ALIVE_S = 30.0
 _ATTEMPT_DELAYS_S = (0.02, 0.05, 0.1, 0.15, 0.2)
 """Waits between attempts at a closed port: programs are often asked a moment before they listen."""
 _CONNECT_TIMEOUT_S = 5.0
+_LOOPBACK = {socket.AF_INET: "127.0.0.1", socket.AF_INET6: "::ffff:127.0.0.1"}
+_LOOPBACK_6 = {socket.AF_INET6: "::1"}
+"""Where programs listen, by the family of the node's sockets: nearly all on the first, some (``localhost`` of Node) on the second only."""
 
 
 class PortClosedError(aiohttp.ClientConnectionError):
@@ -46,19 +50,24 @@ class SandboxConnector(aiohttp.BaseConnector):
         sandbox_id, port = req.connection_key.host, req.connection_key.port
         for delay_s in (*_ATTEMPT_DELAYS_S, None):
             try:
-                return await self._connect(sandbox_id, port)
+                try:
+                    return await self._connect(sandbox_id, port, _LOOPBACK)
+                except ConnectionRefusedError:
+                    return await self._connect(sandbox_id, port, _LOOPBACK_6)
             except OSError as error:
                 if delay_s is None or not isinstance(error, ConnectionRefusedError):
                     raise PortClosedError(f"port {port} is not open") from error
                 await asyncio.sleep(delay_s)
         raise AssertionError("the last attempt returns or raises")
 
-    async def _connect(self, sandbox_id: str, port: int | None) -> ResponseHandler:
+    async def _connect(self, sandbox_id: str, port: int | None, loopback: dict[socket.AddressFamily, str]) -> ResponseHandler:
         """One attempt, on a socket of its own: one that was refused is of no use any more."""
         sock = await self._dialer.dial(sandbox_id)
         try:
+            if (host := loopback.get(sock.family)) is None:
+                raise ConnectionRefusedError
             async with asyncio.timeout(_CONNECT_TIMEOUT_S):
-                await self._loop.sock_connect(sock, ("127.0.0.1", port))
+                await self._loop.sock_connect(sock, (host, port))
             _, protocol = await self._loop.create_connection(self._factory, sock=sock)
         except BaseException:
             sock.close()

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 from aiohttp import web
 
 from cloister.agent.auth import is_allowed, is_allowed_or_absent
+from cloister.agent.cors import add_headers, answer_preflights
 from cloister.agent.init import SandboxState
 from cloister.agent.interpreter.contexts import Context, Contexts, Run
 from cloister.agent.interpreter.kernel import Finished
@@ -30,7 +31,8 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 def interpreter_app(state: SandboxState, contexts: Contexts, keepalive_s: float = 5.0) -> web.Application:
     """The application; whoever runs it must set ``handler_cancellation``."""
     api = _Api(state, contexts, keepalive_s)
-    app = web.Application(client_max_size=_MAX_BODY_BYTES, middlewares=[_errors_as_text])
+    app = web.Application(client_max_size=_MAX_BODY_BYTES, middlewares=[answer_preflights, _errors_as_text])
+    app.on_response_prepare.append(add_headers)
     app.router.add_get("/health", api.health)
     app.router.add_post("/execute", api.execute)
     app.router.add_get("/contexts", api.list_contexts)

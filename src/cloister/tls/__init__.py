@@ -1,0 +1,1 @@
+"""Certificates of the TLS listener: the operator's, or of a local authority; and how the unprivileged process gets them."""

@@ -1,0 +1,1 @@
+"""Real servers for a sandbox: put in, started, and waited for."""
