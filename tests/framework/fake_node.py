@@ -24,6 +24,7 @@ from typing import Any
 from aiohttp import web
 
 from cloister.errors import AlreadyExistsError, CloisterError, SandboxNotFoundError, TemplateNotFoundError
+from cloister.ids import new_sandbox_id
 from cloister.model.node import EndedSandbox, NodeInfo, SandboxStats
 from cloister.model.resources import Limits
 from cloister.model.sandbox import EndReason, SandboxRecord, SandboxRequest, SandboxState
@@ -187,6 +188,10 @@ class FakeNode:
         if (sandbox := self.sandboxes.get(sandbox_id)) is None:
             raise SandboxNotFoundError(f"no sandbox {sandbox_id}")
         return sandbox
+
+    async def reserve(self, _template: str) -> str:
+        """See NodeService: nothing is made ahead here."""
+        return new_sandbox_id()
 
     async def create(self, request: SandboxRequest) -> SandboxRecord:
         """See NodeService."""

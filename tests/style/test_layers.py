@@ -28,7 +28,7 @@ _ALLOWED = {
     "runtime": {"network", "linux", "model", "ids", "errors"},
     "template": {"runtime", "linux", "model", "errors"},
     "node": {"template", "runtime", "network", "linux", "config", "telemetry", "protocol", "model", "ids", "errors"},
-    "cluster": {"protocol", "model", "errors"},
+    "cluster": {"protocol", "model", "ids", "errors"},
     "control": {"cluster", "store", "model", "ids", "errors"},
     "proxy": {"protocol", "errors"},
     "tls": {"errors"},

@@ -16,6 +16,7 @@ from cloister.config.settings import Settings
 from cloister.errors import PermissionDeniedError
 from cloister.linux.cgroup import find_tree
 from cloister.linux.process import start_ticks
+from cloister.model.sandbox import SandboxState
 from cloister.network.slots import NetworkConfig, NetworkNode
 from cloister.node.instance import INSTANCES, Instance
 from cloister.node.journal import Journal
@@ -28,6 +29,7 @@ class Census:
     """What was found. ``leftovers`` belongs to no live sandbox and no live server."""
 
     live: list[str] = field(default_factory=list)
+    made_ahead: int = 0
     held: list[str] = field(default_factory=list)
     leftovers: list[str] = field(default_factory=list)
 
@@ -48,7 +50,8 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(vars(census)))
         return int(bool(census.leftovers))
-    print(f"{len(census.live)} live sandboxes, {len(census.held)} objects held, {len(census.leftovers)} left over")
+    ahead = f" ({census.made_ahead} of them made ahead or being made)" if census.made_ahead else ""
+    print(f"{len(census.live)} live sandboxes{ahead}, {len(census.held)} objects held, {len(census.leftovers)} left over")
     for line in census.held:
         print(f"  held      {line}")
     for line in census.leftovers:
@@ -100,6 +103,7 @@ def _read_journal(journal: Journal, census: Census) -> None:
         state, sandbox_id = entry.runtime_state, entry.record.sandbox_id
         if state is not None and start_ticks(state["pid"]) == state["start_ticks"]:
             census.live.append(sandbox_id)
+            census.made_ahead += entry.record.state is SandboxState.CREATING
         else:
             census.leftovers.append(f"journal entry {sandbox_id} of a sandbox that is gone")
 

@@ -19,8 +19,10 @@ from cloister.config.settings import Settings
 from cloister.linux.identity import die_with_parent
 from cloister.network.dns_relay import host_nameservers
 from cloister.node.catalog import Catalog
+from cloister.node.creation import Creator
 from cloister.node.host import close_host, open_host
 from cloister.node.journal import Journal
+from cloister.node.pool import PoolSize
 from cloister.node.server import NodeServer
 from cloister.node.supervisor import Supervisor
 from cloister.telemetry.logging import configure_logging
@@ -54,7 +56,10 @@ async def _serve(settings: Settings, ready_fd: int | None) -> None:
     host = open_host(settings, upstream_dns)
     catalog = Catalog(LayerStore(settings.store_dir), host.host_layer, settings.default_limits())
     journal = Journal(settings.data_dir / "node" / "sandboxes")
-    supervisor = Supervisor(host, catalog, journal, upstream_dns, settings.disk_reserve_mib)
+    creator = Creator(host.runtime, catalog, journal, settings.disk_reserve_mib)
+    built = {template.name: template.template_id for template in catalog.templates()}
+    pool = PoolSize(settings.pool_size, tuple(built[name] for name in settings.pool_templates if name in built))
+    supervisor = Supervisor(host, catalog, journal, creator, upstream_dns, pool)
     server = NodeServer(supervisor, host.instance.run_dir / "supervisor.sock", allowed_uids={host.instance.api_uid})
     supervisor.on_ended = server.broadcast_ended
     await supervisor.start()

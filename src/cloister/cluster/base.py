@@ -38,6 +38,9 @@ class NodeListener:
 class NodeClient(Protocol):
     """One node. Every call waits a little for a node that is restarting, then raises NodeUnreachableError."""
 
+    async def reserve(self, template: str) -> str:
+        """An id for the next creation of ``template``, best one of a sandbox that is up already. Never fails: ids need no node."""
+
     async def create(self, request: SandboxRequest) -> SandboxRecord:
         """Create a sandbox; returns when its agent serves. Survives a restart of the node: afterwards it is either there or not."""
 

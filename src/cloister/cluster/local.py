@@ -17,7 +17,8 @@ import structlog
 
 from cloister.cluster.base import NodeListener
 from cloister.cluster.session import NodeCalls, NodeSession
-from cloister.errors import AlreadyExistsError, NodeUnreachableError, SandboxNotFoundError
+from cloister.errors import AlreadyExistsError, CloisterError, NodeUnreachableError, SandboxNotFoundError
+from cloister.ids import new_sandbox_id
 from cloister.model.sandbox import SandboxRecord, SandboxRequest, SandboxState
 from cloister.protocol.node import Message, NodeChannel
 
@@ -127,6 +128,15 @@ class LocalNodeClient(NodeCalls):
             return await self._exchange(method, params)
         except ConnectionError as error:
             raise NodeUnreachableError("the node supervisor went away", hint="it is restarting; try again") from error
+
+    async def reserve(self, template: str) -> str:
+        """See :class:`~cloister.cluster.base.NodeClient`; a node that is away or in trouble is the creation's business, not this one's."""
+        if self._session is None:
+            return new_sandbox_id()
+        try:
+            return await self._session.reserve(template)
+        except CloisterError:
+            return new_sandbox_id()
 
     async def create(self, request: SandboxRequest) -> SandboxRecord:
         """See :class:`~cloister.cluster.base.NodeClient`; a broken exchange is resolved after the reconnection."""

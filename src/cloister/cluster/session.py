@@ -31,6 +31,10 @@ class NodeCalls(ABC):
     async def _call(self, method: str, params: dict[str, Any]) -> Message:
         """One exchange; raises what the other side answered, or NodeUnreachableError."""
 
+    async def reserve(self, template: str) -> str:
+        """An id for the next creation."""
+        return str((await self._call("reserve", {"template": template})).body["result"]["sandbox_id"])
+
     async def create(self, request: SandboxRequest) -> SandboxRecord:
         """Create a sandbox."""
         return SandboxRecord.from_json((await self._call("create", asdict(request))).body["result"])

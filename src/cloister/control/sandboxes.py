@@ -25,7 +25,7 @@ from cloister.errors import (
     SandboxNotFoundError,
     UnavailableError,
 )
-from cloister.ids import new_access_token, new_sandbox_id
+from cloister.ids import new_access_token
 from cloister.model.node import EndedSandbox, SandboxStats
 from cloister.model.sandbox import EndReason, SandboxRequest, SandboxState
 from cloister.model.template import Template
@@ -83,6 +83,7 @@ class Sandboxes:
         """
         self._check_timeout(new.timeout_s)
         template = await self._templates.find(new.template)
+        sandbox_id = await self._node.reserve(template.name)
         if new.idempotency_key is not None and (earlier := await self._find_earlier(team_id, new.idempotency_key)) is not None:
             return earlier
         # From here to the task nothing is awaited, so that creations at the same moment see each other.
@@ -90,7 +91,7 @@ class Sandboxes:
             raise QuotaExceededError(
                 f"the team has {self._policy.max_per_team} live sandboxes, which is its limit", hint="kill some, or let them expire"
             )
-        row = self._row(team_id, template, new)
+        row = self._row(sandbox_id, team_id, template, new)
         self._registry.hold(row)
         task = asyncio.create_task(self._create(row, new))
         self._creating[row.sandbox_id] = task
@@ -120,10 +121,10 @@ class Sandboxes:
             if row.idempotency_key is not None:
                 self._by_idempotency_key[row.team_id, row.idempotency_key] = row.sandbox_id
 
-    def _row(self, team_id: str, template: Template, new: NewSandbox) -> Sandbox:
+    def _row(self, sandbox_id: str, team_id: str, template: Template, new: NewSandbox) -> Sandbox:
         now = time.time()
         return Sandbox(
-            sandbox_id=new_sandbox_id(),
+            sandbox_id=sandbox_id,
             team_id=team_id,
             template_id=template.template_id,
             template=template.name,

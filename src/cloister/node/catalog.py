@@ -7,6 +7,7 @@ import dataclasses
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 from cloister.errors import NoCapacityError, TemplateNotFoundError
 from cloister.model.resources import Limits
@@ -55,14 +56,13 @@ class Catalog:
         changed = {name: value for name, value in own.items() if value != neutral[name]}
         return dataclasses.replace(self._default_limits, **changed)
 
-    def spec(self, request: SandboxRequest, template: Template, record: SandboxRecord, directory: Path) -> SandboxSpec:
-        """What the runtime needs to create the sandbox. Variables: host's, then the template's, then the request's."""
-        envs = self._host_layer.envs | template.envs | request.envs
-        document = {
+    def init_document(self, request: SandboxRequest, template: Template, record: SandboxRecord) -> dict[str, Any]:
+        """What the agent is told (docs/architecture.md). Variables: host's, then the template's, then the request's."""
+        return {
             "sandbox_id": request.sandbox_id,
             "template_id": template.template_id,
             "template": template.name,
-            "envs": envs,
+            "envs": self._host_layer.envs | template.envs | request.envs,
             "access_token": request.access_token,
             "user": template.user,
             "workdir": template.workdir,
@@ -71,6 +71,9 @@ class Catalog:
             "limits": vars(record.limits),
             "agent_env": {},
         }
+
+    def spec(self, request: SandboxRequest, template: Template, record: SandboxRecord, directory: Path) -> SandboxSpec:
+        """What the runtime needs to create the sandbox."""
         return SandboxSpec(
             sandbox_id=request.sandbox_id,
             template_key=template.build_id,
@@ -79,9 +82,8 @@ class Catalog:
             agent=self._agent(),
             limits=record.limits,
             allow_internet=record.allow_internet,
-            init_document=json.dumps(document).encode(),
+            init_document=json.dumps(self.init_document(request, template, record)).encode(),
         )
-
 
     def _agent(self) -> AgentTree:
         """The agent and its interpreter, looked up once for each build of the base template. Raises: TemplateNotFoundError."""

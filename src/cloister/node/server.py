@@ -46,6 +46,9 @@ class NodeService(Protocol):
     async def create(self, request: SandboxRequest) -> SandboxRecord:
         """Create a sandbox and answer when its agent serves. The id is the caller's; one that lives is AlreadyExistsError."""
 
+    async def reserve(self, template: str) -> str:
+        """An id for the next creation of ``template``: that of a sandbox made ahead, kept for the caller a while, or a fresh one."""
+
     async def kill(self, sandbox_id: str, reason: EndReason) -> bool:
         """End a sandbox and release what it holds; False if there is none. Idempotent."""
 
@@ -93,6 +96,7 @@ class NodeServer:
         self._peers: dict[NodeChannel, asyncio.Task[None]] = {}
         self._requests: set[asyncio.Task[None]] = set()
         self._methods: dict[str, Callable[[dict[str, Any]], Awaitable[_Answer]]] = {
+            "reserve": self._reserve,
             "create": self._create,
             "kill": self._kill,
             "set_deadline": self._set_deadline,
@@ -199,6 +203,9 @@ class NodeServer:
         if method is None or not isinstance(params, dict):
             raise InvalidRequestError(f"no such method: {name!r}")
         return await method(params)
+
+    async def _reserve(self, params: dict[str, Any]) -> _Answer:
+        return {"sandbox_id": await self._service.reserve(_typed(params, "template", str))}, (), None
 
     async def _create(self, params: dict[str, Any]) -> _Answer:
         record = await self._service.create(parse_request(params))

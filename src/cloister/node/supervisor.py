@@ -14,20 +14,22 @@ import socket
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import structlog
 
 from cloister import __version__
-from cloister.errors import AlreadyExistsError, CloisterError, InvalidRequestError, IsolationError, SandboxNotFoundError
+from cloister.errors import AlreadyExistsError, CloisterError, IsolationError, SandboxNotFoundError
+from cloister.ids import new_sandbox_id
 from cloister.model.node import EndedSandbox, NodeInfo, SandboxStats
 from cloister.model.sandbox import EndReason, SandboxRecord, SandboxRequest, SandboxState
 from cloister.model.template import Template
-from cloister.node.catalog import Catalog, check_capacity
+from cloister.node.catalog import Catalog
+from cloister.node.creation import Creator
 from cloister.node.host import NodeHost
 from cloister.node.journal import Entry, Journal
+from cloister.node.pool import Pool, Pooled, PoolSize
 from cloister.node.server import DnsSockets
 from cloister.runtime.base import RuntimeSandbox
 from cloister.runtime.spec import SandboxSpec
@@ -57,15 +59,18 @@ class _Live:
 class Supervisor:
     """Implements :class:`cloister.node.server.NodeService`."""
 
-    def __init__(self, host: NodeHost, catalog: Catalog, journal: Journal, upstream_dns: tuple[str, ...], disk_reserve_mib: int) -> None:
+    def __init__(
+        self, host: NodeHost, catalog: Catalog, journal: Journal, creator: Creator, upstream_dns: tuple[str, ...], pool: PoolSize
+    ) -> None:
         self._host = host
         self._catalog = catalog
         self._journal = journal
+        self._creator = creator
         self._upstream_dns = upstream_dns
-        self._disk_reserve_mib = disk_reserve_mib
         self._live: dict[str, _Live] = {}
         self._creating: set[str] = set()
-        self._pool = ThreadPoolExecutor(_WORKERS, thread_name_prefix="node")
+        self._workers = ThreadPoolExecutor(_WORKERS, thread_name_prefix="node")
+        self._pool = Pool(pool, make=self._make_ahead, end=self._end_pooled, is_busy=lambda: bool(self._creating))
         self._tasks: set[asyncio.Task[None]] = set()
         self._dns: DnsSockets | None = None
         self.on_ended: Callable[[EndedSandbox], Any] = lambda _ended: None
@@ -83,6 +88,7 @@ class Supervisor:
         removed = await self._in_thread(lambda: self._host.runtime.sweep(self._known))
         _log.info("node.started", adopted=len(self._live), removed=removed)
         self._spawn(self._sweep_forever())
+        self._spawn(self._pool.run())
 
     async def stop(self, *, keep_sandboxes: bool) -> None:
         """End every sandbox (unless they shall live on without a supervisor) and stop the tasks of this object."""
@@ -91,9 +97,11 @@ class Supervisor:
         for live in self._live.values():
             if live.expiry:
                 live.expiry.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._pool.drain()
         if not keep_sandboxes:
             await asyncio.gather(*(self._end(sandbox_id, EndReason.STOPPED) for sandbox_id in tuple(self._live)))
-        self._pool.shutdown(wait=True)
+        self._workers.shutdown(wait=True)
 
     async def _adopt(self, entry: Entry) -> None:
         record, state = entry.record, entry.runtime_state
@@ -126,7 +134,7 @@ class Supervisor:
 
     def _known(self) -> set[str]:
         """Ids that are no leftovers: alive, being created, or being released. Called from worker threads too."""
-        return {*self._live, *self._creating}
+        return {*self._live, *self._creating, *self._pool.ids()}
 
     async def _sweep_forever(self) -> None:
         while True:
@@ -140,7 +148,29 @@ class Supervisor:
                 if removed:
                     _log.warning("node.swept", removed=removed)
 
+    async def _make_ahead(self, template_id: str) -> Pooled:
+        making = asyncio.create_task(self._in_thread(lambda: self._creator.make_ahead(template_id)))
+        try:
+            pooled = await asyncio.shield(making)
+        except asyncio.CancelledError:  # a stop: what the thread still makes is nobody's
+            pooled = await making
+            await self._in_thread(lambda: self._creator.discard(pooled))
+            raise
+        loop = asyncio.get_running_loop()
+        loop.add_reader(pooled.sandbox.pidfd, lambda: self._spawn(self._end_pooled(pooled)))
+        return pooled
+
+    async def _end_pooled(self, pooled: Pooled) -> None:
+        asyncio.get_running_loop().remove_reader(pooled.sandbox.pidfd)
+        self._pool.claim(pooled.record.sandbox_id)
+        await self._in_thread(lambda: self._creator.discard(pooled))
+
     # ---- NodeService ----
+
+    async def reserve(self, template: str) -> str:
+        """See :class:`NodeService`."""
+        found = self._catalog.find(template)
+        return self._pool.reserve(found.template_id, found.build_id) or new_sandbox_id()
 
     async def create(self, request: SandboxRequest) -> SandboxRecord:
         """See :class:`NodeService`. Raises: TemplateNotFoundError, NoCapacityError, IsolationError, RuntimeFailedError."""
@@ -151,46 +181,19 @@ class Supervisor:
         return await asyncio.shield(asyncio.create_task(self._create_and_watch(request)))  # runs to its end, whoever still waits for it
 
     async def _create_and_watch(self, request: SandboxRequest) -> SandboxRecord:
+        began = time.monotonic()
+        pooled = self._pool.claim(request.sandbox_id)
+        if pooled is not None:
+            asyncio.get_running_loop().remove_reader(pooled.sandbox.pidfd)
         try:
-            record, sandbox = await self._in_thread(lambda: self._create(request))
+            record, sandbox = await self._in_thread(lambda: self._creator.create(request, pooled))
             self._watch(record, sandbox)
         finally:
             self._creating.discard(request.sandbox_id)
-        seconds = round(time.time() - record.started_at, 3)
-        _log.info("sandbox.created", sandbox_id=record.sandbox_id, template=record.template, seconds=seconds)
+        seconds = round(time.monotonic() - began, 3)
+        made_ahead = pooled is not None and pooled.sandbox is sandbox
+        _log.info("sandbox.created", sandbox_id=record.sandbox_id, template=record.template, seconds=seconds, made_ahead=made_ahead)
         return record
-
-    def _create(self, request: SandboxRequest) -> tuple[SandboxRecord, RuntimeSandbox]:
-        """Runs in: a worker thread."""
-        if request.runtime not in (None, self._host.runtime.name):
-            raise InvalidRequestError(
-                f"runtime {request.runtime!r} is not available on this node", hint=f"available: {self._host.runtime.name}"
-            )
-        template = self._catalog.find(request.template)
-        directory = self._journal.directory_of(request.sandbox_id)
-        check_capacity(directory.parent, self._disk_reserve_mib)
-        record = SandboxRecord(
-            sandbox_id=request.sandbox_id,
-            template=template.template_id,
-            runtime=self._host.runtime.name,
-            state=SandboxState.CREATING,
-            started_at=time.time(),
-            end_at=request.end_at,
-            limits=request.limits or self._catalog.limits(template),
-            allow_internet=request.allow_internet,
-            attributes=request.attributes,
-        )
-        with ExitStack() as undo:
-            undo.callback(self._journal.remove, request.sandbox_id)
-            self._journal.write(record, None)
-            spec = self._catalog.spec(request, template, record, directory)
-            sandbox = self._host.runtime.create(spec, lambda state: self._journal.write(record, state))
-            undo.callback(sandbox.release)
-            undo.callback(sandbox.kill)
-            record = dataclasses.replace(record, state=SandboxState.RUNNING)
-            self._journal.write(record, sandbox.state())
-            undo.pop_all()
-        return record, sandbox
 
     async def kill(self, sandbox_id: str, reason: EndReason) -> bool:
         """See :class:`NodeService`."""
@@ -295,4 +298,4 @@ class Supervisor:
         task.add_done_callback(self._tasks.discard)
 
     async def _in_thread(self, work: Callable[[], _T]) -> _T:
-        return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+        return await asyncio.get_running_loop().run_in_executor(self._workers, work)

@@ -52,6 +52,10 @@ class RuntimeSandbox(Protocol):
         """A fresh, unconnected TCP socket inside the sandbox's network; the caller closes it."""
         ...
 
+    def rewrite_init(self, document: bytes) -> None:
+        """Replace the init document, which an agent that is started again reads. Not for an adopted sandbox."""
+        ...
+
     def set_internet(self, allowed: bool) -> None:
         """Change whether the sandbox may reach the internet, now, also for connections that are open."""
         ...

@@ -16,6 +16,7 @@ from cloister.control.registry import Registry
 from cloister.control.sandboxes import NewSandbox, Sandboxes, SandboxPolicy
 from cloister.control.templates import Templates
 from cloister.errors import NoCapacityError, NodeUnreachableError, SandboxNotFoundError
+from cloister.ids import new_sandbox_id
 from cloister.model.node import EndedSandbox
 from cloister.model.resources import Limits
 from cloister.model.sandbox import EndReason, SandboxRecord, SandboxRequest, SandboxState
@@ -33,6 +34,10 @@ class Node:
     live: dict[str, float] = field(default_factory=dict)
     gate: asyncio.Event = field(default_factory=asyncio.Event)
     fault: Exception | None = None
+
+    async def reserve(self, _template: str) -> str:
+        """A fresh id."""
+        return new_sandbox_id()
 
     async def create(self, request: SandboxRequest) -> SandboxRecord:
         """Create."""

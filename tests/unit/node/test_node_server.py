@@ -14,6 +14,7 @@ import pytest
 from cloister.cluster.base import NodeClient, NodeListener
 from cloister.cluster.local import LocalNodeClient
 from cloister.errors import InvalidRequestError, NoCapacityError, NodeUnreachableError, SandboxNotFoundError
+from cloister.ids import new_sandbox_id
 from cloister.model.node import EndedSandbox, NodeInfo, SandboxStats
 from cloister.model.resources import Limits
 from cloister.model.sandbox import EndReason, SandboxRecord, SandboxRequest, SandboxState
@@ -36,6 +37,10 @@ class Service:
 
     def __init__(self) -> None:
         self.asked: list[Any] = []
+
+    async def reserve(self, _template: str) -> str:
+        """A fresh id."""
+        return new_sandbox_id()
 
     async def create(self, request: SandboxRequest) -> SandboxRecord:
         """See NodeService."""

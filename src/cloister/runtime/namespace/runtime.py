@@ -50,8 +50,9 @@ class StartedSlot:
 class NamespaceSandbox:
     """A live sandbox of this runtime (see :class:`cloister.runtime.base.RuntimeSandbox`)."""
 
-    def __init__(self, spec: SandboxSpec, started: StartedSlot, runtime: NamespaceRuntime) -> None:
+    def __init__(self, spec: SandboxSpec, started: StartedSlot, runtime: NamespaceRuntime, init_fd: int | None) -> None:
         self._spec = spec
+        self._init_fd = init_fd
         self._started = started
         self._runtime = runtime
         self._released = False
@@ -68,6 +69,13 @@ class NamespaceSandbox:
     def dial(self) -> socket.socket:
         """See :class:`RuntimeSandbox`."""
         return self._runtime.network.dial_socket(self._started.netns_fd)
+
+    def rewrite_init(self, document: bytes) -> None:
+        """See :class:`RuntimeSandbox`. Raises: OSError."""
+        if self._init_fd is None:
+            raise RuntimeFailedError("the init document of an adopted sandbox is out of reach")
+        os.ftruncate(self._init_fd, 0)
+        os.pwrite(self._init_fd, document, 0)
 
     def set_internet(self, allowed: bool) -> None:
         """See :class:`RuntimeSandbox`."""
@@ -96,6 +104,8 @@ class NamespaceSandbox:
         (self._spec.directory / "disk.img").unlink(missing_ok=True)
         self._started.zone.free(self._started.slot)
         os.close(self._started.pidfd)
+        if self._init_fd is not None:
+            os.close(self._init_fd)
 
 
 class NamespaceRuntime:
@@ -122,11 +132,11 @@ class NamespaceRuntime:
             rootfs.make_disk(spec.directory / "disk.img", spec.limits.disk_mib, spec.limits.inodes)
             ready, ready_writer = os.pipe()
             undo.callback(os.close, ready)
+            init = os.memfd_create("init", os.MFD_CLOEXEC)
+            undo.callback(os.close, init)
+            os.write(init, spec.init_document)
             with ExitStack() as given:
                 given.callback(os.close, ready_writer)
-                init = os.memfd_create("init", os.MFD_CLOEXEC)
-                given.callback(os.close, init)
-                os.write(init, spec.init_document)
                 fds = [("init", init), ("status", ready_writer)]
                 payload = agent_payload(spec.envs)
 
@@ -137,7 +147,7 @@ class NamespaceRuntime:
             _wait_ready(ready, started.pidfd)
             os.close(ready)
             undo.pop_all()
-        return NamespaceSandbox(spec, started, self)
+        return NamespaceSandbox(spec, started, self, init)
 
     def start_slot(
         self,
@@ -198,7 +208,7 @@ class NamespaceRuntime:
             self.network.attach(slot.index, netns_fd, spec.allow_internet)
             undo.pop_all()
         started = StartedSlot(zone=zone, slot=slot, pid=state["pid"], ticks=state["start_ticks"], pidfd=pidfd, netns_fd=netns_fd)
-        return NamespaceSandbox(spec, started, self)
+        return NamespaceSandbox(spec, started, self, None)
 
     def sweep(self, known: Callable[[], set[str]]) -> list[str]:
         """See :class:`Runtime`. Call it after every :meth:`adopt`, before the first :meth:`create`."""
