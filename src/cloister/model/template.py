@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -34,8 +35,9 @@ class Template:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Template:
-        """The inverse of :meth:`to_json`."""
-        fields = dict(data)
+        """The inverse of :meth:`to_json`. What a newer version wrote is left aside: servers of several versions may share a store."""
+        known = {one.name for one in dataclasses.fields(cls)}
+        fields = {name: value for name, value in data.items() if name in known}
         fields["limits"] = Limits(**fields["limits"])
         for name in ("layers", "languages", "aliases"):
             fields[name] = tuple(fields[name])
