@@ -65,6 +65,7 @@ class Process:
         self._input_order = asyncio.Lock()
         self._input_ready: asyncio.Future[None] | None = None
         self._deadline: asyncio.TimerHandle | None = None
+        self._stall: asyncio.TimerHandle | None = None
         self.pid = self._started.process.pid
         self.log = OutputLog(max_spool_bytes, self._resume)
         self.result: EndEvent | None = None
@@ -182,19 +183,23 @@ class Process:
         self._paused = True
         for fd in self._open:
             self._loop.remove_reader(fd)
-        self._loop.call_later(_STALL_S, self._cut_stalled, self.log.places())
+        self._watch_stalled()
 
     def _resume(self) -> None:
         if self._paused:
             self._paused = False
+            if self._stall is not None:
+                self._stall.cancel()
             for fd in self._open:
                 self._loop.add_reader(fd, self._read, fd)
+
+    def _watch_stalled(self) -> None:
+        self._stall = self._loop.call_later(_STALL_S, self._cut_stalled, self.log.places())
 
     def _cut_stalled(self, places: dict[Reader, int]) -> None:
         for reader in self.log.stalled_readers(places):
             reader.cut()
-        if self._paused:
-            self._loop.call_later(_STALL_S, self._cut_stalled, self.log.places())
+        self._watch_stalled()
 
     # --- the end ---
 
