@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import hashlib
 import io
@@ -11,6 +12,7 @@ import re
 import socket
 import subprocess
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -365,3 +367,23 @@ def test_links_that_change_under_an_upload(box: Box) -> None:
         stop.set()
         attacker.join()
     assert shell(sandbox, "cat /root/prize/f; ls /root/prize").text == "safe\nf"
+
+
+def test_the_agent_has_nothing_to_complain_of(box: Box) -> None:
+    """After all that, the agent's log has no traceback, and it holds no file open."""
+    with box.sandbox.files.read("big-async", format="stream") as stream:
+        next(stream)
+    assert "Traceback" not in box.sandbox.files.read("/var/log/cloister-agent.log", user="root")
+    agent, until = agent_of(box.sandbox), time.monotonic() + 10
+    while any("/home/" in one or "#" in one for one in open_files(agent)):
+        assert time.monotonic() < until
+        time.sleep(0.1)
+
+
+def open_files(pid: int) -> list[str]:
+    """What a process has open."""
+    found = []
+    for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            found.append(str(descriptor.readlink()))
+    return found

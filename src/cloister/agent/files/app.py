@@ -46,6 +46,7 @@ _STATUS: tuple[tuple[type[CloisterError], int], ...] = (
     (UnavailableError, 503),
     (LimitError, 507),
 )
+_CLIENT_GONE = 499
 _TYPE_NAMES = {FileType.FILE_TYPE_FILE: "file", FileType.FILE_TYPE_DIRECTORY: "dir", FileType.FILE_TYPE_SYMLINK: "symlink"}
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -78,6 +79,10 @@ class FilesApi:
                 return await handler(request)
             except CloisterError as error:
                 return _error(error)
+            except ConnectionError:  # the client went away, or was cut off because the file ended too early: nobody is there to be told
+                if request.transport is not None:
+                    request.transport.abort()
+                return web.Response(status=_CLIENT_GONE)
 
         return guarded
 
