@@ -31,7 +31,7 @@ RESERVED_S = 15.0
 _HOT_S = 600.0
 _RETRY_S = 5.0
 _IDLE_POLL_S = 0.05
-_QUIET_S = 0.2
+_QUIET_S = 0.1
 """How long the machine is left to a client that has just got its sandbox."""
 
 
@@ -99,7 +99,7 @@ class Pool:
         return self._ready.pop(sandbox_id, None)
 
     async def run(self) -> None:
-        """Keep the pool full until cancelled. One at a time, and only while no client waits for a creation."""
+        """Keep the pool full until cancelled. One at a time, and only while a processor is left for it."""
         while True:
             await self._wake.wait()
             await asyncio.sleep(_QUIET_S)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import os
 import socket
 import time
 from collections.abc import Callable, Coroutine, Sequence
@@ -70,7 +71,7 @@ class Supervisor:
         self._live: dict[str, _Live] = {}
         self._creating: set[str] = set()
         self._workers = ThreadPoolExecutor(_WORKERS, thread_name_prefix="node")
-        self._pool = Pool(pool, make=self._make_ahead, end=self._end_pooled, is_busy=lambda: bool(self._creating))
+        self._pool = Pool(pool, make=self._make_ahead, end=self._end_pooled, is_busy=self._is_busy)
         self._tasks: set[asyncio.Task[None]] = set()
         self._dns: DnsSockets | None = None
         self.on_ended: Callable[[EndedSandbox], Any] = lambda _ended: None
@@ -131,6 +132,10 @@ class Supervisor:
             limits=record.limits,
             allow_internet=record.allow_internet,
         )
+
+    def _is_busy(self) -> bool:
+        """Whether clients wait for creations on every processor, so that none is left to make one ahead."""
+        return len(self._creating) >= (os.cpu_count() or 1)
 
     def _known(self) -> set[str]:
         """Ids that are no leftovers: alive, being created, or being released. Called from worker threads too."""
