@@ -68,6 +68,7 @@ STEPS = (
     Step(
         "own control group namespace", f"{NATIVE}/slot.c", 'check(unshare(CLONE_NEWCGROUP), "make cgroup namespace");', "{}", "power_over"
     ),
+    Step("inotify cap", f"{NATIVE}/slot.c", "    cap_inotify();", "    (void)cap_inotify;", "inotify"),
     Step("no core dumps", f"{NATIVE}/slot.c", 'check(setrlimit(RLIMIT_CORE, &core), "forbid core dumps");', "(void)core;", "core_dumps"),
     Step("closed descriptors", f"{NATIVE}/slot.c", "        if (!wanted) close(fd);\n", "        (void)wanted;\n", "no_descriptor"),
     Step("pid 1 out of sight", f"{NATIVE}/init.c", "    prctl(PR_SET_DUMPABLE, 0);", "    prctl(PR_SET_DUMPABLE, 1);", "proc/1"),

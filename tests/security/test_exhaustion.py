@@ -117,3 +117,14 @@ def test_process_limit(attacker: Sandbox) -> None:
     number, count = python(attacker, code).split()
     assert number == "11"
     assert int(count) < 600
+
+
+def test_inotify_instances(attacker: Sandbox) -> None:
+    """One sandbox gets a few inotify instances, not all that the host has for root."""
+    code = (
+        "import ctypes\nlibc = ctypes.CDLL(None, use_errno=True)\nfds = []\n"
+        "while (fd := libc.inotify_init1(0)) >= 0: fds.append(fd)\nprint(ctypes.get_errno(), len(fds))\nimport os\nfor fd in fds: os.close(fd)"
+    )
+    number, count = python(attacker, code).split()
+    assert number == "24"
+    assert int(count) <= 32

@@ -24,7 +24,8 @@ def hand_over(sock: socket.socket, envs: dict[str, str], access_token: str | Non
     with sock:
         try:
             sock.settimeout(_TIMEOUT_S)
-            sock.connect(("127.0.0.1", AGENT_PORT))
+            # An IPv6 socket reaches the agent's IPv4 address in its mapped form (RFC 4291, 2.5.5.2).
+            sock.connect(("::ffff:127.0.0.1" if sock.family == socket.AF_INET6 else "127.0.0.1", AGENT_PORT))
             connection.sock = sock
             connection.request("POST", "/init", body, {"Content-Type": "application/json", "Connection": "close"})
             status = connection.getresponse().status

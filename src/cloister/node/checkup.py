@@ -30,6 +30,7 @@ __all__ = ["Finding", "check_host"]
 
 _MIN_KERNEL = (5, 19)
 _MIN_FREE_MIB = 15_000
+_MIN_INOTIFY = 8192
 _APPARMOR_SWITCH = Path("/proc/sys/kernel/apparmor_restrict_unprivileged_userns")
 _APPARMOR_PROFILE = Path("/etc/apparmor.d/cloister-slotmaker")
 
@@ -57,6 +58,7 @@ def check_host(settings: Settings) -> list[Finding]:
         ("disk images", _disk_images),
         ("seccomp", _seccomp),
         ("network", _network),
+        ("inotify", _inotify),
         ("free disk", _free_disk),
         ("templates", _templates),
     ]
@@ -156,6 +158,12 @@ def _network(_settings: Settings) -> Finding:
     fatal = [finding for finding in found if finding.is_fatal]
     detail = "; ".join(finding.problem for finding in fatal or found) or "nothing of this host is in the way"
     return Finding("network", not fatal, detail, "; ".join(finding.remedy for finding in fatal or found))
+
+
+def _inotify(_settings: Settings) -> Finding:
+    limit = int(Path("/proc/sys/fs/inotify/max_user_instances").read_text())
+    remedy = f"sysctl fs.inotify.max_user_instances={_MIN_INOTIFY}: all sandboxes together have what root has, 32 each at most"
+    return Finding("inotify", limit >= _MIN_INOTIFY, f"at most {limit} instances", remedy, needed=False)
 
 
 def _free_disk(settings: Settings) -> Finding:

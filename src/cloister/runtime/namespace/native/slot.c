@@ -286,6 +286,17 @@ static void forbid_nested_user_namespaces(void) {
     close(fd);
 }
 
+/* Counted for host root as well, whose limit all sandboxes share: one must not use up what the host and its neighbours need. */
+static void cap_inotify(void) {
+    const char *const caps[][2] = {{"/new/proc/sys/user/max_inotify_instances", "32"}, {"/new/proc/sys/user/max_inotify_watches", "65536"}};
+    for (size_t i = 0; i < sizeof caps / sizeof *caps; i++) {
+        int fd = open(caps[i][0], O_WRONLY | O_CLOEXEC);
+        size_t length = strlen(caps[i][1]);
+        check(fd < 0 || write(fd, caps[i][1], length) != (ssize_t)length, "cap inotify");
+        close(fd);
+    }
+}
+
 static void enter_root(void) {
     check(syscall(SYS_pivot_root, ".", "."), "pivot_root");
     check(umount2(".", MNT_DETACH), "leave the zone's root");
@@ -405,6 +416,7 @@ void slot_main(int control_fd) {
     mount_given();
     start_own_clock();
     forbid_nested_user_namespaces();
+    cap_inotify();
     replace_parts_of_proc();
     hide_parts_of_proc();
     enter_root();
