@@ -25,7 +25,7 @@ from aiohttp import web
 
 from cloister.errors import AlreadyExistsError, CloisterError, SandboxNotFoundError, TemplateNotFoundError
 from cloister.ids import new_sandbox_id
-from cloister.model.node import EndedSandbox, NodeInfo, SandboxStats
+from cloister.model.node import EndedSandbox, NodeInfo, Sample, SandboxMetrics, SandboxStats
 from cloister.model.resources import Limits
 from cloister.model.sandbox import EndReason, SandboxRecord, SandboxRequest, SandboxState
 from cloister.model.template import Template
@@ -274,6 +274,15 @@ class FakeNode:
             disk_used_bytes=1 << 20,
             disk_total_bytes=5 << 30,
         )
+
+    async def metrics(self, sandbox_id: str, start: float | None, end: float | None, newest: int | None) -> SandboxMetrics:
+        """See NodeService: one sample, now."""
+        self.find(sandbox_id)
+        now = time.time()
+        samples = [Sample(at=now, cpu_used_pct=12.5, mem_used_bytes=10 << 20, mem_cache_bytes=1 << 20, disk_used_bytes=1 << 20)]
+        if (start or 0) > now or (end or now) < int(now):
+            samples = []
+        return SandboxMetrics(mem_limit_bytes=1 << 30, disk_total_bytes=5 << 30, samples=tuple(samples[-(newest or 1) :]))
 
     async def dial(self, sandbox_id: str) -> socket.socket:
         """See NodeService."""

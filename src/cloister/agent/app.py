@@ -21,6 +21,7 @@ from cloister.agent.filesystem.watch import Watches
 from cloister.agent.init import SandboxState
 from cloister.agent.metrics import Metrics
 from cloister.agent.process.service import ProcessService
+from cloister.agent.reports import report_events
 from cloister.agent.rpc import RpcRouter
 from cloister.errors import InvalidRequestError
 from cloister.protocol.execution import parse_envs
@@ -34,8 +35,8 @@ _MAX_BODY_BYTES = 4 << 20
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-def control_app(state: SandboxState, metrics: Metrics) -> web.Application:
-    """The application."""
+def control_app(state: SandboxState, metrics: Metrics, events: EventLog | None = None) -> web.Application:
+    """The application; ``events`` is what others record in too."""
     api = _Api(state, metrics)
     app = web.Application(client_max_size=_MAX_BODY_BYTES, middlewares=[answer_preflights, api.check])
     app.on_response_prepare.append(add_headers)
@@ -43,7 +44,8 @@ def control_app(state: SandboxState, metrics: Metrics) -> web.Application:
     app.router.add_get("/metrics", api.metrics)
     app.router.add_get("/envs", api.envs)
     app.router.add_post("/init", api.init)
-    app[EVENTS] = EventLog()
+    app[EVENTS] = events if events is not None else EventLog()
+    app.router.add_get("/logs", api.logs)
     rpc = RpcRouter()
     ProcessService(state, app[EVENTS], metrics.oom_kills).register(rpc)
     workers = Workers()
@@ -75,6 +77,9 @@ class _Api:
 
     async def metrics(self, _request: web.Request) -> web.Response:
         return web.json_response(self._metrics.read())
+
+    async def logs(self, request: web.Request) -> web.Response:
+        return report_events(request.app[EVENTS], request)
 
     async def envs(self, _request: web.Request) -> web.Response:
         return web.json_response(self._state.envs)

@@ -5,6 +5,7 @@ The list keeps the newest events; ``sequence`` grows by one for each event, so a
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections import deque
 from dataclasses import dataclass
@@ -29,6 +30,8 @@ class EventLog:
     """The events of one sandbox."""
 
     def __init__(self, max_events: int = _MAX_EVENTS) -> None:
+        self.agent_id = secrets.token_hex(8)
+        """Of this run of the agent: with another one the numbers began again."""
         self._events: deque[Event] = deque(maxlen=max_events)
         self._next = 0
 

@@ -55,16 +55,19 @@ async def serve(state: SandboxState, launcher: KernelLauncher, kernel: Kernel | 
     from aiohttp import web  # noqa: PLC0415  # slow: the kernel starts meanwhile
 
     from cloister.agent.app import control_app  # noqa: PLC0415
+    from cloister.agent.events import EventLog  # noqa: PLC0415
     from cloister.agent.interpreter.app import interpreter_app  # noqa: PLC0415
     from cloister.agent.metrics import Metrics  # noqa: PLC0415
 
     document = state.document
-    contexts = Contexts(document.languages, document.workdir, launcher.start, launcher.envs_for)
+    events = EventLog()
+    contexts = Contexts(document.languages, document.workdir, launcher.start, launcher.envs_for, events.record)
     if kernel is not None:
         contexts.default("python").adopt(kernel)
     stopped = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopped.set)
-    apps = ((_CONTROL_FD, control_app(state, Metrics(cgroup, document.limits))), (_INTERPRETER_FD, interpreter_app(state, contexts)))
+    control = control_app(state, Metrics(cgroup, document.limits), events)
+    apps = ((_CONTROL_FD, control), (_INTERPRETER_FD, interpreter_app(state, contexts, events=events)))
     runners = []
     for fd, app in apps:
         runner = web.AppRunner(

@@ -9,6 +9,7 @@ from typing import Any
 from aiohttp import web
 
 from cloister.control.keys import Keys
+from cloister.control.logs import SandboxLogs
 from cloister.control.sandboxes import Sandboxes
 from cloister.control.templates import Templates
 from cloister.errors import InvalidRequestError
@@ -27,6 +28,7 @@ class Api:
     keys: Keys
     sandboxes: Sandboxes
     templates: Templates
+    logs: SandboxLogs
     domain: str | None
 
 

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
-from cloister.api import sandboxes, templates
+from cloister.api import logs, sandboxes, templates
 from cloister.api.handlers import Api
 from cloister.store.base import Team
 
@@ -27,6 +27,8 @@ ROUTES: tuple[tuple[str, str, Handler], ...] = (
     ("POST", "/sandboxes/{sandbox_id}/connect", sandboxes.connect),
     ("POST", "/v2/sandboxes/{sandbox_id}/connect", sandboxes.connect_v2),
     ("GET", "/sandboxes/{sandbox_id}/metrics", sandboxes.metrics),
+    ("GET", "/sandboxes/{sandbox_id}/logs", logs.logs),
+    ("GET", "/v2/sandboxes/{sandbox_id}/logs", logs.logs_v2),
     ("GET", "/templates", templates.list_templates),
     ("GET", "/v2/templates", templates.list_templates),
     ("GET", "/templates/aliases/{alias}", templates.find_alias),
@@ -40,8 +42,6 @@ NOT_BUILT: tuple[tuple[str, str, str], ...] = (
     ("GET", "/snapshots", "snapshots"),
     ("POST", "/sandboxes/{sandbox_id}/fork", "forking a sandbox"),
     ("PUT", "/sandboxes/{sandbox_id}/network", "changing a sandbox's network"),
-    ("GET", "/sandboxes/{sandbox_id}/logs", "logs of a sandbox"),
-    ("GET", "/v2/sandboxes/{sandbox_id}/logs", "logs of a sandbox"),
     ("POST", "/v3/templates", "building templates by the API"),
     ("POST", "/v2/templates", "building templates by the API"),
     ("POST", "/templates", "building templates by the API"),

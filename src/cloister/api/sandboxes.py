@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+import math
 
 from aiohttp import web
 
@@ -20,7 +20,7 @@ from cloister.api.schemas import (
     render_metric,
 )
 from cloister.errors import InvalidRequestError, SandboxNotFoundError
-from cloister.store.base import Sandbox, Team
+from cloister.store.base import Team
 
 __all__ = [
     "connect",
@@ -122,38 +122,38 @@ async def connect_v2(api: Api, request: web.Request, team: Team) -> web.Response
 
 
 async def metrics(api: Api, request: web.Request, team: Team) -> web.Response:
-    """``GET /sandboxes/{sandbox_id}/metrics``: one point, now, unless the asked range does not hold it."""
-    now = time.time()
-    row, stats = await api.sandboxes.stats(team.team_id, _id(request))
-    start, end = _unix(request, "start", 0.0), _unix(request, "end", now)
-    if not start <= now <= end + 1:
-        return json_answer([])
-    return json_answer([render_metric(row, stats, at=now, cpu_used_pct=_cpu_used_pct(row, stats.cpu_used_s, now))])
+    """``GET /sandboxes/{sandbox_id}/metrics``: its samples, of the seconds ``start`` to ``end`` or of its whole life."""
+    start, end = _unix(request, "start"), _unix(request, "end")
+    if start is not None and end is not None and start > end:
+        raise InvalidRequestError("start must not be after end")
+    row, found = await api.sandboxes.metrics(team.team_id, _id(request), start, end)
+    return json_answer([render_metric(row, found, sample) for sample in found.samples])
 
 
 async def metrics_of_many(api: Api, request: web.Request, team: Team) -> web.Response:
-    """``GET /sandboxes/metrics?sandbox_ids=``: the present point of each that lives."""
+    """``GET /sandboxes/metrics?sandbox_ids=``: the newest sample of each that lives."""
     ids = [sandbox_id for sandbox_id in request.query.get("sandbox_ids", "").split(",") if sandbox_id]
     if not ids or len(ids) > _MAX_METRICS:
         raise InvalidRequestError(f"sandbox_ids must name 1 to {_MAX_METRICS} sandboxes")
-    found = {}
+    rendered = {}
     for sandbox_id in ids:
         try:
-            row, stats = await api.sandboxes.stats(team.team_id, sandbox_id)
+            row, found = await api.sandboxes.metrics(team.team_id, sandbox_id, newest=1)
         except SandboxNotFoundError:
             continue
-        now = time.time()
-        found[sandbox_id] = render_metric(row, stats, at=now, cpu_used_pct=_cpu_used_pct(row, stats.cpu_used_s, now))
-    return json_answer({"sandboxes": found})
+        if found.samples:
+            rendered[sandbox_id] = render_metric(row, found, found.samples[-1])
+    return json_answer({"sandboxes": rendered})
 
 
-def _cpu_used_pct(row: Sandbox, cpu_used_s: float, now: float) -> float:
-    """Mean use since the sandbox began, in percent of its processors."""
-    return min(100.0, 100.0 * cpu_used_s / max(now - row.started_at, 0.001) / row.cpu_count)
-
-
-def _unix(request: web.Request, name: str, default: float) -> float:
+def _unix(request: web.Request, name: str) -> float | None:
+    text = request.query.get(name)
+    if not text:
+        return None
     try:
-        return float(request.query.get(name) or default)
-    except ValueError as error:
-        raise InvalidRequestError(f"{name} must be seconds since the epoch") from error
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise InvalidRequestError(f"{name} must be seconds since the epoch")
+    return value

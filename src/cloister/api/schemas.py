@@ -12,7 +12,7 @@ from typing import Any
 
 from cloister.control.sandboxes import NewSandbox
 from cloister.errors import InvalidRequestError
-from cloister.model.node import SandboxStats
+from cloister.model.node import Sample, SandboxMetrics
 from cloister.model.template import Template
 from cloister.store.base import Sandbox, Team
 
@@ -230,18 +230,18 @@ def render_detail(row: Sandbox, domain: str | None) -> dict[str, Any]:
     }
 
 
-def render_metric(row: Sandbox, stats: SandboxStats, *, at: float, cpu_used_pct: float) -> dict[str, Any]:
-    """``SandboxMetric`` of the contract. The kernel's count of memory has the page cache in it, so ``memCache`` is 0."""
+def render_metric(row: Sandbox, metrics: SandboxMetrics, sample: Sample) -> dict[str, Any]:
+    """``SandboxMetric`` of the contract."""
     return {
-        "timestamp": render_time(at),
-        "timestampUnix": int(at),
+        "timestamp": render_time(sample.at),
+        "timestampUnix": int(sample.at),
         "cpuCount": _whole(row.cpu_count),
-        "cpuUsedPct": round(cpu_used_pct, 2),
-        "memUsed": stats.mem_used_bytes,
-        "memTotal": stats.mem_limit_bytes,
-        "memCache": 0,
-        "diskUsed": stats.disk_used_bytes,
-        "diskTotal": stats.disk_total_bytes,
+        "cpuUsedPct": sample.cpu_used_pct,
+        "memUsed": sample.mem_used_bytes,
+        "memTotal": metrics.mem_limit_bytes,
+        "memCache": sample.mem_cache_bytes,
+        "diskUsed": sample.disk_used_bytes,
+        "diskTotal": metrics.disk_total_bytes,
     }
 
 
@@ -251,7 +251,8 @@ def render_team(team: Team, key: str) -> dict[str, Any]:
 
 
 def render_template(template: Template, since: float) -> dict[str, Any]:
-    """``Template`` of the contract. ``since`` stands for the times, which a node's templates do not carry."""
+    """``Template`` of the contract. ``since`` stands for the time of a template that does not carry it."""
+    created_at = render_time(template.created_at or since)
     return {
         "templateID": template.template_id,
         "buildID": template.build_id,
@@ -261,8 +262,8 @@ def render_template(template: Template, since: float) -> dict[str, Any]:
         "public": True,
         "aliases": [template.name, *template.aliases],
         "names": [template.name, *template.aliases],
-        "createdAt": render_time(since),
-        "updatedAt": render_time(since),
+        "createdAt": created_at,
+        "updatedAt": created_at,
         "createdBy": None,
         "lastSpawnedAt": None,
         "spawnCount": 0,

@@ -26,6 +26,7 @@ from cloister.cluster.base import NodeClient, NodeListener
 from cloister.cluster.local import LocalNodeClient
 from cloister.config.settings import Settings
 from cloister.control.keys import DEFAULT_TEAM, Keys
+from cloister.control.logs import SandboxLogs
 from cloister.control.reconcile import Reconciler
 from cloister.control.registry import Registry
 from cloister.control.sandboxes import Sandboxes, SandboxPolicy, describe_end
@@ -33,9 +34,11 @@ from cloister.control.templates import Templates
 from cloister.errors import AuthenticationError, CloisterError, NodeUnreachableError
 from cloister.model.sandbox import SandboxState
 from cloister.network.dns_relay import DnsRelay
+from cloister.proxy.agent_reports import AgentReports
 from cloister.proxy.app import Ingress
 from cloister.proxy.forward import MAX_HEAD_BYTES, MAX_HEADERS, READ_BUFFER_BYTES
 from cloister.proxy.routes import Gone, Route
+from cloister.store.logs import LogStore
 from cloister.store.sqlite import SqliteStore
 
 __all__ = ["ApiServer", "TlsListener"]
@@ -105,20 +108,41 @@ class ApiServer:
             stack.push_async_callback(sandboxes.close)
             ingress = Ingress(RegistryRoutes(registry), self._node)
             stack.push_async_callback(ingress.close)
+            logs = await self._open_logs(stack, registry, sandboxes, ingress)
             registry.on_end(ingress.end)
             reconciler = Reconciler(store, registry, sandboxes, templates)
             stack.push_async_callback(self._stop_relay)
             stack.push_async_callback(self._node.close)
-            self._node.start(NodeListener(lambda node: self._greet(node, reconciler), sandboxes.ended))
-            pruning = asyncio.create_task(_prune(registry))
+            self._node.start(NodeListener(lambda node: self._greet(node, reconciler), sandboxes.ended, logs.noted))
+            pruning = asyncio.create_task(_prune(registry, logs, settings.ended_retention_s))
             stack.push_async_callback(_cancel, pruning)
             app = web.Application(middlewares=[ingress.middleware(), rest_middleware], client_max_size=settings.max_body_mib << 20)
-            add_routes(app, Api(keys, sandboxes, templates, settings.domain), lambda: self._node.is_connected)
+            add_routes(app, Api(keys, sandboxes, templates, logs, settings.domain), lambda: self._node.is_connected)
             # Until the node has been asked, an id that the store does not know may yet be a sandbox; connections queue meanwhile.
             with contextlib.suppress(NodeUnreachableError):
                 await self._node.wait_connected()
             await self._serve(app, stack)
             self._stack = stack.pop_all()
+
+    async def _open_logs(self, stack: AsyncExitStack, registry: Registry, sandboxes: Sandboxes, ingress: Ingress) -> SandboxLogs:
+        """The sandboxes' logs, told of every sandbox that begins and ends."""
+        settings = self._settings
+        store = LogStore(
+            settings.data_dir / "api" / "logs", sandbox_bytes=settings.log_sandbox_kib << 10, total_bytes=settings.log_total_mib << 20
+        )
+        await store.open()
+        stack.push_async_callback(store.close)
+        agents = AgentReports(ingress.connector)
+        stack.push_async_callback(agents.close)
+        logs = SandboxLogs(store, registry, agents)
+        stack.push_async_callback(logs.close)
+        sandboxes.on_created, sandboxes.before_kill = logs.created, logs.last_look
+        ingress.on_agent_used = logs.used
+        registry.on_end(agents.end)
+        registry.on_end(logs.ended)
+        asking = asyncio.create_task(logs.run())
+        stack.push_async_callback(_cancel, asking)
+        return logs
 
     async def close(self) -> None:
         """Stop accepting, give what is under way a moment, and close everything."""
@@ -186,13 +210,14 @@ class ApiServer:
             self._relay = None
 
 
-async def _prune(registry: Registry) -> None:
+async def _prune(registry: Registry, logs: SandboxLogs, retention_s: float) -> None:
     while True:
         await asyncio.sleep(_PRUNE_S)
         began = time.monotonic()
         try:
             await registry.prune()
-        except CloisterError:
+            await logs.prune(retention_s)
+        except (CloisterError, OSError):
             _log.exception("registry.not_pruned")
         _log.debug("registry.pruned", duration_s=time.monotonic() - began)
 

@@ -60,8 +60,10 @@ async def _serve(settings: Settings, ready_fd: int | None) -> None:
     built = {template.name: template.template_id for template in catalog.templates()}
     pool = PoolSize(settings.pool_size, tuple(built[name] for name in settings.pool_templates if name in built))
     supervisor = Supervisor(host, catalog, journal, creator, upstream_dns, pool)
+    supervisor.sampler.interval_s = settings.metrics_interval_s
     server = NodeServer(supervisor, host.instance.run_dir / "supervisor.sock", allowed_uids={host.instance.api_uid})
     supervisor.on_ended = server.broadcast_ended
+    supervisor.on_note = server.broadcast_note
     await supervisor.start()
     await server.start()
     if ready_fd is not None:

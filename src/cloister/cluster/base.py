@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from cloister.model.node import EndedSandbox, NodeInfo, SandboxStats
+from cloister.model.node import EndedSandbox, NodeInfo, SandboxMetrics, SandboxNote, SandboxStats
 from cloister.model.sandbox import EndReason, SandboxRecord, SandboxRequest
 from cloister.model.template import Template
 
@@ -29,10 +29,11 @@ class ResolverSockets:
 
 @dataclass(frozen=True)
 class NodeListener:
-    """Whom a client tells: ``connected`` after each (re)connection, before calls that waited go on; ``ended`` for each event."""
+    """Whom a client tells: ``connected`` after each (re)connection, before waiting calls go on; ``ended`` and ``noted`` for each event."""
 
     connected: Callable[[NodeClient], Awaitable[None]]
     ended: Callable[[EndedSandbox], None]
+    noted: Callable[[SandboxNote], None] = lambda _note: None
 
 
 class NodeClient(Protocol):
@@ -58,6 +59,11 @@ class NodeClient(Protocol):
 
     async def stats(self, sandbox_id: str) -> SandboxStats:
         """What the sandbox uses now."""
+
+    async def metrics(
+        self, sandbox_id: str, start: float | None = None, end: float | None = None, newest: int | None = None
+    ) -> SandboxMetrics:
+        """What the sandbox used from ``start`` to ``end`` (epoch seconds), or the ``newest`` so many samples of that."""
 
     async def dial(self, sandbox_id: str) -> socket.socket:
         """A fresh, unconnected, non-blocking TCP socket inside the sandbox's network; the caller owns it."""

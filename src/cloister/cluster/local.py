@@ -93,7 +93,7 @@ class LocalNodeClient(NodeCalls):
     async def _use(self, session: NodeSession, listener: NodeListener) -> None:
         greeting = asyncio.create_task(self._greet(session, listener))
         try:
-            await session.run(listener.ended)
+            await session.run(listener)
         except ConnectionError as error:
             _log.warning("node.disconnected", error=str(error))
         finally:

@@ -10,13 +10,13 @@ import asyncio
 import itertools
 import socket
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from cloister.cluster.base import ResolverSockets
+from cloister.cluster.base import NodeListener, ResolverSockets
 from cloister.errors import InternalError, NodeUnreachableError, from_code
-from cloister.model.node import EndedSandbox, NodeInfo, SandboxStats
+from cloister.model.node import EndedSandbox, NodeInfo, SandboxMetrics, SandboxNote, SandboxStats
 from cloister.model.sandbox import EndReason, SandboxRecord, SandboxRequest
 from cloister.model.template import Template
 from cloister.protocol.node import Message, NodeChannel
@@ -60,6 +60,13 @@ class NodeCalls(ABC):
         """What the sandbox uses now."""
         return SandboxStats.from_json((await self._call("stats", {"sandbox_id": sandbox_id})).body["result"])
 
+    async def metrics(
+        self, sandbox_id: str, start: float | None = None, end: float | None = None, newest: int | None = None
+    ) -> SandboxMetrics:
+        """What the sandbox used."""
+        params = {"sandbox_id": sandbox_id, "start": start, "end": end, "newest": newest}
+        return SandboxMetrics.from_json((await self._call("metrics", params)).body["result"])
+
     async def dial(self, sandbox_id: str) -> socket.socket:
         """A fresh, unconnected TCP socket inside the sandbox's network."""
         (sock,) = _sockets(await self._call("dial", {"sandbox_id": sandbox_id}), 1)
@@ -90,13 +97,17 @@ class NodeSession(NodeCalls):
         self._ids = itertools.count(1)
         self._waiting: dict[int, asyncio.Future[Message]] = {}
 
-    async def run(self, ended: Callable[[EndedSandbox], None]) -> None:
+    async def run(self, listener: NodeListener) -> None:
         """Hand out answers and events until the connection breaks, which is raised as ConnectionError."""
         try:
             while True:
                 message = await self._channel.receive()
-                if message.body.get("event") == "sandbox.ended":
-                    ended(EndedSandbox.from_json(message.body["data"]))
+                event = message.body.get("event")
+                if event == "sandbox.ended":
+                    listener.ended(EndedSandbox.from_json(message.body["data"]))
+                    continue
+                if event == "sandbox.noted":
+                    listener.noted(SandboxNote.from_json(message.body["data"]))
                     continue
                 future = self._waiting.pop(message.body.get("id", -1), None)
                 if future is None or future.done():

@@ -35,6 +35,8 @@ def render() -> str:
 
 
 def _default(value: Any) -> str:
+    if isinstance(value, bool):
+        return f"`{str(value).lower()}`"
     return "none" if value in (None, ()) else f"`{value}`"
 
 

@@ -45,6 +45,9 @@ class Settings:
     allow_private: tuple[str, ...] = _setting(
         (), "Networks (CIDR) that sandboxes may reach although they are not public, such as a company's mirrors; never this host itself."
     )
+    include_credentials: bool = _setting(
+        False, "Whether sandboxes see user names and passwords of the host's pip, npm and apt configuration (else such lines are left out)."
+    )
     extra_ca_file: Path | None = _setting(None, "PEM file of certificate authorities that sandboxes trust besides the host's.")
     default_runtime: str = _setting("namespace", "How sandboxes are isolated when a request does not say.", choices=("namespace",))
     default_cpu_count: float = _setting(Limits.cpu_count, "Processors a sandbox may use.", unit="cores")
@@ -65,7 +68,10 @@ class Settings:
     max_timeout_s: int = _setting(86_400, "Longest time to live that a client may ask for.", unit="s")
     max_sandboxes_per_team: int = _setting(1_000, "Live sandboxes a team may have.")
     max_body_mib: int = _setting(8, "Largest body of an API request; sandbox traffic has no such bound.", unit="MiB")
-    ended_retention_s: int = _setting(86_400, "How long it is remembered why a sandbox ended.", unit="s")
+    ended_retention_s: int = _setting(86_400, "How long it is remembered why a sandbox ended, and its log kept.", unit="s")
+    metrics_interval_s: float = _setting(5.0, "Time between two samples of what a sandbox uses.", unit="s")
+    log_sandbox_kib: int = _setting(512, "Log of one sandbox on disk; the oldest half of it goes when it is full.", unit="KiB")
+    log_total_mib: int = _setting(1_024, "Logs of all sandboxes on disk; those that were written to least lately go first.", unit="MiB")
     node_wait_s: float = _setting(5.0, "How long a request waits for a node supervisor that is restarting.", unit="s")
     log_level: str = _setting("info", "Least severe level that is logged.", choices=("debug", "info", "warning", "error"))
     log_format: str = _setting("json", "Form of log lines on standard error.", choices=("json", "console"))
@@ -98,7 +104,7 @@ class Setting:
 
     name: str
     kind: str
-    """One of ``text``, ``integer``, ``number``, ``path``, ``list`` (of texts)."""
+    """One of ``text``, ``integer``, ``number``, ``switch``, ``path``, ``list`` (of texts)."""
     optional: bool
     default: Any
     help: str
@@ -149,6 +155,14 @@ def _number(value: Any) -> float:
     return float(value)
 
 
+def _switch(value: Any) -> bool:
+    if isinstance(value, str) and value.lower() in {"true", "false"}:
+        return value.lower() == "true"
+    if not isinstance(value, bool):
+        raise ValueError("must be true or false")  # noqa: TRY004 - what settings raise
+    return value
+
+
 def _path(value: Any) -> Path:
     path = Path(_text(str(value)))
     if not path.is_absolute():
@@ -163,8 +177,15 @@ def _list(value: Any) -> tuple[str, ...]:
     return tuple(part.strip() for part in parts if part.strip())
 
 
-_CONVERTERS: dict[str, Callable[[Any], Any]] = {"text": _text, "integer": _integer, "number": _number, "path": _path, "list": _list}
-_KINDS = {str: "text", int: "integer", float: "number", Path: "path", tuple[str, ...]: "list"}
+_CONVERTERS: dict[str, Callable[[Any], Any]] = {
+    "text": _text,
+    "integer": _integer,
+    "number": _number,
+    "switch": _switch,
+    "path": _path,
+    "list": _list,
+}
+_KINDS = {str: "text", int: "integer", float: "number", bool: "switch", Path: "path", tuple[str, ...]: "list"}
 
 
 def _plain(value: Any) -> Any:

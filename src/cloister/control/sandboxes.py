@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -26,7 +26,7 @@ from cloister.errors import (
     UnavailableError,
 )
 from cloister.ids import new_access_token
-from cloister.model.node import EndedSandbox, SandboxStats
+from cloister.model.node import EndedSandbox, SandboxMetrics
 from cloister.model.sandbox import EndReason, SandboxRequest, SandboxState
 from cloister.model.template import Template
 from cloister.store.base import Sandbox
@@ -70,6 +70,9 @@ class Sandboxes:
         self._creating: dict[str, asyncio.Task[Sandbox]] = {}
         self._by_idempotency_key: dict[tuple[str, str], str] = {}
         self._background: set[asyncio.Task[Any]] = set()
+        self.on_created: Callable[[Sandbox], None] = lambda _row: None
+        self.before_kill: Callable[[str], Awaitable[None]] = _nothing
+        """Awaited, shortly, before a sandbox is killed for its team."""
 
     def is_creating(self, sandbox_id: str) -> bool:
         """Whether a creation of this process is under way."""
@@ -172,6 +175,7 @@ class Sandboxes:
             raise ConflictError("the sandbox ended while it was being created")
         created = await self._registry.change(row.sandbox_id, state=SandboxState.RUNNING, started_at=record.started_at)
         _log.info("sandbox.created", sandbox_id=row.sandbox_id, team_id=row.team_id, template=row.template)
+        self.on_created(created)
         return created
 
     async def _discard(self, task: asyncio.Task[Sandbox]) -> None:
@@ -234,6 +238,7 @@ class Sandboxes:
         await self._to_the_end(self._end(sandbox_id, EndReason.KILLED, ""))
 
     async def _end(self, sandbox_id: str, reason: EndReason, message: str) -> None:
+        await self.before_kill(sandbox_id)
         stored = self._registry.end(sandbox_id, reason, message)
         if stored is not None:
             await stored
@@ -257,10 +262,12 @@ class Sandboxes:
             raise SandboxNotFoundError(f"sandbox {sandbox_id} not found: it ended meanwhile")
         return await self._registry.change(sandbox_id, end_at=end_at)
 
-    async def stats(self, team_id: str, sandbox_id: str) -> tuple[Sandbox, SandboxStats]:
-        """The sandbox and what it uses now."""
+    async def metrics(
+        self, team_id: str, sandbox_id: str, start: float | None = None, end: float | None = None, newest: int | None = None
+    ) -> tuple[Sandbox, SandboxMetrics]:
+        """The sandbox and what it used from ``start`` to ``end`` (epoch seconds), or the ``newest`` so many samples of that."""
         row = self.get(team_id, sandbox_id)
-        return row, await self._node.stats(sandbox_id)
+        return row, await self._node.metrics(sandbox_id, start, end, newest)
 
     def ended(self, event: EndedSandbox) -> None:
         """Take note of the node's word that a sandbox ended."""
@@ -273,6 +280,10 @@ class Sandboxes:
     def _check_timeout(self, timeout_s: int) -> None:
         if timeout_s > self._policy.max_timeout_s:
             raise InvalidRequestError(f"timeout {timeout_s} s is longer than this server allows, {self._policy.max_timeout_s} s")
+
+
+async def _nothing(_sandbox_id: str) -> None:
+    return
 
 
 _ENDINGS = {

@@ -26,13 +26,17 @@ _REMOVE_ATTEMPTS = 50
 
 @dataclass(frozen=True, kw_only=True)
 class CgroupUsage:
-    """What a group has used. ``oom_kills`` counts processes killed for want of memory."""
+    """What a group has used. ``oom_kills`` counts processes killed for want of memory, ``pids_refused`` forks beyond the limit."""
 
     cpu_used_s: float
     mem_used_bytes: int
+    """Without the cache."""
+    mem_cache_bytes: int
+    """Page cache of files, which the kernel takes back when memory is short; files in memory (tmpfs) are no cache."""
     mem_limit_bytes: int
     oom_kills: int
     pids: int
+    pids_refused: int
 
 
 class CgroupTree(ABC):
@@ -54,6 +58,10 @@ class CgroupTree(ABC):
     @abstractmethod
     def usage(self, name: str) -> CgroupUsage:
         """What group ``name`` has used."""
+
+    @abstractmethod
+    def cpu_used_s(self, name: str) -> float:
+        """Processor time of group ``name`` alone: one short read."""
 
     def create(self, name: str, limits: Limits | None) -> None:
         """Make group ``name`` (kept if it is there) and set its limits.
@@ -130,13 +138,20 @@ class _TreeV1(CgroupTree):
     def usage(self, name: str) -> CgroupUsage:
         directories = self.directories(name)
         memory = directories["memory"]
+        stat = _fields(memory / "memory.stat")
+        cache = max(0, stat["total_cache"] - stat.get("total_shmem", 0))
         return CgroupUsage(
-            cpu_used_s=int((directories["cpuacct"] / "cpuacct.usage").read_text()) / 1e9,
-            mem_used_bytes=int((memory / "memory.usage_in_bytes").read_text()),
+            cpu_used_s=self.cpu_used_s(name),
+            mem_used_bytes=max(0, int((memory / "memory.usage_in_bytes").read_text()) - cache),
+            mem_cache_bytes=cache,
             mem_limit_bytes=int((memory / "memory.limit_in_bytes").read_text()),
-            oom_kills=_field(memory / "memory.oom_control", "oom_kill"),
+            oom_kills=_fields(memory / "memory.oom_control").get("oom_kill", 0),
             pids=int((directories["pids"] / "pids.current").read_text()),
+            pids_refused=_fields(directories["pids"] / "pids.events").get("max", 0),
         )
+
+    def cpu_used_s(self, name: str) -> float:
+        return int((self._root / "cpuacct" / self._path / name / "cpuacct.usage").read_text()) / 1e9
 
 
 class _TreeV2(CgroupTree):
@@ -160,21 +175,25 @@ class _TreeV2(CgroupTree):
 
     def usage(self, name: str) -> CgroupUsage:
         group = self.directories(name)["unified"]
+        stat = _fields(group / "memory.stat")
+        cache = max(0, stat["file"] - stat.get("shmem", 0))
         return CgroupUsage(
-            cpu_used_s=_field(group / "cpu.stat", "usage_usec") / 1e6,
-            mem_used_bytes=int((group / "memory.current").read_text()),
+            cpu_used_s=self.cpu_used_s(name),
+            mem_used_bytes=max(0, int((group / "memory.current").read_text()) - cache),
+            mem_cache_bytes=cache,
             mem_limit_bytes=int((group / "memory.max").read_text()),
-            oom_kills=_field(group / "memory.events", "oom_kill"),
+            oom_kills=_fields(group / "memory.events").get("oom_kill", 0),
             pids=int((group / "pids.current").read_text()),
+            pids_refused=_fields(group / "pids.events").get("max", 0),
         )
 
+    def cpu_used_s(self, name: str) -> float:
+        return _fields(self._root / self._path / name / "cpu.stat").get("usage_usec", 0) / 1e6
 
-def _field(path: Path, name: str) -> int:
-    for line in path.read_text().splitlines():
-        key, _, value = line.partition(" ")
-        if key == name:
-            return int(value)
-    return 0
+
+def _fields(path: Path) -> dict[str, int]:
+    """A file of lines ``name number``."""
+    return {key: int(value) for key, _, value in (line.partition(" ") for line in path.read_text().splitlines())}
 
 
 def _remove_group(directory: Path) -> None:

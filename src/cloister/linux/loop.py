@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["attach_image"]
+__all__ = ["attach_image", "attached_device"]
 
-_LOOP_CONFIGURE, _LOOP_CTL_GET_FREE = 0x4C0A, 0x4C82
+_LOOP_GET_STATUS64, _LOOP_CONFIGURE, _LOOP_CTL_GET_FREE = 0x4C05, 0x4C0A, 0x4C82
 _LO_FLAGS_AUTOCLEAR, _LO_FLAGS_DIRECT_IO = 4, 16
 _ATTEMPTS = 64
 
@@ -46,6 +46,24 @@ def attach_image(image: Path) -> Iterator[str]:
     finally:
         os.close(backing)
     try:
+        yield path
+    finally:
+        os.close(device)
+
+
+@contextmanager
+def attached_device(image: Path, number: int) -> Iterator[str]:
+    """The path of loop device ``number``, held open for the time of the block so that it stays attached to ``image``.
+
+    Raises: OSError, also (ENXIO) when the device is attached to something else by now.
+    """
+    path = f"/dev/loop{number}"
+    device = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        status = _LoopInfo()
+        fcntl.ioctl(device, _LOOP_GET_STATUS64, status)
+        if status.head[1] != image.stat().st_ino:  # head: device, inode, rdevice, offset, size limit
+            raise OSError(errno.ENXIO, f"{path} is not attached to {image}")
         yield path
     finally:
         os.close(device)

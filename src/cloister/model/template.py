@@ -28,6 +28,8 @@ class Template:
     """Languages of the interpreter, canonical names, the default one first; empty: no interpreter."""
     limits: Limits = field(default_factory=Limits)
     aliases: tuple[str, ...] = ()
+    created_at: float = 0.0
+    """When it was built, epoch seconds; 0 if that is not known."""
 
     def to_json(self) -> dict[str, Any]:
         """As JSON-ready data; :meth:`from_json` reads it back."""

@@ -52,7 +52,9 @@ def open_host(settings: Settings, upstream_dns: tuple[str, ...]) -> NodeHost:
         network=network,
         seccomp_filter=compile_bpf(load_profile(Path(str(profile)))),
     )
-    layer_config = HostLayerConfig(resolver=network.gateway_address, extra_ca_file=settings.extra_ca_file)
+    layer_config = HostLayerConfig(
+        resolver=network.gateway_address, extra_ca_file=settings.extra_ca_file, include_credentials=settings.include_credentials
+    )
     host_layer = build_host_layer(settings.data_dir / "hostlayer", layer_config)
     return NodeHost(instance=instance, network=network, runtime=runtime, host_layer=host_layer)
 

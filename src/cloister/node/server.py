@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ import structlog
 
 from cloister.errors import CloisterError, InternalError, InvalidRequestError
 from cloister.ids import is_sandbox_id
-from cloister.model.node import EndedSandbox, NodeInfo, SandboxStats
+from cloister.model.node import EndedSandbox, NodeInfo, SandboxMetrics, SandboxNote, SandboxStats
 from cloister.model.resources import Limits
 from cloister.model.sandbox import EndReason, SandboxRecord, SandboxRequest
 from cloister.model.template import Template
@@ -29,6 +30,9 @@ __all__ = ["DnsSockets", "NodeServer", "NodeService", "parse_request"]
 
 _log = structlog.get_logger("cloister.node.server")
 _MAX_IN_FLIGHT = 1024
+_MAX_UNTOLD = 1000
+"""Notes kept while nobody is connected."""
+_METRICS_PARAMS = ("start", "end", "newest")
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,9 @@ class NodeService(Protocol):
     async def stats(self, sandbox_id: str) -> SandboxStats:
         """What the sandbox uses now."""
 
+    async def metrics(self, sandbox_id: str, start: float | None, end: float | None, newest: int | None) -> SandboxMetrics:
+        """What the sandbox used from ``start`` to ``end`` (epoch seconds, both included), or the newest so many samples of that."""
+
     async def dial(self, sandbox_id: str) -> socket.socket:
         """A fresh, unconnected TCP socket inside the sandbox's network; the server closes it once it is sent."""
 
@@ -95,6 +102,7 @@ class NodeServer:
         self._accepting: asyncio.Task[None] | None = None
         self._peers: dict[NodeChannel, asyncio.Task[None]] = {}
         self._requests: set[asyncio.Task[None]] = set()
+        self._untold: deque[SandboxNote] = deque(maxlen=_MAX_UNTOLD)
         self._methods: dict[str, Callable[[dict[str, Any]], Awaitable[_Answer]]] = {
             "reserve": self._reserve,
             "create": self._create,
@@ -103,6 +111,7 @@ class NodeServer:
             "list": self._list,
             "get": self._get,
             "stats": self._stats,
+            "metrics": self._metrics,
             "dial": self._dial,
             "templates": self._templates,
             "dns_sockets": self._dns_sockets,
@@ -139,9 +148,19 @@ class NodeServer:
 
     async def broadcast_ended(self, ended: EndedSandbox) -> None:
         """Send ``sandbox.ended`` to every peer; one that has gone is passed over."""
+        await self._broadcast({"event": "sandbox.ended", "data": ended.to_json()})
+
+    async def broadcast_note(self, note: SandboxNote) -> None:
+        """Send ``sandbox.noted`` to every peer; with none there, the next to come is told, unless there are too many notes by then."""
+        if self._peers:
+            await self._broadcast({"event": "sandbox.noted", "data": note.to_json()})
+        else:
+            self._untold.append(note)
+
+    async def _broadcast(self, body: dict[str, Any]) -> None:
         for channel in tuple(self._peers):
             try:
-                await channel.send({"event": "sandbox.ended", "data": ended.to_json()})
+                await channel.send(body)
             except ConnectionError:
                 channel.close()
 
@@ -160,6 +179,8 @@ class NodeServer:
     async def _serve(self, channel: NodeChannel) -> None:
         room = asyncio.Semaphore(_MAX_IN_FLIGHT)
         try:
+            while self._untold:
+                await channel.send({"event": "sandbox.noted", "data": self._untold.popleft().to_json()})
             while True:
                 message = await channel.receive()
                 message.close_fds()
@@ -230,6 +251,12 @@ class NodeServer:
 
     async def _stats(self, params: dict[str, Any]) -> _Answer:
         return (await self._service.stats(_sandbox_id(params))).to_json(), (), None
+
+    async def _metrics(self, params: dict[str, Any]) -> _Answer:
+        start, end, newest = (None if params.get(name) is None else _typed(params, name, (int, float)) for name in _METRICS_PARAMS)
+        if newest is not None and not (isinstance(newest, int) and newest > 0):
+            raise InvalidRequestError("newest is not a positive whole number")
+        return (await self._service.metrics(_sandbox_id(params), start, end, newest)).to_json(), (), None
 
     async def _dial(self, params: dict[str, Any]) -> _Answer:
         sock = await self._service.dial(_sandbox_id(params))

@@ -23,7 +23,7 @@ import structlog
 from cloister import __version__
 from cloister.errors import AlreadyExistsError, CloisterError, IsolationError, SandboxNotFoundError
 from cloister.ids import new_sandbox_id
-from cloister.model.node import EndedSandbox, NodeInfo, SandboxStats
+from cloister.model.node import EndedSandbox, NodeInfo, SandboxMetrics, SandboxNote, SandboxStats
 from cloister.model.sandbox import EndReason, SandboxRecord, SandboxRequest, SandboxState
 from cloister.model.template import Template
 from cloister.node.catalog import Catalog
@@ -31,6 +31,7 @@ from cloister.node.creation import Creator
 from cloister.node.host import NodeHost
 from cloister.node.journal import Entry, Journal
 from cloister.node.pool import Pool, Pooled, PoolSize
+from cloister.node.sampler import Sampler
 from cloister.node.server import DnsSockets
 from cloister.runtime.base import RuntimeSandbox
 from cloister.runtime.spec import SandboxSpec
@@ -74,8 +75,12 @@ class Supervisor:
         self._pool = Pool(pool, make=self._make_ahead, end=self._end_pooled, is_busy=self._is_busy)
         self._tasks: set[asyncio.Task[None]] = set()
         self._dns: DnsSockets | None = None
+        self.sampler = Sampler(self._in_thread)
         self.on_ended: Callable[[EndedSandbox], Any] = lambda _ended: None
         """Called on the event loop when a sandbox has ended; may return an awaitable."""
+        self.on_note: Callable[[SandboxNote], Coroutine[Any, Any, None]] | None = None
+        """Called on the event loop when a sandbox met one of its limits."""
+        self.sampler.on_note = self._note
 
     # ---- start and stop ----
 
@@ -89,6 +94,7 @@ class Supervisor:
         removed = await self._in_thread(lambda: self._host.runtime.sweep(self._known))
         _log.info("node.started", adopted=len(self._live), removed=removed)
         self._spawn(self._sweep_forever())
+        self._spawn(self.sampler.run())
         self._spawn(self._pool.run())
 
     async def stop(self, *, keep_sandboxes: bool) -> None:
@@ -192,7 +198,7 @@ class Supervisor:
             asyncio.get_running_loop().remove_reader(pooled.sandbox.pidfd)
         try:
             record, sandbox = await self._in_thread(lambda: self._creator.create(request, pooled))
-            self._watch(record, sandbox)
+            self._watch(record, sandbox, cpu_before_s=0.0 if pooled is None else sandbox.cpu_used_s())
         finally:
             self._creating.discard(request.sandbox_id)
         seconds = round(time.monotonic() - began, 3)
@@ -226,6 +232,11 @@ class Supervisor:
         """See :class:`NodeService`."""
         return SandboxStats(**vars(await self._in_thread(self._find(sandbox_id).sandbox.usage)))
 
+    async def metrics(self, sandbox_id: str, start: float | None, end: float | None, newest: int | None) -> SandboxMetrics:
+        """See :class:`NodeService`."""
+        self._find(sandbox_id)
+        return await self.sampler.metrics(sandbox_id, start, end, newest)
+
     async def dial(self, sandbox_id: str) -> socket.socket:
         """See :class:`NodeService`."""
         return await self._in_thread(self._find(sandbox_id).sandbox.dial)
@@ -247,8 +258,9 @@ class Supervisor:
 
     # ---- one sandbox's life ----
 
-    def _watch(self, record: SandboxRecord, sandbox: RuntimeSandbox) -> None:
+    def _watch(self, record: SandboxRecord, sandbox: RuntimeSandbox, cpu_before_s: float = 0.0) -> None:
         live = self._live[record.sandbox_id] = _Live(record, sandbox)
+        self.sampler.watch(record.sandbox_id, sandbox, record.started_at, cpu_before_s)
         asyncio.get_running_loop().add_reader(sandbox.pidfd, self._on_death, record.sandbox_id)
         self._schedule_expiry(live)
 
@@ -280,6 +292,7 @@ class Supervisor:
     async def _finish(self, live: _Live, reason: EndReason) -> None:
         sandbox_id = live.record.sandbox_id
         await self._in_thread(live.sandbox.kill)
+        await self.sampler.forget(sandbox_id)
         told = self.on_ended(EndedSandbox(sandbox_id=sandbox_id, reason=reason, message=_MESSAGES.get(reason, "")))
         if told is not None:
             await told
@@ -290,6 +303,11 @@ class Supervisor:
         await self._in_thread(lambda: self._journal.remove(sandbox_id))
         del self._live[sandbox_id]
         _log.info("sandbox.ended", sandbox_id=sandbox_id, reason=reason)
+
+    def _note(self, note: SandboxNote) -> None:
+        _log.info("sandbox.limit_met", sandbox_id=note.sandbox_id, limit=note.event)
+        if self.on_note is not None:
+            self._spawn(self.on_note(note))
 
     def _find(self, sandbox_id: str) -> _Live:
         live = self._live.get(sandbox_id)

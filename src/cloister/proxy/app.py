@@ -28,7 +28,11 @@ __all__ = ["AGENT_PORT", "INTERPRETER_PORT", "Ingress"]
 _log = structlog.get_logger("cloister.proxy")
 AGENT_PORT = 49983
 INTERPRETER_PORT = 49999
-_CONTROL_PATHS = frozenset({"/init", "/freeze", "/unfreeze", "/collapse", "/fsfreeze", "/fsthaw"})
+_INTERNAL_PATHS = {
+    AGENT_PORT: frozenset({"/init", "/freeze", "/unfreeze", "/collapse", "/fsfreeze", "/fsthaw", "/logs"}),
+    INTERPRETER_PORT: frozenset({"/logs"}),
+}
+"""What the agent serves to the server only."""
 _Next = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -37,8 +41,11 @@ class Ingress:
 
     def __init__(self, routes: Routes, dialer: Dialer) -> None:
         self._routes = routes
-        self._connector = SandboxConnector(dialer)
-        self._forwarder = Forwarder(self._connector)
+        self.connector = SandboxConnector(dialer)
+        """The connections into sandboxes; :meth:`close` closes it."""
+        self._forwarder = Forwarder(self.connector)
+        self.on_agent_used: Callable[[str, int], None] = lambda _sandbox_id, _port: None
+        """Called before and after each request that reaches one of the agent's ports."""
         self._users = Users()
 
     async def close(self) -> None:
@@ -48,7 +55,7 @@ class Ingress:
     def end(self, sandbox_id: str) -> None:
         """Let go of a sandbox that ended: break what is under way, drop what is idle."""
         self._users.end(sandbox_id)
-        self._connector.drop(sandbox_id)
+        self.connector.drop(sandbox_id)
 
     def middleware(self) -> Middleware:
         """The middleware; it is to be the outermost."""
@@ -94,14 +101,20 @@ class Ingress:
             return self._absent(request, address, route)
         if (refusal := check_request(request, address, route)) is not None:
             return refusal
+        is_agent = address.port in {AGENT_PORT, INTERPRETER_PORT}
         try:
             with self._users.use(address.sandbox_id):
+                if is_agent:
+                    self.on_agent_used(address.sandbox_id, address.port)
                 return await self._forwarder.forward(request, address)
         except (SandboxEndedError, aiohttp.ClientError, CloisterError) as error:
             if request.get(STARTED):
                 abort(request)
                 raise ConnectionResetError("the answer broke off") from error
             return self._explain(request, address, error)
+        finally:
+            if is_agent:
+                self.on_agent_used(address.sandbox_id, address.port)
 
     def _explain(self, request: web.Request, address: Address, error: Exception) -> web.Response:
         route = self._routes.find(address.sandbox_id)
@@ -125,9 +138,9 @@ class Ingress:
 
 def check_request(request: web.BaseRequest, address: Address, route: Route) -> web.Response | None:
     """The refusal of a request that must not reach the sandbox, or None."""
+    if request.path.rstrip("/").lower() in _INTERNAL_PATHS.get(address.port, ()):
+        return answers.refused(request, 404, "there is nothing here")
     if address.port == AGENT_PORT:
-        if request.path.rstrip("/").lower() in _CONTROL_PATHS:
-            return answers.refused(request, 404, "there is nothing here")
         return None
     if not _matches(request, "E2b-Traffic-Access-Token", route.traffic_token):
         return answers.refused(request, 403, "the e2b-traffic-access-token header is missing or wrong")

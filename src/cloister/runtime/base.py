@@ -29,11 +29,16 @@ class Usage:
 
     cpu_used_s: float
     mem_used_bytes: int
+    """Without the cache."""
+    mem_cache_bytes: int
     mem_limit_bytes: int
     oom_kills: int
     pids: int
+    pids_refused: int
+    """Processes that could not be started because there were too many, so far."""
     disk_used_bytes: int
     disk_total_bytes: int
+    inodes_free: int
 
 
 class RuntimeSandbox(Protocol):
@@ -62,6 +67,10 @@ class RuntimeSandbox(Protocol):
 
     def usage(self) -> Usage:
         """What it uses now."""
+        ...
+
+    def cpu_used_s(self) -> float:
+        """Its processor time so far; cheaper than :meth:`usage`. It has not run since if it has not changed."""
         ...
 
     def kill(self) -> None:

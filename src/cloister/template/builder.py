@@ -13,6 +13,8 @@ program ran in it. A step has up to two phases, so that nothing of the host's co
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import time
 import uuid
 from collections import deque
@@ -22,7 +24,7 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from cloister.errors import BuildError, DeadlineError
+from cloister.errors import BuildError, DeadlineError, TemplateNotFoundError
 from cloister.model.resources import Limits
 from cloister.model.template import Template
 from cloister.runtime.namespace.step import StepSpec
@@ -101,6 +103,10 @@ def build_template(definition: Definition, parent: Template | None, context: Bui
     """
     context.store.sweep()
     template = _record(definition, build_layers(definition, parent.layers if parent else (), context))
+    with contextlib.suppress(TemplateNotFoundError):
+        earlier = context.store.template(definition.name)
+        if earlier.build_id == template.build_id and earlier.created_at:
+            template = dataclasses.replace(template, created_at=earlier.created_at)
     context.store.write_template(template)
     return template
 
@@ -132,6 +138,7 @@ def _record(definition: Definition, keys: tuple[str, ...]) -> Template:
         languages=definition.languages,
         limits=definition.limits,
         aliases=definition.aliases,
+        created_at=time.time(),
     )
 
 

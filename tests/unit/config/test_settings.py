@@ -43,6 +43,7 @@ def test_precedence(tmp_path: Path) -> None:
         ({"CLOISTER_MAX_TIMEOUT_S": "soon"}, "max_timeout_s"),
         ({"CLOISTER_MAX_TIMEOUT_S": "-1"}, "must be positive"),
         ({"CLOISTER_LOG_LEVEL": "loud"}, "must be one of"),
+        ({"CLOISTER_INCLUDE_CREDENTIALS": "perhaps"}, "include_credentials.*true or false"),
         ({"CLOISTER_LISTN": "x"}, "CLOISTER_LISTN"),
         ({"CLOISTER_CONFIG": "/nowhere.toml"}, "/nowhere.toml"),
     ],
@@ -51,6 +52,16 @@ def test_wrong_values_are_refused_by_name(environ: dict[str, str], named: str) -
     """A wrong value or an unknown name is an error that names it."""
     with pytest.raises(InvalidRequestError, match=named):
         load(None, environ)
+
+
+def test_switches_are_words_or_toml_values(tmp_path: Path) -> None:
+    """A switch is true or false in every source, and off unless it is given."""
+    file = tmp_path / "c.toml"
+    file.write_text("include_credentials = true\n")
+    assert load(parse("--config", str(file)), {}).include_credentials is True
+    assert load(None, {"CLOISTER_INCLUDE_CREDENTIALS": "TRUE"}).include_credentials is True
+    assert load(parse("--include-credentials", "false"), {"CLOISTER_INCLUDE_CREDENTIALS": "true"}).include_credentials is False
+    assert load(None, {}).include_credentials is False
 
 
 def test_unknown_key_in_the_file(tmp_path: Path) -> None:
@@ -63,7 +74,9 @@ def test_unknown_key_in_the_file(tmp_path: Path) -> None:
 
 def test_every_setting_survives_the_way_to_a_child() -> None:
     """What ``to_json`` gives is read back the same, for every kind of setting."""
-    settings = Settings(domain="sbx.test", dns_upstreams=("1.1.1.1", "9.9.9.9"), extra_ca_file=Path("/ca.pem"), node_wait_s=1.5)
+    settings = Settings(
+        domain="sbx.test", include_credentials=True, dns_upstreams=("1.1.1.1", "9.9.9.9"), extra_ca_file=Path("/ca.pem"), node_wait_s=1.5
+    )
     assert Settings.from_json(settings.to_json()) == settings
 
 

@@ -63,9 +63,30 @@ def test_v2_usage(v2: Path) -> None:
     (group / "memory.current").write_text("4096\n")
     (group / "memory.events").write_text("low 0\noom 1\noom_kill 2\n")
     (group / "pids.current").write_text("3\n")
-    (group / "memory.stat").write_text("anon 1\nfile 2048\ninactive_file 1024\n")
+    (group / "memory.stat").write_text("anon 1\nfile 2048\nshmem 512\ninactive_file 1024\n")
+    (group / "pids.events").write_text("max 7\n")
     usage = tree.usage("a")
-    assert (usage.cpu_used_s, usage.mem_used_bytes, usage.mem_limit_bytes, usage.oom_kills, usage.pids) == (2.5, 4096, 100 << 20, 2, 3)
+    assert (usage.cpu_used_s, usage.mem_limit_bytes, usage.oom_kills, usage.pids, usage.pids_refused) == (2.5, 100 << 20, 2, 3, 7)
+    assert (usage.mem_cache_bytes, usage.mem_used_bytes) == (1536, 2560)
+    assert tree.cpu_used_s("a") == 2.5
+
+
+def test_v1_usage(v1: Path) -> None:
+    """Memory in use is without the cache, of which files in memory are no part."""
+    tree = find_tree(0, v1)
+    tree.create("a", LIMITS)
+    for name, text in {
+        "cpuacct/cloister/0/a/cpuacct.usage": "1500000000\n",
+        "memory/cloister/0/a/memory.usage_in_bytes": "10000\n",
+        "memory/cloister/0/a/memory.stat": "cache 1\ntotal_cache 4000\ntotal_shmem 1000\n",
+        "memory/cloister/0/a/memory.oom_control": "oom_kill_disable 0\nunder_oom 0\noom_kill 4\n",
+        "pids/cloister/0/a/pids.current": "3\n",
+        "pids/cloister/0/a/pids.events": "max 2\n",
+    }.items():
+        (v1 / name).write_text(text)
+    usage = tree.usage("a")
+    assert (usage.cpu_used_s, usage.mem_used_bytes, usage.mem_cache_bytes) == (1.5, 7000, 3000)
+    assert (usage.oom_kills, usage.pids, usage.pids_refused) == (4, 3, 2)
 
 
 def test_names_are_those_of_the_instance_only(v1: Path) -> None:

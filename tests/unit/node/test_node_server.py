@@ -15,7 +15,7 @@ from cloister.cluster.base import NodeClient, NodeListener
 from cloister.cluster.local import LocalNodeClient
 from cloister.errors import InvalidRequestError, NoCapacityError, NodeUnreachableError, SandboxNotFoundError
 from cloister.ids import new_sandbox_id
-from cloister.model.node import EndedSandbox, NodeInfo, SandboxStats
+from cloister.model.node import EndedSandbox, NodeInfo, Sample, SandboxMetrics, SandboxNote, SandboxStats
 from cloister.model.resources import Limits
 from cloister.model.sandbox import EndReason, SandboxRecord, SandboxRequest, SandboxState
 from cloister.model.template import Template
@@ -23,6 +23,7 @@ from cloister.node.server import DnsSockets, NodeServer, parse_request
 from cloister.protocol.node import MAX_PIECE_BYTES, ChannelClosedError, NodeChannel, ProtocolError
 
 ID = "a" * 20
+SAMPLE = Sample(at=1.5, cpu_used_pct=2.5, mem_used_bytes=3, mem_cache_bytes=4, disk_used_bytes=5)
 
 
 def record(sandbox_id: str = ID, **fields: Any) -> SandboxRecord:
@@ -71,6 +72,11 @@ class Service:
     async def stats(self, _sandbox_id: str) -> SandboxStats:
         """See NodeService."""
         return SandboxStats(cpu_used_s=1, mem_used_bytes=2, mem_limit_bytes=3, oom_kills=4, pids=5, disk_used_bytes=6, disk_total_bytes=7)
+
+    async def metrics(self, sandbox_id: str, start: float | None, end: float | None, newest: int | None) -> SandboxMetrics:
+        """See NodeService."""
+        self.asked.append((sandbox_id, start, end, newest))
+        return SandboxMetrics(mem_limit_bytes=1, disk_total_bytes=2, samples=(SAMPLE,) * 2)
 
     async def dial(self, _sandbox_id: str) -> socket.socket:
         """See NodeService."""
@@ -140,6 +146,11 @@ async def test_calls(harness: Harness) -> None:
     assert await harness.client.kill(ID, EndReason.EXPIRED)
     assert harness.service.asked[-1] == (ID, EndReason.EXPIRED)
     assert (await harness.client.stats(ID)).oom_kills == 4
+    found = await harness.client.metrics(ID, start=1.5, newest=2)
+    assert (found.mem_limit_bytes, found.disk_total_bytes, found.samples) == (1, 2, (SAMPLE, SAMPLE))
+    assert harness.service.asked[-1] == (ID, 1.5, None, 2)
+    with pytest.raises(InvalidRequestError, match="newest"):
+        await harness.client.metrics(ID, newest=0)
     assert [template.layers for template in await harness.client.templates()] == [("l",)]
     with pytest.raises(SandboxNotFoundError):
         await harness.client.get(ID)
@@ -148,6 +159,23 @@ async def test_calls(harness: Harness) -> None:
     assert caught.value.hint == "wait"
     with pytest.raises(Exception, match="oops"):
         await harness.client.create(SandboxRequest(sandbox_id=ID, template="broken", end_at=1))
+
+
+async def test_notes_reach_the_peer_that_comes_later(harness: Harness) -> None:
+    """What the node saw while nobody was connected is told to the next peer, in order, and what it sees then at once."""
+    told: asyncio.Queue[SandboxNote] = asyncio.Queue()
+    notes = [SandboxNote(sandbox_id=ID, at=number, level="warn", event="disk.exhausted", fields={"n": number}) for number in range(4)]
+    await harness.client.close()
+    assert harness.server is not None
+    await asyncio.sleep(0.1)  # the server sees that its peer has gone
+    for note in notes[:3]:
+        await harness.server.broadcast_note(note)
+    harness.client = LocalNodeClient(harness.path, wait_s=1.0)
+    harness.client.start(NodeListener(harness.greet, harness.ended.append, told.put_nowait))
+    await harness.client.wait_connected()
+    await harness.server.broadcast_note(notes[3])
+    async with asyncio.timeout(5):
+        assert [await told.get() for _ in notes] == notes
 
 
 async def test_descriptors(harness: Harness) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -123,6 +124,15 @@ def test_built_layers_are_not_built_again(context: BuildContext, sandbox: FakeSa
     assert len(sandbox.specs) == count
     build_template(replace(DEFINITION, steps=(RUN, replace(APT, script="echo changed\n"))), None, context)
     assert len(sandbox.specs) == count + 2
+
+
+def test_the_time_of_a_build_is_that_of_its_making(context: BuildContext, sandbox: FakeSandbox) -> None:
+    """A template carries when it was built; finding everything built keeps that time, a change renews it."""
+    first = build_template(DEFINITION, None, context)
+    assert abs(first.created_at - time.time()) < 60
+    assert build_template(DEFINITION, None, context).created_at == first.created_at
+    assert context.store.template(DEFINITION.name) == first
+    assert build_template(replace(DEFINITION, steps=(RUN,)), None, context).created_at > first.created_at
 
 
 @pytest.mark.parametrize(

@@ -12,10 +12,12 @@ from aiohttp import web
 
 from cloister.agent.auth import is_allowed, is_allowed_or_absent
 from cloister.agent.cors import add_headers, answer_preflights
+from cloister.agent.events import EventLog
 from cloister.agent.init import SandboxState
 from cloister.agent.interpreter.contexts import Context, Contexts, Run
 from cloister.agent.interpreter.kernel import Finished
 from cloister.agent.interpreter.results import encode_events
+from cloister.agent.reports import report_events
 from cloister.errors import AuthenticationError, CloisterError, InvalidRequestError, NotFoundError
 from cloister.protocol import execution
 
@@ -28,13 +30,14 @@ _KEEPALIVE = execution.encode_event(execution.keepalive_event())
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-def interpreter_app(state: SandboxState, contexts: Contexts, keepalive_s: float = 5.0) -> web.Application:
+def interpreter_app(state: SandboxState, contexts: Contexts, keepalive_s: float = 5.0, events: EventLog | None = None) -> web.Application:
     """The application; whoever runs it must set ``handler_cancellation``."""
-    api = _Api(state, contexts, keepalive_s)
+    api = _Api(state, contexts, keepalive_s, events if events is not None else EventLog())
     app = web.Application(client_max_size=_MAX_BODY_BYTES, middlewares=[answer_preflights, _errors_as_text])
     app.on_response_prepare.append(add_headers)
     app.router.add_get("/health", api.health)
     app.router.add_post("/execute", api.execute)
+    app.router.add_get("/logs", api.logs)
     app.router.add_get("/contexts", api.list_contexts)
     app.router.add_post("/contexts", api.create_context)
     app.router.add_post("/contexts/{id}/restart", api.restart_context)
@@ -43,7 +46,8 @@ def interpreter_app(state: SandboxState, contexts: Contexts, keepalive_s: float 
 
 
 class _Api:
-    def __init__(self, state: SandboxState, contexts: Contexts, keepalive_s: float) -> None:
+    def __init__(self, state: SandboxState, contexts: Contexts, keepalive_s: float, events: EventLog) -> None:
+        self._events = events
         self._keepalive_s = keepalive_s
         self._state = state
         self._contexts = contexts
@@ -51,9 +55,12 @@ class _Api:
     async def health(self, _request: web.Request) -> web.Response:
         return web.Response(text="OK")
 
+    async def logs(self, request: web.Request) -> web.Response:
+        self._demand_token(request)
+        return report_events(self._events, request)
+
     async def execute(self, request: web.Request) -> web.StreamResponse:
-        if not is_allowed(self._state.access_token, request.headers.get("X-Access-Token")):
-            raise AuthenticationError("The access token (header X-Access-Token) is missing or wrong")
+        self._demand_token(request)
         run = self._contexts.submit(execution.parse_execute_request(await request.read()))
         try:
             response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson", "Cache-Control": "no-store"})
@@ -80,6 +87,10 @@ class _Api:
         self._check(request)
         await self._contexts.delete(request.match_info["id"])
         return web.Response(text="")
+
+    def _demand_token(self, request: web.Request) -> None:
+        if not is_allowed(self._state.access_token, request.headers.get("X-Access-Token")):
+            raise AuthenticationError("The access token (header X-Access-Token) is missing or wrong")
 
     def _check(self, request: web.Request) -> None:
         """Official clients send no token here, so its absence is no fault."""

@@ -23,6 +23,9 @@ __all__ = ["Context", "Contexts", "KernelFactory", "Run"]
 KernelFactory = Callable[[Language, str], Kernel]
 """(language, cwd) to a started kernel."""
 EnvsFor = Callable[[Kernel], dict[str, str]]
+Record = Callable[..., None]
+"""``EventLog.record``."""
+_OUR_FAILURES = {"KernelDied": "kernel_died", "OutputLimitExceeded": "output_limit"}
 
 
 class Run:
@@ -34,6 +37,7 @@ class Run:
         self._turn = context.queue_up()
         self._kernel: Kernel | None = None
         self._over = False
+        self._outcome = "ok"
         self._drain: asyncio.Task[None] | None = None
 
     async def next_events(self) -> list[KernelEvent]:
@@ -43,6 +47,7 @@ class Run:
             try:
                 kernel = await self._context.running_kernel()
             except CloisterError as error:
+                self._context.record("kernel.failed", level="error", language=self._context.language.name)
                 self._leave()
                 return [Failure("KernelStartError", str(error), str(error)), Finished(None, Cost(0))]
             self._kernel = kernel
@@ -51,7 +56,11 @@ class Run:
             if notice:
                 return [Output("stderr", notice)]
         events = await self._kernel.next_events()
+        for event in events:
+            if isinstance(event, Failure):
+                self._outcome = _OUR_FAILURES.get(event.name, "error")
         if isinstance(events[-1], Finished):
+            self._record(events[-1].cost)
             self._context.told = events[-1].count is None and self._drain is None
             self._leave()
         return events
@@ -72,6 +81,18 @@ class Run:
         while not self._over:
             await self.next_events()
 
+    def _record(self, cost: Cost) -> None:
+        """Into the sandbox's log: what it cost and how it ended, nothing of the code or of what it wrote."""
+        kernel, context = self._kernel, self._context
+        outcome = "interrupted" if self._drain is not None and self._outcome == "ok" else self._outcome
+        fields = {"language": context.language.name, "context": context.context_id, "outcome": outcome, "wall_ms": cost.wall_ms}
+        fields |= {"cpu_ms": cost.cpu_ms, "peak_mem_bytes": cost.peak_mem_bytes}
+        context.record("execution.ended", **{name: value for name, value in fields.items() if value is not None})
+        if outcome == "output_limit":
+            context.record("output.limited", level="warn", language=context.language.name)
+        if kernel is not None and not kernel.is_alive:
+            context.record_death(kernel)
+
     def _leave(self) -> None:
         self._over = True
         self._context.leave_queue(self._turn)
@@ -80,12 +101,14 @@ class Run:
 class Context:
     """One context of the API."""
 
-    def __init__(self, context_id: str, language: Language, cwd: str, start: KernelFactory, envs_for: EnvsFor) -> None:
+    def __init__(self, context_id: str, language: Language, cwd: str, start: KernelFactory, envs_for: EnvsFor, record: Record) -> None:
         self.context_id = context_id
         self.language = language
         self.cwd = cwd
         self._start_kernel = start
         self.envs_for = envs_for
+        self.record = record
+        self._dead: Kernel | None = None
         self._kernel: Kernel | None = None
         self._starting: asyncio.Task[Kernel] | None = None
         self._queue: deque[asyncio.Future[None]] = deque()
@@ -157,6 +180,7 @@ class Context:
             raise ContextNotFoundError("The context was deleted")
         if self._kernel is not None and self._starting is None and not self._kernel.is_alive:
             if not self.told:  # it died between runs, or in one that nobody listened to
+                self.record_death(self._kernel)
                 self._notice = f"{self._kernel.death_note}. Its state was lost: this run has a new kernel.\n"
             await self._drop_kernel()
         self.told = False
@@ -191,6 +215,12 @@ class Context:
         if kernel is not None:
             await kernel.close()
 
+    def record_death(self, kernel: Kernel) -> None:
+        """Into the sandbox's log, once: a kernel ended, and why as far as that holds nothing of the program's own."""
+        if kernel is not self._dead:
+            self._dead = kernel
+            self.record("kernel.died", level="error", language=self.language.name, context=self.context_id, **kernel.death_facts)
+
     def take_notice(self) -> str:
         """What the next run is to be told on stderr, once."""
         notice, self._notice = self._notice, ""
@@ -200,11 +230,19 @@ class Context:
 class Contexts:
     """All contexts of the sandbox."""
 
-    def __init__(self, languages: tuple[str, ...], cwd: str, start: KernelFactory, envs_for: EnvsFor) -> None:
+    def __init__(
+        self,
+        languages: tuple[str, ...],
+        cwd: str,
+        start: KernelFactory,
+        envs_for: EnvsFor,
+        record: Record = lambda _kind, **_fields: None,
+    ) -> None:
         self._languages = languages
         self._cwd = cwd
         self._start = start
         self.envs_for = envs_for
+        self._record = record
         self._contexts: dict[str, Context] = {}
         self._defaults: dict[str, str] = {}
 
@@ -277,7 +315,7 @@ class Contexts:
         return find_language(name, self._languages)
 
     def _add(self, language: Language, cwd: str) -> Context:
-        context = Context(str(uuid.uuid4()), language, cwd, self._start, self.envs_for)
+        context = Context(str(uuid.uuid4()), language, cwd, self._start, self.envs_for, self._record)
         self._contexts[context.context_id] = context
         return context
 

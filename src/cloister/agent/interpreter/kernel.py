@@ -76,6 +76,10 @@ class Kernel(Protocol):
     def death_note(self) -> str:
         """Why it is not alive, for a person; empty while it is."""
 
+    @property
+    def death_facts(self) -> Mapping[str, Any]:
+        """Why it is not alive, as numbers and words of ours, for the sandbox's log."""
+
     async def wait_ready(self) -> None:
         """Until it can run code.
 

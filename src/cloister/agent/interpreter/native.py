@@ -19,6 +19,7 @@ import signal
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from cloister.agent.cgroup import Cgroup
 from cloister.agent.interpreter.kernel import Cost, Display, Failure, Finished, KernelEvent, Output
@@ -95,6 +96,18 @@ class NativeKernel:
     def death_note(self) -> str:
         """Why it is not alive."""
         return "" if self.is_alive else self._explain()
+
+    @property
+    def death_facts(self) -> Mapping[str, Any]:
+        """Why it is not alive, as numbers and words of ours."""
+        code = self._process.returncode()
+        if self._reason:
+            return {"cause": "stopped"}
+        if self._ran_out_of_memory(code):
+            return {"cause": "out_of_memory", "limit_mib": self._settings.mem_limit_mib}
+        if code is None:
+            return {"cause": "closed"}
+        return {"cause": "signal", "signal": -code} if code < 0 else {"cause": "exit", "exit_code": code}
 
     async def wait_ready(self) -> None:
         """Until the driver says ready.
@@ -323,16 +336,19 @@ class NativeKernel:
     def _explain(self) -> str:
         """Why the process ended, for a person, without a full stop."""
         code = self._process.returncode()
-        kills = self._cgroup.oom_kills()
         if self._reason:
             return self._reason
-        if code == -signal.SIGKILL and kills is not None and self._oom_kills is not None and kills > self._oom_kills:
+        if self._ran_out_of_memory(code):
             return f"The kernel ran out of memory and was killed (the sandbox's limit is {self._settings.mem_limit_mib} MiB)"
         if code is None:
             return "The kernel closed its protocol socket"
         if code < 0:
             return f"The kernel was ended by signal {-code} ({_signal_name(-code)})"
         return f"The kernel ended with exit code {code}"
+
+    def _ran_out_of_memory(self, code: int | None) -> bool:
+        kills = self._cgroup.oom_kills()
+        return code == -signal.SIGKILL and kills is not None and self._oom_kills is not None and kills > self._oom_kills
 
     def _failed_start(self, reason: str) -> UnavailableError:
         said = []

@@ -12,11 +12,11 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from cloister.errors import IsolationError
-from cloister.linux.loop import attach_image
+from cloister.linux.loop import attach_image, attached_device
 from cloister.linux.mounts import MountFlag, clone_tree, mount_filesystem
 from cloister.runtime.spec import AgentTree
 
-__all__ = ["close_with", "common_mounts", "layer_mounts", "make_dev_tree", "make_disk", "mount_disk"]
+__all__ = ["close_with", "common_mounts", "layer_mounts", "make_dev_tree", "make_disk", "mount_disk", "reopen_disk"]
 
 _NODES = {"null": (1, 3), "zero": (1, 5), "full": (1, 7), "random": (1, 8), "urandom": (1, 9), "tty": (5, 0)}
 _LINKS = {"fd": "/proc/self/fd", "stdin": "/proc/self/fd/0", "stdout": "/proc/self/fd/1", "stderr": "/proc/self/fd/2", "ptmx": "pts/ptmx"}
@@ -65,6 +65,15 @@ def mount_disk(image: Path, userns_fd: int) -> int:
         raise IsolationError(
             f"cannot mount the sandbox's disk: {error.strerror}", step="disk", errno=error.errno or 0, path=str(image)
         ) from error
+
+
+def reopen_disk(image: Path, number: int) -> int:
+    """Another detached mount of a disk that is mounted from loop device ``number``, to ask how full it is; the caller closes it.
+
+    Nothing is looked up in it (I2). Raises: OSError.
+    """
+    with attached_device(image, number) as device:
+        return mount_filesystem("ext4", device, ("noinit_itable",), MountFlag.NO_DEV)
 
 
 def layer_mounts(layers: tuple[Path, ...], userns_fd: int, stack: ExitStack) -> list[tuple[str, int]]:

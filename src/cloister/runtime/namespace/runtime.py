@@ -50,9 +50,13 @@ class StartedSlot:
 class NamespaceSandbox:
     """A live sandbox of this runtime (see :class:`cloister.runtime.base.RuntimeSandbox`)."""
 
-    def __init__(self, spec: SandboxSpec, started: StartedSlot, runtime: NamespaceRuntime, init_fd: int | None) -> None:
+    def __init__(
+        self, spec: SandboxSpec, started: StartedSlot, runtime: NamespaceRuntime, *, init_fd: int | None, disk_fd: int | None
+    ) -> None:
+        """``disk_fd`` is the disk as a mount that is nowhere attached, None if it is only to be ended. :meth:`release` closes both."""
         self._spec = spec
         self._init_fd = init_fd
+        self._disk_fd = disk_fd
         self._started = started
         self._runtime = runtime
         self._released = False
@@ -64,7 +68,8 @@ class NamespaceSandbox:
 
     def state(self) -> dict[str, Any]:
         """See :class:`RuntimeSandbox`."""
-        return _state(self._started)
+        loop = {} if self._disk_fd is None else {"loop": os.minor(os.fstat(self._disk_fd).st_dev)}
+        return {**_state(self._started), **loop}
 
     def dial(self) -> socket.socket:
         """See :class:`RuntimeSandbox`."""
@@ -84,8 +89,19 @@ class NamespaceSandbox:
     def usage(self) -> Usage:
         """See :class:`RuntimeSandbox`."""
         used = self._runtime.cgroups.usage(self._spec.sandbox_id)
-        blocks = (self._spec.directory / "disk.img").stat().st_blocks
-        return Usage(**vars(used), disk_used_bytes=blocks * 512, disk_total_bytes=self._spec.limits.disk_mib << 20)
+        if self._disk_fd is None:
+            raise RuntimeFailedError(f"sandbox {self._spec.sandbox_id} was not created whole")
+        disk = os.fstatvfs(self._disk_fd)
+        return Usage(
+            **vars(used),
+            disk_used_bytes=(disk.f_blocks - disk.f_bfree) * disk.f_frsize,
+            disk_total_bytes=disk.f_blocks * disk.f_frsize,
+            inodes_free=disk.f_ffree,
+        )
+
+    def cpu_used_s(self) -> float:
+        """See :class:`RuntimeSandbox`."""
+        return self._runtime.cgroups.cpu_used_s(self._spec.sandbox_id)
 
     def kill(self) -> None:
         """See :class:`RuntimeSandbox`. Raises: RuntimeFailedError when the kernel does not end it in time."""
@@ -98,6 +114,8 @@ class NamespaceSandbox:
         if self._released:
             return
         self._released = True
+        if self._disk_fd is not None:
+            os.close(self._disk_fd)
         os.close(self._started.netns_fd)
         self._runtime.network.release(self._started.slot.index)
         self._runtime.cgroups.remove(self._spec.sandbox_id)
@@ -132,6 +150,7 @@ class NamespaceRuntime:
             rootfs.make_disk(spec.directory / "disk.img", spec.limits.disk_mib, spec.limits.inodes)
             ready, ready_writer = os.pipe()
             undo.callback(os.close, ready)
+            disk_fds: list[int] = []
             init = os.memfd_create("init", os.MFD_CLOEXEC)
             undo.callback(os.close, init)
             os.write(init, spec.init_document)
@@ -141,13 +160,16 @@ class NamespaceRuntime:
                 payload = agent_payload(spec.envs)
 
                 def upper(userns_fd: int) -> int:
-                    return rootfs.mount_disk(spec.directory / "disk.img", userns_fd)
+                    disk = rootfs.mount_disk(spec.directory / "disk.img", userns_fd)
+                    disk_fds.append(os.dup(disk))
+                    undo.callback(os.close, disk_fds[0])
+                    return disk
 
                 started = self.start_slot(spec, payload, fds, upper, undo, on_started)
             _wait_ready(ready, started.pidfd)
             os.close(ready)
             undo.pop_all()
-        return NamespaceSandbox(spec, started, self, init)
+        return NamespaceSandbox(spec, started, self, init_fd=init, disk_fd=disk_fds[0])
 
     def start_slot(
         self,
@@ -206,9 +228,11 @@ class NamespaceRuntime:
             netns_fd = os.open(f"/proc/{state['pid']}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
             undo.callback(os.close, netns_fd)
             self.network.attach(slot.index, netns_fd, spec.allow_internet)
+            loop = state.get("loop")  # absent when its creation was cut off: then it is only ended
+            disk_fd = None if loop is None else rootfs.reopen_disk(spec.directory / "disk.img", loop)
             undo.pop_all()
         started = StartedSlot(zone=zone, slot=slot, pid=state["pid"], ticks=state["start_ticks"], pidfd=pidfd, netns_fd=netns_fd)
-        return NamespaceSandbox(spec, started, self, None)
+        return NamespaceSandbox(spec, started, self, init_fd=None, disk_fd=disk_fd)
 
     def sweep(self, known: Callable[[], set[str]]) -> list[str]:
         """See :class:`Runtime`. Call it after every :meth:`adopt`, before the first :meth:`create`."""
