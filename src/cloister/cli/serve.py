@@ -16,6 +16,7 @@ import asyncio
 import contextlib
 import json
 import os
+import resource
 import signal
 import socket
 import sys
@@ -52,6 +53,8 @@ def run(args: argparse.Namespace) -> int:
     if os.geteuid() != 0:
         raise PermissionDeniedError("cloister serve needs root: it makes namespaces, mounts and control groups", hint="run it with sudo")
     configure_logging(settings.log_level, settings.log_format, process="serve")
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # the supervisor holds a few descriptors for each sandbox
     source = make_source(settings)
     with contextlib.ExitStack() as stack:
         listener = stack.enter_context(_bind("listen", settings.listen))
