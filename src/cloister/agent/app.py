@@ -100,7 +100,7 @@ class _Api:
 def _object(body: bytes) -> dict[str, Any]:
     try:
         data = json.loads(body or b"{}")
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InvalidRequestError(f"The body is not JSON: {error}") from error
     if not isinstance(data, dict):
         raise InvalidRequestError("The body must be a JSON object")

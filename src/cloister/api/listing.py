@@ -106,5 +106,5 @@ def _parse_token(token: str) -> tuple[float, str]:
     try:
         started_at, sandbox_id = json.loads(base64.urlsafe_b64decode(token))
         return float(started_at), str(sandbox_id)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, OverflowError, RecursionError) as error:
         raise InvalidRequestError("nextToken is not one of this server's") from error

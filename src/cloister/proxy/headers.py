@@ -56,7 +56,7 @@ def request_headers(raw: _RawHeaders, *, peer: str, host: str, scheme: str, upgr
     known = {name.lower(): value for name, value in raw}
     earlier = known.get(b"x-forwarded-for")
     headers["X-Forwarded-For"] = f"{_text(earlier)}, {peer}" if earlier else peer
-    headers["X-Forwarded-Host"] = _text(known.get(b"x-forwarded-host", host.encode()))
+    headers["X-Forwarded-Host"] = _text(known.get(b"x-forwarded-host", host.encode(errors="surrogateescape")))
     headers["X-Forwarded-Proto"] = _text(known.get(b"x-forwarded-proto", scheme.encode()))
     if upgrade:
         headers["Connection"] = "Upgrade"

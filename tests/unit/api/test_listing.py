@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+
 import pytest
 
 from cloister.api.listing import parse_list_query, parse_metadata
@@ -70,7 +72,8 @@ def test_filters() -> None:
 
 @pytest.mark.parametrize(
     "query",
-    [{"limit": "0"}, {"limit": "101"}, {"limit": "x"}, {"state": "dead"}, {"order": "up"}, {"startedAfter": "now"}, {"nextToken": "!"}],
+    [{"limit": "0"}, {"limit": "101"}, {"limit": "x"}, {"state": "dead"}, {"order": "up"}, {"startedAfter": "now"}, {"nextToken": "!"}]
+    + [{"nextToken": base64.urlsafe_b64encode(text).decode()} for text in (b"[" * 9000, b"[" + b"9" * 400 + b', "a"]')],
 )
 def test_bad_queries(query: dict[str, str]) -> None:
     """A wrong parameter is refused by name."""

@@ -37,6 +37,9 @@ def test_only_a_wanted_upgrade_passes() -> None:
 
 
 def test_bytes_that_are_not_utf8() -> None:
-    """UTF-8 values stay as they are; other bytes are taken for Latin-1 instead of failing."""
+    """UTF-8 values stay as they are; other bytes are taken for Latin-1 instead of failing, in a Host too."""
+    host = b"h\xff".decode(errors="surrogateescape")
+    forwarded = request_headers((), peer="p", host=host, scheme="http", upgrade=False)
+    assert forwarded["X-Forwarded-Host"] == "h\xff"
     headers = response_headers(((b"A", "é".encode()), (b"B", b"\xe9"), (b"Transfer-Encoding", b"chunked")), upgrade=False)
     assert dict(headers) == {"A": "é", "B": "é"}
