@@ -41,6 +41,8 @@ security:  ## attacks and crashes (root)
 
 bench:  ## measure this machine (root)
 	$(VENV)/python bench/sandbox.py
+	$(VENV)/python bench/commands.py
+	$(VENV)/python bench/files.py
 	$(VENV)/python bench/ingress.py
 
 docs:  ## renew the generated documents
