@@ -112,7 +112,7 @@ def test_host_settings_are_seen_online_and_not_kept(context: BuildContext, base:
 
 def test_an_offline_step_has_no_network(context: BuildContext, base: Template) -> None:
     """Without ``online`` a step resolves no name and reaches no address."""
-    _build("! getent hosts deb.debian.org; ! timeout 3 bash -c 'echo > /dev/tcp/198.51.100.1/80'\n", base, context)
+    _build("! getent hosts example.org; ! timeout 3 bash -c 'echo > /dev/tcp/198.51.100.1/80'\n", base, context)
 
 
 def test_a_failed_step_tells_why(context: BuildContext, base: Template) -> None:
