@@ -14,7 +14,9 @@ from .sources import ROOT, text_files
 _WORD = "TO" + "DO|FIX" + "ME|X{3}"
 _FORBIDDEN = {
     "a path of somebody's machine": re.compile(r"""(?<![\w.<>/$}-])/(?:work/|tmp/scratch)"""),
-    "a package registry": re.compile(r"deb\.deb" + r"ian|registry\.npm" + r"js|pypi\." + r"org|python" + r"hosted|cran\.r-" + r"project", re.IGNORECASE),
+    "a package registry": re.compile(
+        r"deb\.deb" + r"ian|registry\.npm" + r"js|pypi\." + r"org|python" + r"hosted|cran\.r-" + r"project", re.IGNORECASE
+    ),
     "a debt without an issue": re.compile(rf"\b(?:{_WORD})\b(?!\(#\d+\))"),
     "a secret": re.compile(r"e2b_[0-9a-f]{40}\b(?<!e2b_0{40})|-----BEGIN (?:RSA |EC )?PRIVATE KEY-----"),
 }
