@@ -61,13 +61,27 @@ async def _upstream(reply: Reply | None) -> AsyncIterator[_Upstream]:
         transport.close()
 
 
+def _sockets_of_one_port() -> tuple[socket.socket, socket.socket]:
+    """A UDP and a listening TCP socket on 127.0.0.1 with the same port, which other programs of the host may have for one of the two."""
+    for _ in range(200):
+        udp, tcp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM), socket.socket()
+        tcp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        udp.bind(("127.0.0.1", 0))
+        try:
+            tcp.bind(udp.getsockname())
+        except OSError:
+            udp.close()
+            tcp.close()
+            continue
+        tcp.listen()
+        return udp, tcp
+    raise AssertionError("no port is free for both UDP and TCP")
+
+
 @contextlib.asynccontextmanager
 async def _relay(*upstreams: str, limits: DnsLimits | None = None) -> AsyncIterator[tuple[str, int]]:
     """A relay on 127.0.0.1; gives its address, UDP and TCP."""
-    udp, tcp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM), socket.socket()
-    udp.bind(("127.0.0.1", 0))
-    tcp.bind(udp.getsockname())
-    tcp.listen()
+    udp, tcp = _sockets_of_one_port()
     relay = DnsRelay(udp, tcp, upstreams, limits)
     await relay.start()
     try:
