@@ -22,7 +22,7 @@ from cloister.errors import InvalidRequestError, UnavailableError
 __all__ = ["KernelProcess", "LaunchSpec"]
 
 _CHANNEL_FD = 3
-_OOM_SCORE = "500"
+_OOM_SCORE = "600"
 """Above the agent's: when memory runs out the kernel goes first, and the agent can say why."""
 _CLOCK_TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 
