@@ -343,6 +343,19 @@ async def test_async_big_file(box: Box) -> None:
     assert digest.digest() == noise.digest.digest()
 
 
+def test_javascript_big_file(box: Box) -> None:
+    """The JavaScript SDK streams a large file both ways, unchanged, and neither the agent nor the ingress becomes larger."""
+    agent, api = agent_of(box.sandbox), box.server.child("api")
+    peak_mib(agent), peak_mib(api)
+    command = ["node", "transfer.mjs", box.sandbox.sandbox_id, "big-js", str((200 << 20) + 7)]
+    environ = {**os.environ, **box.server.environ}
+    js = Path(__file__).parent / "js"
+    done = subprocess.run(command, cwd=js, env=environ, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert box.sandbox.files.get_info("big-js").size == (200 << 20) + 7
+    assert max(peak_mib(agent), peak_mib(api)) < _PEAK_MIB
+
+
 def test_links_that_change_under_an_upload(box: Box) -> None:
     """A link that a program swaps all the time never leads an upload of the user to what only root may write."""
     sandbox = box.sandbox
