@@ -1,12 +1,11 @@
 """The whole surface of the official SDKs, by introspection: each public method of a sandbox is called here or listed as not built and refused
-by name, and each exception of the SDKs is provoked by a test or has a reason why the server cannot.
+by name. Their errors are the business of ``test_errors.py``.
 
 The calls are few and plain: what each method must do in detail is the business of the other modules.
 """
 
 from __future__ import annotations
 
-import ast
 import asyncio
 import inspect
 import json
@@ -39,36 +38,6 @@ NOT_BUILT = {
     "update_network": "changing a sandbox's network",
 }
 """Methods of a sandbox that are not built (issues 4 and later): what the refusal names."""
-
-EXCEPTIONS = {
-    "AuthenticationException": "test_control_plane_python.py::test_wrong_key",
-    "BuildException": "test_surface.py::test_templates_volumes_and_secrets_are_refused",
-    "CommandExitException": "test_commands.py::test_result",
-    "FileNotFoundException": "test_files.py::test_list",
-    "GitAuthException": "test_git.py::test_who_may_not",
-    "GitUpstreamException": "test_git.py::test_push_without_an_upstream",
-    "InvalidArgumentException": "test_commands.py::test_directory",
-    "NotEnoughSpaceException": "test_files.py::test_full_disk",
-    "NotFoundException": "test_commands.py::test_connect_after_the_end",
-    "RateLimitException": "test_control_plane_python.py::test_team_limit",
-    "SandboxException": "test_control_plane_python.py::test_unknown_template",
-    "SandboxNotFoundException": "test_control_plane_python.py::test_unknown_sandbox",
-    "SandboxNotRunningException": "test_surface.py::test_a_sandbox_that_has_ended",
-    "SandboxUnreachableException": "test_surface.py::test_a_sandbox_that_does_not_answer",
-    "SecretException": "test_surface.py::test_templates_volumes_and_secrets_are_refused",
-    "ServiceBusyException": "test_surface.py::test_a_server_that_is_busy",
-    "TemplateException": "test_surface.py::test_templates_volumes_and_secrets_are_refused",
-    "TimeoutException": "test_commands.py::test_timeout",
-    "VolumeException": "test_surface.py::test_templates_volumes_and_secrets_are_refused",
-}
-NOT_PROVOKED = {
-    "DockerfileSyntaxError": "raised by the SDK's own parser, before any request",
-    "FileUploadException": "uploads of a template build, which is not built",
-    "GuestUnresponsiveException": "resuming a paused sandbox, which is not built",
-    "SecretNotFoundException": "secrets are not built",
-    "VolumeNotFoundException": "volumes are not built",
-    "VolumePathNotFoundException": "volumes are not built",
-}
 
 
 def public(cls: type) -> set[str]:
@@ -356,18 +325,6 @@ def test_a_server_that_is_busy(control_plane: ControlPlane) -> None:
     control_plane.node.create_fault = NoCapacityError("no room for another sandbox")
     with pytest.raises(e2b.ServiceBusyException, match="no room for another sandbox"):
         Sandbox.create(retries=0, **api)
-
-
-def test_each_exception_is_provoked() -> None:
-    """Each exception class of the SDK is expected by the test that is named for it, or there is a reason why it cannot be."""
-    exported = {name for name, value in vars(e2b).items() if isinstance(value, type) and issubclass(value, Exception)}
-    assert exported == set(EXCEPTIONS) | set(NOT_PROVOKED)
-    for name, place in EXCEPTIONS.items():
-        file, _, test = place.partition("::")
-        tree = ast.parse((HERE / file).read_text())
-        (function,) = (node for node in tree.body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name == test)
-        raised = [ast.unparse(node.args[0]) for node in ast.walk(function) if isinstance(node, ast.Call) and ast.unparse(node.func) == "pytest.raises"]
-        assert name in [one.removeprefix("e2b.") for one in raised], place
 
 
 def test_the_base_sandbox_is_a_part() -> None:
