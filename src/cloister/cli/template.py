@@ -10,7 +10,7 @@ import argparse
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -27,7 +27,7 @@ from cloister.template.bootstrap import Bootstrap, host_mirror
 from cloister.template.builder import BuildContext, build_template, layer_keys
 from cloister.template.layers import LayerStore
 from cloister.template.progress import make_progress
-from cloister.template.stock import BASE_SUITE, STOCK_NAMES, load_stock
+from cloister.template.stock import BASE_SUITE, STOCK_NAMES, handed_on, load_stock
 
 __all__ = ["add_parser", "run"]
 
@@ -79,8 +79,7 @@ def _build(settings: Settings, name: str, mirror: str | None) -> int:
 def _build_all(wanted: tuple[str, ...], context: BuildContext) -> None:
     built: dict[str, Template] = {}
     for name in wanted:
-        definition = load_stock(name)
-        built[name] = build_template(definition, built[definition.parent] if definition.parent else None, context)
+        built[name] = build_template(load_stock(name), _below(name, built), context)
         if name == "base":
             ensure_agent_tree(built[name], context)
 
@@ -90,14 +89,19 @@ def _with_parents(name: str) -> tuple[str, ...]:
     return (*(_with_parents(parent) if parent else ()), name)
 
 
+def _below(name: str, found: Mapping[str, Template]) -> tuple[str, ...]:
+    """The layers that ``name`` stands on; its parent is among ``found``."""
+    parent = load_stock(name).parent
+    return handed_on(load_stock(parent), found[parent].layers) if parent else ()
+
+
 def _find_built(store: LayerStore, wanted: tuple[str, ...]) -> list[Template] | None:
     """The wanted templates when all of them, and the agent's tree, are there in their present definition; else None."""
     found: dict[str, Template] = {}
     try:
         for name in wanted:
-            definition = load_stock(name)
             found[name] = store.template(name)
-            if found[name].layers != layer_keys(definition, found[definition.parent].layers if definition.parent else ()):
+            if found[name].layers != layer_keys(load_stock(name), _below(name, found)):
                 return None
         agent_tree(store.root, found["base"])
     except TemplateNotFoundError:

@@ -14,7 +14,7 @@ from cloister.model.resources import Limits
 from cloister.model.sandbox import SandboxRecord, SandboxRequest
 from cloister.model.template import Template
 from cloister.runtime.spec import AgentTree, SandboxSpec
-from cloister.template.agenttree import agent_tree
+from cloister.template.agenttree import agent_tree, interpreter_layers
 from cloister.template.hostlayer import HostLayer
 from cloister.template.layers import LayerStore
 
@@ -89,7 +89,7 @@ class Catalog:
         """The agent and its interpreter, looked up once for each build of the base template. Raises: TemplateNotFoundError."""
         base = self._store.template(_BASE)
         if base.build_id not in self._agent_trees:
-            layers = tuple(self._store.rootfs(key) for key in base.layers)
+            layers = tuple(self._store.rootfs(key) for key in interpreter_layers(base))
             self._agent_trees[base.build_id] = AgentTree(interpreter=layers, agent=agent_tree(self._store.root, base))
         return self._agent_trees[base.build_id]
 

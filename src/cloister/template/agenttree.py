@@ -17,9 +17,9 @@ from cloister.errors import TemplateNotFoundError
 from cloister.model.template import Template
 from cloister.template.builder import BuildContext, build_layers, layer_keys, run_logged
 from cloister.template.layers import layer_key
-from cloister.template.stock import SOURCE_SUFFIXES, Definition, Step, read_definition
+from cloister.template.stock import SOURCE_SUFFIXES, Definition, Step, handed_on, load_stock, read_definition
 
-__all__ = ["agent_tree", "ensure_agent_tree"]
+__all__ = ["agent_tree", "ensure_agent_tree", "interpreter_layers"]
 
 _SOURCE = Path(cloister.__file__).parent
 _SHARED = ("__init__.py", "errors.py", "protocol", "agent")
@@ -49,7 +49,7 @@ def ensure_agent_tree(base: Template, context: BuildContext) -> Path:
     if path.is_dir():
         return path
     libraries, tree = _definitions()
-    below = build_layers(libraries, base.layers, context)
+    below = build_layers(libraries, interpreter_layers(base), context)
     context.progress.step_started("agent", len(libraries.steps) + 1, len(libraries.steps) + 1, tree)
     started = time.monotonic()
     with context.store.lock(path.name, on_wait=context.progress.step_waiting), context.store.workspace(path.name) as workspace:
@@ -60,9 +60,14 @@ def ensure_agent_tree(base: Template, context: BuildContext) -> Path:
     return path
 
 
+def interpreter_layers(base: Template) -> tuple[str, ...]:
+    """The layers of the base template that hold the agent's interpreter and that its libraries stand on."""
+    return handed_on(load_stock(base.name), base.layers)
+
+
 def _tree_path(store_root: Path, base: Template) -> Path:
     libraries, tree = _definitions()
-    return store_root / "agent" / layer_key(layer_keys(libraries, base.layers)[-1], tree.key_document())
+    return store_root / "agent" / layer_key(layer_keys(libraries, interpreter_layers(base))[-1], tree.key_document())
 
 
 def _definitions() -> tuple[Definition, Step]:

@@ -95,14 +95,14 @@ def layer_keys(definition: Definition, parent_layers: tuple[str, ...]) -> tuple[
     return tuple(keys)
 
 
-def build_template(definition: Definition, parent: Template | None, context: BuildContext) -> Template:
-    """Build what is missing of ``definition`` and record it. Blocking.
+def build_template(definition: Definition, below: tuple[str, ...], context: BuildContext) -> Template:
+    """Build what is missing of ``definition`` on top of its parent's layers, ``below``, and record it. Blocking.
 
     Raises:
         BuildError: a step failed; carries the last lines of its log and names the file of all of it.
     """
     context.store.sweep()
-    template = _record(definition, build_layers(definition, parent.layers if parent else (), context))
+    template = _record(definition, build_layers(definition, below, context))
     with contextlib.suppress(TemplateNotFoundError):
         earlier = context.store.template(definition.name)
         if earlier.build_id == template.build_id and earlier.created_at:

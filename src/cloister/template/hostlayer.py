@@ -47,6 +47,16 @@ done
 """
 
 
+_LOGIN_PATH = """\
+# A PATH that the template, the sandbox or the call sets holds in login shells too; /etc/profile has just set the distribution's.
+if [ -n "${CLOISTER_LOGIN_PATH-}" ]; then
+  PATH=$CLOISTER_LOGIN_PATH
+  export PATH
+fi
+unset CLOISTER_LOGIN_PATH
+"""
+
+
 @dataclass(frozen=True, kw_only=True)
 class HostLayerConfig:
     """What to build the layer from. ``host_root`` and ``environ`` are the host's, apart from in tests."""
@@ -110,6 +120,7 @@ def _files(config: HostLayerConfig, notes: list[str]) -> dict[str, tuple[int, by
         "etc/resolv.conf": f"nameserver {config.resolver}\noptions edns0\n",
         "etc/hosts": "127.0.0.1 localhost cloister\n::1 localhost ip6-localhost ip6-loopback\n",
         "etc/hostname": "cloister\n",
+        "etc/profile.d/00-cloister-path.sh": _LOGIN_PATH,
         **_apt(config, notes),
         **_r_profile(config, notes),
     }

@@ -11,6 +11,9 @@ key can be computed from it. It must not run anything or touch the store. Format
     script    a bash file, run after that: offline and without the host layer, unless ``online = true``
     files     further files that the script finds in /.build
     drivers   languages whose agent/drivers/<language>/ is found in /.build/drivers/<language>/
+    own       true: a last layer of this template alone; templates that build on it, and the agent, stand on the layers below.
+              A change of such a step costs seconds, where one of any other builds everything above it anew.
+    shared    a file of ``stock/steps`` that is run as the script
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ from typing import Any
 from cloister.errors import TemplateNotFoundError
 from cloister.model.resources import Limits
 
-__all__ = ["BASE_SUITE", "SOURCE_SUFFIXES", "STOCK_NAMES", "Definition", "Step", "load_stock", "read_definition"]
+__all__ = ["BASE_SUITE", "SOURCE_SUFFIXES", "STOCK_NAMES", "Definition", "Step", "handed_on", "load_stock", "read_definition"]
 
 STOCK_NAMES = ("base", "code-interpreter-v1")
 """In the order in which they build on each other."""
@@ -52,6 +55,7 @@ class Step:
     online: bool = False
     files: dict[str, str] = field(default_factory=dict)
     timeout_s: float = 1800.0
+    own: bool = False
 
     def key_document(self) -> dict[str, Any]:
         """What the layer's key is made of: all that can change the outcome, none that only changes what is shown."""
@@ -77,6 +81,11 @@ class Definition:
     limits: Limits = field(default_factory=Limits)
 
 
+def handed_on(definition: Definition, layers: tuple[str, ...]) -> tuple[str, ...]:
+    """Of the ``layers`` of a template those that others stand on: all but its own last ones."""
+    return layers[: len(layers) - sum(step.own for step in definition.steps)]
+
+
 def load_stock(name: str) -> Definition:
     """The stock definition ``name``.
 
@@ -92,10 +101,13 @@ def read_definition(name: str) -> Definition:
     """The definition in the folder ``stock/<name>``, of a stock template or of another tree that is built like one."""
     folder = _ROOT / name
     data = tomllib.loads((folder / "template.toml").read_text())
+    steps = tuple(_step(folder, entry) for entry in data["steps"])
+    if [step.own for step in steps] != sorted(step.own for step in steps):
+        raise ValueError(f"{folder.name}: a step of the template's own comes before one that is handed on")
     return Definition(
         name=data["name"],
         parent=data.get("parent"),
-        steps=tuple(_step(folder, entry) for entry in data["steps"]),
+        steps=steps,
         aliases=tuple(data.get("aliases", ())),
         envs=dict(data.get("envs", {})),
         user=data.get("user", "user"),
@@ -118,11 +130,18 @@ def _step(folder: Path, entry: dict[str, Any]) -> Step:
         title=entry.get("title", entry["name"]),
         packages=_packages(folder / entry["packages"]) if "packages" in entry else (),
         suite=entry.get("suite", ""),
-        script=(folder / entry["script"]).read_text() if "script" in entry else "",
+        script=_script(folder, entry),
         online=entry.get("online", False),
         files=files,
         timeout_s=float(entry.get("timeout_s", 1800.0)),
+        own=entry.get("own", False),
     )
+
+
+def _script(folder: Path, entry: dict[str, Any]) -> str:
+    if "shared" in entry:
+        return (_ROOT / "steps" / str(entry["shared"])).read_text()
+    return (folder / str(entry["script"])).read_text() if "script" in entry else ""
 
 
 def _packages(path: Path) -> tuple[str, ...]:

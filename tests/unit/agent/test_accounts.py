@@ -8,7 +8,7 @@ import pytest
 
 from cloister.agent.accounts import Account, expand_path, find_account
 from cloister.agent.init import InitDocument
-from cloister.agent.process.environment import default_directory, process_environment, working_directory
+from cloister.agent.process.environment import default_directory, login_environment, process_environment, working_directory
 from cloister.errors import AuthenticationError, InvalidRequestError
 
 VERA = Account("vera", 1001, 1001, (100, 1001), "/home/vera", "/bin/zsh")
@@ -81,3 +81,13 @@ def test_environment() -> None:
     for wrong in ({"": "x"}, {"A=B": "x"}, {"A": "\0"}):
         with pytest.raises(InvalidRequestError):
             process_environment(document, {}, VERA, wrong)
+
+
+def test_a_login_shell_is_told_of_a_path_that_was_chosen() -> None:
+    """The second variable is there for login shells with a PATH of the sandbox or the call, and for nothing else."""
+    env = {"PATH": "/opt", "A": "1"}
+    told = {**env, "CLOISTER_LOGIN_PATH": "/opt"}
+    assert login_environment(env, {"PATH": "/x"}, {}, ["-l", "-c", "true"]) == told
+    assert login_environment(env, {}, {"PATH": "/opt"}, ["-i", "--login"]) == told
+    assert login_environment(env, {"A": "1"}, {"A": "1"}, ["-l", "-c", "true"]) == env
+    assert login_environment(env, {"PATH": "/x"}, {"PATH": "/opt"}, ["-c", "true"]) == env

@@ -96,7 +96,7 @@ def context(tmp_path: Path, sandbox: FakeSandbox, progress: FakeProgress, host_l
 
 def test_host_configuration_is_there_online_only(context: BuildContext, sandbox: FakeSandbox, host_layer: HostLayer) -> None:
     """Packages are downloaded with the host layer and the network, and installed with neither."""
-    build_template(DEFINITION, None, context)
+    build_template(DEFINITION, (), context)
     run, fetch, install = sandbox.specs
     assert (run.allow_internet, fetch.allow_internet, install.allow_internet) == (True, True, False)
     assert (run.host_layer, fetch.host_layer, install.host_layer) == (host_layer.path, host_layer.path, None)
@@ -110,7 +110,7 @@ def test_host_configuration_is_there_online_only(context: BuildContext, sandbox:
 
 def test_each_step_stands_on_the_layers_before_it(context: BuildContext, sandbox: FakeSandbox) -> None:
     """Layers are given lowest first, and the first step gets an empty one."""
-    template = build_template(DEFINITION, None, context)
+    template = build_template(DEFINITION, (), context)
     assert template.layers == layer_keys(DEFINITION, ())
     assert [path.name for path in sandbox.specs[0].layers] == ["empty"]
     assert sandbox.specs[1].layers == (context.store.rootfs(template.layers[0]),)
@@ -118,21 +118,21 @@ def test_each_step_stands_on_the_layers_before_it(context: BuildContext, sandbox
 
 def test_built_layers_are_not_built_again(context: BuildContext, sandbox: FakeSandbox) -> None:
     """A second build runs nothing; a changed last step runs that one alone."""
-    build_template(DEFINITION, None, context)
+    build_template(DEFINITION, (), context)
     count = len(sandbox.specs)
-    build_template(DEFINITION, None, context)
+    build_template(DEFINITION, (), context)
     assert len(sandbox.specs) == count
-    build_template(replace(DEFINITION, steps=(RUN, replace(APT, script="echo changed\n"))), None, context)
+    build_template(replace(DEFINITION, steps=(RUN, replace(APT, script="echo changed\n"))), (), context)
     assert len(sandbox.specs) == count + 2
 
 
 def test_the_time_of_a_build_is_that_of_its_making(context: BuildContext, sandbox: FakeSandbox) -> None:
     """A template carries when it was built; finding everything built keeps that time, a change renews it."""
-    first = build_template(DEFINITION, None, context)
+    first = build_template(DEFINITION, (), context)
     assert abs(first.created_at - time.time()) < 60
-    assert build_template(DEFINITION, None, context).created_at == first.created_at
+    assert build_template(DEFINITION, (), context).created_at == first.created_at
     assert context.store.template(DEFINITION.name) == first
-    assert build_template(replace(DEFINITION, steps=(RUN,)), None, context).created_at > first.created_at
+    assert build_template(replace(DEFINITION, steps=(RUN,)), (), context).created_at > first.created_at
 
 
 @pytest.mark.parametrize(
@@ -160,7 +160,7 @@ def test_a_failed_step_stops_the_build_with_its_log(context: BuildContext, sandb
     """The error names the step, ends with the last output and says where all of it is; no layer and no record appear."""
     sandbox.code, sandbox.output = 7, b"".join(b"line %d\n" % number for number in range(100)) + b"no newline"
     with pytest.raises(BuildError, match="exit code 7") as caught:
-        build_template(DEFINITION, None, context)
+        build_template(DEFINITION, (), context)
     assert caught.value.step == "one"
     assert caught.value.log_tail.endswith("line 99\nno newline")
     assert "line 5\n" not in caught.value.log_tail
@@ -176,7 +176,7 @@ def test_a_step_that_takes_too_long_is_a_failed_build(context: BuildContext, san
     """The sandbox's deadline becomes a build error of the step."""
     sandbox.error = DeadlineError("the step took longer than 5 s")
     with pytest.raises(BuildError, match="longer than 5 s"):
-        build_template(DEFINITION, None, context)
+        build_template(DEFINITION, (), context)
 
 
 def test_inputs_are_readable_inside_and_scripts_clean_up(context: BuildContext, sandbox: FakeSandbox) -> None:
@@ -188,7 +188,7 @@ def test_inputs_are_readable_inside_and_scripts_clean_up(context: BuildContext, 
         modes.extend(path.stat().st_mode & 0o777 for path in (spec.upper / ".build", *(spec.upper / ".build").rglob("*")))
         return sandbox_call(spec, log)
 
-    build_template(DEFINITION, None, replace(context, run_step=look))
+    build_template(DEFINITION, (), replace(context, run_step=look))
     assert set(modes) == {0o755, 0o644}
     assert "rm -rf /.build" in sandbox.scripts[0]
     assert "rm -rf /.build" in sandbox.scripts[2]
@@ -198,6 +198,6 @@ def test_the_status_lines_of_apt_are_shown_but_not_kept(context: BuildContext, s
     """Progress lines go to the display, and not into the tail that explains a failure."""
     sandbox.code, sandbox.output = 1, b"pmstatus:jq:50.0:Installing jq\nE: broken\n"
     with pytest.raises(BuildError) as caught:
-        build_template(DEFINITION, None, context)
+        build_template(DEFINITION, (), context)
     assert caught.value.log_tail == "E: broken"
     assert "> pmstatus:jq:50.0:Installing jq" in progress.events

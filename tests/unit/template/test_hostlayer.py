@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import datetime as dt
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -122,6 +124,18 @@ def test_the_variables_point_into_the_sandbox(host: Path) -> None:
     layer = _build(host, environ={"HTTPS_PROXY": "http://proxy.example:3128", "SSL_CERT_FILE": bundle})
     assert layer.envs["SSL_CERT_FILE"] == layer.envs["NODE_EXTRA_CA_CERTS"] == "/etc/ssl/certs/ca-certificates.crt"
     assert layer.envs["https_proxy"] == layer.envs["HTTPS_PROXY"] == "http://proxy.example:3128"
+
+
+@pytest.mark.parametrize("shell", ["bash", "dash"])
+def test_a_path_that_was_chosen_is_put_back(host: Path, shell: str) -> None:
+    """Read after a distribution's profile, the file sets the PATH that was handed in, once; without one it changes nothing."""
+    script = f"PATH=/bin; . {_build(host).path}/etc/profile.d/00-cloister-path.sh; echo $PATH; echo ${{CLOISTER_LOGIN_PATH-gone}}"
+
+    def login(**env: str) -> str:
+        return subprocess.run([shutil.which(shell) or shell, "-euc", script], env=env, capture_output=True, text=True, check=True).stdout
+
+    assert login(PATH="/x", CLOISTER_LOGIN_PATH="/opt/a b:/x") == "/opt/a b:/x\ngone\n"
+    assert login(PATH="/x", CLOISTER_LOGIN_PATH="") == login(PATH="/x") == "/bin\ngone\n"
 
 
 def test_equal_content_is_built_once_and_other_content_beside_it(host: Path) -> None:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from cloister.errors import TemplateNotFoundError
+from cloister.template import stock
 from cloister.template.agenttree import _definitions
-from cloister.template.stock import STOCK_NAMES, load_stock
+from cloister.template.builder import layer_keys
+from cloister.template.stock import STOCK_NAMES, handed_on, load_stock, read_definition
 
 PYTHON = {
     "numpy", "pandas", "scipy", "matplotlib", "seaborn", "scikit-learn", "plotly", "bokeh", "sympy", "pillow", "requests",
@@ -23,8 +27,33 @@ def test_every_stock_template_loads_and_stands_on_an_earlier_one() -> None:
     for name in STOCK_NAMES:
         definition = load_stock(name)
         assert definition.name == name
-        seen[name] = len(definition.steps) + (seen[definition.parent] if definition.parent else 0)
-        assert seen[name] <= 10
+        below = seen[definition.parent] if definition.parent else 0
+        assert below + len(definition.steps) <= 10
+        seen[name] = below + sum(not step.own for step in definition.steps)
+
+
+def test_templates_do_not_stand_on_another_ones_own_layers() -> None:
+    """A template's own last step can change without what builds on it; every stock template has the login files as such a step."""
+    base = load_stock("base")
+    changed = replace(base, steps=(*base.steps[:-1], replace(base.steps[-1], script="other\n")))
+    keys, others = layer_keys(base, ()), layer_keys(changed, ())
+    assert keys[-1] != others[-1]
+    assert handed_on(base, keys) == handed_on(changed, others) == keys[:-1]
+    for name in STOCK_NAMES:
+        last = load_stock(name).steps[-1]
+        assert last.own
+        assert last.script == base.steps[-1].script
+
+
+def test_an_own_step_comes_last(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A step that is handed on cannot stand on one that is not."""
+    (tmp_path / "t").mkdir()
+    (tmp_path / "t" / "template.toml").write_text(
+        'name = "t"\n[[steps]]\nname = "a"\nkind = "run"\nown = true\n[[steps]]\nname = "b"\nkind = "run"\n'
+    )
+    monkeypatch.setattr(stock, "_ROOT", tmp_path)
+    with pytest.raises(ValueError, match="own comes before"):
+        read_definition("t")
 
 
 def test_an_unknown_name_lists_the_known_ones() -> None:

@@ -2,20 +2,24 @@
 
 Variables, each line over the ones before: the user's own (PATH, HOME, USER, …); the template's and the sandbox's, which arrive merged
 in the init document; the sandbox's identity (``E2B_SANDBOX`` …); the call's.
+
+The ``/etc/profile`` of most distributions sets PATH anew. A login shell is therefore told of a PATH that somebody chose in a second
+variable, which the host layer's ``/etc/profile.d/00-cloister-path.sh`` puts in place and removes (decision 303).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from cloister.agent.accounts import Account, expand_path
 from cloister.agent.init import InitDocument
 from cloister.errors import InvalidRequestError
 
-__all__ = ["default_directory", "process_environment", "working_directory"]
+__all__ = ["default_directory", "login_environment", "process_environment", "working_directory"]
 
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_LOGIN_PATH = "CLOISTER_LOGIN_PATH"
 
 
 def process_environment(document: InitDocument, sandbox: Mapping[str, str], account: Account, call: Mapping[str, str]) -> dict[str, str]:
@@ -39,6 +43,13 @@ def process_environment(document: InitDocument, sandbox: Mapping[str, str], acco
         "E2B_TEMPLATE_ID": document.template_id,
         **call,
     }
+
+
+def login_environment(env: Mapping[str, str], sandbox: Mapping[str, str], call: Mapping[str, str], args: Sequence[str]) -> dict[str, str]:
+    """``env``, and the PATH to put back when ``args`` ask for a login shell and PATH is not merely the default."""
+    if ("PATH" in sandbox or "PATH" in call) and ("-l" in args or "--login" in args):
+        return {**env, _LOGIN_PATH: env["PATH"]}
+    return dict(env)
 
 
 def default_directory(document: InitDocument, account: Account) -> str:

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from cloister.agent.accounts import find_account
 from cloister.agent.events import EventLog
 from cloister.agent.init import SandboxState
-from cloister.agent.process.environment import process_environment, working_directory
+from cloister.agent.process.environment import login_environment, process_environment, working_directory
 from cloister.agent.process.launch import Launch
 from cloister.agent.process.output import PTY, STDERR, STDOUT, Chunk, Reader
 from cloister.agent.process.process import OutOfMemory, Process
@@ -88,7 +88,7 @@ class ProcessService:
             env.setdefault("TERM", _TERM)
         return Launch(
             argv=(config.cmd, *config.args),
-            env=env,
+            env=login_environment(env, self._state.envs, config.envs, config.args),
             cwd=working_directory(config.cwd, document, account),
             account=account,
             stdin=request.stdin is not False,
