@@ -21,6 +21,7 @@ import pytest
 from cloister.agent.files.compose import parse_compose
 from cloister.agent.files.disposition import parse_disposition
 from cloister.agent.files.encoding import choose_encoding
+from cloister.agent.files.form import FormReader, boundary_of
 from cloister.agent.interpreter.messages import MessageReader, MessageTooLongError
 from cloister.agent.interpreter.messages import ProtocolError as KernelProtocolError
 from cloister.api.listing import parse_list_query, parse_metadata
@@ -167,6 +168,35 @@ def test_rest() -> None:
             "metadata": mutator.text("a=b"),
         }
         only((CloisterError,), parse_list_query, {name: value for name, value in query.items() if chance.random() < 0.5})
+
+
+def test_forms() -> None:
+    """A body that is hardly a form any more: parts that together are no longer than it was, or an error; the same however it was cut."""
+    part = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\none\r\n--b'
+    for mutator in rounds():
+        body = mutator.bytes(part + part.removeprefix(b"--b") + b"--\r\n")
+        only((CloisterError,), boundary_of, on_the_wire(mutator.text('multipart/form-data; boundary="b"')))
+        size = mutator.chance.randrange(1, 40)
+        whole = only((CloisterError,), parts_of, body, len(body) or 1)
+        assert only((CloisterError,), parts_of, body, size) == whole, f"seed {_SEED}: {body!r}"
+        assert whole is None or sum(map(len, whole)) < len(body)
+
+
+def parts_of(body: bytes, size: int) -> list[bytes]:
+    """The parts of a form that arrives in pieces of ``size`` bytes. Raises: CloisterError."""
+    arriving = iter([body[start : start + size] for start in range(0, len(body), size)])
+
+    async def pull() -> bytes:
+        return next(arriving, b"")
+
+    async def run() -> list[bytes]:
+        form, parts = FormReader(pull, b"b"), []
+        while (headers := await form.next()) is not None:
+            parse_disposition(headers.get("content-disposition", ""))
+            parts.append(b"".join([bytes(piece) async for piece in form.pieces()]))
+        return parts
+
+    return asyncio.run(run())
 
 
 async def test_node_protocol() -> None:

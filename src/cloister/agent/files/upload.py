@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
-import aiohttp
 from aiohttp import web
-from aiohttp.http import HttpProcessingError
 
 from cloister.agent.accounts import Account
 from cloister.agent.files.disposition import parse_disposition
 from cloister.agent.files.encoding import Inflater
+from cloister.agent.files.form import FormReader, boundary_of
 from cloister.agent.filesystem.paths import resolve_path
 from cloister.agent.filesystem.staging import StagedFile
 from cloister.agent.filesystem.users import ROOT, Workers
@@ -25,8 +25,8 @@ from cloister.errors import DeadlineError, InvalidRequestError
 __all__ = ["Upload"]
 
 _IDLE_S = 120.0
-_PART_BYTES = 256 << 10
-_MAX_FIELD_BYTES = 64 << 10
+_BATCH_BYTES = 1 << 20
+_BATCH_CHUNKS = 256
 _FIELD = "file"
 
 
@@ -61,32 +61,20 @@ class Upload:
 
     async def _receive_form(self, request: web.Request, path: str | None) -> list[dict[str, Any]]:
         """Each file takes its place when the boundary behind it has come: only then is it known to be whole."""
+        form = FormReader(lambda: _next(request), boundary_of(request.headers["Content-Type"]))
         written: list[dict[str, Any]] = []
         seen: set[str] = set()
-        staged: StagedFile | None = None
-        try:
-            reader = aiohttp.MultipartReader(request.headers, request.content, max_field_size=_MAX_FIELD_BYTES)
-            while True:
-                part = await reader.next()
-                if staged is not None:
-                    ended, staged = staged, None
-                    written.append(await self._commit(ended))
-                if part is None:
-                    break
-                if not isinstance(part, aiohttp.BodyPartReader):
-                    raise InvalidRequestError("a form within a form is not supported")
-                disposition = parse_disposition(part.headers.get("Content-Disposition", ""))
-                if disposition.name == _FIELD:
-                    target = self._resolve(path or _name(disposition.filename))
-                    if target in seen:
-                        raise InvalidRequestError(f"you cannot upload multiple files to the same path '{target}' in one upload request")
-                    seen.add(target)
-                    staged = await self._stage(target, _part(part))
-        except (ValueError, AssertionError, HttpProcessingError) as error:  # aiohttp's answers to a malformed form
-            raise InvalidRequestError(f"the form is malformed: {error}") from None
-        finally:
-            if staged is not None:
-                self.workers.submit(ROOT, staged.close)
+        while (headers := await form.next()) is not None:
+            if headers.get("content-type", "").lower().startswith("multipart/"):
+                raise InvalidRequestError("a form within a form is not supported")
+            disposition = parse_disposition(headers.get("content-disposition", ""))
+            if disposition.name != _FIELD:
+                continue
+            target = self._resolve(path or _name(disposition.filename))
+            if target in seen:
+                raise InvalidRequestError(f"you cannot upload multiple files to the same path '{target}' in one upload request")
+            seen.add(target)
+            written.append(await self._commit(await self._stage(target, form.pieces())))
         if not written:
             raise InvalidRequestError(f"the form has no file: its field must be named '{_FIELD}'")
         return written
@@ -94,13 +82,18 @@ class Upload:
     def _resolve(self, path: str) -> str:
         return resolve_path(path, self.user.home, self.workdir)
 
-    async def _stage(self, path: str, chunks: AsyncIterator[bytes]) -> StagedFile:
-        """All of a file, not yet in its place."""
+    async def _stage(self, path: str, chunks: AsyncIterator[bytes | memoryview]) -> StagedFile:
+        """All of a file, not yet in its place. While a thread writes one batch the next one is received."""
         staged = StagedFile(self.user, path)
         try:
             await self.workers.run(self.user, staged.open)
-            async for chunk in chunks:
-                await self.workers.run(self.user, staged.write, chunk)
+            writing: Future[None] | None = None
+            async for batch in _batches(chunks):
+                if writing is not None:
+                    await asyncio.wrap_future(writing)
+                writing = self.workers.submit(self.user, staged.write, batch)
+            if writing is not None:
+                await asyncio.wrap_future(writing)
         except BaseException:
             self.workers.submit(ROOT, staged.close)
             raise
@@ -121,29 +114,33 @@ def _name(filename: str | None) -> str:
     return filename
 
 
+async def _next(request: web.Request) -> bytes:
+    """The next bytes of the body, none at its end."""
+    try:
+        async with asyncio.timeout(_IDLE_S):
+            return await request.content.readany()
+    except TimeoutError:
+        raise DeadlineError(f"the upload was silent for {_IDLE_S:g} s") from None
+
+
 async def _body(request: web.Request) -> AsyncIterator[bytes]:
     """The body in pieces as they come."""
-    while True:
-        try:
-            async with asyncio.timeout(_IDLE_S):
-                chunk = await request.content.readany()
-        except TimeoutError:
-            raise _silent() from None
-        if not chunk:
-            return
+    while chunk := await _next(request):
         yield chunk
 
 
-async def _part(part: aiohttp.BodyPartReader) -> AsyncIterator[bytes]:
-    while True:
-        try:
-            async with asyncio.timeout(_IDLE_S):
-                chunk = await part.read_chunk(_PART_BYTES)
-        except TimeoutError:
-            raise _silent() from None
-        if not chunk:
-            return
-        yield bytes(chunk)
+async def _batches(chunks: AsyncIterator[bytes | memoryview]) -> AsyncIterator[list[bytes | memoryview]]:
+    """Several chunks together: handing one to a thread costs about as much as writing it."""
+    batch: list[bytes | memoryview] = []
+    size = 0
+    async for chunk in chunks:
+        batch.append(chunk)
+        size += len(chunk)
+        if size >= _BATCH_BYTES or len(batch) == _BATCH_CHUNKS:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
 
 
 async def _inflate(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
@@ -153,7 +150,3 @@ async def _inflate(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
             yield piece
     for piece in inflater.finish():
         yield piece
-
-
-def _silent() -> DeadlineError:
-    return DeadlineError(f"the upload was silent for {_IDLE_S:g} s")

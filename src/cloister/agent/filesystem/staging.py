@@ -23,7 +23,7 @@ import os
 import secrets
 import stat
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from cloister.agent.accounts import Account
 from cloister.agent.filesystem.entries import METADATA_PREFIX
@@ -67,12 +67,15 @@ class StagedFile:
             self._target = open_target(self.path)
             self._fd = self._open_unnamed(self._target)
 
-    def write(self, data: bytes | bytearray | memoryview) -> None:
-        """Append."""
+    def write(self, chunks: Sequence[bytes | memoryview]) -> None:
+        """Append, in order."""
         with self._lock, faults(self.path):
-            view = memoryview(data)
-            while view:
-                view = view[os.write(self._writable(), view) :]
+            fd, left = self._writable(), sum(map(len, chunks))
+            left -= os.writev(fd, chunks)
+            if left:  # a disk that is nearly full, or a signal: what is missing is written piece by piece until the kernel says why
+                view = memoryview(b"".join(chunks))[-left:]
+                while view:
+                    view = view[os.write(fd, view) :]
 
     def append_file(self, source: int) -> None:
         """Append all of an open file, without the bytes passing through this process."""
