@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import os
 import stat
-import subprocess
 from contextlib import ExitStack
 from pathlib import Path
 
 from cloister.errors import IsolationError
+from cloister.linux.ext4 import empty_image
 from cloister.linux.loop import attach_image, attached_device
 from cloister.linux.mounts import MountFlag, clone_tree, mount_filesystem
 from cloister.runtime.spec import AgentTree
@@ -20,7 +20,6 @@ __all__ = ["close_with", "common_mounts", "layer_mounts", "make_dev_tree", "make
 
 _NODES = {"null": (1, 3), "zero": (1, 5), "full": (1, 7), "random": (1, 8), "urandom": (1, 9), "tty": (5, 0)}
 _LINKS = {"fd": "/proc/self/fd", "stdin": "/proc/self/fd/0", "stdout": "/proc/self/fd/1", "stderr": "/proc/self/fd/2", "ptmx": "pts/ptmx"}
-_MKFS = "lazy_itable_init=1,nodiscard,assume_storage_prezeroed=1"
 
 
 def make_dev_tree(directory: Path) -> Path:
@@ -45,15 +44,13 @@ def make_disk(image: Path, size_mib: int, inodes: int) -> None:
 
     Raises: IsolationError.
     """
-    with image.open("wb") as file:
-        os.fchmod(file.fileno(), 0o600)
-        file.truncate(size_mib << 20)
-    command = ["mkfs.ext4", "-q", "-F", "-m", "0", "-N", str(inodes), "-O", "^has_journal,^resize_inode", "-E", _MKFS, str(image)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
+    empty = empty_image(size_mib, inodes)
+    try:
+        empty.write(image)
+    except OSError as error:
         raise IsolationError(
-            f"cannot make the sandbox's disk: {done.stderr.strip()}", step="disk", path=str(image), hint="install e2fsprogs 1.47 or newer"
-        )
+            f"cannot make the sandbox's disk: {error.strerror}", step="disk", errno=error.errno or 0, path=str(image)
+        ) from error
 
 
 def mount_disk(image: Path, userns_fd: int) -> int:
