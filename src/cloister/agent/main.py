@@ -58,6 +58,7 @@ async def serve(state: SandboxState, launcher: KernelLauncher, kernel: Kernel | 
     from cloister.agent.events import EventLog  # noqa: PLC0415
     from cloister.agent.interpreter.app import interpreter_app  # noqa: PLC0415
     from cloister.agent.metrics import Metrics  # noqa: PLC0415
+    from cloister.agent.runner import AgentRunner  # noqa: PLC0415
 
     document = state.document
     events = EventLog()
@@ -70,7 +71,7 @@ async def serve(state: SandboxState, launcher: KernelLauncher, kernel: Kernel | 
     apps = ((_CONTROL_FD, control), (_INTERPRETER_FD, interpreter_app(state, contexts, events=events)))
     runners = []
     for fd, app in apps:
-        runner = web.AppRunner(
+        runner = AgentRunner(
             app,
             access_log=None,
             handler_cancellation=True,

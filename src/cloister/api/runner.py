@@ -6,6 +6,7 @@ Everything that is a request reaches the application; this is for bytes that are
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 
 import structlog
 from aiohttp import web
@@ -16,6 +17,8 @@ from cloister.api.errors import error_response
 
 __all__ = ["JsonErrorRunner"]
 
+_Handle = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+
 _log = structlog.get_logger("cloister.api")
 
 
@@ -25,7 +28,19 @@ class JsonErrorRunner(web.AppRunner):
     async def _make_server(self) -> Server:
         server = await super()._make_server()
         server.__class__ = _Server  # the application makes its own class of server, and takes no other
+        server.request_handler = _checked(server.request_handler)
         return server
+
+
+def _checked(handler: _Handle) -> _Handle:
+    """Before any route or middleware is asked, an unknown ``Expect`` is quoted in an answer, which bytes that are no UTF-8 make fail."""
+
+    async def handle(request: web.BaseRequest) -> web.StreamResponse:
+        if not request.headers.get("Expect", "").isascii():
+            return error_response(417, "the header Expect has characters that no expectation has")
+        return await handler(request)
+
+    return handle
 
 
 class _Server(Server):
