@@ -7,7 +7,13 @@ from typing import Any
 
 import pytest
 
-pytest_plugins = ["framework.driver_root", "framework.agent_process", "framework.fake_interpreter", "framework.fixtures"]
+pytest_plugins = [
+    "framework.driver_root",
+    "framework.agent_process",
+    "framework.fake_birth",
+    "framework.fake_interpreter",
+    "framework.fixtures",
+]
 
 IMPOSSIBLE = "this machine cannot"
 """A skip whose reason begins so is let pass by ``--require``: nothing that could be installed or started would help."""

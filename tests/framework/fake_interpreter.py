@@ -11,12 +11,13 @@ from pathlib import Path
 
 import pytest
 
+from cloister.agent.accounts import find_account
 from cloister.agent.cgroup import Cgroup
 from cloister.agent.interpreter.contexts import Context, Contexts, Run
 from cloister.agent.interpreter.kernel import Display, Failure, Finished, Kernel, KernelEvent, Output
 from cloister.agent.interpreter.languages import Language
 from cloister.agent.interpreter.native import KernelSettings, NativeKernel
-from cloister.agent.interpreter.process import LaunchSpec
+from cloister.agent.interpreter.process import LaunchSpec, StartedProcess
 from cloister.protocol.execution import ExecuteRequest
 
 FAKE_DRIVER = Path(__file__).with_name("fake_driver.py")
@@ -99,9 +100,9 @@ async def make_interpreter(tmp_path: Path) -> AsyncIterator[Callable[..., Interp
 
         def start(language: Language, cwd: str) -> Kernel:
             argv = [sys.executable, "-I", "-S", str(FAKE_DRIVER), *arguments]
-            user = pwd.getpwuid(os.getuid()).pw_name
-            spec = LaunchSpec(argv=argv, env={"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"}, cwd=cwd, user=user)
-            return NativeKernel(spec, settings, Cgroup(cgroup), {})
+            account = find_account(pwd.getpwuid(os.getuid()).pw_name)
+            spec = LaunchSpec(argv=argv, env={"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"}, cwd=cwd, account=account)
+            return NativeKernel(StartedProcess(spec), settings, Cgroup(cgroup), {})
 
         contexts = Contexts(("python", "javascript"), str(tmp_path), start, lambda _kernel: {})
         made.append(Interpreter(contexts, cgroup, arguments))

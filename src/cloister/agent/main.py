@@ -1,8 +1,8 @@
 """Entry point of the agent: reads the init document, starts the default kernel, and serves both APIs on sockets it was handed.
 
 Started by pid 1 of the sandbox with the plain interpreter (``-I -S``); descriptors as in docs/architecture.md: 3 the init document,
-4 and 5 the listening sockets, 6 the pipe that takes one ``R`` when the agent serves. Everything it imports is below the ``site``
-directory that holds this file.
+4 and 5 the listening sockets, 6 the pipe that takes one ``R`` when the agent serves; 7, a socket to a Python kernel that was forked for us,
+and 8, the pipe with the ends of orphans, may be absent. Everything it imports is below the ``site`` directory that holds this file.
 """
 
 from __future__ import annotations
@@ -20,16 +20,19 @@ import asyncio  # noqa: E402
 import contextlib  # noqa: E402
 import signal  # noqa: E402
 import socket  # noqa: E402
+from dataclasses import dataclass  # noqa: E402
 
 from cloister.agent.cgroup import Cgroup  # noqa: E402
 from cloister.agent.init import InitDocument, SandboxState, read_init  # noqa: E402
+from cloister.agent.interpreter.adopted import birth_socket  # noqa: E402
 from cloister.agent.interpreter.contexts import Contexts  # noqa: E402
 from cloister.agent.interpreter.kernel import Kernel  # noqa: E402
 from cloister.agent.interpreter.languages import find_language  # noqa: E402
 from cloister.agent.interpreter.launch import KernelLauncher  # noqa: E402
+from cloister.agent.orphans import Orphans  # noqa: E402
 from cloister.errors import CloisterError  # noqa: E402
 
-_INIT_FD, _CONTROL_FD, _INTERPRETER_FD, _READY_FD = 3, 4, 5, 6
+_INIT_FD, _CONTROL_FD, _INTERPRETER_FD, _READY_FD, _KERNEL_FD, _ORPHANS_FD = 3, 4, 5, 6, 7, 8
 _MAX_HEAD_BYTES, _MAX_HEADERS = 64 << 10, 256  # as the ingress takes them
 _READ_BUFFER_BYTES = 256 << 10
 _CGROUP = Path("/.cloister/cgroup")
@@ -50,8 +53,19 @@ def _first_kernel(document: InitDocument, launcher: KernelLauncher) -> Kernel | 
     return None
 
 
-async def serve(state: SandboxState, launcher: KernelLauncher, kernel: Kernel | None, cgroup: Cgroup) -> None:
+@dataclass
+class Inherited:
+    """What pid 1 may have given beside the four descriptors that are always there."""
+
+    kernel: socket.socket | None
+    orphans: Orphans
+
+
+async def serve(state: SandboxState, launcher: KernelLauncher, cgroup: Cgroup, inherited: Inherited) -> None:
     """Serve until SIGTERM."""
+    document = state.document
+    inherited.orphans.listen()
+    started = None if inherited.kernel is not None else _first_kernel(document, launcher)
     from aiohttp import web  # noqa: PLC0415  # slow: the kernel starts meanwhile
 
     from cloister.agent.app import control_app  # noqa: PLC0415
@@ -60,11 +74,10 @@ async def serve(state: SandboxState, launcher: KernelLauncher, kernel: Kernel | 
     from cloister.agent.metrics import Metrics  # noqa: PLC0415
     from cloister.agent.runner import AgentRunner  # noqa: PLC0415
 
-    document = state.document
     events = EventLog()
     contexts = Contexts(document.languages, document.workdir, launcher.start, launcher.envs_for, events.record)
-    if kernel is not None:
-        contexts.default("python").adopt(kernel)
+    if started is not None:
+        contexts.default("python").adopt(started)
     stopped = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopped.set)
     control = control_app(state, Metrics(cgroup, document.limits), events)
@@ -88,6 +101,9 @@ async def serve(state: SandboxState, launcher: KernelLauncher, kernel: Kernel | 
     with contextlib.suppress(OSError):  # the other end may be closed: then nobody waits
         os.write(_READY_FD, b"R")
         os.close(_READY_FD)
+    if inherited.kernel is not None and "python" in document.languages:
+        default = contexts.default("python")
+        default.expect(launcher.adopt(inherited.kernel, inherited.orphans, default.language, document.workdir))
     await stopped.wait()
     await contexts.close()
     for runner in runners:
@@ -96,7 +112,8 @@ async def serve(state: SandboxState, launcher: KernelLauncher, kernel: Kernel | 
 
 def main() -> None:
     """Read, start, serve."""
-    for fd in (_INIT_FD, _CONTROL_FD, _INTERPRETER_FD, _READY_FD):
+    inherited = Inherited(birth_socket(_KERNEL_FD), Orphans.at(_ORPHANS_FD))  # first: these numbers may be free
+    for fd in (_INIT_FD, _CONTROL_FD, _INTERPRETER_FD, _READY_FD, _ORPHANS_FD):
         with contextlib.suppress(OSError):
             os.set_inheritable(fd, False)
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
@@ -104,12 +121,7 @@ def main() -> None:
     os.environ.update(document.agent_env)
     state = SandboxState.from_document(document)
     cgroup = Cgroup(_CGROUP)
-    launcher = KernelLauncher(state, _drivers(), cgroup)
-
-    async def run() -> None:
-        await serve(state, launcher, _first_kernel(document, launcher), cgroup)
-
-    asyncio.run(run())
+    asyncio.run(serve(state, KernelLauncher(state, _drivers(), cgroup), cgroup, inherited))
 
 
 if __name__ == "__main__":

@@ -10,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
+from typing import Any
 
 from cloister.agent.interpreter.kernel import Cost, Failure, Finished, Kernel, KernelEvent, Output
 from cloister.agent.interpreter.languages import Language, find_language
@@ -127,6 +128,11 @@ class Context:
         self._starting = asyncio.create_task(self._wait(kernel))
         self._starting.add_done_callback(_retrieve)
 
+    def expect(self, birth: Coroutine[Any, Any, Kernel]) -> None:
+        """Take the kernel that ``birth`` will give; a failure is told by the first run."""
+        self._starting = asyncio.create_task(self._receive(birth))
+        self._starting.add_done_callback(_retrieve)
+
     def prepare(self) -> None:
         """Start the kernel in the background; a failure is told by the first run."""
         if self._starting is None and self._kernel is None:
@@ -201,6 +207,10 @@ class Context:
     async def _launch(self) -> Kernel:
         self._kernel = self._start_kernel(self.language, self.cwd)
         return await self._wait(self._kernel)
+
+    async def _receive(self, birth: Coroutine[Any, Any, Kernel]) -> Kernel:
+        self._kernel = await birth
+        return self._kernel
 
     async def _wait(self, kernel: Kernel) -> Kernel:
         await kernel.wait_ready()

@@ -5,19 +5,26 @@ The one place that turns a language into a kernel; a second kind of kernel is ch
 
 from __future__ import annotations
 
-import pwd
+import logging
+import socket
 from collections.abc import Mapping
 from pathlib import Path
 
+from cloister.agent.accounts import Account, find_account
 from cloister.agent.cgroup import Cgroup
 from cloister.agent.init import SandboxState
+from cloister.agent.interpreter.adopted import adopt
 from cloister.agent.interpreter.kernel import Kernel
 from cloister.agent.interpreter.languages import Language, LanguageContext
 from cloister.agent.interpreter.native import KernelSettings, NativeKernel
-from cloister.agent.interpreter.process import LaunchSpec
+from cloister.agent.interpreter.process import LaunchSpec, StartedProcess
+from cloister.agent.orphans import Orphans
+from cloister.errors import AuthenticationError, InvalidRequestError, UnavailableError
 
 __all__ = ["KernelLauncher"]
 
+_LOG = logging.getLogger(__name__)
+_ADOPTED_READY_S = 10.0
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -34,38 +41,68 @@ class KernelLauncher:
 
         Raises: InvalidRequestError (no such directory or user), UnavailableError.
         """
-        document = self._state.document
         envs = dict(self._state.envs)
-        spec = LaunchSpec(
-            argv=language.argv(LanguageContext(self._drivers, document.limits.mem_mib)),
-            env=self._environment(envs),
-            cwd=cwd,
-            user=document.kernel_user,
-        )
-        settings = KernelSettings(
-            language=language.name,
-            interrupt=language.interrupt,
-            max_output_bytes=document.limits.output_mib << 20,
-            mem_limit_mib=document.limits.mem_mib,
-        )
-        return NativeKernel(spec, settings, self._cgroup, envs)
+        return NativeKernel(StartedProcess(self._spec(language, cwd, envs)), self._settings(language), self._cgroup, envs)
+
+    async def adopt(self, channel: socket.socket, orphans: Orphans, language: Language, cwd: str) -> Kernel:
+        """A kernel that is ready: the one forked at the other end of ``channel``, or a started one when that does not come to life.
+
+        Raises: InvalidRequestError (no such directory or user), UnavailableError.
+        """
+        envs = dict(self._state.envs)
+        try:
+            process = await adopt(channel, self._spec(language, cwd, envs), orphans)
+        except UnavailableError as error:
+            _LOG.info("%s; one is started", error)
+        else:
+            adopted = NativeKernel(process, self._settings(language), self._cgroup, envs)
+            try:
+                await adopted.wait_ready(_ADOPTED_READY_S)
+            except UnavailableError as error:
+                await adopted.close()
+                _LOG.warning("%s (it was forked; one is started)", error)
+            except BaseException:
+                await adopted.close()
+                raise
+            else:
+                return adopted
+        kernel = self.start(language, cwd)
+        try:
+            await kernel.wait_ready()
+        except BaseException:
+            await kernel.close()
+            raise
+        return kernel
 
     def envs_for(self, kernel: Kernel) -> dict[str, str]:
         """The sandbox's variables that have changed since the kernel was started."""
         return {name: value for name, value in self._state.envs.items() if kernel.envs.get(name) != value}
 
-    def _environment(self, envs: Mapping[str, str]) -> dict[str, str]:
+    def _spec(self, language: Language, cwd: str, envs: Mapping[str, str]) -> LaunchSpec:
         document = self._state.document
-        user = document.kernel_user
         try:
-            home = pwd.getpwnam(user).pw_dir
-        except KeyError:
-            home = "/root" if user == "root" else "/"
+            account = find_account(document.kernel_user)
+        except AuthenticationError:
+            raise InvalidRequestError(f"The kernels' user '{document.kernel_user}' does not exist in this sandbox") from None
+        argv = language.argv(LanguageContext(self._drivers, document.limits.mem_mib))
+        return LaunchSpec(argv=argv, env=self._environment(envs, account), cwd=cwd, account=account)
+
+    def _settings(self, language: Language) -> KernelSettings:
+        limits = self._state.document.limits
+        return KernelSettings(
+            language=language.name,
+            interrupt=language.interrupt,
+            max_output_bytes=limits.output_mib << 20,
+            mem_limit_mib=limits.mem_mib,
+        )
+
+    def _environment(self, envs: Mapping[str, str], account: Account) -> dict[str, str]:
+        document = self._state.document
         return {
             "PATH": _PATH,
-            "HOME": home,
-            "USER": user,
-            "LOGNAME": user,
+            "HOME": account.home,
+            "USER": account.name,
+            "LOGNAME": account.name,
             "LANG": "C.UTF-8",
             **envs,
             "E2B_SANDBOX": "true",

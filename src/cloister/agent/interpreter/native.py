@@ -24,7 +24,7 @@ from typing import Any
 from cloister.agent.cgroup import Cgroup
 from cloister.agent.interpreter.kernel import Cost, Display, Failure, Finished, KernelEvent, Output
 from cloister.agent.interpreter.messages import Done, Late, Message, MessageReader, MessageTooLongError, ProtocolError, Ready
-from cloister.agent.interpreter.process import KernelProcess, LaunchSpec
+from cloister.agent.interpreter.process import UNKNOWN_STATUS, KernelProcess
 from cloister.errors import UnavailableError
 
 __all__ = ["KernelSettings", "NativeKernel"]
@@ -56,16 +56,13 @@ class KernelSettings:
 class NativeKernel:
     """A :class:`~cloister.agent.interpreter.kernel.Kernel` over a native driver."""
 
-    def __init__(self, spec: LaunchSpec, settings: KernelSettings, cgroup: Cgroup, envs: Mapping[str, str]) -> None:
-        """Start the process; :meth:`wait_ready` waits for it.
-
-        Raises: InvalidRequestError, UnavailableError.
-        """
+    def __init__(self, process: KernelProcess, settings: KernelSettings, cgroup: Cgroup, envs: Mapping[str, str]) -> None:
+        """Own the process, which was started or adopted just now; :meth:`wait_ready` waits for its driver."""
         self.envs = envs
         self._settings = settings
         self._cgroup = cgroup
         self._oom_kills = cgroup.oom_kills()
-        self._process = KernelProcess(spec)
+        self._process = process
         self._reader = MessageReader(min(settings.max_output_bytes + (1 << 20), _MAX_MESSAGE_BYTES))
         self._decoders = {name: codecs.getincrementaldecoder("utf-8")("replace") for name in ("stdout", "stderr")}
         self._pipes = {"stdout": self._process.stdout_fd, "stderr": self._process.stderr_fd}
@@ -107,15 +104,19 @@ class NativeKernel:
             return {"cause": "out_of_memory", "limit_mib": self._settings.mem_limit_mib}
         if code is None:
             return {"cause": "closed"}
+        if code == UNKNOWN_STATUS:
+            return {"cause": "unknown"}
         return {"cause": "signal", "signal": -code} if code < 0 else {"cause": "exit", "exit_code": code}
 
-    async def wait_ready(self) -> None:
-        """Until the driver says ready.
+    async def wait_ready(self, timeout_s: float = _READY_S) -> None:
+        """Until the driver says ready; at once when it has.
 
         Raises: UnavailableError, with the last of what it wrote to stderr.
         """
+        if self._ready:
+            return
         try:
-            async with asyncio.timeout(_READY_S):
+            async with asyncio.timeout(timeout_s):
                 while not self._ready:
                     await self._readable()
                     messages, open_ = self._receive()
@@ -123,7 +124,7 @@ class NativeKernel:
                     if not open_ and not self._ready:
                         raise self._failed_start(self._explain())
         except TimeoutError:
-            raise self._failed_start(f"it was not ready after {_READY_S:.0f} s") from None
+            raise self._failed_start(f"it was not ready after {timeout_s:.0f} s") from None
         except ProtocolError as error:
             raise self._failed_start(f"its first message is {error}") from None
         for fd in self._pipes.values():
@@ -342,6 +343,8 @@ class NativeKernel:
             return f"The kernel ran out of memory and was killed (the sandbox's limit is {self._settings.mem_limit_mib} MiB)"
         if code is None:
             return "The kernel closed its protocol socket"
+        if code == UNKNOWN_STATUS:
+            return "The kernel ended"
         if code < 0:
             return f"The kernel was ended by signal {-code} ({_signal_name(-code)})"
         return f"The kernel ended with exit code {code}"

@@ -1,30 +1,36 @@
-"""A kernel's operating-system process: how it is started, signalled with all its children, measured and ended.
+"""A kernel's operating-system process: how it is signalled with all its children, measured and ended, and one way to get one.
 
-It owns the process, its pidfd, the protocol socket and the two output pipes. It knows nothing of the protocol. The process
-leads a session of its own; "the tree" is that session and every descendant, so a child that left the session is still found.
+It owns the process, its pidfd, the protocol socket and the two output pipes. It knows nothing of the protocol. The process leads a
+session of its own; "the tree" is that of process/tree.py. A process is started here, or adopted after its birth (adopted.py).
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import pwd
+import select
 import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from cloister.agent.accounts import Account
+from cloister.agent.process.tree import kill_tree, signal_tree
 from cloister.errors import InvalidRequestError, UnavailableError
 
-__all__ = ["KernelProcess", "LaunchSpec"]
+__all__ = ["OOM_SCORE", "UNKNOWN_STATUS", "KernelProcess", "LaunchSpec", "OutputPipes", "StartedProcess", "check_directory"]
 
-_CHANNEL_FD = 3
-_OOM_SCORE = "600"
+OOM_SCORE = 600
 """Above the agent's: when memory runs out the kernel goes first, and the agent can say why."""
+UNKNOWN_STATUS = 256
+"""The return code of a process that has ended, of which nobody could tell how."""
+_CHANNEL_FD = 3
 _CLOCK_TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
+_END_MS = 5000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,78 +40,73 @@ class LaunchSpec:
     argv: Sequence[str]
     env: Mapping[str, str]
     cwd: str
-    user: str
+    account: Account
 
 
-class KernelProcess:
-    """A started process."""
+class OutputPipes:
+    """The pipes that take a kernel's fd 1 and 2: our ends do not block."""
 
-    def __init__(self, spec: LaunchSpec) -> None:
-        """Start it.
+    def __init__(self) -> None:
+        self.stdout, self.their_stdout = os.pipe()
+        self.stderr, self.their_stderr = os.pipe()
+        os.set_blocking(self.stdout, False)
+        os.set_blocking(self.stderr, False)
 
-        Raises: InvalidRequestError (no such directory or user), UnavailableError (it cannot be executed).
-        """
-        account = _account(spec.user)
-        if not Path(spec.cwd).is_dir():
-            raise InvalidRequestError(f"The working directory '{spec.cwd}' does not exist")
-        with contextlib.ExitStack() as undo:
-            self.channel, theirs = socket.socketpair()
-            undo.callback(self.channel.close)
-            self.stdout_fd, out = os.pipe()
-            self.stderr_fd, err = os.pipe()
-            undo.callback(os.close, self.stdout_fd)
-            undo.callback(os.close, self.stderr_fd)
-            try:
-                self._process = _spawn(spec, account, theirs.fileno(), out, err)
-            except OSError as error:
-                raise UnavailableError(f"Cannot start {spec.argv[0]}: {error.strerror or error}") from error
-            finally:
-                theirs.close()
-                os.close(out)
-                os.close(err)
-            self.pidfd = os.pidfd_open(self._process.pid)
-            undo.pop_all()
-        self.pid = self._process.pid
-        self.channel.setblocking(False)
-        os.set_blocking(self.stdout_fd, False)
-        os.set_blocking(self.stderr_fd, False)
-        _write(f"/proc/{self.pid}/oom_score_adj", _OOM_SCORE)
+    def close_theirs(self) -> None:
+        """The kernel has them now."""
+        os.close(self.their_stdout)
+        os.close(self.their_stderr)
 
+    def close_ours(self) -> None:
+        """Nothing more is read."""
+        os.close(self.stdout)
+        os.close(self.stderr)
+
+
+class KernelProcess(ABC):
+    """A process that runs, with our ends; it owns them from here on."""
+
+    def __init__(self, pid: int, pidfd: int, channel: socket.socket, pipes: OutputPipes) -> None:
+        self.pid = pid
+        self.pidfd = pidfd
+        self.channel = channel
+        self.stdout_fd = pipes.stdout
+        self.stderr_fd = pipes.stderr
+        self._pipes = pipes
+        channel.setblocking(False)
+
+    @abstractmethod
     def returncode(self) -> int | None:
-        """None while it runs; otherwise the exit code, or minus the signal that ended it. Reaps it."""
-        return self._process.poll()
+        """None while it runs; otherwise the exit code, or minus the signal that ended it, or UNKNOWN_STATUS."""
+
+    @abstractmethod
+    def _release(self) -> None:
+        """Free what only this way of getting a process needs; it has ended."""
 
     def signal(self, number: int) -> None:
         """Signal the process alone."""
-        if self._process.poll() is None:
-            with contextlib.suppress(ProcessLookupError):
-                signal.pidfd_send_signal(self.pidfd, number)
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self.pidfd, number)
 
     def signal_tree(self, number: int) -> None:
         """Signal the process and everything below it."""
-        for pid in _tree(self.pid):
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.kill(pid, number)
+        signal_tree(self.pid, number)
 
     def kill_tree(self) -> None:
-        """SIGKILL for the whole tree; repeated, since a process may fork between being seen and being killed."""
-        for _ in range(20):
-            pids = _tree(self.pid)
-            for pid in pids:
-                with contextlib.suppress(ProcessLookupError, PermissionError):
-                    os.kill(pid, signal.SIGKILL)
-            if not pids:
-                return
+        """SIGKILL for the process and everything below it."""
+        kill_tree(self.pid)
 
     def close(self) -> None:
-        """Kill what is left, reap, and close the descriptors."""
+        """Kill what is left, see it end, and close the descriptors."""
         self.kill_tree()
-        if self._process.poll() is None:
-            self._process.kill()
-            self._process.wait()
+        self.signal(signal.SIGKILL)
+        ending = select.poll()
+        ending.register(self.pidfd, select.POLLIN)
+        ending.poll(_END_MS)
+        self._release()
         self.channel.close()
-        for fd in (self.stdout_fd, self.stderr_fd, self.pidfd):
-            os.close(fd)
+        self._pipes.close_ours()
+        os.close(self.pidfd)
 
     def cpu_ns(self) -> int | None:
         """Processor time of the process and of the children it has waited for."""
@@ -133,19 +134,54 @@ class KernelProcess:
         return None
 
 
-def _account(user: str) -> pwd.struct_passwd | None:
-    """None: stay as we are."""
-    try:
-        account = pwd.getpwnam(user)
-    except KeyError:
-        if user == "root":
-            return None  # an image without /etc/passwd
-        raise InvalidRequestError(f"The kernels' user '{user}' does not exist in this sandbox") from None
-    return None if account.pw_uid == os.getuid() else account
+class StartedProcess(KernelProcess):
+    """A child of ours, started by exec."""
+
+    def __init__(self, spec: LaunchSpec) -> None:
+        """Start it.
+
+        Raises: InvalidRequestError (no such directory), UnavailableError (it cannot be executed).
+        """
+        check_directory(spec.cwd)
+        with contextlib.ExitStack() as undo:
+            channel, theirs = socket.socketpair()
+            undo.callback(channel.close)
+            pipes = OutputPipes()
+            undo.callback(pipes.close_ours)
+            try:
+                self._process = _spawn(spec, theirs.fileno(), pipes)
+            except OSError as error:
+                raise UnavailableError(f"Cannot start {spec.argv[0]}: {error.strerror or error}") from error
+            finally:
+                theirs.close()
+                pipes.close_theirs()
+            pidfd = os.pidfd_open(self._process.pid)
+            undo.pop_all()
+        super().__init__(self._process.pid, pidfd, channel, pipes)
+        _write(f"/proc/{self.pid}/oom_score_adj", str(OOM_SCORE))
+
+    def returncode(self) -> int | None:
+        """As the base class says. Reaps it."""
+        return self._process.poll()
+
+    def signal(self, number: int) -> None:
+        """Signal the process alone."""
+        if self._process.poll() is None:
+            super().signal(number)
+
+    def _release(self) -> None:
+        self._process.wait()
 
 
-def _spawn(spec: LaunchSpec, account: pwd.struct_passwd | None, channel: int, out: int, err: int) -> subprocess.Popen[bytes]:
+def check_directory(cwd: str) -> None:
+    """Raises: InvalidRequestError: no such directory."""
+    if not Path(cwd).is_dir():
+        raise InvalidRequestError(f"The working directory '{cwd}' does not exist")
+
+
+def _spawn(spec: LaunchSpec, channel: int, pipes: OutputPipes) -> subprocess.Popen[bytes]:
     env = {**spec.env, "CLOISTER_KERNEL_FD": str(_CHANNEL_FD)}
+    account = spec.account if spec.account.uid != os.getuid() else None  # None: stay as we are
 
     def place_channel() -> None:
         os.dup2(channel, _CHANNEL_FD, inheritable=True)
@@ -153,48 +189,18 @@ def _spawn(spec: LaunchSpec, account: pwd.struct_passwd | None, channel: int, ou
     return subprocess.Popen(
         list(spec.argv),
         stdin=subprocess.DEVNULL,
-        stdout=out,
-        stderr=err,
+        stdout=pipes.their_stdout,
+        stderr=pipes.their_stderr,
         cwd=spec.cwd,
         env=env,
         start_new_session=True,
         pass_fds=(_CHANNEL_FD,),
         preexec_fn=place_channel,  # noqa: PLW1509  # the agent has one thread, so this is safe
-        user=account.pw_uid if account else None,
-        group=account.pw_gid if account else None,
-        extra_groups=os.getgrouplist(account.pw_name, account.pw_gid) if account else None,
+        user=account.uid if account else None,
+        group=account.gid if account else None,
+        extra_groups=account.groups if account else None,
         umask=0o022,
     )
-
-
-def _tree(root: int) -> list[int]:
-    """The pids of the session that ``root`` leads and of all descendants, zombies left out."""
-    parents: dict[int, int] = {}
-    found: set[int] = set()
-    for pid, parent, session in _processes():
-        parents[pid] = parent
-        if root in (session, pid):
-            found.add(pid)
-    growing = True
-    while growing:
-        more = {pid for pid, parent in parents.items() if parent in found} - found
-        found |= more
-        growing = bool(more)
-    return sorted(found)
-
-
-def _processes() -> Iterator[tuple[int, int, int]]:
-    """(pid, parent, session) of every live process that we see."""
-    for entry in os.listdir("/proc"):  # noqa: PTH208  # names, not paths: this is done while code waits to be stopped
-        if not entry.isdigit():
-            continue
-        try:
-            text = Path(f"/proc/{entry}/stat").read_text(encoding="ascii", errors="replace")
-        except OSError:
-            continue
-        fields = text[text.rindex(")") + 2 :].split()
-        if fields[0] not in ("Z", "X"):
-            yield int(entry), int(fields[1]), int(fields[3])
 
 
 def _write(path: str, text: str) -> None:
