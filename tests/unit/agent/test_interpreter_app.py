@@ -10,6 +10,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+import yarl
 from aiohttp import web
 
 from cloister.agent.init import InitDocument, SandboxState
@@ -183,3 +184,27 @@ async def test_the_token_opens(secured: Client) -> None:
     assert (await secured.call("GET", "/contexts"))[0] == 200
     assert (await secured.call("GET", "/contexts", **right))[0] == 200
     assert (await secured.call("GET", "/contexts", **{"X-Access-Token": "wrong"}))[0] == 401
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/contexts", '{"cwd": "\\ud800"}'),
+        ("/contexts", '{"cwd": "/\\ud800"}'),
+        ("/contexts", '{"language": "\\ud800"}'),
+        ("/contexts", '{"\\ud800": "\\ud800", "cwd": 5}'),
+        ("/execute", '{"code": "1", "language": "\\ud800"}'),
+        ("/execute", '{"code": "1", "context_id": "\\ud800"}'),
+        ("/execute", '{"code": "1", "env_vars": {"\\ud800": 5}}'),
+        ("/execute", '{"code": "1", "env_vars": {"\\ud800=": "5"}}'),
+        ("/execute", '{"code": 1, "\\ud800": "5"}'),
+        ("/contexts/%ff%fe/restart", ""),
+        ("/nowhere/%ff%fe", ""),
+    ],
+)
+async def test_half_characters_are_the_clients_fault(client: Client, path: str, body: str) -> None:
+    """Text that no encoding can hold is refused like any other wrong value, although the answer quotes it."""
+    url = yarl.URL(client.url + path, encoded=True)
+    async with client.session.post(url, data=body.encode(), headers={"Content-Type": "application/json"}) as response:
+        assert response.status in (400, 404), await response.text()
+        assert await response.text()

@@ -125,6 +125,11 @@ async def _errors_as_text(request: web.Request, handler: Handler) -> web.StreamR
         return await handler(request)
     except CloisterError as error:
         status = next((status for kind, status in _STATUS.items() if isinstance(error, kind)), 500)
-        return web.Response(status=status, text=str(error))
+        return _text(status, str(error))
     except web.HTTPNotFound:
-        return web.Response(status=404, text=f"{request.method} {request.path} does not exist")
+        return _text(404, f"{request.method} {request.path} does not exist")
+
+
+def _text(status: int, text: str) -> web.Response:
+    """What it quotes of the request may hold half characters, which no encoding has; they are shown escaped."""
+    return web.Response(status=status, body=text.encode(errors="backslashreplace"), content_type="text/plain", charset="utf-8")
