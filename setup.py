@@ -1,4 +1,4 @@
-"""Builds the slot maker, a small static C program, beside the Python package. See docs/decisions/0003-slot-maker-in-c.md."""
+"""Builds the slot maker and join.so, small C programs, beside the Python package. See docs/decisions/0003 and 0014."""
 
 import subprocess
 from pathlib import Path
@@ -9,15 +9,15 @@ from setuptools.command.build_py import build_py
 SOURCE = Path(__file__).parent / "src/cloister"
 
 
-class BuildWithSlotMaker(build_py):
-    """``build_py`` that compiles the slot maker first; also run by an editable install."""
+class BuildWithNative(build_py):
+    """``build_py`` that compiles the C programs first; also run by an editable install."""
 
     def run(self) -> None:
         """Compile, then copy the package."""
-        binary = SOURCE / "bin/cloister-slotmaker"
-        binary.parent.mkdir(exist_ok=True)
-        subprocess.run(["sh", str(SOURCE / "runtime/namespace/native/build.sh"), str(binary)], check=True)
+        binaries = SOURCE / "bin"
+        binaries.mkdir(exist_ok=True)
+        subprocess.run(["sh", str(SOURCE / "runtime/namespace/native/build.sh"), str(binaries)], check=True)
         super().run()
 
 
-setup(cmdclass={"build_py": BuildWithSlotMaker})
+setup(cmdclass={"build_py": BuildWithNative})

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from cloister.config.load import load
 from cloister.config.settings import Settings
 from cloister.errors import CloisterError, IsolationError
 from cloister.model.resources import Limits
@@ -34,7 +37,7 @@ def host(tmp_path: Path, stock_templates: None) -> Iterator[NodeHost]:
 
 def spec(host: NodeHost, tmp_path: Path, name: str) -> SandboxSpec:
     """A sandbox of the base template."""
-    store = LayerStore(Settings().store_dir)
+    store = LayerStore(load(None, os.environ).store_dir)
     template = store.template("base")
     directory = tmp_path / name
     directory.mkdir(exist_ok=True)
@@ -88,8 +91,10 @@ def test_failure_of_a_step_leaves_nothing(host: NodeHost, tmp_path: Path, monkey
     assert survey(host, directory) == before
 
 
-@pytest.mark.parametrize("part", ["network", "cgroups"])
-def test_failure_of_the_host_leaves_nothing(host: NodeHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str) -> None:
+@pytest.mark.parametrize(("part", "method"), [("network", "attach"), ("cgroups", "open_joining")])
+def test_failure_of_the_host_leaves_nothing(
+    host: NodeHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str, method: str
+) -> None:
     """The same when the network or the control groups refuse."""
     directory = tmp_path / "failing"
     directory.mkdir()
@@ -99,7 +104,7 @@ def test_failure_of_the_host_leaves_nothing(host: NodeHost, tmp_path: Path, monk
         raise IsolationError("injected")
 
     with monkeypatch.context() as patch:
-        patch.setattr(getattr(host.runtime, part), "attach", fail)
+        patch.setattr(getattr(host.runtime, part), method, fail)
         with pytest.raises(IsolationError, match="injected"):
             host.runtime.create(spec(host, tmp_path, "failing"), lambda _state: None)
     assert survey(host, directory) == before
@@ -113,10 +118,11 @@ def test_step_inside_the_sandbox_that_fails_stops_it(host: NodeHost, tmp_path: P
     directory = tmp_path / "failing"
     directory.mkdir()
     before = survey(host, directory)
-    right, host.runtime._filter = host.runtime._filter, seccomp_filter
+    right = host.runtime._zygote_host
+    host.runtime._zygote_host = replace(right, filters=replace(right.filters, sandbox=seccomp_filter))
     try:
         with pytest.raises(CloisterError, match=word):
             host.runtime.create(spec(host, tmp_path, "failing"), lambda _state: None)
     finally:
-        host.runtime._filter = right
+        host.runtime._zygote_host = right
     assert survey(host, directory) == before

@@ -24,7 +24,7 @@ import json
 import platform
 import struct
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
 from cloister.errors import IsolationError
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import ModuleType
 
-__all__ = ["ArgumentRule", "Group", "Profile", "compile_bpf", "load_profile", "skipped_names"]
+__all__ = ["ArgumentRule", "Group", "Profile", "allowing", "compile_bpf", "load_profile", "skipped_names"]
 
 _SOCK_FILTER = struct.Struct("=HBBI")  # struct sock_filter: code, jump if true, jump if false, operand
 _MAX_INSTRUCTIONS = 4096  # BPF_MAXINSNS
@@ -106,6 +106,14 @@ def load_profile(path: Path) -> Profile:
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise _fault(f"the seccomp profile names {', '.join(twice)} more than once", path=str(path))
     return profile
+
+
+def allowing(profile: Profile, name: str) -> Profile:
+    """The profile with one more call allowed, whatever its arguments. Raises: IsolationError when it has a rule about them."""
+    if any(rule.syscall == name for rule in profile.rules):
+        raise _fault(f"the seccomp profile has a rule about {name}")
+    groups = [replace(group, names=tuple(one for one in group.names if one != name)) for group in profile.groups]
+    return replace(profile, name=f"{profile.name}+{name}", groups=(*groups, Group((name,), _ALLOW, "a zygote needs it")))
 
 
 @functools.lru_cache(maxsize=8)

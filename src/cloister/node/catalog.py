@@ -83,6 +83,7 @@ class Catalog:
             limits=record.limits,
             allow_internet=record.allow_internet,
             init_document=json.dumps(self.init_document(request, template, record)).encode(),
+            languages=template.languages,
         )
 
     def _agent(self) -> AgentTree:

@@ -53,7 +53,9 @@ class Creator:
         """A sandbox for nobody yet, with the template's own limits and variables. Raises: as :meth:`create`."""
         template = self._catalog.find(template_id)
         request = SandboxRequest(sandbox_id=new_sandbox_id(), template=template_id, end_at=0.0)
-        record, sandbox = self._make(request, template, self._record(request, template), runs=False)
+        record = self._record(request, template)
+        self._runtime.prepare(self._catalog.spec(request, template, record, self._journal.directory_of(request.sandbox_id)))
+        record, sandbox = self._make(request, template, record, runs=False)
         return Pooled(record, sandbox, template.build_id)
 
     def discard(self, pooled: Pooled) -> None:

@@ -5,22 +5,27 @@ Used by the supervisor and by template builds, each for a data directory of its 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
+import structlog
+
 from cloister.config.settings import Settings
 from cloister.linux.cgroup import find_tree
-from cloister.linux.seccomp import compile_bpf, load_profile
+from cloister.linux.seccomp import allowing, compile_bpf, load_profile
 from cloister.network.dns_process import relay_process
 from cloister.network.slots import NetworkConfig, NetworkNode
 from cloister.node.instance import Instance, claim_instance
 from cloister.runtime.namespace.runtime import NamespaceRuntime
+from cloister.runtime.namespace.zygotes import ZygoteFilters
 from cloister.template.hostlayer import HostLayer, HostLayerConfig, build_host_layer
 
 __all__ = ["NodeHost", "build_host", "close_host", "open_host"]
+
+_log = structlog.get_logger("cloister.node")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,20 +48,29 @@ def open_host(settings: Settings, upstream_dns: tuple[str, ...]) -> NodeHost:
     config = NetworkConfig(instance.number, instance.run_dir, settings.network_cidr, upstream_dns, settings.allow_private)
     network = NetworkNode(config)
     network.start()
-    profile = resources.files("cloister.runtime.namespace") / "profiles" / "default.json"
     runtime = NamespaceRuntime(
         run_dir=instance.run_dir,
         dev_tree=settings.data_dir / "node" / "dev",
         uid_base=instance.uid_base,
         cgroups=find_tree(instance.number),
         network=network,
-        seccomp_filter=compile_bpf(load_profile(Path(str(profile)))),
+        filters=_filters(),
+        tell=_tell,
     )
     layer_config = HostLayerConfig(
         resolver=network.gateway_address, extra_ca_file=settings.extra_ca_file, include_credentials=settings.include_credentials
     )
     host_layer = build_host_layer(settings.data_dir / "hostlayer", layer_config)
     return NodeHost(instance=instance, network=network, runtime=runtime, host_layer=host_layer)
+
+
+def _tell(event: str, fields: Mapping[str, object]) -> None:
+    (_log.info if event == "zygote.ready" else _log.warning)(event, **fields)
+
+
+def _filters() -> ZygoteFilters:
+    profile = load_profile(Path(str(resources.files("cloister.runtime.namespace") / "profiles" / "default.json")))
+    return ZygoteFilters(zygote=compile_bpf(allowing(profile, "setns")), sandbox=compile_bpf(profile))
 
 
 @contextmanager

@@ -44,6 +44,9 @@ class Usage:
 class RuntimeSandbox(Protocol):
     """A live sandbox in the hands of its runtime."""
 
+    cold: tuple[str, ...]
+    """Its processes that were started from the beginning, and not as copies of prepared ones: ``agent``, ``kernel``."""
+
     @property
     def pidfd(self) -> int:
         """Readable when the sandbox has ended, whoever ended it."""
@@ -87,6 +90,10 @@ class Runtime(Protocol):
 
     name: str
     capabilities: RuntimeCapabilities
+
+    def prepare(self, spec: SandboxSpec) -> None:
+        """Make ready what speeds up creations from the template of ``spec``, or find that it cannot be had; may take seconds."""
+        ...
 
     def create(self, spec: SandboxSpec, on_started: Any) -> RuntimeSandbox:
         """A sandbox whose agent serves. ``on_started(state)`` is called as soon as there is something to adopt.

@@ -42,3 +42,5 @@ class SandboxSpec:
     init_document: bytes = b"{}"
     envs: dict[str, str] = field(default_factory=dict)
     """Environment of the agent process itself."""
+    languages: tuple[str, ...] = ()
+    """Those whose first kernel the runtime may start by itself, ahead of the agent."""

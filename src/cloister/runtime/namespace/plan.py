@@ -8,13 +8,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from cloister.model.resources import Limits
-from cloister.runtime.namespace.procfiles import processors, replaced_files, written_files
+from cloister.runtime.namespace.procfiles import replaced_files, written_files
 from cloister.runtime.spec import AGENT_PORT, INTERPRETER_PORT
 
-__all__ = ["Payload", "agent_payload", "setup_strings"]
+__all__ = ["Payload", "agent_payload", "setup_strings", "zygote_payload"]
 
 _RT = "/.cloister/rt"
-_AGENT_ARGV = (
+_AGENT_PYTHON = (
     f"{_RT}/lib64/ld-linux-x86-64.so.2",
     "--argv0",
     f"{_RT}/bin/python3.13",
@@ -23,8 +23,12 @@ _AGENT_ARGV = (
     f"{_RT}/bin/python3.13",
     "-I",
     "-S",
-    "/.cloister/agent/site/cloister/agent/main.py",
 )
+_AGENT = "/.cloister/agent/site/cloister/agent"
+_ZYGOTE_ARGV = {
+    "agent": (*_AGENT_PYTHON, f"{_AGENT}/zygote_main.py"),
+    "kernel": ("/usr/bin/python3", "/.cloister/agent/drivers/python_zygote.py"),
+}
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -45,17 +49,25 @@ class Payload:
 def agent_payload(envs: dict[str, str]) -> Payload:
     """The agent, brought back when it dies (docs/architecture.md: what a sandbox sees)."""
     return Payload(
-        argv=_AGENT_ARGV,
+        argv=(*_AGENT_PYTHON, f"{_AGENT}/main.py"),
         envs={"PATH": DEFAULT_PATH, "LANG": "C.UTF-8", "HOME": "/root", **envs},
         restart=True,
-        keep=("init", f"listen:{AGENT_PORT}", f"listen:{INTERPRETER_PORT}", "status"),
+        keep=("init", f"listen:{AGENT_PORT}", f"listen:{INTERPRETER_PORT}", "status", "once:kernel", "ends"),
         log_path="/var/log/cloister-agent.log",
     )
 
 
-def setup_strings(payload: Payload, limits: Limits, hostname: str, slot_index: int) -> list[str]:
-    """Every string of the packet but the names of the descriptors."""
-    cpus = processors(limits, slot_index)
+def zygote_payload(kind: str) -> Payload:
+    """A zygote, ``agent`` or ``kernel`` (docs/decisions/0014-zygotes.md)."""
+    return Payload(
+        argv=_ZYGOTE_ARGV[kind],
+        envs={"PATH": DEFAULT_PATH, "LANG": "C.UTF-8", "HOME": "/root"},
+        keep=("control", "filter", "library"),
+    )
+
+
+def setup_strings(payload: Payload, limits: Limits, hostname: str, cpus: list[int]) -> list[str]:
+    """Every string of the packet but the names of the descriptors. ``cpus``: the host's processors that it may run on."""
     strings = [
         f"hostname={hostname}",
         f"shm={limits.mem_mib << 19}",

@@ -10,10 +10,12 @@ import os
 import select
 import shutil
 import socket
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +26,16 @@ from cloister.network.slots import NetworkNode
 from cloister.runtime.base import RuntimeCapabilities, Usage
 from cloister.runtime.namespace import rootfs, wire
 from cloister.runtime.namespace.plan import Payload, agent_payload, setup_strings
+from cloister.runtime.namespace.procfiles import processors
 from cloister.runtime.namespace.zone import Slot, Zone
 from cloister.runtime.namespace.zones import Zones
+from cloister.runtime.namespace.zygotes import Birth, ZygoteFilters, ZygoteHost, Zygotes
 from cloister.runtime.spec import SandboxSpec
 
 __all__ = ["NamespaceRuntime", "NamespaceSandbox", "StartedSlot"]
 
 _SETUP_TIMEOUT_S = 30.0
+_PREPARE_TIMEOUT_S = 60.0
 _READY_TIMEOUT_S = 60.0
 _KILL_TIMEOUT_S = 30.0
 
@@ -45,15 +50,25 @@ class StartedSlot:
     ticks: int
     pidfd: int
     netns_fd: int
+    namespaces: tuple[int, ...] = ()
+    """pid, user, mnt, ipc, uts, cgroup, time, when it may have a zygote's children; the holder closes them."""
 
 
 class NamespaceSandbox:
     """A live sandbox of this runtime (see :class:`cloister.runtime.base.RuntimeSandbox`)."""
 
     def __init__(
-        self, spec: SandboxSpec, started: StartedSlot, runtime: NamespaceRuntime, *, init_fd: int | None, disk_fd: int | None
+        self,
+        spec: SandboxSpec,
+        started: StartedSlot,
+        runtime: NamespaceRuntime,
+        *,
+        init_fd: int | None,
+        disk_fd: int | None,
+        cold: tuple[str, ...] = (),
     ) -> None:
         """``disk_fd`` is the disk as a mount that is nowhere attached, None if it is only to be ended. :meth:`release` closes both."""
+        self.cold = cold
         self._spec = spec
         self._init_fd = init_fd
         self._disk_fd = disk_fd
@@ -133,15 +148,33 @@ class NamespaceRuntime:
     capabilities = RuntimeCapabilities()
 
     def __init__(
-        self, *, run_dir: Path, dev_tree: Path, uid_base: int, cgroups: CgroupTree, network: NetworkNode, seccomp_filter: bytes
+        self,
+        *,
+        run_dir: Path,
+        dev_tree: Path,
+        uid_base: int,
+        cgroups: CgroupTree,
+        network: NetworkNode,
+        filters: ZygoteFilters,
+        tell: Callable[[str, Mapping[str, object]], None],
     ) -> None:
         self.cgroups = cgroups
         self.network = network
         self._run_dir = run_dir
         self._dev_tree = rootfs.make_dev_tree(dev_tree)
-        self._filter = seccomp_filter
+        self._zygote_host = ZygoteHost(dev_tree=self._dev_tree, cgroups=cgroups, filters=filters, tell=tell)
+        self._zygotes: dict[Zone, Zygotes] = {}
+        self._zygotes_lock = threading.Lock()
         self._zones = Zones(run_dir / "zones", uid_base, cgroups)
         self._zones.adopt_all()
+
+    def prepare(self, spec: SandboxSpec) -> None:
+        """See :class:`Runtime`."""
+        zone, slot = self._zones.take_slot(spec.template_key)
+        try:
+            self._zygotes_of(zone, spec).wait(_PREPARE_TIMEOUT_S)
+        finally:
+            zone.free(slot)
 
     def create(self, spec: SandboxSpec, on_started: Callable[[dict[str, Any]], None]) -> NamespaceSandbox:
         """See :class:`Runtime`."""
@@ -154,22 +187,71 @@ class NamespaceRuntime:
             init = os.memfd_create("init", os.MFD_CLOEXEC)
             undo.callback(os.close, init)
             os.write(init, spec.init_document)
+
+            def upper(userns_fd: int) -> int:
+                disk = rootfs.mount_disk(spec.directory / "disk.img", userns_fd)
+                disk_fds.append(os.dup(disk))
+                undo.callback(os.close, disk_fds[0])
+                return disk
+
             with ExitStack() as given:
                 given.callback(os.close, ready_writer)
-                fds = [("init", init), ("status", ready_writer)]
-                payload = agent_payload(spec.envs)
-
-                def upper(userns_fd: int) -> int:
-                    disk = rootfs.mount_disk(spec.directory / "disk.img", userns_fd)
-                    disk_fds.append(os.dup(disk))
-                    undo.callback(os.close, disk_fds[0])
-                    return disk
-
-                started = self.start_slot(spec, payload, fds, upper, undo, on_started)
+                agents_end, init_end = _birth_pair(socket.SOCK_SEQPACKET, given)
+                kernels_end, agent_end = _birth_pair(socket.SOCK_STREAM, given)
+                fds = [("init", init), ("status", ready_writer), ("birth", init_end.fileno()), ("kernel", agent_end.fileno())]
+                started = self.start_slot(spec, agent_payload(spec.envs), fds, upper, undo, on_started)
+                undo.callback(_close_all, started.namespaces)
+                init_end.close()
+                agent_end.close()
+                cold = self._give_birth(spec, started, {"kernel": kernels_end, "agent": agents_end})
             _wait_ready(ready, started.pidfd)
             os.close(ready)
+            _close_all(started.namespaces)
             undo.pop_all()
-        return NamespaceSandbox(spec, started, self, init_fd=init, disk_fd=disk_fds[0])
+        return NamespaceSandbox(spec, started, self, init_fd=init, disk_fd=disk_fds[0], cold=cold)
+
+    def _give_birth(self, spec: SandboxSpec, started: StartedSlot, ends: dict[str, socket.socket]) -> tuple[str, ...]:
+        """Let the zygotes fork the sandbox's agent and kernel, both at a time; gives those that it must start cold."""
+        zygotes = self._zygotes_of(started.zone, spec)
+        files = self.cgroups.open_joining(spec.sandbox_id)
+        birth = Birth(
+            namespaces=[started.netns_fd, *started.namespaces],
+            group_files=files,
+            cpus=processors(spec.limits, started.slot.index),
+            nofile=spec.limits.open_files,
+        )
+        forked, asked = set(), []
+        try:
+            for kind, end in ends.items():
+                zygote = zygotes.ready(kind)
+                if zygote is not None and self._succeeds(partial(zygote.ask, birth, end.fileno()), spec):
+                    asked.append(zygote)
+            forked = {zygote.kind for zygote in asked if self._succeeds(zygote.answer, spec)}
+        finally:
+            _close_all(files)
+        return tuple(kind for kind in ends if kind not in forked)
+
+    def _succeeds(self, step: Callable[[], None], spec: SandboxSpec) -> bool:
+        try:
+            step()
+        except RuntimeFailedError as error:  # the sandbox does without: it starts cold
+            self._zygote_host.tell("zygote.missed", {"sandbox_id": spec.sandbox_id, "error": str(error)})
+            return False
+        return True
+
+    def _zygotes_of(self, zone: Zone, spec: SandboxSpec) -> Zygotes:
+        with self._zygotes_lock:
+            found = self._zygotes.get(zone)
+            if found is None:
+                found = self._zygotes[zone] = Zygotes(zone, spec, self._zygote_host)
+                zone.on_stop = lambda: self._forget_zygotes(zone)
+        return found
+
+    def _forget_zygotes(self, zone: Zone) -> None:
+        with self._zygotes_lock:
+            found = self._zygotes.pop(zone, None)
+        if found is not None:
+            found.stop()
 
     def start_slot(
         self,
@@ -201,15 +283,15 @@ class NamespaceRuntime:
                 zone=zone, slot=slot, pid=pid, ticks=start_ticks(pid) or 0, pidfd=handles.pidfd, netns_fd=handles.netns_fd
             )
             on_started(_state(started))
-            self.cgroups.attach(spec.sandbox_id, pid)
             self.network.attach(slot.index, handles.netns_fd, spec.allow_internet)
             own_group = {name: path for name, path in self.cgroups.directories(spec.sandbox_id).items() if name not in ("cpu", "freezer")}
-            given = rootfs.layer_mounts(spec.layers, handles.userns_fd, mounts)
+            given = [("group", rootfs.close_with(mounts, fd)) for fd in self.cgroups.open_joining(spec.sandbox_id)]
+            given += rootfs.layer_mounts(spec.layers, handles.userns_fd, mounts)
             given.append(("upper", rootfs.close_with(mounts, mount_upper(handles.userns_fd))))
             given += rootfs.common_mounts(spec.agent, self._dev_tree, own_group, handles.userns_fd, mounts)
-            strings = setup_strings(payload, spec.limits, spec.hostname, slot.index)
-            wire.send_setup(handles.control, strings, [*given, *fds], self._filter, _SETUP_TIMEOUT_S)
-        return started
+            strings = setup_strings(payload, spec.limits, spec.hostname, processors(spec.limits, slot.index))
+            namespaces = wire.send_setup(handles.control, strings, [*given, *fds], self._zygote_host.filters.sandbox, _SETUP_TIMEOUT_S)
+        return replace(started, namespaces=tuple(namespaces))
 
     def adopt(self, spec: SandboxSpec, state: dict[str, Any]) -> NamespaceSandbox | None:
         """See :class:`Runtime`."""
@@ -254,6 +336,20 @@ class NamespaceRuntime:
         self.network.stop()
         self.cgroups.remove_all()
         shutil.rmtree(self._run_dir / "zones", ignore_errors=True)
+
+
+def _birth_pair(kind: socket.SocketKind, stack: ExitStack) -> tuple[socket.socket, socket.socket]:
+    """A zygote's child's end, and the end that learns from it who it is. ``stack`` closes both."""
+    theirs, ours = socket.socketpair(socket.AF_UNIX, kind)
+    stack.callback(theirs.close)
+    stack.callback(ours.close)
+    ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+    return theirs, ours
+
+
+def _close_all(fds: Sequence[int]) -> None:
+    for fd in fds:
+        os.close(fd)
 
 
 def _state(started: StartedSlot) -> dict[str, Any]:

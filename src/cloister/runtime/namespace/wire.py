@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 from cloister.errors import IsolationError, RuntimeFailedError
 
-__all__ = ["SlotHandles", "list_slots", "make_slot", "receive_with_fds", "send_setup"]
+__all__ = ["SlotHandles", "list_slots", "make_slot", "make_zygote", "receive_with_fds", "send_setup"]
 
-_MAKE, _LIST = 1, 2
+_MAKE, _LIST, _ZYGOTE = 1, 2, 3
 _REQUEST = struct.Struct("<II")
 _REPLY = struct.Struct("<Ii24s")
 _RESULT = struct.Struct("<i60s")
@@ -50,15 +50,25 @@ def receive_with_fds(sock: socket.socket, size: int) -> tuple[bytes, list[int]]:
 
 def make_slot(slot_maker: socket.socket, slot: int) -> SlotHandles:
     """Ask for slot number ``slot`` (1..512 of the zone). Raises: IsolationError, RuntimeFailedError, OSError."""
-    slot_maker.send(_REQUEST.pack(_MAKE, slot))
+    pidfd, userns_fd, netns_fd, control = _ask(slot_maker, _MAKE, slot)
+    return SlotHandles(pidfd, userns_fd, netns_fd, socket.socket(fileno=control))
+
+
+def make_zygote(slot_maker: socket.socket) -> tuple[int, socket.socket]:
+    """Ask for a process of the zone: its pidfd, and the socket on which it waits for :func:`send_setup`. Raises: as :func:`make_slot`."""
+    pidfd, control = _ask(slot_maker, _ZYGOTE, 0)
+    return pidfd, socket.socket(fileno=control)
+
+
+def _ask(slot_maker: socket.socket, operation: int, slot: int) -> list[int]:
+    slot_maker.send(_REQUEST.pack(operation, slot))
     data, fds = receive_with_fds(slot_maker, _REPLY.size)
     if len(data) != _REPLY.size:
         raise RuntimeFailedError("the slot maker went away")
     _slot, code, step = _REPLY.unpack(data)
     if code:
         raise _refusal(code, step)
-    pidfd, userns_fd, netns_fd, control = fds
-    return SlotHandles(pidfd, userns_fd, netns_fd, socket.socket(fileno=control))
+    return fds
 
 
 def list_slots(slot_maker: socket.socket) -> dict[int, int]:
@@ -75,8 +85,12 @@ def list_slots(slot_maker: socket.socket) -> dict[int, int]:
         found[slot] = fds[0]
 
 
-def send_setup(control: socket.socket, strings: list[str], fds: list[tuple[str, int]], seccomp_filter: bytes, timeout_s: float) -> None:
+def send_setup(
+    control: socket.socket, strings: list[str], fds: list[tuple[str, int]], seccomp_filter: bytes, timeout_s: float
+) -> list[int]:
     """Set a slot up and wait until it stands. ``fds`` are (role, descriptor), kept open for the caller to close.
+
+    Gives its namespaces when it has a ``birth`` descriptor: pid, user, mnt, ipc, uts, cgroup, time; the caller closes them.
 
     Raises: IsolationError naming the step that failed; nothing of the sandbox is left then (its first process has ended).
     """
@@ -86,7 +100,7 @@ def send_setup(control: socket.socket, strings: list[str], fds: list[tuple[str, 
     try:
         control.sendmsg([packet], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
         control.send(seccomp_filter)
-        answer = control.recv(_RESULT.size)
+        answer, namespaces = receive_with_fds(control, _RESULT.size)
     except TimeoutError as error:
         raise IsolationError("the sandbox was not set up in time", step="set-up") from error
     if len(answer) != _RESULT.size:
@@ -94,6 +108,7 @@ def send_setup(control: socket.socket, strings: list[str], fds: list[tuple[str, 
     code, step = _RESULT.unpack(answer)
     if code:
         raise _refusal(code, step)
+    return namespaces
 
 
 def _refusal(code: int, raw_step: bytes) -> IsolationError:

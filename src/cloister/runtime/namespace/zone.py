@@ -11,6 +11,7 @@ import os
 import socket
 import subprocess
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -52,6 +53,8 @@ class Zone:
         self._directory = directory
         self._lock = threading.Lock()
         self._used: set[int] = set()
+        self.on_stop: Callable[[], None] = lambda: None
+        """Called before the slot maker is ended."""
 
     @classmethod
     def start(cls, number: int, template_key: str, uid_base: int, directory: Path, cgroups: CgroupTree) -> Zone:
@@ -123,6 +126,15 @@ class Zone:
         with self._lock:
             return wire.make_slot(self._connection, slot.number)
 
+    def make_zygote(self) -> tuple[int, socket.socket]:
+        """A process of the zone that is to be set up as a zygote: pidfd and control socket. Raises: as :meth:`make`."""
+        with self._lock:
+            return wire.make_zygote(self._connection)
+
+    def open_userns(self) -> int:
+        """The zone's own user namespace; the caller closes it. Raises: OSError."""
+        return os.open(f"/proc/{pid_of_pidfd(self._pidfd)}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+
     def kill_strangers(self) -> list[int]:
         """Kill the slots that nobody holds (their creation was cut off by a crash); gives their numbers."""
         with self._lock:
@@ -137,6 +149,7 @@ class Zone:
 
     def stop(self) -> None:
         """End the slot maker and, with it, every sandbox of the zone."""
+        self.on_stop()
         kill_pidfd(self._pidfd)
         wait_pidfd(self._pidfd, 10)
         self._connection.close()

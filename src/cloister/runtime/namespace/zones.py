@@ -12,6 +12,7 @@ from pathlib import Path
 from cloister.errors import NoCapacityError
 from cloister.linux.cgroup import CgroupTree
 from cloister.runtime.namespace.zone import ZONES, Slot, Zone
+from cloister.runtime.namespace.zygotes import KINDS
 
 __all__ = ["Zones"]
 
@@ -38,7 +39,8 @@ class Zones:
                 for leftover in path.iterdir():
                     leftover.unlink()
                 path.rmdir()
-                self._cgroups.remove(f"zone-{path.name}")
+                for group in _groups(int(path.name)):
+                    self._cgroups.remove(group)
 
     def take_slot(self, template_key: str) -> tuple[Zone, Slot]:
         """A free slot in a zone of this template, whose slot maker is started when there is none.
@@ -67,7 +69,7 @@ class Zones:
     def groups(self) -> set[str]:
         """Control groups that belong to live zones; waits for one that is being started."""
         with self._lock:
-            return {f"zone-{number}" for number in self._zones}
+            return {group for number in self._zones for group in _groups(number)}
 
     def survey(self) -> list[str]:
         """A line for each slot maker."""
@@ -100,4 +102,10 @@ class Zones:
     def _stop_one(self, zone: Zone) -> None:
         zone.stop()
         del self._zones[zone.number]
-        self._cgroups.remove(f"zone-{zone.number}")
+        for group in _groups(zone.number):
+            self._cgroups.remove(group)
+
+
+def _groups(number: int) -> list[str]:
+    """The control groups of a zone: its slot maker's and its zygotes'."""
+    return [f"zone-{number}", *(f"zone-{number}-{kind}" for kind in KINDS)]

@@ -6,30 +6,35 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <grp.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "wire.h"
 
-static void start_payload(const struct init_plan *plan) {
+#define BIRTH_TIMEOUT_MS 10000
+
+void run_payload(const struct init_plan *plan) {
     sigset_t none;
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, NULL);
     signal(SIGPIPE, SIG_DFL); /* pid 1 ignores it; an ignored signal would be inherited by every program of the sandbox */
     setsid();
     /* Move everything above the target range first, so that no dup2 overwrites a source. */
-    int kept[8], count = 0, log = fcntl(plan->log_fd, F_DUPFD, 64);
-    for (; count < 8 && plan->keep[count] >= 0; count++) kept[count] = fcntl(plan->keep[count], F_DUPFD, 64);
+    int kept[MAX_KEPT], count = 0, log = fcntl(plan->log_fd, F_DUPFD, 64);
+    for (; plan->keep[count] >= 0; count++) kept[count] = fcntl(plan->keep[count], F_DUPFD, 64); /* one that is gone gives -1 */
     int null = open("/dev/null", O_RDWR);
     if (null < 0 || dup2(null, 0) < 0 || dup2(log, 1) < 0 || dup2(log, 2) < 0) _exit(125);
     for (int i = 0; i < count; i++)
-        if (dup2(kept[i], 3 + i) < 0) _exit(125);
+        if (kept[i] < 0 && plan->once[i]) close(3 + i);
+        else if (dup2(kept[i], 3 + i) < 0) _exit(125);
     close_range(3 + count, ~0U, 0);
     prctl(PR_SET_DUMPABLE, 1);
     if (plan->uid || plan->gid) {
@@ -61,19 +66,78 @@ static void report_agent_end(const struct init_plan *plan, int status) {
     (void)ignored;
 }
 
-void init_main(const struct init_plan *plan) {
+/* The zygote's child that is to be the first payload: its pid, once it has what an exec'd payload has. 0 when none comes. */
+static pid_t receive_payload(const struct init_plan *plan) {
+    struct pollfd waiting = {.fd = plan->birth_fd, .events = POLLIN};
+    int handles[MAX_KEPT + 1], count = 0;
+    char word, hello[CMSG_SPACE(sizeof(struct ucred))], space[CMSG_SPACE(sizeof handles)] = {0}, *text = NULL;
+    size_t size = 0;
+    struct iovec in = {&word, 1};
+    struct msghdr got = {.msg_iov = &in, .msg_iovlen = 1, .msg_control = hello, .msg_controllen = sizeof hello};
+    if (poll(&waiting, 1, BIRTH_TIMEOUT_MS) != 1 || recvmsg(plan->birth_fd, &got, MSG_CMSG_CLOEXEC) != 1) return 0;
+    struct cmsghdr *head = CMSG_FIRSTHDR(&got);
+    if (!head || head->cmsg_type != SCM_CREDENTIALS) return 0;
+    pid_t pid = ((struct ucred *)CMSG_DATA(head))->pid;
+
+    FILE *words = open_memstream(&text, &size);
+    if (!words) return 0;
+    for (char **env = plan->envp; *env; env++) fprintf(words, "env=%s%c", *env, 0);
+    fprintf(words, "cwd=%s%c", plan->cwd, 0);
+    if (fclose(words)) return 0;
+    handles[count++] = plan->log_fd;
+    for (int i = 0; plan->keep[i] >= 0; i++) handles[count++] = plan->keep[i];
+    struct iovec out = {text, size};
+    struct msghdr msg = {.msg_iov = &out, .msg_iovlen = 1, .msg_control = space, .msg_controllen = CMSG_SPACE(sizeof(int) * (size_t)count)};
+    head = CMSG_FIRSTHDR(&msg);
+    head->cmsg_level = SOL_SOCKET;
+    head->cmsg_type = SCM_RIGHTS;
+    head->cmsg_len = CMSG_LEN(sizeof(int) * (size_t)count);
+    memcpy(CMSG_DATA(head), handles, sizeof(int) * (size_t)count);
+    ssize_t sent = sendmsg(plan->birth_fd, &msg, MSG_NOSIGNAL);
+    free(text);
+    return sent > 0 && pid > 1 ? pid : 0;
+}
+
+static pid_t start_payload(const struct init_plan *plan) {
+    pid_t payload = fork();
+    if (payload == 0) run_payload(plan);
+    return payload;
+}
+
+static void close_what_was_for_the_first(struct init_plan *plan) {
+    if (plan->birth_fd >= 0) close(plan->birth_fd);
+    plan->birth_fd = -1;
+    for (int i = 0; plan->keep[i] >= 0; i++)
+        if (plan->once[i]) close(plan->keep[i]);
+}
+
+/* Reaps until the payload has ended; gives its status. */
+static int wait_for(const struct init_plan *plan, pid_t payload) {
+    for (;;) {
+        struct orphan_end end = {0, 0};
+        end.pid = waitpid(-1, &end.status, 0);
+        if (end.pid == payload) return end.status;
+        if (end.pid > 0 && plan->ends_fd >= 0) {
+            ssize_t ignored = write(plan->ends_fd, &end, sizeof end); /* full: nobody reads, and nobody is to wait */
+            (void)ignored;
+        }
+        if (end.pid > 0 || errno == EINTR) continue;
+        if (kill(payload, 0)) return 0;
+        struct timespec pause = {0, 1000000L}; /* a zygote's child is not ours yet while the process between is ending */
+        nanosleep(&pause, NULL);
+    }
+}
+
+void init_main(struct init_plan *plan) {
     prctl(PR_SET_DUMPABLE, 0); /* /proc/1/{exe,mem,fd} stay closed to the sandbox's root */
     signal(SIGPIPE, SIG_IGN);
     int failures = 0;
     for (;;) {
         time_t started = time(NULL);
-        pid_t payload = fork();
-        if (payload == 0) start_payload(plan);
-        int status = 0;
-        pid_t pid = payload;
-        if (payload > 0)
-            while ((pid = waitpid(-1, &status, 0)) != payload && (pid > 0 || errno == EINTR)) {
-            }
+        pid_t payload = plan->birth_fd >= 0 ? receive_payload(plan) : 0;
+        if (!payload) payload = start_payload(plan);
+        close_what_was_for_the_first(plan);
+        int status = payload > 0 ? wait_for(plan, payload) : 0;
         if (!plan->restart) {
             int code = payload < 0 ? 125 : WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
             dprintf(plan->status_fd, "%d\n", code);

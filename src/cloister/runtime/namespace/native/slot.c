@@ -1,14 +1,14 @@
-/* The sandbox's side of its own making: an ordered list of steps, each of which must succeed (I7), then init.c.
+/* The sandbox's side of its own making: an ordered list of steps, each of which must succeed (I7), then init.c. The making of a
+ * zygote, at the end, has most of them too.
  *
- * Whose code runs: ours only, until init starts the payload. With which power: root of a new user namespace; nothing over the host,
- * the zone or another sandbox. What needs the host's power (id-mapped mounts, cgroups, the veth) was done by the supervisor before SETUP came.
+ * Whose code runs: ours only, until init starts the payload. With which power: root of a new user namespace (a zygote: of the zone); nothing
+ * over the host, the zone or another sandbox. What needs the host's power (id-mapped mounts, cgroups, the veth) was done by the supervisor before SETUP came.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <grp.h>
-#include <linux/capability.h>
 #include <linux/seccomp.h>
 #include <netinet/in.h>
 #include <sched.h>
@@ -27,6 +27,8 @@
 
 #include <linux/filter.h>
 
+#include "caps.h"
+#include "setup.h"
 #include "wire.h"
 
 #ifndef CLONE_NEWTIME
@@ -36,20 +38,6 @@
 #define MOVE_MOUNT_F_EMPTY_PATH 0x00000004
 #endif
 
-#define MAX_ARGS 512
-
-static int control;
-static char setup[SETUP_MAX + 1];
-static size_t setup_size;
-static int fds[SETUP_FDS];
-static int fd_count;
-static char filter_bytes[65536];
-static ssize_t filter_size;
-
-/* The kernel's own default for containers keeps these; everything else leaves the bounding set. */
-static const int kept_caps[] = {CAP_CHOWN, CAP_DAC_OVERRIDE, CAP_FOWNER, CAP_FSETID, CAP_KILL, CAP_SETGID, CAP_SETUID,
-                                CAP_SETPCAP, CAP_NET_BIND_SERVICE, CAP_SYS_CHROOT, CAP_AUDIT_WRITE, CAP_SETFCAP};
-
 /* Parts of /proc that tell of the host or change it. */
 static const char *const masked_files[] = {"kcore", "keys", "key-users", "timer_list", "sched_debug", "latency_stats", "sysrq-trigger",
                                            "kmsg", "kallsyms", "modules", "kpagecount", "kpageflags", "kpagecgroup", "config.gz",
@@ -58,76 +46,6 @@ static const char *const masked_files[] = {"kcore", "keys", "key-users", "timer_
                                            "swaps", "locks", "consoles", "bootconfig", "schedstat"};
 static const char *const masked_dirs[] = {"acpi", "scsi", "asound", "bus", "driver", "tty", "irq", "pressure", "dynamic_debug", "mpt"};
 static const char *const readonly_dirs[] = {"sys", "fs"};
-
-static void fail(const char *step) __attribute__((noreturn));
-static void fail(const char *step) {
-    struct slot_result result = {.error = errno ? errno : EIO};
-    snprintf(result.step, sizeof result.step, "%s", step);
-    send(control, &result, sizeof result, MSG_NOSIGNAL);
-    _exit(1);
-}
-
-static void check(int failed, const char *step) {
-    if (failed) fail(step);
-}
-
-/* ---- the SETUP packet: "key=value\0" strings ---- */
-
-static const char *next_value(const char *key, const char *after) {
-    size_t length = strlen(key);
-    const char *at = after ? after + strlen(after) + 1 : setup;
-    for (; at < setup + setup_size; at += strlen(at) + 1)
-        if (!strncmp(at, key, length) && at[length] == '=') return at;
-    return NULL;
-}
-
-static const char *value(const char *key) {
-    const char *found = next_value(key, NULL);
-    return found ? found + strlen(key) + 1 : NULL;
-}
-
-static long number(const char *key, long otherwise) {
-    const char *text = value(key);
-    return text ? strtol(text, NULL, 10) : otherwise;
-}
-
-static char **values(const char *key) {
-    char **list = calloc(MAX_ARGS + 1, sizeof *list);
-    check(!list, "allocate");
-    size_t count = 0;
-    for (const char *at = next_value(key, NULL); at; at = next_value(key, at)) {
-        errno = E2BIG;
-        check(count == MAX_ARGS, key);
-        list[count++] = (char *)at + strlen(key) + 1;
-    }
-    return list;
-}
-
-static int fd_of(const char *role) {
-    int index = 0;
-    for (const char *at = next_value("fd", NULL); at; at = next_value("fd", at), index++)
-        if (!strcmp(at + 3, role)) return index < fd_count ? fds[index] : -1;
-    return -1;
-}
-
-static void receive_setup(void) {
-    struct iovec iov = {setup, SETUP_MAX};
-    char space[CMSG_SPACE(sizeof fds)];
-    struct msghdr msg = {.msg_iov = &iov, .msg_iovlen = 1, .msg_control = space, .msg_controllen = sizeof space};
-    ssize_t size = recvmsg(control, &msg, MSG_CMSG_CLOEXEC);
-    if (size <= 0) _exit(0); /* the supervisor gave up on this slot, or died before it was used */
-    errno = EMSGSIZE;
-    check(msg.msg_flags & (MSG_TRUNC | MSG_CTRUNC), "receive the set-up");
-    setup_size = (size_t)size;
-    for (struct cmsghdr *head = CMSG_FIRSTHDR(&msg); head; head = CMSG_NXTHDR(&msg, head)) {
-        if (head->cmsg_level != SOL_SOCKET || head->cmsg_type != SCM_RIGHTS) continue;
-        fd_count = (int)((head->cmsg_len - CMSG_LEN(0)) / sizeof(int));
-        memcpy(fds, CMSG_DATA(head), sizeof(int) * (size_t)fd_count);
-    }
-    filter_size = recv(control, filter_bytes, sizeof filter_bytes, 0);
-    errno = EINVAL;
-    check(filter_size <= 0 || filter_size % sizeof(struct sock_filter), "receive the seccomp filter");
-}
 
 /* ---- small file helpers; all paths are below the new root that this process is building ---- */
 
@@ -153,12 +71,21 @@ static void attach_mount(int fd, const char *path, const char *step) {
 
 /* ---- the steps ---- */
 
-static void become_root_of_sandbox(void) {
+/* The "group" descriptors are of "tasks" (v1) or "cgroup.procs" (v2), opened by the supervisor; "0" is whoever writes. On v1 a process that
+ * moves itself, by "tasks", spares the kernel the grace period that moving another one costs. */
+static void join_control_group(void) {
+    int index = 0;
+    for (const char *at = next_value("fd", NULL); at; at = next_value("fd", at), index++)
+        if (!strcmp(at + 3, "group") && index < fd_count) check(write(fds[index], "0", 1) != 1, "join the control group");
+}
+
+static void become_root(void) {
     check(setgroups(0, NULL) || setresgid(0, 0, 0) || setresuid(0, 0, 0), "become root of the sandbox");
     check(prctl(PR_SET_DUMPABLE, 1), "stay visible in the sandbox's proc"); /* init.c takes it back */
     setsid();
     umask(022);
-    check(unshare(CLONE_NEWCGROUP), "make cgroup namespace"); /* after the supervisor put us into our cgroup */
+    join_control_group();
+    check(unshare(CLONE_NEWCGROUP), "make cgroup namespace");
     check(mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL), "make mounts private");
 }
 
@@ -188,6 +115,19 @@ static void mount_root(void) {
     snprintf(options, sizeof options, "userxattr,lowerdir=%s,upperdir=/upper/u,workdir=/upper/w", layers);
     check(mount("overlay", "/new", "overlay", MS_NODEV, options), "mount the overlay");
     check(chdir("/new"), "enter the overlay");
+}
+
+/* A zygote's root: the layers alone, below a layer of mount points, since nobody makes directories in them. */
+static void mount_fixed_root(void) {
+    const char *const points[] = {"/upper/proc", "/upper/dev", "/upper/tmp", "/upper/.cloister", "/upper/.cloister/rt", "/upper/.cloister/agent"};
+    char layers[2048], options[2300];
+    attach_layers("lower", 0, "", layers, sizeof layers);
+    check(mount("points", "/upper", "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, "mode=755,size=64k"), "mount the mount points");
+    for (size_t i = 0; i < sizeof points / sizeof *points; i++) check(mkdir(points[i], 0755), "make a mount point");
+    snprintf(options, sizeof options, "userxattr,lowerdir=/upper:%s", layers);
+    check(mount("overlay", "/new", "overlay", MS_RDONLY | MS_NODEV | MS_NOSUID, options), "mount the overlay");
+    check(chdir("/new"), "enter the overlay");
+    check(mount("tmp", "/new/tmp", "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, "mode=1777,size=16m"), "mount /tmp");
 }
 
 /* The agent's own interpreter: /usr of the base template, whatever the sandbox's template is. */
@@ -340,22 +280,20 @@ static void set_limits(void) {
     check(name && sethostname(name, strlen(name)), "set the host name");
 }
 
-/* After this nothing can be mounted, no namespace entered or made, and no capability outside kept_caps had again. */
-static void give_up_power(void) {
+/* After this nothing can be mounted, no namespace entered or made, and no capability outside kept_caps had again. A zygote keeps one more, to
+ * enter namespaces; its filter allows that call. */
+static void give_up_power(int also_kept) {
     struct sock_fprog program = {(unsigned short)(filter_size / (ssize_t)sizeof(struct sock_filter)), (struct sock_filter *)filter_bytes};
     for (int cap = 0; cap <= 63; cap++) {
-        int keep = 0;
-        for (size_t i = 0; i < sizeof kept_caps / sizeof *kept_caps; i++) keep |= kept_caps[i] == cap;
-        if (!keep && prctl(PR_CAPBSET_READ, cap) == 1) check(prctl(PR_CAPBSET_DROP, cap), "drop a capability");
+        if (is_kept_cap(cap) || cap == also_kept) continue;
+        if (prctl(PR_CAPBSET_READ, cap) == 1) check(prctl(PR_CAPBSET_DROP, cap), "drop a capability");
     }
     check(prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0), "clear ambient capabilities");
     check(syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &program), "install the seccomp filter");
     struct __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, 0};
     struct __user_cap_data_struct data[2] = {{0}};
-    for (size_t i = 0; i < sizeof kept_caps / sizeof *kept_caps; i++) {
-        data[kept_caps[i] / 32].permitted |= 1u << (kept_caps[i] % 32);
-        data[kept_caps[i] / 32].effective |= 1u << (kept_caps[i] % 32);
-    }
+    for (int cap = 0; cap <= 63; cap++)
+        if (is_kept_cap(cap) || cap == also_kept) data[cap / 32].effective = data[cap / 32].permitted |= 1u << (cap % 32);
     check(syscall(SYS_capset, &header, data), "give up capabilities");
 }
 
@@ -368,14 +306,24 @@ static int listen_on_loopback(int port) {
     return sock;
 }
 
-/* "keep=…", in the order of the payload's descriptors from 3 on: a received one by role, or "listen:PORT". */
+static int ends_pipe(struct init_plan *plan) {
+    int pair[2];
+    check(pipe2(pair, O_CLOEXEC | O_NONBLOCK), "make a pipe");
+    plan->ends_fd = pair[1];
+    return pair[0];
+}
+
+/* "keep=…", in the order of the payload's descriptors from 3 on: a received one by role, "listen:PORT", or "ends", the pipe that tells
+ * of orphans' ends. "once:" before it: only the first payload gets it. */
 static void fill_plan(struct init_plan *plan) {
     int count = 0;
+    plan->ends_fd = -1;
     for (const char *at = next_value("keep", NULL); at; at = next_value("keep", at)) {
         const char *what = at + strlen("keep=");
         errno = EINVAL;
-        check(count >= 7, "keep descriptors");
-        plan->keep[count++] = strncmp(what, "listen:", 7) ? fd_of(what) : listen_on_loopback(atoi(what + 7));
+        check(count >= MAX_KEPT, "keep descriptors");
+        if (!strncmp(what, "once:", 5)) plan->once[count] = 1, what += 5;
+        plan->keep[count++] = !strcmp(what, "ends") ? ends_pipe(plan) : strncmp(what, "listen:", 7) ? fd_of(what) : listen_on_loopback(atoi(what + 7));
     }
     plan->keep[count] = -1;
     plan->argv = values("argv");
@@ -384,6 +332,7 @@ static void fill_plan(struct init_plan *plan) {
     plan->uid = (uint32_t)number("uid", 0);
     plan->gid = (uint32_t)number("gid", 0);
     plan->restart = (int)number("restart", 0);
+    plan->birth_fd = fd_of("birth");
     plan->status_fd = fd_of("status");
     plan->log_fd = fd_of("log");
     if (plan->log_fd < 0) plan->log_fd = open(value("log"), O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC | O_NOFOLLOW, 0600);
@@ -392,23 +341,54 @@ static void fill_plan(struct init_plan *plan) {
 
 static void close_all_but(const struct init_plan *plan) {
     for (int fd = 0; fd < 256; fd++) {
-        int wanted = fd == plan->status_fd || fd == plan->log_fd || fd == control;
-        for (int i = 0; i < 8 && plan->keep[i] >= 0; i++) wanted |= fd == plan->keep[i];
+        int wanted = fd == plan->status_fd || fd == plan->log_fd || fd == control || fd == plan->birth_fd || fd == plan->ends_fd;
+        for (int i = 0; plan->keep[i] >= 0; i++) wanted |= fd == plan->keep[i];
         if (!wanted) close(fd);
     }
     check(close_range(256, ~0U, 0), "close descriptors");
 }
 
-void slot_main(int control_fd) {
-    static struct init_plan plan;
+/* What a zygote needs to enter this sandbox; the supervisor has the network namespace already. Order: wire.py. */
+static void report_done(int with_namespaces) {
+    const char *const names[] = {"pid", "user", "mnt", "ipc", "uts", "cgroup", "time_for_children"};
+    enum { COUNT = sizeof names / sizeof *names };
     struct slot_result done = {0};
+    int handles[COUNT];
+    char path[64], space[CMSG_SPACE(sizeof handles)] = {0};
+    struct iovec iov = {&done, sizeof done};
+    struct msghdr msg = {.msg_iov = &iov, .msg_iovlen = 1};
+    for (int i = 0; with_namespaces && i < COUNT; i++) {
+        snprintf(path, sizeof path, "/proc/self/ns/%s", names[i]);
+        handles[i] = open(path, O_RDONLY | O_CLOEXEC);
+        check(handles[i] < 0, "open a namespace");
+    }
+    if (with_namespaces) {
+        msg.msg_control = space;
+        msg.msg_controllen = sizeof space;
+        struct cmsghdr *head = CMSG_FIRSTHDR(&msg);
+        head->cmsg_level = SOL_SOCKET;
+        head->cmsg_type = SCM_RIGHTS;
+        head->cmsg_len = CMSG_LEN(sizeof handles);
+        memcpy(CMSG_DATA(head), handles, sizeof handles);
+    }
+    check(sendmsg(control, &msg, MSG_NOSIGNAL) != sizeof done, "report");
+    for (int i = 0; with_namespaces && i < COUNT; i++) close(handles[i]);
+    close(control);
+}
+
+static void begin(int control_fd) {
     control = control_fd;
     signal(SIGCHLD, SIG_DFL);
     sigset_t none;
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, NULL);
     receive_setup();
-    become_root_of_sandbox();
+    become_root();
+}
+
+void slot_main(int control_fd) {
+    static struct init_plan plan;
+    begin(control_fd);
     mount_root();
     mount_proc(); /* before anything hides a part of the zone's */
     mount_dev();
@@ -424,8 +404,27 @@ void slot_main(int control_fd) {
     set_limits();
     fill_plan(&plan);
     close_all_but(&plan);
-    give_up_power();
-    check(send(control, &done, sizeof done, MSG_NOSIGNAL) != sizeof done, "report");
-    close(control);
+    give_up_power(-1);
+    report_done(plan.birth_fd >= 0);
     init_main(&plan);
+}
+
+/* What is not here is the zone's, not a zygote's to set: its limits on namespaces and inotify, its clock. */
+void zygote_main(int control_fd) {
+    static struct init_plan plan;
+    begin(control_fd);
+    mount_fixed_root();
+    mount_proc();
+    mount_dev();
+    mount_interpreter();
+    mount_given();
+    replace_parts_of_proc();
+    hide_parts_of_proc();
+    enter_root();
+    set_limits();
+    fill_plan(&plan);
+    close_all_but(&plan);
+    give_up_power(CAP_SYS_ADMIN);
+    report_done(0);
+    run_payload(&plan);
 }

@@ -32,6 +32,7 @@
 #define IDS_PER_SLOT 65536u
 
 static pid_t slot_pid[MAX_SLOTS + 1];
+static char stack[256 * 1024] __attribute__((aligned(16))); /* of a clone until it has its copy */
 static int home_netns;
 
 static void die(const char *what) {
@@ -111,7 +112,6 @@ static void make_slot(int conn, uint32_t slot) {
     step = "make network namespace"; /* owned by the zone, not by the sandbox: its root has no power over it */
     if (unshare(CLONE_NEWNET)) goto failed;
     fds[2] = open("/proc/thread-self/ns/net", O_RDONLY | O_CLOEXEC);
-    static char stack[256 * 1024] __attribute__((aligned(16)));
     step = "clone";
     if (fds[2] >= 0)
         pid = clone(slot_child, stack + sizeof stack, CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWUTS | SIGCHLD,
@@ -145,6 +145,30 @@ failed:
 out:
     for (int i = 0; i < 3; i++)
         if (fds[i] >= 0) close(fds[i]);
+    for (int i = 0; i < 2; i++)
+        if (pair[i] >= 0) close(pair[i]);
+}
+
+static int zygote_child(void *control) { zygote_main((int)(intptr_t)control); }
+
+/* Makes a process of the zone that is to be a zygote; it ends with its control connection, so nothing here keeps it. */
+static void make_zygote(int conn, uint32_t slot) {
+    struct reply reply = {.slot = slot};
+    int pair[2] = {-1, -1}, fds[2] = {-1, -1};
+    pid_t pid = -1;
+    if (!socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair))
+        pid = clone(zygote_child, stack + sizeof stack, CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS | SIGCHLD, (void *)(intptr_t)pair[1]);
+    if (pid > 0) {
+        fds[0] = (int)syscall(SYS_pidfd_open, pid, 0);
+        fds[1] = pair[0];
+    }
+    if (fds[0] < 0) {
+        reply.error = errno;
+        snprintf(reply.step, sizeof reply.step, "make a zygote");
+    }
+    if (send_with_fds(conn, &reply, sizeof reply, fds, reply.error ? 0 : 2) || reply.error)
+        if (pid > 0) kill(pid, SIGKILL); /* the loop reaps it */
+    if (fds[0] >= 0) close(fds[0]);
     for (int i = 0; i < 2; i++)
         if (pair[i] >= 0) close(pair[i]);
 }
@@ -198,6 +222,7 @@ static void serve(int listener) {
         reap(); /* a slot number may come again as soon as its process is gone */
         if (size == sizeof request && request.op == OP_MAKE) make_slot(conn, request.slot);
         if (size == sizeof request && request.op == OP_LIST) list_slots(conn);
+        if (size == sizeof request && request.op == OP_ZYGOTE) make_zygote(conn, request.slot);
     }
 }
 

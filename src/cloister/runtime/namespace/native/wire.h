@@ -8,6 +8,7 @@
  *       | cgroup attach, veth, idmapped mounts                             |
  *       | SETUP strings + fds on control --------------------------------->| steps of slot.c, in order
  *       |<- OK, or FAIL step errno ----------------------------------------| then init.c, for ever
+ *       | ZYGOTE slot ----------->| clone(mnt,net,ipc,uts) -> a process of the zone, set up and answered like a slot, then a zygote
  *       | LIST ------------------>|                                        |
  *       |<- REPLY + pidfd, one a live slot; last one has slot 0 ----------|
  *
@@ -18,7 +19,7 @@
 
 #include <stdint.h>
 
-enum op { OP_MAKE = 1, OP_LIST = 2 };
+enum op { OP_MAKE = 1, OP_LIST = 2, OP_ZYGOTE = 3 };
 
 struct request {
     uint32_t op;
@@ -40,8 +41,16 @@ struct slot_result {
     char step[60];
 };
 
-/* slot.c: never returns. `control` is the slot's end of the control socket. */
+/* slot.c: they never return. `control` is the slot's end of the control socket. */
 void slot_main(int control) __attribute__((noreturn));
+
+void zygote_main(int control) __attribute__((noreturn));
+
+#define MAX_KEPT 8
+
+struct orphan_end {
+    int32_t pid, status; /* as wait(2) gives it */
+};
 
 /* init.c: what the slot becomes once it is set up. */
 struct init_plan {
@@ -50,10 +59,14 @@ struct init_plan {
     const char *cwd;
     uint32_t uid, gid;
     int restart;   /* 1: an agent, brought back when it dies; 0: a step, whose end is the sandbox's */
+    int birth_fd;  /* where a zygote's child may come from, to be the first payload; -1: none will */
+    int ends_fd;   /* gets a struct orphan_end for each orphan; -1: nobody asks */
     int status_fd; /* step: exit status is written here as text; agent: start failures */
-    int keep[8];   /* descriptors that become 3, 4, … of the payload; -1 ends */
+    int keep[MAX_KEPT + 1]; /* descriptors that become 3, 4, … of the payload; -1 ends */
+    char once[MAX_KEPT + 1]; /* 1: only the first payload gets it */
     int log_fd;    /* stdout and stderr of the payload */
 };
-void init_main(const struct init_plan *plan) __attribute__((noreturn));
+void init_main(struct init_plan *plan) __attribute__((noreturn));
+void run_payload(const struct init_plan *plan) __attribute__((noreturn));
 
 #endif

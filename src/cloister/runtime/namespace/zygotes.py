@@ -1,0 +1,293 @@
+"""The zygotes of a zone: processes that have an agent, or a Python kernel, started already and fork it into new sandboxes.
+
+Runs in: supervisor, in worker threads; each start has a thread of its own. Nothing depends on a zygote: where none is ready a sandbox
+starts its processes cold. A zygote ends when the supervisor that started it does. Contract: docs/decisions/0014-zygotes.md.
+Invariants: I1, I3, I7.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+
+from cloister.errors import CloisterError, IsolationError, RuntimeFailedError
+from cloister.linux.cgroup import CgroupTree
+from cloister.linux.process import kill_pidfd, wait_pidfd
+from cloister.model.resources import Limits
+from cloister.runtime.namespace import rootfs, wire
+from cloister.runtime.namespace.plan import setup_strings, zygote_payload
+from cloister.runtime.namespace.zone import Zone
+from cloister.runtime.spec import SandboxSpec
+
+__all__ = ["KINDS", "Birth", "Zygote", "ZygoteFilters", "ZygoteHost", "Zygotes", "sealed_file"]
+
+KINDS = ("agent", "kernel")
+_LIMITS = Limits(mem_mib=4096, cpu_count=64.0, pids=64, open_files=1 << 20)
+"""Memory has room for the page tables of every live child, which count as the zygote's that copied them."""
+_SETUP_TIMEOUT_S = 30.0
+_READY_TIMEOUT_S = 120.0
+_FORK_TIMEOUT_S = 10.0
+_RETRY_S = (1.0, 5.0, 30.0, 300.0)
+_LOG_BYTES = 4000
+
+
+@dataclass(frozen=True)
+class ZygoteFilters:
+    """What a zygote runs under, and what it puts its children under: compiled seccomp filters."""
+
+    zygote: bytes
+    sandbox: bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class ZygoteHost:
+    """What zygotes of every zone have in common."""
+
+    dev_tree: Path
+    cgroups: CgroupTree
+    filters: ZygoteFilters
+    tell: Callable[[str, Mapping[str, object]], None]
+    """Gets what became of zygotes: an event's name and its fields. Called in any thread."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Birth:
+    """Where a child is to be: descriptors stay the caller's."""
+
+    namespaces: list[int]
+    """net, pid, user, mnt, ipc, uts, cgroup, time."""
+    group_files: list[int]
+    cpus: list[int]
+    nofile: int
+
+
+class Zygote:
+    """One that is ready. Thread-safe; forks one after another."""
+
+    def __init__(self, kind: str, pidfd: int, control: socket.socket, log: int) -> None:
+        self.kind = kind
+        self.forks = 0
+        self._pidfd = pidfd
+        self._control = control
+        self._log = log
+        self._lock = threading.Lock()
+        self._closed = False
+
+    def is_alive(self) -> bool:
+        """Whether it may be asked."""
+        return not self._closed and not wait_pidfd(self._pidfd, 0)
+
+    def ask(self, birth: Birth, birth_fd: int) -> None:
+        """Ask for a child; :meth:`answer` is to follow. Others can be asked meanwhile.
+
+        Raises: RuntimeFailedError, when it cannot be asked.
+        """
+        request = {"op": "fork", "cpus": birth.cpus, "nofile": birth.nofile}
+        self._lock.acquire()
+        try:
+            if self._closed:
+                raise RuntimeFailedError(f"the {self.kind} zygote has ended")
+            socket.send_fds(self._control, [json.dumps(request).encode()], [*birth.namespaces, birth_fd, *birth.group_files])
+        except BaseException as error:
+            self._lock.release()
+            if isinstance(error, OSError):
+                raise RuntimeFailedError(f"the {self.kind} zygote cannot be asked: {error}") from error
+            raise
+
+    def answer(self) -> None:
+        """Wait for what became of :meth:`ask`. Raises: RuntimeFailedError, when there is no child; one that does not answer is killed."""
+        try:
+            answer = json.loads(self._control.recv(4096) or b"null")
+            if answer is None:
+                raise RuntimeFailedError(f"the {self.kind} zygote has ended: {self.last_words()}")
+            if "pid" not in answer:
+                reason = os.strerror(int(answer.get("error", 0)))
+                raise RuntimeFailedError(f"the {self.kind} zygote could not {answer.get('step')}: {reason}")
+            self.forks += 1
+        except (OSError, ValueError) as error:
+            self.kill()
+            raise RuntimeFailedError(f"the {self.kind} zygote does not answer: {error}; {self.last_words()}") from error
+        finally:
+            self._lock.release()
+
+    def last_words(self) -> str:
+        """The end of what it wrote."""
+        size = os.fstat(self._log).st_size
+        return os.pread(self._log, _LOG_BYTES, max(0, size - _LOG_BYTES)).decode(errors="replace").strip()
+
+    def kill(self) -> None:
+        """End it; its children live on."""
+        kill_pidfd(self._pidfd)
+
+    def close(self) -> None:
+        """End it and let go of its descriptors; a fork under way is waited for."""
+        self.kill()
+        with self._lock:
+            if not self._closed:
+                self._closed = True
+                self._control.close()
+                os.close(self._pidfd)
+                os.close(self._log)
+
+
+@dataclass
+class _Place:
+    """Where the zygote of one kind is, or will be."""
+
+    kind: str
+    zygote: Zygote | None = None
+    starting: threading.Thread | None = None
+    failures: int = 0
+    retry_at: float = 0.0
+    settled: threading.Event = field(default_factory=threading.Event)
+    """Set when a start has ended, well or not."""
+
+
+class Zygotes:
+    """The zygotes of one zone, for the template of ``spec``. Thread-safe."""
+
+    def __init__(self, zone: Zone, spec: SandboxSpec, host: ZygoteHost) -> None:
+        self._zone = zone
+        self._spec = spec
+        self._host = host
+        self._lock = threading.Lock()
+        self._stopped = False
+        kinds = KINDS if "python" in spec.languages else KINDS[:1]
+        self._places = {kind: _Place(kind) for kind in kinds}
+
+    def ready(self, kind: str) -> Zygote | None:
+        """The zygote of ``kind`` if it can be asked now; otherwise one is started behind."""
+        place = self._places.get(kind)
+        if place is None:
+            return None
+        with self._lock:
+            if place.zygote is not None and place.zygote.is_alive():
+                return place.zygote
+            self._bury(place)
+            self._start(place)
+            return None
+
+    def wait(self, timeout_s: float) -> None:
+        """Until each is ready or has failed to start."""
+        deadline = time.monotonic() + timeout_s
+        for place in self._places.values():
+            if self.ready(place.kind) is None and place.starting is not None:
+                place.settled.wait(max(0.0, deadline - time.monotonic()))
+
+    def stop(self) -> None:
+        """End them, also one that is being started."""
+        with self._lock:
+            self._stopped = True
+            for place in self._places.values():
+                self._bury(place)
+        for place in self._places.values():
+            if place.starting is not None:
+                place.starting.join()
+
+    def describe(self) -> list[str]:
+        """A line for each that lives (the census)."""
+        return [f"{place.kind} zygote of zone {self._zone.number}" for place in self._places.values() if place.zygote is not None]
+
+    def _tell(self, event: str, kind: str, **fields: object) -> None:
+        self._host.tell(event, {"zone": self._zone.number, "kind": kind, **fields})
+
+    def _bury(self, place: _Place) -> None:
+        zygote, place.zygote = place.zygote, None
+        if zygote is None:
+            return
+        if not self._stopped:
+            self._tell("zygote.ended", place.kind, forks=zygote.forks, said=zygote.last_words())
+            place.retry_at = time.monotonic() + _RETRY_S[0]
+        zygote.close()
+
+    def _start(self, place: _Place) -> None:
+        if self._stopped or place.starting is not None or time.monotonic() < place.retry_at:
+            return
+        place.settled.clear()
+        place.starting = threading.Thread(target=self._run_start, args=(place,), name=f"zygote-{place.kind}", daemon=True)
+        place.starting.start()
+
+    def _run_start(self, place: _Place) -> None:
+        began = time.monotonic()
+        zygote = None
+        try:
+            zygote = self._make(place.kind)
+        except (CloisterError, OSError) as error:  # thread border: sandboxes start cold until the next try
+            place.retry_at = time.monotonic() + _RETRY_S[min(place.failures, len(_RETRY_S) - 1)]
+            place.failures += 1
+            if not self._stopped:
+                again_in_s = round(place.retry_at - time.monotonic())
+                self._tell("zygote.not_started", place.kind, error=str(error), again_in_s=again_in_s)
+        with self._lock:
+            place.starting = None
+            if zygote is not None:
+                place.failures = 0
+                place.zygote = zygote
+                if self._stopped:
+                    self._bury(place)
+                else:
+                    self._tell("zygote.ready", place.kind, seconds=round(time.monotonic() - began, 3))
+        place.settled.set()
+
+    def _make(self, kind: str) -> Zygote:
+        """Raises: IsolationError, RuntimeFailedError, OSError."""
+        group = f"zone-{self._zone.number}-{kind}"
+        self._host.cgroups.create(group, _LIMITS)
+        with ExitStack() as undo:
+            pidfd, setup = self._zone.make_zygote()
+            undo.callback(os.close, pidfd)
+            undo.callback(kill_pidfd, pidfd)
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            undo.callback(ours.close)
+            log = os.memfd_create(f"{kind} zygote log", os.MFD_CLOEXEC)
+            undo.callback(os.close, log)
+            with setup, theirs, ExitStack() as given:
+                wire.send_setup(setup, *self._setup(kind, group, theirs.fileno(), log, given), self._host.filters.zygote, _SETUP_TIMEOUT_S)
+            ours.settimeout(_READY_TIMEOUT_S)
+            try:
+                word = ours.recv(4096)
+            except TimeoutError:
+                word = b""
+            if not word:
+                zygote = Zygote(kind, pidfd, ours, log)
+                raise RuntimeFailedError(f"the {kind} zygote did not become ready: {zygote.last_words()}")
+            ours.settimeout(_FORK_TIMEOUT_S)
+            undo.pop_all()
+        return Zygote(kind, pidfd, ours, log)
+
+    def _setup(self, kind: str, group: str, control: int, log: int, given: ExitStack) -> tuple[list[str], list[tuple[str, int]]]:
+        userns = rootfs.close_with(given, self._zone.open_userns())
+        fds = rootfs.layer_mounts(self._spec.layers, userns, given)
+        fds += rootfs.common_mounts(self._spec.agent, self._host.dev_tree, {}, userns, given)
+        fds += [("group", rootfs.close_with(given, fd)) for fd in self._host.cgroups.open_joining(group)]
+        fds += [("control", control), ("log", log), ("status", log)]
+        fds.append(("filter", rootfs.close_with(given, sealed_file("seccomp filter", self._host.filters.sandbox))))
+        fds.append(("library", rootfs.close_with(given, sealed_file("cloister join", _library()))))
+        cpus = sorted(os.sched_getaffinity(0))
+        return setup_strings(zygote_payload(kind), _LIMITS, "zygote", cpus), fds
+
+
+def sealed_file(name: str, content: bytes) -> int:
+    """A file in memory that nobody can change any more; the caller closes it. Source: memfd_create(2), fcntl(2) F_ADD_SEALS."""
+    fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    os.write(fd, content)
+    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL)
+    return fd
+
+
+def _library() -> bytes:
+    path = Path(str(resources.files("cloister"))) / "bin" / "join.so"
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        hint = "install the package again: pip install -e ."
+        raise IsolationError("join.so is not built", step="zygote", path=str(path), hint=hint) from error
