@@ -20,7 +20,7 @@ from cloister.agent.files.form import FormReader, boundary_of
 from cloister.agent.filesystem.paths import resolve_path
 from cloister.agent.filesystem.staging import StagedFile
 from cloister.agent.filesystem.users import ROOT, Workers
-from cloister.errors import DeadlineError, InvalidRequestError
+from cloister.errors import CloisterError, DeadlineError, InvalidRequestError
 
 __all__ = ["Upload"]
 
@@ -94,6 +94,9 @@ class Upload:
                 writing = self.workers.submit(self.user, staged.write, batch)
             if writing is not None:
                 await asyncio.wrap_future(writing)
+        except CloisterError:
+            await self.workers.run(ROOT, staged.close)  # so that its room is free again when the client hears of it
+            raise
         except BaseException:
             self.workers.submit(ROOT, staged.close)
             raise
