@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from ipaddress import IPv4Address
 from pathlib import Path
 
@@ -17,7 +18,7 @@ import pytest
 from cloister.errors import InvalidRequestError, IsolationError
 from cloister.linux.conntrack import forget_connections
 from cloister.linux.netns import open_current_netns, run_in_netns
-from cloister.network import router
+from cloister.network import porter
 from cloister.network.egress import FLOWS_PER_SANDBOX
 from cloister.network.plan import MAX_SLOT
 from cloister.network.slots import NetworkNode
@@ -160,7 +161,7 @@ def test_a_failure_at_a_later_step_leaves_nothing(made: Lab, node: NetworkNode, 
 
     sandbox = made.sandbox()
     with monkeypatch.context() as patch:
-        patch.setattr(router, step, fail)
+        patch.setattr(porter, step, fail)
         with pytest.raises(IsolationError, match="as ordered"):
             node.attach(1, sandbox.fd, True)
     assert node.slots_in_use() == set()
@@ -194,6 +195,63 @@ def test_fifty_sandboxes_come_and_go(made: Lab, node: NetworkNode) -> None:
     assert threading.active_count() == before[1]
 
 
+def test_what_is_released_later_is_shut_out_at_once_and_gone_before_it_is_said_to_be(made: Lab, node: NetworkNode) -> None:
+    """A dying slot passes no packet more; when ``on_gone`` is called there is no interface, element or connection of it."""
+    sandboxes = {slot: made.sandbox() for slot in range(1, 6)}
+    with made.far.listen(FAR):
+        for slot, sandbox in sandboxes.items():
+            node.attach(slot, sandbox.fd, True)
+            assert can_connect(sandbox, FAR)
+    gone: dict[int, list[str]] = {}
+    done = threading.Event()
+
+    def on_gone(slot: int) -> None:
+        gone[slot] = [line for line in made.router().run("ip -o link").splitlines() if f"cl0s{slot}@" in line]
+        if len(gone) == len(sandboxes):
+            done.set()
+
+    for slot, sandbox in sandboxes.items():
+        node.release_later(slot, os.dup(sandbox.fd), partial(on_gone, slot))
+        assert not can_connect(sandbox, FAR, timeout_s=0.05)
+    assert done.wait(5)
+    assert gone == {slot: [] for slot in sandboxes}
+    assert node.slots_in_use() == set()
+    for where in (made.host, made.router()):
+        assert [where.call(partial(forget_connections, IPv4Address(f"10.200.0.{slot}"))) for slot in sandboxes] == [0] * 5
+
+
+def test_a_slot_that_is_taken_while_it_dies_waits_for_its_end(made: Lab, node: NetworkNode) -> None:
+    """The next sandbox of the slot works at once, and the old one's removal does not touch it."""
+    first, second = made.sandbox(), made.sandbox()
+    with made.far.listen(FAR):
+        node.attach(1, first.fd, True)
+        node.release_later(1, None, lambda: None)
+        node.attach(1, second.fd, True)
+        assert can_connect(second, FAR)
+        assert not can_connect(first, FAR, timeout_s=0.1)
+        time.sleep(0.5)
+        assert can_connect(second, FAR)
+
+
+def test_connections_of_a_slot_that_ended_unseen_are_forgotten(made: Lab) -> None:
+    """A server dies, then its sandbox: the next server's sandbox in that slot begins with no connection of the old one."""
+    with running_node(made) as dead, made.far.listen(FAR):
+        old, new = made.sandbox(), made.sandbox()
+        dead.attach(1, old.fd, True)
+        assert can_connect(old, FAR)
+        dead.close()
+        heir = made.node()
+        heir.start()
+        old.process.kill()
+        old.process.wait()
+        heir.attach(1, new.fd, True)
+        for where in (made.host, made.router()):
+            assert where.call(partial(forget_connections, IPv4Address("10.200.0.1"))) == 0
+        assert can_connect(new, FAR)
+        heir.release(1)
+        heir.close()
+
+
 def test_a_slots_connections_end_with_it(made: Lab, node: NetworkNode) -> None:
     """A sandbox that used its connection bound up leaves nothing of it to the next one of its slot, or in the host's table."""
     greedy, heir, neighbour = made.sandbox(), made.sandbox(), made.sandbox()
@@ -216,7 +274,7 @@ def test_a_slots_connections_end_with_it(made: Lab, node: NetworkNode) -> None:
 
 
 def test_no_thread_of_the_caller_is_left_in_another_namespace(made: Lab, node: NetworkNode) -> None:
-    """After every kind of call the calling thread is in the namespace that it was in, and only the node's two own threads are elsewhere."""
+    """After every call the calling thread is in the namespace that it was in, and only the node's three own threads are elsewhere."""
     before = _netns_inode()
     sandbox = made.sandbox()
     node.attach(1, sandbox.fd, True)
@@ -226,9 +284,9 @@ def test_no_thread_of_the_caller_is_left_in_another_namespace(made: Lab, node: N
     node.survey()
     assert _netns_inode() == before
     deadline = time.monotonic() + 2  # a thread that has ended may take a moment to vanish from the kernel's list
-    while len(_tasks_elsewhere(before)) > 2 and time.monotonic() < deadline:
+    while len(_tasks_elsewhere(before)) > 3 and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert len(_tasks_elsewhere(before)) == 2
+    assert len(_tasks_elsewhere(before)) == 3
 
 
 def _tasks_elsewhere(here: int) -> list[str]:

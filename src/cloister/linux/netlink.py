@@ -22,7 +22,26 @@ from typing import Self
 
 from cloister.errors import IsolationError
 
-__all__ = ["NESTED", "Link", "Netlink", "NetlinkSocket", "Route", "VethEnd", "attribute", "attributes_of", "settle_carrier"]
+__all__ = [
+    "NESTED",
+    "Change",
+    "Link",
+    "Netlink",
+    "NetlinkSocket",
+    "Route",
+    "VethEnd",
+    "add_address",
+    "add_veth",
+    "attribute",
+    "attributes_of",
+    "delete_group",
+    "error_of",
+    "set_group",
+    "set_neighbour",
+    "set_route",
+    "set_up",
+    "settle_carrier",
+]
 
 _REQUEST, _ACK, _DUMP, _CREATE, _EXCLUSIVE, _REPLACE = 0x1, 0x4, 0x300, 0x400, 0x200, 0x100
 _ERROR, _DONE = 2, 3
@@ -58,16 +77,36 @@ class Route:
 
 @dataclass(frozen=True)
 class VethEnd:
-    """One end of a veth pair to be made; ``mac`` is six bytes, ``group`` what :meth:`Netlink.delete_group` takes."""
+    """One end of a veth pair to be made; ``mac`` is six bytes, ``group`` what :func:`delete_group` takes.
+
+    ``index`` 0: the kernel chooses. Only the near end of a pair can be up at once.
+    """
 
     name: str
     mac: bytes
     group: int = 0
+    index: int = 0
+    is_up: bool = False
+
+    def header(self) -> bytes:
+        """The end's ``struct ifinfomsg``."""
+        return _link_header(self.index, _IFF_UP * self.is_up, _IFF_UP * self.is_up)
 
     def attributes(self, mtu: int) -> bytes:
         """The end's netlink attributes."""
         numbers = attribute(_IFLA_MTU, struct.pack("=I", mtu)) + attribute(_IFLA_GROUP, struct.pack("=I", self.group))
         return attribute(_IFLA_IFNAME, _text(self.name)) + attribute(_IFLA_ADDRESS, self.mac) + numbers
+
+
+@dataclass(frozen=True)
+class Change:
+    """A message that changes something; ``ignore`` are error numbers that are none."""
+
+    step: str
+    kind: int
+    flags: int
+    body: bytes
+    ignore: tuple[int, ...] = ()
 
 
 def attribute(kind: int, value: bytes) -> bytes:
@@ -116,18 +155,31 @@ class NetlinkSocket:
 
     def send(self, kind: int, flags: int, body: bytes) -> None:
         """Send one message; its sequence number marks the answers to come."""
-        self._sequence += 1
-        self._socket.send(struct.pack("=IHHII", 16 + len(body), kind, flags, self._sequence, 0) + body)
+        self.send_all([(kind, flags, body)])
 
-    def messages(self) -> Iterator[tuple[int, bytes]]:
-        """The answers to the last message, as (type, payload), for as long as they come."""
+    def send_all(self, messages: list[tuple[int, int, bytes]]) -> None:
+        """Send several messages (kind, flags, body) at once; the kernel takes them one after another."""
+        packet = bytearray()
+        for kind, flags, body in messages:
+            self._sequence += 1
+            padding = bytes(-len(body) % 4)
+            packet += struct.pack("=IHHII", 16 + len(body), kind, flags, self._sequence, 0) + body + padding
+        self._socket.send(packet)
+
+    def messages(self, count: int = 1) -> Iterator[tuple[int, bytes]]:
+        """The answers to the last ``count`` messages, as (type, payload), for as long as they come."""
+        return ((kind, payload) for _, kind, payload in self._answers(count))
+
+    def _answers(self, count: int) -> Iterator[tuple[int, int, bytes]]:
+        """The answers to the last ``count`` messages, as (which of them, type, payload)."""
+        first = self._sequence - count + 1
         while True:
-            data = self._socket.recv(1 << 18)
+            data = memoryview(self._socket.recv(1 << 18))
             while len(data) >= 16:
                 size, kind, flags, sequence, _ = struct.unpack_from("=IHHII", data)
-                if sequence == self._sequence:
+                if first <= sequence <= self._sequence:
                     self._was_interrupted |= bool(flags & _DUMP_INTERRUPTED)
-                    yield kind, data[16:size]
+                    yield sequence - first, kind, bytes(data[16:size])
                 data = data[(size + 3) & ~3 :]
 
     def request(self, step: str, kind: int, flags: int, body: bytes, ignore: tuple[int, ...] = ()) -> None:
@@ -135,13 +187,25 @@ class NetlinkSocket:
 
         Raises: IsolationError, but for the error numbers in ``ignore``.
         """
-        self.send(kind, _REQUEST | _ACK | flags, body)
-        for answer, payload in self.messages():
-            if answer == _ERROR:
-                number = -struct.unpack_from("=i", payload)[0]
-                if number and number not in ignore:
-                    raise IsolationError(f"{step}: {os.strerror(number)}", step=step, errno=number)
-                return
+        self.apply(Change(step, kind, flags, body, ignore))
+
+    def apply(self, *changes: Change) -> None:
+        """Send all ``changes`` at once and wait until the last is done. One that fails does not stop those after it.
+
+        Raises: IsolationError for the first that failed.
+        """
+        last = len(changes) - 1  # only this one is acknowledged; the others answer when they fail, and before it
+        self.send_all([(c.kind, _REQUEST | c.flags | (_ACK if at == last else 0), c.body) for at, c in enumerate(changes)])
+        failure: IsolationError | None = None
+        for at, answer, payload in self._answers(len(changes)):
+            number = error_of(payload) if answer == _ERROR else 0
+            if number and number not in changes[at].ignore and failure is None:
+                step = changes[at].step
+                failure = IsolationError(f"{step}: {os.strerror(number)}", step=step, errno=number)
+            if at == last and answer == _ERROR:
+                break
+        if failure is not None:
+            raise failure
 
     def dump(self, step: str, kind: int, body: bytes) -> list[bytes]:
         """The payloads of a listing; listed again when it changed meanwhile, since something may be missing then.
@@ -161,7 +225,7 @@ class NetlinkSocket:
             if answer == _DONE:
                 return
             if answer == _ERROR:
-                number = -struct.unpack_from("=i", payload)[0]
+                number = error_of(payload)
                 raise IsolationError(f"{step}: {os.strerror(number)}", step=step, errno=number)
             yield payload
 
@@ -182,26 +246,19 @@ class Netlink(NetlinkSocket):
         for answer, payload in self.messages():
             if answer == _NEWLINK:
                 return _parse_link(payload)
-            number = -struct.unpack_from("=i", payload)[0]
+            number = error_of(payload)
             if number in (errors.ENODEV, errors.ENOENT):
                 return None
             raise IsolationError(f"look up interface {name}: {os.strerror(number)}", step="look up interface", errno=number)
         return None
 
     def add_veth(self, near: VethEnd, far: VethEnd, far_netns_fd: int, mtu: int) -> None:
-        """Make a pair: ``near`` here, ``far`` at once in the other namespace. Both are down.
-
-        Raises: IsolationError, with errno EEXIST when a name is taken on either side.
-        """
-        peer = _link_header() + far.attributes(mtu) + attribute(_IFLA_NET_NS_FD, struct.pack("=I", far_netns_fd))
-        data = attribute(_INFO_DATA | NESTED, attribute(_VETH_PEER | NESTED, peer))
-        info = attribute(_IFLA_LINKINFO | NESTED, attribute(_INFO_KIND, b"veth") + data)
-        self.request(f"make veth pair {near.name}", _NEWLINK, _CREATE | _EXCLUSIVE, _link_header() + near.attributes(mtu) + info)
+        """See :func:`add_veth`."""
+        self.apply(add_veth(near, far, far_netns_fd, mtu))
 
     def set_up(self, index: int, mtu: int | None = None) -> None:
-        """Bring the interface up, and set its MTU when one is given."""
-        size = b"" if mtu is None else attribute(_IFLA_MTU, struct.pack("=I", mtu))
-        self.request("bring interface up", _NEWLINK, 0, _link_header(index, _IFF_UP, _IFF_UP) + size)
+        """See :func:`set_up`."""
+        self.apply(set_up(index, mtu))
 
     def delete_link(self, name: str) -> bool:
         """Delete the interface, and with it a veth's other end; False when there is none."""
@@ -212,42 +269,87 @@ class Netlink(NetlinkSocket):
         return True
 
     def delete_group(self, group: int) -> None:
-        """Delete every interface of the group at once: the kernel's wait for its readers, 20 ms an interface, is paid once. Idempotent."""
-        body = _link_header() + attribute(_IFLA_GROUP, struct.pack("=I", group))
-        self.request(f"delete interfaces of group {group}", _DELLINK, 0, body, (errors.ENODEV,))
+        """See :func:`delete_group`."""
+        self.apply(delete_group(group))
 
     def add_address(self, index: int, address: IPv4Address) -> None:
-        """Give the interface ``address/32``. Idempotent."""
-        body = struct.pack("=BBBBI", socket.AF_INET, 32, 0, _SCOPE_GLOBAL, index)
-        body += attribute(1, address.packed) + attribute(2, address.packed)
-        self.request(f"add address {address}", _NEWADDR, _CREATE | _REPLACE, body)
+        """See :func:`add_address`."""
+        self.apply(add_address(index, address))
 
     def set_route(self, destination: IPv4Network, index: int, gateway: IPv4Address | None = None) -> None:
-        """Route ``destination`` by the interface, directly or by an on-link ``gateway``; replaces a route to the same place."""
-        scope, flags = (_SCOPE_LINK, 0) if gateway is None else (_SCOPE_GLOBAL, _ONLINK)
-        prefix = destination.prefixlen
-        body = struct.pack("=BBBBBBBBI", socket.AF_INET, prefix, 0, 0, _TABLE_MAIN, _PROTO_STATIC, scope, _UNICAST, flags)
-        if prefix:
-            body += attribute(_RTA_DST, destination.network_address.packed)
-        if gateway is not None:
-            body += attribute(_RTA_GATEWAY, gateway.packed)
-        body += attribute(_RTA_OIF, struct.pack("=I", index))
-        self.request(f"route {destination}", _NEWROUTE, _CREATE | _REPLACE, body)
+        """See :func:`set_route`."""
+        self.apply(set_route(destination, index, gateway))
 
     def set_neighbour(self, index: int, address: IPv4Address, mac: bytes) -> None:
-        """Fix the neighbour's hardware address for good.
-
-        Permanent entries do not count against the kernel's neighbour table limit, which all namespaces share (gc_thresh3, 1024 by default).
-        """
-        body = struct.pack("=BBHiHBB", socket.AF_INET, 0, 0, index, _NUD_PERMANENT, 0, 0)
-        body += attribute(1, address.packed) + attribute(2, mac)
-        self.request(f"set neighbour {address}", _NEWNEIGH, _CREATE | _REPLACE, body)
+        """See :func:`set_neighbour`."""
+        self.apply(set_neighbour(index, address, mac))
 
     def routes(self) -> list[Route]:
         """Every IPv4 unicast route, of all tables."""
         body = struct.pack("=BBBBBBBBI", socket.AF_INET, 0, 0, 0, 0, 0, 0, 0, 0)
         found = [_parse_route(payload) for payload in self.dump("list routes", _GETROUTE, body)]
         return [route for route in found if route is not None]
+
+
+def add_veth(near: VethEnd, far: VethEnd, far_netns_fd: int, mtu: int) -> Change:
+    """Make a pair: ``near`` here, ``far`` at once in the other namespace. Fails with errno EEXIST when a name or index is taken."""
+    peer = far.header() + far.attributes(mtu) + attribute(_IFLA_NET_NS_FD, struct.pack("=I", far_netns_fd))
+    data = attribute(_INFO_DATA | NESTED, attribute(_VETH_PEER | NESTED, peer))
+    info = attribute(_IFLA_LINKINFO | NESTED, attribute(_INFO_KIND, b"veth") + data)
+    return Change(f"make veth pair {near.name}", _NEWLINK, _CREATE | _EXCLUSIVE, near.header() + near.attributes(mtu) + info)
+
+
+def set_up(index: int, mtu: int | None = None) -> Change:
+    """Bring the interface up, and set its MTU when one is given."""
+    size = b"" if mtu is None else attribute(_IFLA_MTU, struct.pack("=I", mtu))
+    return Change("bring interface up", _NEWLINK, 0, _link_header(index, _IFF_UP, _IFF_UP) + size)
+
+
+def set_group(name: str, group: int) -> Change:
+    """Put the interface into ``group``, for :func:`delete_group`; nothing happens when there is none of that name."""
+    body = _link_header() + attribute(_IFLA_IFNAME, _text(name)) + attribute(_IFLA_GROUP, struct.pack("=I", group))
+    return Change(f"group interface {name}", _NEWLINK, 0, body, (errors.ENODEV,))
+
+
+def delete_group(group: int) -> Change:
+    """Delete every interface of the group at once: the kernel's wait for its readers, 20 ms an interface, is paid once. Idempotent."""
+    body = _link_header() + attribute(_IFLA_GROUP, struct.pack("=I", group))
+    return Change(f"delete interfaces of group {group}", _DELLINK, 0, body, (errors.ENODEV,))
+
+
+def add_address(index: int, address: IPv4Address) -> Change:
+    """Give the interface ``address/32``. Idempotent."""
+    body = struct.pack("=BBBBI", socket.AF_INET, 32, 0, _SCOPE_GLOBAL, index)
+    body += attribute(1, address.packed) + attribute(2, address.packed)
+    return Change(f"add address {address}", _NEWADDR, _CREATE | _REPLACE, body)
+
+
+def set_route(destination: IPv4Network, index: int, gateway: IPv4Address | None = None) -> Change:
+    """Route ``destination`` by the interface, directly or by an on-link ``gateway``; replaces a route to the same place."""
+    scope, flags = (_SCOPE_LINK, 0) if gateway is None else (_SCOPE_GLOBAL, _ONLINK)
+    prefix = destination.prefixlen
+    body = struct.pack("=BBBBBBBBI", socket.AF_INET, prefix, 0, 0, _TABLE_MAIN, _PROTO_STATIC, scope, _UNICAST, flags)
+    if prefix:
+        body += attribute(_RTA_DST, destination.network_address.packed)
+    if gateway is not None:
+        body += attribute(_RTA_GATEWAY, gateway.packed)
+    body += attribute(_RTA_OIF, struct.pack("=I", index))
+    return Change(f"route {destination}", _NEWROUTE, _CREATE | _REPLACE, body)
+
+
+def set_neighbour(index: int, address: IPv4Address, mac: bytes) -> Change:
+    """Fix the neighbour's hardware address for good.
+
+    Permanent entries do not count against the kernel's neighbour table limit, which all namespaces share (gc_thresh3, 1024 by default).
+    """
+    body = struct.pack("=BBHiHBB", socket.AF_INET, 0, 0, index, _NUD_PERMANENT, 0, 0)
+    body += attribute(1, address.packed) + attribute(2, mac)
+    return Change(f"set neighbour {address}", _NEWNEIGH, _CREATE | _REPLACE, body)
+
+
+def error_of(payload: bytes) -> int:
+    """The error number in an NLMSG_ERROR, 0 for an acknowledgement."""
+    return -int(struct.unpack_from("=i", payload)[0])
 
 
 def settle_carrier(sock: socket.socket, name: str) -> None:

@@ -20,7 +20,8 @@ from ipaddress import AddressValueError, IPv4Address, IPv4Network, NetmaskValueE
 from pathlib import Path
 
 from cloister.errors import InvalidRequestError
-from cloister.network.egress import RulesetPlan
+from cloister.linux.nftsets import Element, interface_key
+from cloister.network.egress import ROUTER_TABLE, RulesetPlan
 
 __all__ = ["MAX_SLOT", "AddressPlan", "NetworkConfig"]
 
@@ -91,9 +92,13 @@ class AddressPlan:
         match = re.fullmatch(rf"cl{self.instance}s([0-9]+)", interface)
         return int(match[1]) if match else None
 
-    def element(self, slot: int) -> str:
-        """The slot's element in the router's sets."""
-        return f'"{self.interface(slot)}" . {self.address(slot)}'
+    def element(self, set_name: str, slot: int) -> Element:
+        """The slot's element in one of the router's sets of sandboxes."""
+        return Element(ROUTER_TABLE, set_name, interface_key(self.interface(slot), self.address(slot).packed))
+
+    def flow(self, slot: int) -> Element:
+        """The slot's element in the router's set of those that have had connections."""
+        return Element(ROUTER_TABLE, "flows", self.address(slot).packed)
 
     def rules(self) -> RulesetPlan:
         """What the rulesets are made from."""

@@ -9,29 +9,29 @@ Needs: CAP_SYS_ADMIN, CAP_NET_ADMIN over the host's and the sandboxes' namespace
 
 from __future__ import annotations
 
-import errno
 import os
 import socket
-from ipaddress import IPv4Network
+import threading
+from collections.abc import Sequence
+from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
 from cloister.errors import IsolationError
 from cloister.linux.conntrack import forget_connections
-from cloister.linux.netlink import Netlink, VethEnd, settle_carrier
+from cloister.linux.netlink import Netlink, VethEnd, delete_group, set_group, settle_carrier
 from cloister.linux.netns import NetnsThread, is_netns_pinned, open_netns, pin_new_netns, run_in_netns, write_sysctl
 from cloister.linux.nftables import Nftables
+from cloister.linux.nftsets import ElementSocket
 from cloister.network.egress import ROUTER_TABLE, router_ruleset
 from cloister.network.host_side import HOST_MAC, ROUTER_MAC
 from cloister.network.plan import AddressPlan
+from cloister.network.porter import INSIDE, SANDBOX_GROUP, Porter
 
 __all__ = ["INSIDE", "Router"]
 
-_SANDBOX_MAC = bytes.fromhex("02434c000003")
 _DEFAULT = IPv4Network("0.0.0.0/0")
-INSIDE = "eth0"
 _DNS_BACKLOG = 128
-_SANDBOX_GROUP = 0xC1
-_PING_GROUPS = ("0 4294967294", "0 2147483647")
+_DYING_GROUP = 0xC2
 
 
 class Router:
@@ -45,12 +45,18 @@ class Router:
         self._thread = NetnsThread(self.netns_fd, f"router{plan.instance}")
         self._netlink = self._thread.call(Netlink)
         self._nft = self._thread.call(Nftables)
+        self._elements = self._thread.call(ElementSocket)
+        self._porter = Porter(self._plan, self.netns_fd)
+        self._reaping = self._thread.call(Netlink)
+        self._reaping_lock = threading.Lock()
 
     def close(self) -> None:
-        """End the thread and close the descriptors; kernel objects stay."""
+        """End the threads and close the descriptors; kernel objects stay."""
+        self._porter.close()
         self._thread.close()
         self._nft.close()
-        self._netlink.close()
+        for opened in (self._netlink, self._elements, self._reaping):
+            opened.close()
         os.close(self.netns_fd)
 
     def set_up(self) -> None:
@@ -107,58 +113,27 @@ class Router:
             links = self._netlink.links()
             stale = [slot for slot in self._slots_in_sets() if self._plan.interface(slot) not in links]
             for slot in stale:
-                self._forget(slot)
+                self.shut_out(slot)
 
         self._thread.call(body)
 
-    def attach(self, slot: int, netns_fd: int, mtu: int, *, online: bool) -> None:
-        """Join the sandbox's namespace to the router and configure it inside; the sets come last, so nothing passes before all is done."""
-        name = self._plan.interface(slot)
-        existing = self._thread.call(lambda: self._netlink.link(name))
+    def join(self, slot: int, netns_fd: int, mtu: int) -> None:
+        """Join the sandbox's namespace to the router. Raises: IsolationError; its errno is EEXIST when there is a pair of this slot."""
+        self._porter.join(slot, netns_fd, mtu)
+
+    def repair(self, slot: int, netns_fd: int) -> bool:
+        """Configure the slot's pair again if there is one and it joins this namespace; whether it does."""
+        existing = self._thread.call(lambda: self._netlink.link(self._plan.interface(slot)))
         index = existing.index if existing else 0
-        is_joined = index != 0 and run_in_netns(netns_fd, lambda: _is_joined(index))
-        if index and not is_joined:
-            self.release(slot)
-        inside = run_in_netns(netns_fd, lambda: self._configure_inside(slot, None if is_joined else mtu))
-        with inside:
-            self._thread.call(lambda: self._admit(slot, inside, online=online))
+        if not index or not run_in_netns(netns_fd, lambda: _is_joined(index)):
+            return False
+        self._porter.repair(slot, netns_fd, index)
+        return True
 
-    def _configure_inside(self, slot: int, new_mtu: int | None) -> socket.socket:
-        """Make the pair when it is new, configure the sandbox's end, and return a socket of its namespace (the caller closes it)."""
-        has_ipv6 = Path("/proc/sys/net/ipv6").exists()
-        with Netlink() as netlink:
-            if has_ipv6:
-                write_sysctl("net/ipv6/conf/default/disable_ipv6", "1")
-            if new_mtu is not None:
-                near, far = VethEnd(INSIDE, _SANDBOX_MAC), VethEnd(self._plan.interface(slot), ROUTER_MAC, _SANDBOX_GROUP)
-                netlink.add_veth(near, far, self.netns_fd, new_mtu)
-            if has_ipv6:
-                write_sysctl(f"net/ipv6/conf/{INSIDE}/disable_ipv6", "1")
-            write_sysctl("net/ipv4/ip_unprivileged_port_start", "0")
-            _open_ping_groups()
-            links = netlink.links()
-            netlink.set_up(links["lo"].index)
-            index = links[INSIDE].index
-            netlink.set_up(index)
-            netlink.add_address(index, self._plan.address(slot))
-            netlink.set_neighbour(index, self._plan.gateway, ROUTER_MAC)
-            netlink.set_route(_DEFAULT, index, self._plan.gateway)
-        return socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-
-    def _admit(self, slot: int, inside: socket.socket, *, online: bool) -> None:
-        address = self._plan.address(slot)
-        link = self._netlink.link(self._plan.interface(slot))
-        if link is None:
-            raise IsolationError(f"the interface of slot {slot} vanished", step="attach", errno=errno.ENODEV)
-        self._netlink.set_up(link.index)
-        settle_carrier(inside, INSIDE)
-        self._netlink.set_neighbour(link.index, address, _SANDBOX_MAC)
-        self._netlink.set_route(IPv4Network(address), link.index)
-        self._nft.run(f"add element inet {ROUTER_TABLE} sandboxes {{ {self._plan.element(slot)} }}\n{self._online(slot, online=online)}")
-
-    def _online(self, slot: int, *, online: bool) -> str:
-        add = f"add element inet {ROUTER_TABLE} online {{ {self._plan.element(slot)} }}"
-        return add if online else f"{add}\ndelete element inet {ROUTER_TABLE} online {{ {self._plan.element(slot)} }}"
+    def admit(self, slot: int, *, online: bool) -> None:
+        """Let the sandbox speak, with or without the internet. The last step: until here nothing of it passes."""
+        elements = [self._plan.element(name, slot) for name in ("sandboxes", "online")]
+        self._elements.change(add=elements, delete=() if online else elements[1:])
 
     def set_online(self, slot: int, *, online: bool) -> None:
         """Give or take the internet, established connections included."""
@@ -166,7 +141,8 @@ class Router:
         def body() -> None:
             if self._netlink.link(self._plan.interface(slot)) is None:
                 raise IsolationError(f"network slot {slot} is not attached", step="set internet")
-            self._nft.run(self._online(slot, online=online))
+            element = self._plan.element("online", slot)
+            self._elements.change(add=[element], delete=[] if online else [element])
 
         self._thread.call(body)
 
@@ -175,24 +151,34 @@ class Router:
 
         The kernel looks through its whole table (10 ms) for them, so that is left out for a sandbox that ``flows`` has never seen.
         """
+        self.shut_out(slot)
+        self._thread.call(lambda: self._netlink.delete_link(self._plan.interface(slot)))
+        return self.forget(slot)
 
-        def body() -> bool:
-            address = self._plan.address(slot)
-            self._forget(slot)
-            self._netlink.delete_link(self._plan.interface(slot))
-            had_connections = self._nft.delete_element("inet", ROUTER_TABLE, "flows", str(address))
-            if had_connections:
-                forget_connections(address)
-            return had_connections
+    def shut_out(self, slot: int) -> None:
+        """Take the sandbox out of the sets: no packet of it passes from here on."""
+        self._elements.change(delete=[self._plan.element(name, slot) for name in ("sandboxes", "online")])
 
-        return self._thread.call(body)
+    def delete_pairs(self, slots: Sequence[int]) -> None:
+        """Delete the pairs of several slots by one wait for the kernel's readers. Idempotent."""
+        changes = [set_group(self._plan.interface(slot), _DYING_GROUP) for slot in slots]
+        with self._reaping_lock:
+            self._reaping.apply(*changes, delete_group(_DYING_GROUP))
 
-    def _forget(self, slot: int) -> None:
-        element = self._plan.element(slot)
-        lines = [
-            f"{verb} element inet {ROUTER_TABLE} {name} {{ {element} }}" for name in ("sandboxes", "online") for verb in ("add", "delete")
-        ]
-        self._nft.run("\n".join(lines))
+    def forget(self, slot: int) -> bool:
+        """Forget the connections of a slot that has no interface any more; whether it had any."""
+        seen = self._plan.flow(slot)
+        if not self._elements.has(seen):
+            return False
+        self._elements.change(delete=[seen])
+        run_in_netns(self.netns_fd, lambda: forget_connections(self._plan.address(slot)))
+        return True
+
+    def slots_with_flows(self) -> set[int]:
+        """Slots whose address has had connections since it was last released."""
+        base = int(self._plan.cidr.network_address)
+        found = self._thread.call(lambda: self._nft.elements("inet", ROUTER_TABLE, "flows"))
+        return {int(IPv4Address(address)) - base for address in found}
 
     def _slots_in_sets(self) -> set[int]:
         found: set[int] = set()
@@ -240,7 +226,8 @@ class Router:
         """Delete every pair and the ruleset, so that a namespace which somebody still holds (a socket, a mount) leads nowhere."""
 
         def body() -> None:
-            self._netlink.delete_group(_SANDBOX_GROUP)
+            for group in (_DYING_GROUP, SANDBOX_GROUP):
+                self._netlink.delete_group(group)
             for name in self._netlink.links():
                 if name != "lo":
                     self._netlink.delete_link(name)
@@ -254,17 +241,3 @@ def _is_joined(router_index: int) -> bool:
     with Netlink() as netlink:
         inside = netlink.link(INSIDE)
     return inside is not None and inside.peer_index == router_index
-
-
-def _open_ping_groups() -> None:
-    """Let every group of the sandbox use ICMP echo sockets (``ping`` without privileges).
-
-    The file takes *host* group ids here, because the writer is in the host's user namespace. Kernels before 5.18 or so end the range at
-    2**31 - 1; there the sandboxes of instances 4 to 6, whose ids lie above it, ping as their root only.
-    """
-    try:
-        write_sysctl("net/ipv4/ping_group_range", _PING_GROUPS[0])
-    except IsolationError as error:
-        if error.errno != errno.EINVAL:
-            raise
-        write_sysctl("net/ipv4/ping_group_range", _PING_GROUPS[1])

@@ -22,9 +22,10 @@ import socket
 import threading
 import weakref
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 from cloister.errors import IsolationError
@@ -32,6 +33,7 @@ from cloister.linux.conntrack import forget_connections
 from cloister.linux.netns import NetnsThread, is_netns_pinned, open_current_netns, run_in_netns, unpin_netns
 from cloister.network.host_side import HostSide
 from cloister.network.plan import AddressPlan, NetworkConfig
+from cloister.network.reaper import Reaper
 from cloister.network.router import Router
 
 __all__ = ["NetworkConfig", "NetworkNode", "NetworkSlot"]
@@ -63,6 +65,9 @@ class NetworkNode:
         self._host: HostSide | None = None
         self._router: Router | None = None
         self._mtu = 0
+        self._reaper = Reaper(self._remove)
+        self._stale: set[int] = set()
+        """Slots that had connections when this started: those of a sandbox to be adopted, or left by one that ended unseen."""
         self._slot_locks: defaultdict[int, threading.Lock] = defaultdict(threading.Lock)
 
     @property
@@ -96,6 +101,7 @@ class NetworkNode:
             router.set_up()
             self._join_uplink(host, router)
             router.drop_stale_elements()
+            self._stale = router.slots_with_flows()
             self._in_host(host.open_forwarding)
 
     def _join_uplink(self, host: HostSide, router: Router) -> None:
@@ -119,11 +125,28 @@ class NetworkNode:
         """
         address = self._plan.address(slot)
         router = self._opened()[1]
+        self._reaper.settle(slot)
         with self._slot_locks[slot], ExitStack() as undo:
             undo.callback(router.release, slot)
-            router.attach(slot, netns_fd, self._mtu, online=allow_internet)
+            self._join(slot, netns_fd)
+            router.admit(slot, online=allow_internet)
             undo.pop_all()
         return NetworkSlot(slot, str(address), self.gateway_address)
+
+    def _join(self, slot: int, netns_fd: int) -> None:
+        router = self._opened()[1]
+        if slot not in self._stale:
+            try:
+                router.join(slot, netns_fd, self._mtu)
+            except IsolationError as error:
+                if error.errno != errno.EEXIST:
+                    raise
+            else:
+                return
+        if not router.repair(slot, netns_fd):
+            self._remove([slot])  # of another sandbox that had the slot once
+            router.join(slot, netns_fd, self._mtu)
+        self._stale.discard(slot)
 
     def set_internet(self, slot: int, allowed: bool) -> None:
         """Give or take the internet (DNS included) at once, for established connections too.
@@ -136,13 +159,30 @@ class NetworkNode:
     def release(self, slot: int) -> None:
         """Give the slot back: its rules, then its interface. Idempotent, also after the sandbox's namespace has died."""
         address = self._plan.address(slot)
+        self._reaper.settle(slot)
         with self._slot_locks[slot]:
             had_connections = self._opened()[1].release(slot)
             if had_connections:
                 self._in_host(lambda: forget_connections(address))
 
+    def release_later(self, slot: int, netns_fd: int | None, on_gone: Callable[[], None]) -> None:
+        """Give the slot back, its rules now and the rest behind, together with others': ``on_gone`` is called when nothing of it exists.
+
+        ``netns_fd``, the sandbox's namespace, is taken over: it is kept open until the pair is deleted, so that namespaces end together.
+        """
+        with self._slot_locks[slot]:
+            self._opened()[1].shut_out(slot)
+        self._reaper.add(slot, netns_fd, on_gone)
+
+    def _remove(self, slots: Sequence[int]) -> None:
+        router = self._opened()[1]
+        router.delete_pairs(slots)
+        for address in [self._plan.address(slot) for slot in slots if router.forget(slot)]:
+            run_in_netns(self._host_fd, partial(forget_connections, address))
+
     def slots_in_use(self) -> set[int]:
         """Slots that anything in the kernel belongs to."""
+        self._reaper.settle()
         return self._opened()[1].slots_in_use()
 
     def dial_socket(self, netns_fd: int) -> socket.socket:
@@ -165,6 +205,7 @@ class NetworkNode:
 
     def survey(self) -> list[str]:
         """Every kernel object that exists for this instance; needs no start."""
+        self._reaper.settle()
         found = [f"network namespace {self._plan.router_path}"] if is_netns_pinned(self._plan.router_path) else []
         was_open = self._router is not None
         if found and not was_open:
@@ -181,6 +222,7 @@ class NetworkNode:
         """Remove everything of this instance from the kernel, attached sandboxes' pairs included. Idempotent; needs no start."""
         with self._host_lock():
             self._open(make_router=False)
+            self._reaper.settle()
             if self._router:
                 self._router.empty()
             host = self._host
@@ -193,6 +235,7 @@ class NetworkNode:
 
     def close(self) -> None:
         """Let go of threads and descriptors and leave the kernel's objects: what a clean supervisor exit does. Idempotent."""
+        self._reaper.settle()
         if self._router:
             self._router.close()
         if self._host:

@@ -131,11 +131,10 @@ class NamespaceSandbox:
         self._released = True
         if self._disk_fd is not None:
             os.close(self._disk_fd)
-        os.close(self._started.netns_fd)
-        self._runtime.network.release(self._started.slot.index)
+        zone, slot = self._started.zone, self._started.slot
+        self._runtime.network.release_later(slot.index, self._started.netns_fd, on_gone=lambda: zone.free(slot))
         self._runtime.cgroups.remove(self._spec.sandbox_id)
         (self._spec.directory / "disk.img").unlink(missing_ok=True)
-        self._started.zone.free(self._started.slot)
         os.close(self._started.pidfd)
         if self._init_fd is not None:
             os.close(self._init_fd)
