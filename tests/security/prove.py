@@ -116,7 +116,7 @@ def prove(step: Step, tree: Path) -> bool:
                 print(f"??  {step.name}: its text is not in {name} any more")
                 return False
             path.write_text(originals[path].replace(old, new))
-        subprocess.run(["sh", str(tree / NATIVE / "build.sh"), str(tree / "src/cloister/bin/cloister-slotmaker")], check=True)
+        subprocess.run(["sh", str(tree / NATIVE / "build.sh"), str(tree / "src/cloister/bin")], check=True)
         command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "tests/security", "-k", step.attacks]
         done = subprocess.run(command, check=False, cwd=tree, env=_environ(tree), capture_output=True, text=True)
     finally:

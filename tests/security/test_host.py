@@ -199,12 +199,12 @@ def test_processes_leave_no_core_dumps(attacker: Sandbox) -> None:
 
 
 def test_pid_1_holds_no_descriptor_of_the_host(attacker: Sandbox) -> None:
-    """From the host: pid 1 of the sandbox has its log, the init document, two sockets of the sandbox and a pipe, and nothing else."""
+    """From the host: pid 1 of the sandbox has its log, the init document, two sockets of the sandbox, pipes, and nothing else."""
     pids = pids_of(attacker)
     first = next(pid for pid in pids if Path(f"/proc/{pid}/status").read_text().split("NSpid:")[1].splitlines()[0].split()[-1] == "1")
     targets = [str(path.readlink()) for path in Path(f"/proc/{first}/fd").iterdir()]
     kinds = sorted(target.split(":")[0] for target in targets)
-    assert kinds == ["/memfd", "/var/log/cloister-agent.log", "pipe", "socket", "socket"], targets
+    assert kinds == ["/memfd", "/var/log/cloister-agent.log", "pipe", "pipe", "pipe", "socket", "socket"], targets
 
 
 def test_sandbox_sees_its_own_limits(attacker: Sandbox) -> None:

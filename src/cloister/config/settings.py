@@ -58,6 +58,11 @@ class Settings:
     default_open_files: int = _setting(Limits.open_files, "Open files of one process in a sandbox.")
     default_output_mib: int = _setting(Limits.output_mib, "Output of one execution before it is ended with an error.", unit="MiB")
     disk_reserve_mib: int = _setting(2048, "Free disk below which no sandbox is created.", unit="MiB")
+    zygotes: bool = _setting(
+        True,
+        "Whether agents and Python kernels are copies of prepared processes; if not, each is started anew: slower, larger, and with a "
+        "memory layout of its own.",
+    )
     pool_size: int = _setting(2, "Sandboxes of a template that are made ahead, so that a creation takes one that is up already.")
     pool_templates: tuple[str, ...] = _setting(
         ("code-interpreter-v1",), "Templates of which some are always made ahead; others once they were asked for in the last ten minutes."

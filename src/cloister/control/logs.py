@@ -2,7 +2,7 @@
 
 Owns when the agents are asked, and who may say how much. The agent's word is fetched over the sandbox's own network like any request to
 it, so a sandbox holds nothing of the host's, and treated as untrusted (control/reports.py). An agent is asked after traffic to it, shortly
-before its sandbox's time is over, before a kill, when somebody reads, and once a minute; never two times at once for one sandbox.
+before its sandbox's time is over, before a kill, when somebody reads, and once in ten minutes; never two times at once for one sandbox.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ __all__ = ["AgentReports", "SandboxLogs"]
 _log = structlog.get_logger("cloister.control")
 _AGENT_PORT = 49983
 _ROUND_S = 2.0
-_IDLE_S = 60.0
+_IDLE_S = 600.0
 _AT_ONCE = 16
 _READ_WAIT_S = 1.5
 _KILL_WAIT_S = 0.2

@@ -19,8 +19,9 @@ from cloister.linux.seccomp import allowing, compile_bpf, load_profile
 from cloister.network.dns_process import relay_process
 from cloister.network.slots import NetworkConfig, NetworkNode
 from cloister.node.instance import Instance, claim_instance
+from cloister.runtime.namespace.rootfs import make_dev_tree
 from cloister.runtime.namespace.runtime import NamespaceRuntime
-from cloister.runtime.namespace.zygotes import ZygoteFilters
+from cloister.runtime.namespace.zygotes import ZygoteFilters, ZygoteHost
 from cloister.template.hostlayer import HostLayer, HostLayerConfig, build_host_layer
 
 __all__ = ["NodeHost", "build_host", "close_host", "open_host"]
@@ -48,15 +49,10 @@ def open_host(settings: Settings, upstream_dns: tuple[str, ...]) -> NodeHost:
     config = NetworkConfig(instance.number, instance.run_dir, settings.network_cidr, upstream_dns, settings.allow_private)
     network = NetworkNode(config)
     network.start()
-    runtime = NamespaceRuntime(
-        run_dir=instance.run_dir,
-        dev_tree=settings.data_dir / "node" / "dev",
-        uid_base=instance.uid_base,
-        cgroups=find_tree(instance.number),
-        network=network,
-        filters=_filters(),
-        tell=_tell,
-    )
+    cgroups = find_tree(instance.number)
+    dev_tree = make_dev_tree(settings.data_dir / "node" / "dev")
+    zygotes = ZygoteHost(enabled=settings.zygotes, dev_tree=dev_tree, cgroups=cgroups, filters=_filters(), tell=_tell)
+    runtime = NamespaceRuntime(run_dir=instance.run_dir, uid_base=instance.uid_base, cgroups=cgroups, network=network, zygotes=zygotes)
     layer_config = HostLayerConfig(
         resolver=network.gateway_address, extra_ca_file=settings.extra_ca_file, include_credentials=settings.include_credentials
     )

@@ -203,7 +203,8 @@ class Supervisor:
             self._creating.discard(request.sandbox_id)
         seconds = round(time.monotonic() - began, 3)
         made_ahead = pooled is not None and pooled.sandbox is sandbox
-        _log.info("sandbox.created", sandbox_id=record.sandbox_id, template=record.template, seconds=seconds, made_ahead=made_ahead)
+        how = {"seconds": seconds, "made_ahead": made_ahead, "cold": sandbox.cold}
+        _log.info("sandbox.created", sandbox_id=record.sandbox_id, template=record.template, **how)
         return record
 
     async def kill(self, sandbox_id: str, reason: EndReason) -> bool:

@@ -12,7 +12,7 @@ import shutil
 import socket
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
@@ -29,7 +29,7 @@ from cloister.runtime.namespace.plan import Payload, agent_payload, setup_string
 from cloister.runtime.namespace.procfiles import processors
 from cloister.runtime.namespace.zone import Slot, Zone
 from cloister.runtime.namespace.zones import Zones
-from cloister.runtime.namespace.zygotes import Birth, ZygoteFilters, ZygoteHost, Zygotes
+from cloister.runtime.namespace.zygotes import Birth, ZygoteHost, Zygotes
 from cloister.runtime.spec import SandboxSpec
 
 __all__ = ["NamespaceRuntime", "NamespaceSandbox", "StartedSlot"]
@@ -141,7 +141,7 @@ class NamespaceSandbox:
 
 
 class NamespaceRuntime:
-    """See :class:`cloister.runtime.base.Runtime`. ``run_dir`` holds sockets, ``dev_tree`` the shared /dev."""
+    """See :class:`cloister.runtime.base.Runtime`. ``run_dir`` holds sockets."""
 
     name = "namespace"
     capabilities = RuntimeCapabilities()
@@ -150,18 +150,16 @@ class NamespaceRuntime:
         self,
         *,
         run_dir: Path,
-        dev_tree: Path,
         uid_base: int,
         cgroups: CgroupTree,
         network: NetworkNode,
-        filters: ZygoteFilters,
-        tell: Callable[[str, Mapping[str, object]], None],
+        zygotes: ZygoteHost,
     ) -> None:
         self.cgroups = cgroups
         self.network = network
         self._run_dir = run_dir
-        self._dev_tree = rootfs.make_dev_tree(dev_tree)
-        self._zygote_host = ZygoteHost(dev_tree=self._dev_tree, cgroups=cgroups, filters=filters, tell=tell)
+        self._dev_tree = zygotes.dev_tree
+        self._zygote_host = zygotes
         self._zygotes: dict[Zone, Zygotes] = {}
         self._zygotes_lock = threading.Lock()
         self._zones = Zones(run_dir / "zones", uid_base, cgroups)

@@ -52,6 +52,8 @@ class ZygoteFilters:
 class ZygoteHost:
     """What zygotes of every zone have in common."""
 
+    enabled: bool
+    """False: there are none, and every sandbox starts its processes cold."""
     dev_tree: Path
     cgroups: CgroupTree
     filters: ZygoteFilters
@@ -161,8 +163,8 @@ class Zygotes:
         self._host = host
         self._lock = threading.Lock()
         self._stopped = False
-        kinds = KINDS if "python" in spec.languages else KINDS[:1]
-        self._places = {kind: _Place(kind) for kind in kinds}
+        wanted = KINDS if "python" in spec.languages else KINDS[:1]
+        self._places = {kind: _Place(kind) for kind in wanted if host.enabled}
 
     def ready(self, kind: str) -> Zygote | None:
         """The zygote of ``kind`` if it can be asked now; otherwise one is started behind."""
