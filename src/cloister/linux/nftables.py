@@ -112,12 +112,18 @@ class Nftables:
 
     def elements(self, family: str, table: str, name: str) -> list[Any]:
         """The elements of a set as libnftables-json has them; a concatenation comes as a list. Empty when there is no such set."""
-        found: list[Any] = []
-        for item in self.query(f"list set {family} {table} {name}"):
-            for element in item.get("set", {}).get("elem", []):
-                value = element["elem"]["val"] if isinstance(element, dict) and "elem" in element else element
-                found.append(value["concat"] if isinstance(value, dict) and "concat" in value else value)
+        return [_value(element) for element in self._elements(family, table, name)]
+
+    def counted(self, family: str, table: str, name: str) -> list[tuple[list[Any], int]]:
+        """The elements of a set whose elements have a counter: the parts of each, and its packets. Empty when there is no such set."""
+        found: list[tuple[list[Any], int]] = []
+        for element in self._elements(family, table, name):
+            value = _value(element)
+            found.append((value if isinstance(value, list) else [value], element["elem"]["counter"]["packets"]))
         return found
+
+    def _elements(self, family: str, table: str, name: str) -> list[Any]:
+        return [element for item in self.query(f"list set {family} {table} {name}") for element in item.get("set", {}).get("elem", [])]
 
     def counters(self, family: str, table: str) -> dict[str, int]:
         """Packets counted by the rules of a table that carry a comment, by comment; rules with the same comment are added up."""
@@ -133,3 +139,9 @@ class Nftables:
         """All chains that hang on a hook, in every table of this namespace."""
         chains = [item["chain"] for item in self.query("list chains") if "chain" in item and "hook" in item["chain"]]
         return [BaseChain(c["family"], c["table"], c["name"], c["hook"], c.get("policy", "accept")) for c in chains]
+
+
+def _value(element: Any) -> Any:
+    """The value of an element; the parts of a concatenation as a list."""
+    value = element["elem"]["val"] if isinstance(element, dict) and "elem" in element else element
+    return value["concat"] if isinstance(value, dict) and "concat" in value else value

@@ -14,6 +14,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, collapse_addresses
 
+from cloister.network.refusals import because, note_chains, note_sets
+
 __all__ = ["FLOWS_PER_SANDBOX", "REFUSED", "ROUTER_TABLE", "RulesetPlan", "egress_networks", "host_ruleset", "host_table", "router_ruleset"]
 
 ROUTER_TABLE = "cloister"
@@ -94,21 +96,22 @@ def router_ruleset(plan: RulesetPlan) -> str:
 
     ``sandboxes`` and ``online`` hold (interface name, source address) pairs: who may speak at all, and who may use the internet.
     """
-    uplink = plan.router_interface
+    uplink, flooded = plan.router_interface, because("too_many_connections")
     body = f"""\
   set sandboxes {{ type ifname . ipv4_addr; }}
   set online {{ type ifname . ipv4_addr; }}
   set flows {{ type ipv4_addr; size 65535; flags dynamic; }}
+{note_sets("ifname")}\
   {_interval_set("refused", REFUSED)}
   {_interval_set("allowed", plan.allowed)}
 
   chain prerouting {{
     type filter hook prerouting priority raw; policy drop;
     iifname "lo" accept
-    meta nfproto != ipv4 counter drop comment "ipv6"
+    meta nfproto != ipv4 counter {because("ipv6")} goto discard comment "ipv6"
     iifname "{uplink}" accept
-    iifname . ip saddr != @sandboxes counter drop comment "spoofed"
-    iifname . ip saddr != @online counter goto refuse comment "offline"
+    iifname . ip saddr != @sandboxes counter {because("spoofed_source")} goto discard comment "spoofed"
+    iifname . ip saddr != @online counter {because("no_internet")} goto refuse comment "offline"
     accept
   }}
   chain input {{
@@ -117,19 +120,19 @@ def router_ruleset(plan: RulesetPlan) -> str:
     iifname "{uplink}" counter drop comment "router-from-host"
     ip daddr {plan.gateway} udp dport 53 accept
     ip daddr {plan.gateway} tcp dport 53 accept
-    counter goto refuse comment "router-itself"
+    counter {because("gateway")} goto refuse comment "router-itself"
   }}
   chain forward {{
     type filter hook forward priority filter; policy drop;
     iifname "{uplink}" goto inbound
-    oifname != "{uplink}" counter goto refuse comment "neighbour"
+    oifname != "{uplink}" counter {because("neighbour")} goto refuse comment "neighbour"
     ip daddr @allowed goto outbound
-    ip daddr @refused counter goto refuse comment "refused"
+    ip daddr @refused counter {because("not_public")} goto refuse comment "refused"
     goto outbound
   }}
   chain outbound {{
     ct state invalid counter drop comment "invalid"
-    ct state new add @flows {{ ip saddr ct count over {FLOWS_PER_SANDBOX} }} counter goto refuse comment "flows"
+    ct state new add @flows {{ ip saddr ct count over {FLOWS_PER_SANDBOX} }} counter {flooded} goto refuse comment "flows"
     counter accept comment "out"
   }}
   chain inbound {{
@@ -138,10 +141,15 @@ def router_ruleset(plan: RulesetPlan) -> str:
     counter drop comment "unasked"
   }}
   chain refuse {{
+    jump note
     meta l4proto tcp reject with tcp reset
     reject with icmpx type admin-prohibited
   }}
-"""
+  chain discard {{
+    jump note
+    drop
+  }}
+{note_chains("iifname", ipv6=True)}"""
     return _renewed(ROUTER_TABLE, body)
 
 
@@ -154,6 +162,7 @@ def host_ruleset(plan: RulesetPlan) -> str:
     uplink = plan.host_interface
     body = f"""\
   set guarded {{ type ifname; }}
+{note_sets("ipv4_addr")}\
   {_interval_set("refused", REFUSED)}
   {_interval_set("allowed", plan.allowed)}
 
@@ -165,11 +174,11 @@ def host_ruleset(plan: RulesetPlan) -> str:
   chain from_sandboxes {{
     meta nfproto != ipv4 counter drop comment "ipv6"
     ip saddr != {plan.cidr} counter drop comment "spoofed"
-    fib daddr type != unicast counter drop comment "host-address"
+    fib daddr type != unicast counter {because("host")} goto discard comment "host-address"
   }}
   chain input {{
     type filter hook input priority filter; policy accept;
-    iifname "{uplink}" counter drop comment "host-itself"
+    iifname "{uplink}" counter {because("host")} goto discard comment "host-itself"
   }}
   chain forward {{
     type filter hook forward priority filter; policy accept;
@@ -178,9 +187,9 @@ def host_ruleset(plan: RulesetPlan) -> str:
     iifname @guarded oifname != "cl*" counter drop comment "guard"
   }}
   chain outbound {{
-    oifname "cl*" counter drop comment "neighbour-instance"
+    oifname "cl*" counter {because("neighbour")} goto discard comment "neighbour-instance"
     ip daddr @allowed accept
-    ip daddr @refused counter drop comment "refused"
+    ip daddr @refused counter {because("not_public")} goto discard comment "refused"
   }}
   chain inbound {{
     ct state established,related accept
@@ -190,5 +199,9 @@ def host_ruleset(plan: RulesetPlan) -> str:
     type nat hook postrouting priority srcnat; policy accept;
     ip saddr {plan.cidr} oifname != "{uplink}" counter masquerade comment "masquerade"
   }}
-"""
+  chain discard {{
+    jump note
+    drop
+  }}
+{note_chains("ip saddr", ipv6=False)}"""
     return _renewed(host_table(plan.instance), body)

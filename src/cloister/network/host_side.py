@@ -23,6 +23,7 @@ from cloister.linux.netns import write_sysctl
 from cloister.linux.nftables import Nftables
 from cloister.network.egress import egress_networks, host_ruleset, host_table
 from cloister.network.plan import AddressPlan
+from cloister.network.refusals import RefusalSets
 
 __all__ = ["HOST_MAC", "MAX_MTU", "ROUTER_MAC", "HostSide"]
 
@@ -42,6 +43,7 @@ class HostSide:
         self._netlink = Netlink()
         self._nft = Nftables()
         self._table = host_table(plan.instance)
+        self.refusals = RefusalSets(self._nft, self._table, plan.slot_at)
 
     def close(self) -> None:
         """Close the sockets; kernel objects stay."""

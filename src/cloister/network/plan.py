@@ -92,6 +92,11 @@ class AddressPlan:
         match = re.fullmatch(rf"cl{self.instance}s([0-9]+)", interface)
         return int(match[1]) if match else None
 
+    def slot_at(self, address: str) -> int | None:
+        """The slot whose address this is, or None."""
+        slot = int(IPv4Address(address)) - int(self.cidr.network_address)
+        return slot if 1 <= slot <= MAX_SLOT else None
+
     def element(self, set_name: str, slot: int) -> Element:
         """The slot's element in one of the router's sets of sandboxes."""
         return Element(ROUTER_TABLE, set_name, interface_key(self.interface(slot), self.address(slot).packed))

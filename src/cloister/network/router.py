@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import socket
 import threading
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
@@ -26,6 +26,7 @@ from cloister.network.egress import ROUTER_TABLE, router_ruleset
 from cloister.network.host_side import HOST_MAC, ROUTER_MAC
 from cloister.network.plan import AddressPlan
 from cloister.network.porter import INSIDE, SANDBOX_GROUP, Porter
+from cloister.network.refusals import Refusal, RefusalSets
 
 __all__ = ["INSIDE", "Router"]
 
@@ -49,6 +50,7 @@ class Router:
         self._porter = Porter(self._plan, self.netns_fd)
         self._reaping = self._thread.call(Netlink)
         self._reaping_lock = threading.Lock()
+        self._refusals = RefusalSets(self._nft, ROUTER_TABLE, plan.slot_of)
 
     def close(self) -> None:
         """End the threads and close the descriptors; kernel objects stay."""
@@ -216,6 +218,18 @@ class Router:
     def counters(self) -> dict[str, int]:
         """Packets that each rule with a comment has seen, by that comment."""
         return self._thread.call(lambda: self._nft.counters("inet", ROUTER_TABLE))
+
+    def take_refusals(self) -> list[Refusal]:
+        """What was refused since the last call."""
+        return self._thread.call(self._refusals.take)
+
+    def forget_refusals(self, slots: Collection[int]) -> None:
+        """Forget what was refused to slots that have no interface any more."""
+        self._thread.call(lambda: self._refusals.forget([self._plan.interface(slot) for slot in slots]))
+
+    def forget_strangers(self) -> None:
+        """Forget what was refused to those that have no interface (left by an earlier server's sandboxes)."""
+        self._thread.call(lambda: self._refusals.forget(self._refusals.sources() - self._netlink.links().keys()))
 
     def survey(self) -> list[str]:
         """What exists in the router's namespace, beyond its loopback."""

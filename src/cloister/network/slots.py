@@ -34,6 +34,7 @@ from cloister.linux.netns import NetnsThread, is_netns_pinned, open_current_netn
 from cloister.network.host_side import HostSide
 from cloister.network.plan import AddressPlan, NetworkConfig
 from cloister.network.reaper import Reaper
+from cloister.network.refusals import Refusal
 from cloister.network.router import Router
 
 __all__ = ["NetworkConfig", "NetworkNode", "NetworkSlot"]
@@ -101,8 +102,14 @@ class NetworkNode:
             router.set_up()
             self._join_uplink(host, router)
             router.drop_stale_elements()
+            self._forget_strangers(host, router)
             self._stale = router.slots_with_flows()
             self._in_host(host.open_forwarding)
+
+    def _forget_strangers(self, host: HostSide, router: Router) -> None:
+        router.forget_strangers()
+        used = {str(self._plan.address(slot)) for slot in router.slots_in_use()}
+        self._in_host(lambda: host.refusals.forget(host.refusals.sources() - used))
 
     def _join_uplink(self, host: HostSide, router: Router) -> None:
         if not router.has_uplink():
@@ -164,6 +171,12 @@ class NetworkNode:
             had_connections = self._opened()[1].release(slot)
             if had_connections:
                 self._in_host(lambda: forget_connections(address))
+            self._forget_refusals([slot])
+
+    def _forget_refusals(self, slots: Sequence[int]) -> None:
+        host, router = self._opened()
+        router.forget_refusals(slots)
+        self._in_host(lambda: host.refusals.forget([str(self._plan.address(slot)) for slot in slots]))
 
     def release_later(self, slot: int, netns_fd: int | None, on_gone: Callable[[], None]) -> None:
         """Give the slot back, its rules now and the rest behind, together with others': ``on_gone`` is called when nothing of it exists.
@@ -179,6 +192,7 @@ class NetworkNode:
         router.delete_pairs(slots)
         for address in [self._plan.address(slot) for slot in slots if router.forget(slot)]:
             run_in_netns(self._host_fd, partial(forget_connections, address))
+        self._forget_refusals(slots)
 
     def slots_in_use(self) -> set[int]:
         """Slots that anything in the kernel belongs to."""
@@ -202,6 +216,11 @@ class NetworkNode:
     def counters(self) -> dict[str, int]:
         """Packets seen by each rule of the router, by the rule's name in docs/network.md."""
         return self._opened()[1].counters()
+
+    def take_refusals(self) -> list[Refusal]:
+        """What the policy refused to all sandboxes since the last call."""
+        host, router = self._opened()
+        return router.take_refusals() + self._in_host(host.refusals.take)
 
     def survey(self) -> list[str]:
         """Every kernel object that exists for this instance; needs no start."""
