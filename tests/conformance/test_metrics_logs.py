@@ -184,6 +184,68 @@ def test_log_tells_the_life_of_a_sandbox(quick: Server) -> None:
         assert secret not in everything
 
 
+def refused(server: Server, sandbox_id: str, wanted: int) -> list[dict[str, str]]:
+    """The fields of what the log has of refusals, as soon as there are so many."""
+    deadline = time.monotonic() + 5
+    while True:
+        fields = [entry["fields"] for entry in logs(server, sandbox_id) if entry["fields"]["event"].startswith("network.")]
+        if len(fields) >= wanted or time.monotonic() > deadline:
+            return fields
+        time.sleep(0.2)
+
+
+def connects(*targets: tuple[str, int]) -> str:
+    """A program that tries each and must fail."""
+    return f"""
+import socket
+for target in {targets!r}:
+    try:
+        socket.create_connection(target, 1).close()
+        raise AssertionError(target)
+    except OSError:
+        pass
+"""
+
+
+def test_log_tells_what_the_network_refused(quick: Server, sandbox: Sandbox) -> None:
+    """Metadata, private and host addresses are in the log of the sandbox that tried them, within two intervals, and in no other's."""
+    neighbour = Sandbox.create(timeout=60, **quick.sdk)
+    assert sandbox.run_code(connects(("169.254.169.254", 80), ("10.0.0.1", 5432), ("10.0.0.1", 5432))).error is None
+    began = time.monotonic()
+    found = refused(quick, sandbox.sandbox_id, 2)
+    assert time.monotonic() - began < 2
+    constant = {"logger": "node", "event": "network.refused", "protocol": "tcp", "reason": "not_public"}
+    assert sorted(found, key=str) == sorted(
+        [
+            {**constant, "destination": "169.254.169.254", "port": "80", "count": "1"},
+            {**constant, "destination": "10.0.0.1", "port": "5432", "count": "2"},
+        ],
+        key=str,
+    )
+    assert sandbox.run_code(connects(("169.254.169.254", 80))).error is None
+    time.sleep(1.2)
+    assert len(refused(quick, sandbox.sandbox_id, 0)) == 2, "the same target is told once a minute"
+    assert refused(quick, neighbour.sandbox_id, 0) == []
+    neighbour.kill()
+    sandbox.kill()
+    ended = refused(quick, sandbox.sandbox_id, 3)
+    assert (ended[-1]["destination"], ended[-1]["count"]) == ("169.254.169.254", "1"), "what was untold is told at the end"
+
+
+def test_log_tells_what_was_tried_without_internet(quick: Server) -> None:
+    """With the internet off every address is refused, and the resolver; a sandbox that tries nothing has no such line."""
+    sandbox = Sandbox.create(timeout=60, allow_internet_access=False, **quick.sdk)
+    time.sleep(1.2)
+    assert refused(quick, sandbox.sandbox_id, 0) == []
+    assert sandbox.run_code(connects(("203.0.113.7", 443), ("example.com", 80))).error is None
+    found = refused(quick, sandbox.sandbox_id, 2)
+    told = {(one["destination"], one["protocol"], one["port"], one["reason"]) for one in found}
+    assert ("203.0.113.7", "tcp", "443", "no_internet") in told
+    assert [one["protocol"] for one in found if one["port"] == "53"] == ["udp"]
+    assert {one["reason"] for one in found} == {"no_internet"}
+    sandbox.kill()
+
+
 def test_log_in_pages(quick: Server, sandbox: Sandbox) -> None:
     """Pages in both directions neither overlap nor leave gaps; level and search choose entries; nonsense is refused."""
     for number in range(10):

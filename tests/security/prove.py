@@ -93,6 +93,14 @@ STEPS = (
         "file.truncate(size_mib << 24)",
         "own_limits",
     ),
+    Step(
+        "bound on what is noted of refusals",
+        "src/cloister/node/refusals.py",
+        "len(self._targets) < LISTED",
+        "True",
+        "fill_its_log",
+        also=(("src/cloister/network/refusals.py", "1/second burst {_BURST} packets", "99999/second burst 99999 packets"),),
+    ),
     Step("inode limit", "src/cloister/runtime/namespace/rootfs.py", '"-N", str(inodes)', '"-N", str(inodes * 4)', "inode_fill"),
     Step(
         "access token",

@@ -7,6 +7,7 @@ import shlex
 import socket
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 
 import httpx
@@ -109,3 +110,34 @@ def test_stranger_cannot_run_code_without_the_token(server: Server, attacker: Sa
     for token in ({}, {"X-Access-Token": "0" * 64}):
         answer = httpx.post(server.url + "/execute", headers=headers | token, json={"code": "1"})
         assert answer.status_code == 401
+
+
+def _refused(server: Server, sandbox: Sandbox) -> list[dict[str, str]]:
+    answer = httpx.get(f"{server.url}/v2/sandboxes/{sandbox.sandbox_id}/logs", headers={"X-API-KEY": server.api_key})
+    return [entry["fields"] for entry in answer.json()["logs"] if entry["fields"]["event"].startswith("network.")]
+
+
+def test_sandbox_cannot_fill_its_log_by_a_scan(server: Server, attacker: Sandbox, neighbour: Sandbox) -> None:
+    """A scan of every port of a refused address is a few lines and one number; a neighbour's one try beside it is told whole."""
+    scan = """
+import socket
+sent = 0
+with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+    for port in range(1, 65536):
+        try:
+            sock.sendto(b'x', ('169.254.169.254', port)); sent += 1
+        except OSError:
+            pass
+print(sent)
+"""
+    sent = int(python(attacker, scan))
+    assert connect(neighbour, "169.254.169.254", 80).startswith("closed")
+    deadline = time.monotonic() + 15
+    while time.monotonic() < deadline and not _refused(server, neighbour):
+        time.sleep(0.5)
+    assert [(one["destination"], one["port"]) for one in _refused(server, neighbour)][-1:] == [("169.254.169.254", "80")]
+    attacker.kill()  # its log tells the rest of the number then
+    found = _refused(server, attacker)
+    assert len([one for one in found if one.get("destination") == "169.254.169.254"]) <= 16
+    assert len(found) <= 20
+    assert 0.9 * sent <= sum(int(one["count"]) for one in found) <= sent

@@ -76,7 +76,7 @@ class SandboxNote:
     at: float
     level: str
     event: str
-    fields: dict[str, int] = field(default_factory=dict)
+    fields: dict[str, int | str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """As JSON-ready data; :meth:`from_json` reads it back."""

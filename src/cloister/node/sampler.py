@@ -1,7 +1,8 @@
 """Watches what live sandboxes use: one task for the node, samples into rings, and notes when a sandbox met one of its limits.
 
 Owns the rings and the counters that the notes are derived from. Reads kernel files only, in worker threads, a slice of the sandboxes at a
-time, spread over the interval. A sandbox that has not run since its last sample costs one short read. Rings do not outlive the process.
+time, spread over the interval. A sandbox that has not run since its last sample costs one short read. What the network refused is read once
+an interval for all sandboxes. Rings do not outlive the process.
 """
 
 from __future__ import annotations
@@ -9,12 +10,15 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import structlog
 
+from cloister.errors import CloisterError
 from cloister.model.node import SandboxMetrics, SandboxNote
+from cloister.network.refusals import Refusal
+from cloister.node.refusals import RefusalNotes
 from cloister.node.samples import SampleRing
 from cloister.runtime.base import Usage
 
@@ -39,6 +43,11 @@ class Source(Protocol):
         """Its processor time so far. Blocks."""
         ...
 
+    @property
+    def network_slot(self) -> int:
+        """The number by which the network knows it."""
+        ...
+
 
 @dataclass
 class _Watched:
@@ -48,14 +57,23 @@ class _Watched:
     usage: Usage | None = None
     whole_at: float = 0.0
     disk_is_full: bool = False
+    refusals: RefusalNotes = field(default_factory=RefusalNotes)
 
 
 class Sampler:
     """All samples of one node. ``on_note`` is called on the event loop; everything else but reading happens there too."""
 
-    def __init__(self, in_thread: Callable[[Callable[[], None]], Awaitable[None]], interval_s: float = 5.0) -> None:
+    def __init__(
+        self,
+        in_thread: Callable[[Callable[[], None]], Awaitable[None]],
+        interval_s: float = 5.0,
+        take_refusals: Callable[[], list[Refusal]] = list,
+    ) -> None:
+        """``take_refusals`` gives what was refused to all sandboxes since the last call. It blocks."""
         self.interval_s = interval_s
         self._in_thread = in_thread
+        self._take_refusals = take_refusals
+        self._refusals_lock = asyncio.Lock()
         self._watched: dict[str, _Watched] = {}
         self.on_note: Callable[[SandboxNote], None] = lambda _note: None
 
@@ -65,8 +83,10 @@ class Sampler:
 
     async def forget(self, sandbox_id: str) -> None:
         """Look a last time (its processes are dead, its control group is not gone yet), then drop the samples."""
-        watched = self._watched.pop(sandbox_id, None)
+        watched = self._watched.get(sandbox_id)
         if watched is not None:
+            await self._hear_refusals(watched)
+            self._watched.pop(sandbox_id, None)
             await self._sample([watched])
 
     async def metrics(self, sandbox_id: str, start: float | None, end: float | None, newest: int | None) -> SandboxMetrics:
@@ -89,12 +109,34 @@ class Sampler:
         """Sample for ever, each sandbox once an interval."""
         while True:
             deadline = time.monotonic() + self.interval_s
+            await self._hear_refusals()
             watched = list(self._watched.values())
             pause_s = self.interval_s / 2 / (len(watched) // _SLICE + 1)
             for first in range(0, len(watched), _SLICE):
                 await self._sample([one for one in watched[first : first + _SLICE] if one.sandbox_id in self._watched])
                 await asyncio.sleep(pause_s)
             await asyncio.sleep(max(0.0, deadline - time.monotonic()))
+
+    async def _hear_refusals(self, ending: _Watched | None = None) -> None:
+        """One read for all sandboxes; for one that is ``ending`` the last, so that its slot's next user does not inherit anything."""
+        found: list[Refusal] = []
+
+        def read() -> None:
+            try:
+                found.extend(self._take_refusals())
+            except (CloisterError, OSError):  # the next round reads what is still there; sampling goes on
+                _log.exception("node.refusals_not_read")
+
+        async with self._refusals_lock:
+            await self._in_thread(read)
+            by_slot = {one.source.network_slot: one for one in self._watched.values()} if found else {}
+            for refusal in found:
+                if (one := by_slot.get(refusal.slot)) is not None:
+                    one.refusals.hear(refusal)
+            at, now = time.time(), time.monotonic()
+            for one in self._watched.values() if ending is None else (ending,):
+                for event, fields in one.refusals.due(now, last=one is ending):
+                    self.on_note(SandboxNote(sandbox_id=one.sandbox_id, at=at, level="warn", event=event, fields=fields))
 
     async def _sample(self, watched: list[_Watched]) -> None:
         found: list[tuple[_Watched, float, Usage]] = []
@@ -125,10 +167,10 @@ def _read(one: _Watched) -> Usage:
 
 def _limits_met(one: _Watched, before: Usage | None, usage: Usage, at: float) -> list[SandboxNote]:
     """What to tell of the difference between two samples. The first one of an adopted sandbox tells nothing of the past."""
-    notes = []
+    notes: list[tuple[str, str, dict[str, int | str]]] = []
     if before is not None and usage.oom_kills > before.oom_kills:
-        fields = {"killed": usage.oom_kills - before.oom_kills, "limit_mib": usage.mem_limit_bytes // _MIB}
-        notes.append(("error", "memory.exhausted", fields))
+        killed = usage.oom_kills - before.oom_kills
+        notes.append(("error", "memory.exhausted", {"killed": killed, "limit_mib": usage.mem_limit_bytes // _MIB}))
     if before is not None and usage.pids_refused > before.pids_refused:
         notes.append(("warn", "processes.exhausted", {"refused": usage.pids_refused - before.pids_refused}))
     free = usage.disk_total_bytes - usage.disk_used_bytes

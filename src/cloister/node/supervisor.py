@@ -75,11 +75,11 @@ class Supervisor:
         self._pool = Pool(pool, make=self._make_ahead, end=self._end_pooled, is_busy=self._is_busy)
         self._tasks: set[asyncio.Task[None]] = set()
         self._dns: DnsSockets | None = None
-        self.sampler = Sampler(self._in_thread)
+        self.sampler = Sampler(self._in_thread, take_refusals=host.network.take_refusals)
         self.on_ended: Callable[[EndedSandbox], Any] = lambda _ended: None
         """Called on the event loop when a sandbox has ended; may return an awaitable."""
         self.on_note: Callable[[SandboxNote], Coroutine[Any, Any, None]] | None = None
-        """Called on the event loop when a sandbox met one of its limits."""
+        """Called on the event loop when a sandbox met one of its limits, or the network refused it something."""
         self.sampler.on_note = self._note
 
     # ---- start and stop ----
@@ -306,7 +306,8 @@ class Supervisor:
         _log.info("sandbox.ended", sandbox_id=sandbox_id, reason=reason)
 
     def _note(self, note: SandboxNote) -> None:
-        _log.info("sandbox.limit_met", sandbox_id=note.sandbox_id, limit=note.event)
+        if not note.event.startswith("network."):  # where a sandbox wants to go is for its own log
+            _log.info("sandbox.limit_met", sandbox_id=note.sandbox_id, limit=note.event)
         if self.on_note is not None:
             self._spawn(self.on_note(note))
 

@@ -52,6 +52,11 @@ class RuntimeSandbox(Protocol):
         """Readable when the sandbox has ended, whoever ended it."""
         ...
 
+    @property
+    def network_slot(self) -> int:
+        """The number by which the network knows it."""
+        ...
+
     def state(self) -> dict[str, Any]:
         """What :meth:`Runtime.adopt` needs after a restart, JSON-ready."""
         ...

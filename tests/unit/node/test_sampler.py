@@ -9,7 +9,9 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
+from cloister.errors import IsolationError
 from cloister.model.node import SandboxNote
+from cloister.network.refusals import Refusal, Target
 from cloister.node.sampler import Sampler
 from cloister.runtime.base import Usage
 
@@ -35,6 +37,7 @@ class Source:
     now: Usage = USAGE
     whole_reads: int = 0
     fault: OSError | None = None
+    network_slot: int = 1
 
     def usage(self) -> Usage:
         """All of it."""
@@ -141,3 +144,56 @@ async def test_sandbox_that_cannot_be_read_does_not_stop_the_others(bench: Bench
         assert (await bench.sampler.metrics(ID, None, None, None)).samples
     finally:
         running.cancel()
+
+
+async def here(work: Callable[[], None]) -> None:
+    """Does the work at once."""
+    work()
+
+
+async def test_refusals_are_read_once_for_all_and_noted_for_each() -> None:
+    """One read an interval, whatever the number of sandboxes; each note goes to the sandbox whose slot it was, unknown slots to nobody."""
+    reads: list[int] = []
+    waiting = [Refusal(slot, Target("10.0.0.1", "tcp", slot, "not_public"), slot) for slot in (1, 2, 9)]
+
+    def take() -> list[Refusal]:
+        found = list(waiting)
+        reads.append(len(found))
+        waiting.clear()
+        return found
+
+    notes: list[SandboxNote] = []
+    sampler = Sampler(here, 60, take)
+    sampler.on_note = notes.append
+    for slot, name in ((1, "a"), (2, "b")):
+        sampler.watch(name * 20, Source(network_slot=slot), time.time())
+    running = asyncio.create_task(sampler.run())
+    await asyncio.sleep(0.05)
+    running.cancel()
+    assert reads == [3]
+    assert [(note.sandbox_id[0], note.event, note.fields["port"], note.fields["count"]) for note in notes] == [
+        ("a", "network.refused", 1, 1),
+        ("b", "network.refused", 2, 2),
+    ]
+    waiting.append(Refusal(2, None, 7))
+    waiting.append(Refusal(1, Target("10.0.0.1", "tcp", 1, "not_public"), 5))
+    await sampler.forget("a" * 20)
+    assert reads == [3, 2]
+    assert [note.fields["count"] for note in notes[2:]] == [5], "what it has to tell is told before it is forgotten"
+    await sampler.forget("b" * 20)
+    assert notes[3].event == "network.refused_others", "what the look for another found is kept"
+
+
+async def test_rules_that_cannot_be_read_do_not_stop_the_sampler() -> None:
+    """A fault of the network's reading costs that reading only."""
+
+    def take() -> list[Refusal]:
+        raise IsolationError("no answer", step="nftables")
+
+    sampler = Sampler(here, 0.01, take)
+    sampler.watch(ID, Source(), time.time() - 10)
+    running = asyncio.create_task(sampler.run())
+    await asyncio.sleep(1)
+    assert not running.done()
+    running.cancel()
+    assert len((await sampler.metrics(ID, None, None, None)).samples) > 1

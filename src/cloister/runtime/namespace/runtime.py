@@ -81,6 +81,11 @@ class NamespaceSandbox:
         """Readable when pid 1 and all its processes have ended."""
         return self._started.pidfd
 
+    @property
+    def network_slot(self) -> int:
+        """See :class:`RuntimeSandbox`."""
+        return self._started.slot.index
+
     def state(self) -> dict[str, Any]:
         """See :class:`RuntimeSandbox`."""
         loop = {} if self._disk_fd is None else {"loop": os.minor(os.fstat(self._disk_fd).st_dev)}
