@@ -50,6 +50,7 @@ def control_app(state: SandboxState, metrics: Metrics, events: EventLog | None =
     ProcessService(state, app[EVENTS], metrics.oom_kills).register(rpc)
     workers = Workers()
     FilesystemService(state, workers, Watches()).register(rpc)
+    app.on_cleanup.append(workers.end)
     app.router.add_routes(FilesApi(state, workers).routes())
     app.router.add_routes(rpc.routes())
     return app

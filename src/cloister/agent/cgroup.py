@@ -5,6 +5,7 @@ On cgroup v1 the directory holds ``memory/``, ``cpuacct/`` and ``pids/``; on v2 
 
 from __future__ import annotations
 
+from functools import cached_property
 from pathlib import Path
 
 __all__ = ["Cgroup"]
@@ -15,7 +16,10 @@ class Cgroup:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        self._v1 = (directory / "memory").is_dir()
+
+    @cached_property
+    def _v1(self) -> bool:
+        return (self._directory / "memory").is_dir()
 
     def oom_kills(self) -> int | None:
         """How many processes were killed for lack of memory so far."""

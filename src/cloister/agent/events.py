@@ -30,10 +30,13 @@ class EventLog:
     """The events of one sandbox."""
 
     def __init__(self, max_events: int = _MAX_EVENTS) -> None:
-        self.agent_id = secrets.token_hex(8)
-        """Of this run of the agent: with another one the numbers began again."""
+        self.begin()
         self._events: deque[Event] = deque(maxlen=max_events)
         self._next = 0
+
+    def begin(self) -> None:
+        """This run of the agent begins: a new ``agent_id``, by which readers see that the numbers began again."""
+        self.agent_id = secrets.token_hex(8)
 
     def record(self, kind: str, **fields: Any) -> None:
         """Add an event; the oldest one goes when there are too many."""

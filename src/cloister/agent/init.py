@@ -56,6 +56,15 @@ class SandboxState:
         """The state at the start."""
         return cls(document, dict(document.envs), document.access_token)
 
+    @classmethod
+    def blank(cls) -> SandboxState:
+        """That of a sandbox which is not known yet."""
+        return cls.from_document(InitDocument(sandbox_id=""))
+
+    def become(self, document: InitDocument) -> None:
+        """The state at the start of a sandbox that was not known when this was made."""
+        self.document, self.envs, self.access_token = document, dict(document.envs), document.access_token
+
 
 def read_init(fd: int) -> InitDocument:
     """Read the document from the start of ``fd``, which stays open and unmoved (a new agent reads it again).

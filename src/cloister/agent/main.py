@@ -18,23 +18,25 @@ sys.modules.setdefault("ssl", None)  # type: ignore[arg-type]  # the agent has n
 
 import asyncio  # noqa: E402
 import contextlib  # noqa: E402
+import importlib  # noqa: E402
 import signal  # noqa: E402
 import socket  # noqa: E402
 from dataclasses import dataclass  # noqa: E402
+from typing import TYPE_CHECKING  # noqa: E402
 
 from cloister.agent.cgroup import Cgroup  # noqa: E402
 from cloister.agent.init import InitDocument, SandboxState, read_init  # noqa: E402
 from cloister.agent.interpreter.adopted import birth_socket  # noqa: E402
-from cloister.agent.interpreter.contexts import Contexts  # noqa: E402
 from cloister.agent.interpreter.kernel import Kernel  # noqa: E402
 from cloister.agent.interpreter.languages import find_language  # noqa: E402
 from cloister.agent.interpreter.launch import KernelLauncher  # noqa: E402
 from cloister.agent.orphans import Orphans  # noqa: E402
 from cloister.errors import CloisterError  # noqa: E402
 
+if TYPE_CHECKING:
+    from cloister.agent.assembly import Assembly
+
 _INIT_FD, _CONTROL_FD, _INTERPRETER_FD, _READY_FD, _KERNEL_FD, _ORPHANS_FD = 3, 4, 5, 6, 7, 8
-_MAX_HEAD_BYTES, _MAX_HEADERS = 64 << 10, 256  # as the ingress takes them
-_READ_BUFFER_BYTES = 256 << 10
 _CGROUP = Path("/.cloister/cgroup")
 
 
@@ -42,6 +44,11 @@ def _drivers() -> Path:
     """``/.cloister/agent/drivers`` in a sandbox; beside the package in a checkout."""
     beside_site = _SITE.parent / "drivers"
     return beside_site if beside_site.is_dir() else Path(__file__).resolve().parent / "drivers"
+
+
+def new_launcher() -> KernelLauncher:
+    """The launcher of a sandbox that is still to be known."""
+    return KernelLauncher(SandboxState.blank(), _drivers(), Cgroup(_CGROUP))
 
 
 def _first_kernel(document: InitDocument, launcher: KernelLauncher) -> Kernel | None:
@@ -61,43 +68,22 @@ class Inherited:
     orphans: Orphans
 
 
-async def serve(state: SandboxState, launcher: KernelLauncher, cgroup: Cgroup, inherited: Inherited) -> None:
-    """Serve until SIGTERM."""
-    document = state.document
+async def serve(launcher: KernelLauncher, inherited: Inherited, assembly: Assembly | None) -> None:
+    """Serve until SIGTERM. Without an assembly it is made now, while the kernel starts."""
+    document = launcher.state.document
     inherited.orphans.listen()
     started = None if inherited.kernel is not None else _first_kernel(document, launcher)
-    from aiohttp import web  # noqa: PLC0415  # slow: the kernel starts meanwhile
+    if assembly is None:
+        from cloister.agent.assembly import Assembly  # noqa: PLC0415  # slow
 
-    from cloister.agent.app import control_app  # noqa: PLC0415
-    from cloister.agent.events import EventLog  # noqa: PLC0415
-    from cloister.agent.interpreter.app import interpreter_app  # noqa: PLC0415
-    from cloister.agent.metrics import Metrics  # noqa: PLC0415
-    from cloister.agent.runner import AgentRunner  # noqa: PLC0415
-
-    events = EventLog()
-    contexts = Contexts(document.languages, document.workdir, launcher.start, launcher.envs_for, events.record)
+        assembly = Assembly(launcher)
+    assembly.begin()
+    contexts = assembly.contexts
     if started is not None:
         contexts.default("python").adopt(started)
     stopped = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopped.set)
-    control = control_app(state, Metrics(cgroup, document.limits), events)
-    apps = ((_CONTROL_FD, control), (_INTERPRETER_FD, interpreter_app(state, contexts, events=events)))
-    runners = []
-    for fd, app in apps:
-        runner = AgentRunner(
-            app,
-            access_log=None,
-            handler_cancellation=True,
-            keepalive_timeout=3600,
-            auto_decompress=False,  # whoever takes a compressed body checks that it is whole
-            max_line_size=_MAX_HEAD_BYTES,
-            max_field_size=_MAX_HEAD_BYTES,
-            max_headers=_MAX_HEADERS,
-            read_bufsize=_READ_BUFFER_BYTES,
-        )
-        await runner.setup()
-        await web.SockSite(runner, socket.socket(fileno=fd)).start()
-        runners.append(runner)
+    await assembly.serve(socket.socket(fileno=_CONTROL_FD), socket.socket(fileno=_INTERPRETER_FD))
     with contextlib.suppress(OSError):  # the other end may be closed: then nobody waits
         os.write(_READY_FD, b"R")
         os.close(_READY_FD)
@@ -105,13 +91,11 @@ async def serve(state: SandboxState, launcher: KernelLauncher, cgroup: Cgroup, i
         default = contexts.default("python")
         default.expect(launcher.adopt(inherited.kernel, inherited.orphans, default.language, document.workdir))
     await stopped.wait()
-    await contexts.close()
-    for runner in runners:
-        await runner.cleanup()
+    await assembly.end()
 
 
-def main() -> None:
-    """Read, start, serve."""
+def main(assembly: Assembly | None = None) -> None:
+    """Read, start, serve; with what the zygote has put together already."""
     inherited = Inherited(birth_socket(_KERNEL_FD), Orphans.at(_ORPHANS_FD))  # first: these numbers may be free
     for fd in (_INIT_FD, _CONTROL_FD, _INTERPRETER_FD, _READY_FD, _ORPHANS_FD):
         with contextlib.suppress(OSError):
@@ -119,10 +103,20 @@ def main() -> None:
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     document = read_init(_INIT_FD)
     os.environ.update(document.agent_env)
-    state = SandboxState.from_document(document)
-    cgroup = Cgroup(_CGROUP)
-    asyncio.run(serve(state, KernelLauncher(state, _drivers(), cgroup), cgroup, inherited))
+    launcher = new_launcher() if assembly is None else assembly.launcher
+    launcher.state.become(document)
+    asyncio.run(serve(launcher, inherited, assembly))
+
+
+def _be_zygote() -> None:
+    """Fork agents instead of being one; the module that forks is the drivers', which kernels' zygotes have too."""
+    from cloister.agent.zygote import run  # noqa: PLC0415  # not of an agent that is started by exec
+
+    sys.path.insert(0, str(_drivers()))
+    serve_forks = importlib.import_module("zygote").serve
+    del sys.path[0]
+    run(serve_forks, new_launcher(), main)
 
 
 if __name__ == "__main__":
-    main()
+    _be_zygote() if sys.argv[1:] == ["--zygote"] else main()

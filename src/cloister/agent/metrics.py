@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 from cloister.agent.cgroup import Cgroup
-from cloister.agent.init import AgentLimits
+from cloister.agent.init import SandboxState
 
 __all__ = ["Metrics"]
 
@@ -17,21 +17,26 @@ _MIB = 1 << 20
 class Metrics:
     """Keeps the last sample of processor time, to give its share."""
 
-    def __init__(self, cgroup: Cgroup, limits: AgentLimits) -> None:
+    def __init__(self, cgroup: Cgroup, state: SandboxState) -> None:
         self._cgroup = cgroup
-        self._limits = limits
+        self._state = state
+        self.begin()
+
+    def begin(self) -> None:
+        """Processor time counts from here on."""
         self._sampled_at = time.monotonic()
-        self._cpu_ns = cgroup.cpu_used_ns() or 0
+        self._cpu_ns = self._cgroup.cpu_used_ns() or 0
 
     def read(self) -> dict[str, Any]:
         """The answer's fields; what cannot be read is left out. ``cpu_used_pct`` is of one processor: two busy ones are 200."""
         disk = os.statvfs("/")
         used = self._cgroup.memory_used_bytes()
         cache = self._cgroup.memory_cache_bytes()
-        total = self._limits.mem_mib * _MIB
+        limits = self._state.document.limits
+        total = limits.mem_mib * _MIB
         values = {
             "ts": int(time.time()),
-            "cpu_count": max(1, round(self._limits.cpu_count)),
+            "cpu_count": max(1, round(limits.cpu_count)),
             "cpu_used_pct": self._cpu_share_pct(),
             "mem_total": total,
             "mem_used": used,

@@ -1,4 +1,4 @@
-"""The agent's HTTP servers below their applications: what aiohttp itself would answer with an internal error.
+"""The agent's HTTP servers below their applications: their bounds, and what aiohttp itself would answer with an internal error.
 
 The library looks at ``Expect`` before any route or middleware does, and quotes an unknown one in its answer, which fails when the value
 has bytes that are no UTF-8.
@@ -6,12 +6,16 @@ has bytes that are no UTF-8.
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 from aiohttp.web_server import Server
 
-__all__ = ["AgentRunner"]
+__all__ = ["AgentRunner", "start_app"]
+
+_MAX_HEAD_BYTES, _MAX_HEADERS = 64 << 10, 256  # as the ingress takes them
+_READ_BUFFER_BYTES = 256 << 10
 
 _Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
@@ -23,6 +27,24 @@ class AgentRunner(web.AppRunner):
         server = await super()._make_server()
         server.request_handler = _checked(server.request_handler)
         return server
+
+
+async def start_app(app: web.Application, listener: socket.socket) -> web.AppRunner:
+    """Serve an application; the runner's ``cleanup`` ends it."""
+    runner = AgentRunner(
+        app,
+        access_log=None,
+        handler_cancellation=True,
+        keepalive_timeout=3600,
+        auto_decompress=False,  # whoever takes a compressed body checks that it is whole
+        max_line_size=_MAX_HEAD_BYTES,
+        max_field_size=_MAX_HEAD_BYTES,
+        max_headers=_MAX_HEADERS,
+        read_bufsize=_READ_BUFFER_BYTES,
+    )
+    await runner.setup()
+    await web.SockSite(runner, listener).start()
+    return runner
 
 
 def _checked(handler: _Handler) -> _Handler:

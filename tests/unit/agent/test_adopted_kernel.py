@@ -122,7 +122,7 @@ async def test_output_of_a_forked_kernel(agent: Agent, nursery: FakeNursery) -> 
 
 async def test_a_large_environment_reaches_a_forked_kernel(agent: Agent, nursery: FakeNursery) -> None:
     """One that does not fit into the socket at once."""
-    agent.launcher._state.envs["BIG"] = "x" * (3 << 20)
+    agent.launcher.state.envs["BIG"] = "x" * (3 << 20)
     agent.expect(nursery.fork())
     outcome = await agent.run("import adopted, os; result(f\"{len(adopted.ADOPTED['env']['BIG'])} {os.getpid()}\")")
     assert outcome.text == f"{3 << 20} {nursery.pids[0]}"

@@ -24,8 +24,8 @@ async def client(tmp_path: Path) -> AsyncIterator[TestClient]:  # type: ignore[t
     (tmp_path / "memory").mkdir()
     (tmp_path / "memory" / "memory.usage_in_bytes").write_text("104857600\n", encoding="ascii")
     (tmp_path / "memory" / "memory.stat").write_text("cache 1\ntotal_cache 4096\n", encoding="ascii")
-    state = SandboxState.from_document(InitDocument(sandbox_id="x", envs={"A": "1"}, access_token=TOKEN))
-    async with TestClient(TestServer(control_app(state, Metrics(Cgroup(tmp_path), AgentLimits(mem_mib=512))))) as made:
+    state = SandboxState.from_document(InitDocument(sandbox_id="x", envs={"A": "1"}, access_token=TOKEN, limits=AgentLimits(mem_mib=512)))
+    async with TestClient(TestServer(control_app(state, Metrics(Cgroup(tmp_path), state)))) as made:
         yield made
 
 

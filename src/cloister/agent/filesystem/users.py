@@ -76,6 +76,10 @@ class Workers:
         """The user of that name. Raises: AuthenticationError."""
         return await self.run(ROOT, find_account, name)
 
+    async def end(self, _app: object) -> None:
+        """When an application ends: take no more work."""
+        self.close()
+
     def close(self) -> None:
         """Take no more work."""
         self._pool.shutdown(wait=False, cancel_futures=True)

@@ -256,6 +256,10 @@ class Contexts:
         self._contexts: dict[str, Context] = {}
         self._defaults: dict[str, str] = {}
 
+    def begin(self, languages: tuple[str, ...], cwd: str) -> None:
+        """What the sandbox has and where its contexts work, when that was not known before; there are no contexts yet."""
+        self._languages, self._cwd = languages, cwd
+
     def list(self) -> list[Context]:
         """All, in the order they were made; those of the default languages are always there."""
         for name in ("python", "javascript"):

@@ -32,30 +32,30 @@ class KernelLauncher:
     """Starts kernels for one sandbox."""
 
     def __init__(self, state: SandboxState, drivers: Path, cgroup: Cgroup) -> None:
-        self._state = state
+        self.state = state
         self._drivers = drivers
-        self._cgroup = cgroup
+        self.cgroup = cgroup
 
     def start(self, language: Language, cwd: str) -> Kernel:
         """Start a kernel.
 
         Raises: InvalidRequestError (no such directory or user), UnavailableError.
         """
-        envs = dict(self._state.envs)
-        return NativeKernel(StartedProcess(self._spec(language, cwd, envs)), self._settings(language), self._cgroup, envs)
+        envs = dict(self.state.envs)
+        return NativeKernel(StartedProcess(self._spec(language, cwd, envs)), self._settings(language), self.cgroup, envs)
 
     async def adopt(self, channel: socket.socket, orphans: Orphans, language: Language, cwd: str) -> Kernel:
         """A kernel that is ready: the one forked at the other end of ``channel``, or a started one when that does not come to life.
 
         Raises: InvalidRequestError (no such directory or user), UnavailableError.
         """
-        envs = dict(self._state.envs)
+        envs = dict(self.state.envs)
         try:
             process = await adopt(channel, self._spec(language, cwd, envs), orphans)
         except UnavailableError as error:
             _LOG.info("%s; one is started", error)
         else:
-            adopted = NativeKernel(process, self._settings(language), self._cgroup, envs)
+            adopted = NativeKernel(process, self._settings(language), self.cgroup, envs)
             try:
                 await adopted.wait_ready(_ADOPTED_READY_S)
             except UnavailableError as error:
@@ -76,10 +76,10 @@ class KernelLauncher:
 
     def envs_for(self, kernel: Kernel) -> dict[str, str]:
         """The sandbox's variables that have changed since the kernel was started."""
-        return {name: value for name, value in self._state.envs.items() if kernel.envs.get(name) != value}
+        return {name: value for name, value in self.state.envs.items() if kernel.envs.get(name) != value}
 
     def _spec(self, language: Language, cwd: str, envs: Mapping[str, str]) -> LaunchSpec:
-        document = self._state.document
+        document = self.state.document
         try:
             account = find_account(document.kernel_user)
         except AuthenticationError:
@@ -88,7 +88,7 @@ class KernelLauncher:
         return LaunchSpec(argv=argv, env=self._environment(envs, account), cwd=cwd, account=account)
 
     def _settings(self, language: Language) -> KernelSettings:
-        limits = self._state.document.limits
+        limits = self.state.document.limits
         return KernelSettings(
             language=language.name,
             interrupt=language.interrupt,
@@ -97,7 +97,7 @@ class KernelLauncher:
         )
 
     def _environment(self, envs: Mapping[str, str], account: Account) -> dict[str, str]:
-        document = self._state.document
+        document = self.state.document
         return {
             "PATH": _PATH,
             "HOME": account.home,

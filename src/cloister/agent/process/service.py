@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from functools import cached_property
 
 from cloister.agent.accounts import find_account
 from cloister.agent.events import EventLog
@@ -50,10 +51,14 @@ class ProcessService:
     """The service, for one sandbox."""
 
     def __init__(self, state: SandboxState, events: EventLog, oom_kills: Callable[[], int | None]) -> None:
-        limits = state.document.limits
         self._state = state
-        self._spool_mib = limits.output_mib
-        self._table = ProcessTable(events, self._spool_mib << 20, OutOfMemory(oom_kills, limits.mem_mib))
+        self._events = events
+        self._oom_kills = oom_kills
+
+    @cached_property
+    def _table(self) -> ProcessTable:
+        limits = self._state.document.limits
+        return ProcessTable(self._events, limits.output_mib << 20, OutOfMemory(self._oom_kills, limits.mem_mib))
 
     def register(self, rpc: RpcRouter) -> None:
         """Add the methods to ``rpc``."""
@@ -112,8 +117,8 @@ class ProcessService:
             if not scope.expired():
                 raise
             raise LimitError(
-                f"the output of process {process.pid} was read too slowly: {self._spool_mib} MiB of it were waiting, and nothing "
-                "was taken for half a minute; it runs on, connect again to follow it"
+                f"the output of process {process.pid} was read too slowly: {self._state.document.limits.output_mib} MiB of it were "
+                "waiting, and nothing was taken for half a minute; it runs on, connect again to follow it"
             ) from None
         finally:
             reader.close()

@@ -1,0 +1,136 @@
+"""The agent's zygote: everything imported and exercised once, then one fork for each sandbox (docs/decisions/0014-zygotes.md).
+
+Runs in: a process of the zone, without network, whose children enter sandboxes. It runs our code only and meets no client.
+Invariant: when it begins to fork it has one thread, no event loop and no descriptor of its own, and nothing of any sandbox.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+
+from cloister.agent.assembly import Assembly
+from cloister.agent.birth import BirthError, be_born, take_environment
+from cloister.agent.init import InitDocument, read_init
+from cloister.agent.interpreter.launch import KernelLauncher
+from cloister.agent.orphans import Orphans
+
+__all__ = ["run"]
+
+
+_JOIN_S = 10
+_POOL_BYTES = 16 << 10
+_MAX_FILLING = 200_000
+_ROUNDS = 3
+"""Specialised bytecode and caches are there after the second."""
+
+
+def run(serve: Callable[[], socket.socket], launcher: KernelLauncher, live: Callable[[Assembly], None]) -> None:
+    """Warm up, and fork for ever; in each child ``live`` is the agent's life."""
+    for _ in range(_ROUNDS):
+        asyncio.run(_exercise(launcher))
+    for thread in threading.enumerate():
+        if thread is not threading.main_thread():
+            thread.join(_JOIN_S)
+    assembly = Assembly(launcher)
+    gc.collect()
+    filling = _fill_holes()
+    gc.freeze()
+    birth = serve()
+    try:
+        be_born(birth)
+    except (OSError, BirthError) as error:
+        print(f"an agent was not born: {error}", file=sys.stderr, flush=True)
+        os._exit(1)  # nothing of the zygote's is to be ended here
+    live(assembly)
+    del filling
+
+
+def _fill_holes() -> list[list[bytes]]:
+    """Objects for every hole that freed ones left, so that a child's new objects lie together in pages of their own, not in all of ours.
+
+    Python keeps objects of up to 512 bytes in pools of 16 KiB, one size each, and takes a fresh pool only when none of that size has room.
+    """
+    kept = []
+    header = sys.getsizeof(b"")
+    for size in range(48, 513, 16):
+        row: list[bytes] = []
+        in_row = 0
+        while in_row < _POOL_BYTES // size - 2 and len(row) < _MAX_FILLING:
+            row.append(bytes(size - header))
+            in_row = in_row + 1 if len(row) > 1 and id(row[-1]) - id(row[-2]) == size else 0
+        kept.append(row)
+    return kept
+
+
+def _rpc(path: str, message: object) -> bytes:
+    return _post(path, json.dumps(message).encode(), "application/json")
+
+
+def _post(path: str, body: bytes, kind: str) -> bytes:
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n"
+    return f"{head}Authorization: Basic cm9vdDo=\r\n\r\n".encode() + body
+
+
+def _get(path: str) -> bytes:
+    return f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode()
+
+
+_START = json.dumps({"process": {"cmd": "/dev/null"}}).encode()  # cannot be executed: all but the exec is exercised
+_REQUESTS = (
+    _get("/health"),
+    _get("/metrics"),
+    _get("/logs?agent_id=&since=0"),
+    _get("/contexts"),
+    _get("/nothing"),
+    _rpc("/filesystem.Filesystem/Stat", {"path": "/"}),
+    _post("/filesystem.Filesystem/Stat", b"\n\x01/", "application/proto"),
+    _post("/process.Process/Start", b"\0" + len(_START).to_bytes(4, "big") + _START, "application/connect+json"),
+    _post("/execute", b'{"code": "1"}', "application/json"),
+)
+
+
+async def _exercise(launcher: KernelLauncher) -> None:
+    """The life of an agent that is asked a few things, on sockets without a network."""
+    assembly = Assembly(launcher)
+    launcher.state.become(_read_a_document())
+    assembly.begin()
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGTERM, assembly.begin)
+    reading, writing = os.pipe()
+    Orphans.at(reading).listen()
+    loop.remove_reader(reading)
+    os.close(reading)
+    os.close(writing)
+    take_environment(dict(os.environ))
+    control, interpreter = socket.socket(socket.AF_UNIX), socket.socket(socket.AF_UNIX)
+    names = []
+    for listener in (control, interpreter):
+        listener.bind("")  # a name that the kernel chooses, outside the file system
+        names.append(listener.getsockname())
+    await assembly.serve(control, interpreter)
+    for name in names:
+        for request in _REQUESTS:
+            reader, writer = await asyncio.open_unix_connection(name)
+            writer.write(request)
+            await reader.read()
+            writer.close()
+            await writer.wait_closed()
+    await assembly.end()
+    loop.remove_signal_handler(signal.SIGTERM)
+
+
+def _read_a_document() -> InitDocument:
+    fd = os.memfd_create("init")
+    os.write(fd, b'{"sandbox_id": "", "envs": {"A": "1"}, "languages": ["python"], "limits": {"mem_mib": 512}, "access_token": "t"}')
+    document = read_init(fd)
+    os.close(fd)
+    return replace(document, access_token=None, languages=())
