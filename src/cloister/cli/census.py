@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,6 +23,9 @@ from cloister.node.instance import INSTANCES, Instance
 from cloister.node.journal import Journal
 
 __all__ = ["Census", "add_parser", "run", "take_census"]
+
+_LOOKS = 6
+_LOOK_AGAIN_S = 0.5
 
 
 @dataclass
@@ -47,6 +51,11 @@ def run(args: argparse.Namespace) -> int:
     if os.geteuid() != 0:
         raise PermissionDeniedError("the census reads other users' processes", hint="run it with sudo")
     census = take_census(settings)
+    for _ in range(_LOOKS):  # a sandbox that has just ended is given back behind the kill, within a second or so
+        if not census.leftovers:
+            break
+        time.sleep(_LOOK_AGAIN_S)
+        census = take_census(settings)
     if args.json:
         print(json.dumps(vars(census)))
         return int(bool(census.leftovers))

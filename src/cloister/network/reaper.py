@@ -56,8 +56,9 @@ class Reaper:
         """Wait until nothing is left to remove, or nothing of ``slot``; now, without gathering more."""
         with self._changed:
             while self._slots if slot is None else slot in self._slots:
-                self._is_hurried = True
-                self._changed.notify_all()
+                if not self._is_hurried:
+                    self._is_hurried = True
+                    self._changed.notify_all()
                 self._changed.wait()
 
     def _run(self) -> None:
@@ -70,14 +71,16 @@ class Reaper:
             for dead in batch:
                 if dead.netns_fd is not None:
                     os.close(dead.netns_fd)
-                if dead.slot in done:
-                    dead.on_gone()
             with self._changed:
                 self._slots.difference_update(dead.slot for dead in batch)
                 self._changed.notify_all()
-                if not self._waiting:
-                    self._is_running = False
-                    return
+                self._is_running = bool(self._waiting)
+                goes_on = self._is_running
+            for dead in batch:
+                if dead.slot in done:
+                    dead.on_gone()
+            if not goes_on:
+                return
 
     def _bury(self, batch: Sequence[_Dead]) -> set[int]:
         slots = [dead.slot for dead in batch]

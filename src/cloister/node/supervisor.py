@@ -3,7 +3,10 @@
 Owns every kernel resource through its runtime. Blocking work runs in worker threads; this object's state is touched by the event loop only.
 Invariants: I6 (lifetime), I8 (kill is idempotent and always ends; what lives is adopted), I10 (the reason of an end is the true one).
 
-    create ──> creating ──> running ──> ending ──> gone      a failure while creating goes to gone; ending has one task, whoever asks
+    create ──> creating ──> running ──> ending ──> dead ──> gone    a failure while creating goes to gone; ending has one task, whoever asks
+
+A kill is answered when every process is dead. What the sandbox held is given back behind, by threads of its own, so that neither creations
+nor kills wait for it; the journal has its entry until then, and its id and slot are not given out again.
 """
 
 from __future__ import annotations
@@ -41,6 +44,9 @@ __all__ = ["Supervisor"]
 _log = structlog.get_logger("cloister.node")
 _T = TypeVar("_T")
 _WORKERS = 16
+_CLEANERS = 2
+_DEAD_MAX = 64
+"""Sandboxes that are dead and not given back yet; a kill beyond that waits, so that they cannot pile up."""
 _SWEEP_INTERVAL_S = 60.0
 _MESSAGES = {
     EndReason.EXPIRED: "its lifetime was over",
@@ -72,6 +78,8 @@ class Supervisor:
         self._live: dict[str, _Live] = {}
         self._creating: set[str] = set()
         self._workers = ThreadPoolExecutor(_WORKERS, thread_name_prefix="node")
+        self._cleaners = ThreadPoolExecutor(_CLEANERS, thread_name_prefix="cleaner")
+        self._dead: dict[str, asyncio.Task[None]] = {}
         self._pool = Pool(pool, make=self._make_ahead, end=self._end_pooled, is_busy=self._is_busy)
         self._tasks: set[asyncio.Task[None]] = set()
         self._dns: DnsSockets | None = None
@@ -108,6 +116,8 @@ class Supervisor:
         await self._pool.drain()
         if not keep_sandboxes:
             await asyncio.gather(*(self._end(sandbox_id, EndReason.STOPPED) for sandbox_id in tuple(self._live)))
+        await asyncio.gather(*self._dead.values())
+        self._cleaners.shutdown(wait=True)
         self._workers.shutdown(wait=True)
 
     async def _adopt(self, entry: Entry) -> None:
@@ -145,7 +155,7 @@ class Supervisor:
 
     def _known(self) -> set[str]:
         """Ids that are no leftovers: alive, being created, or being released. Called from worker threads too."""
-        return {*self._live, *self._creating, *self._pool.ids()}
+        return {*self._live, *self._creating, *self._dead, *self._pool.ids()}
 
     async def _sweep_forever(self) -> None:
         while True:
@@ -186,7 +196,7 @@ class Supervisor:
     async def create(self, request: SandboxRequest) -> SandboxRecord:
         """See :class:`NodeService`. Raises: TemplateNotFoundError, NoCapacityError, IsolationError, RuntimeFailedError."""
         sandbox_id = request.sandbox_id
-        if sandbox_id in self._live or sandbox_id in self._creating:
+        if sandbox_id in self._live or sandbox_id in self._creating or sandbox_id in self._dead:
             raise AlreadyExistsError(f"there is a sandbox {sandbox_id} already")
         self._creating.add(sandbox_id)
         return await asyncio.shield(asyncio.create_task(self._create_and_watch(request)))  # runs to its end, whoever still waits for it
@@ -297,13 +307,24 @@ class Supervisor:
         told = self.on_ended(EndedSandbox(sandbox_id=sandbox_id, reason=reason, message=_MESSAGES.get(reason, "")))
         if told is not None:
             await told
-        try:
-            await self._in_thread(live.sandbox.release)
-        except (CloisterError, OSError):  # what is left is swept later; the sandbox itself is dead
-            _log.exception("sandbox.release_failed", sandbox_id=sandbox_id)
-        await self._in_thread(lambda: self._journal.remove(sandbox_id))
+        while len(self._dead) >= _DEAD_MAX:
+            await asyncio.wait(self._dead.values(), return_when=asyncio.FIRST_COMPLETED)
+        self._dead[sandbox_id] = asyncio.create_task(self._give_back(sandbox_id, live.sandbox))
         del self._live[sandbox_id]
         _log.info("sandbox.ended", sandbox_id=sandbox_id, reason=reason)
+
+    async def _give_back(self, sandbox_id: str, sandbox: RuntimeSandbox) -> None:
+        def work() -> None:
+            try:
+                sandbox.release()
+            except (CloisterError, OSError):  # what is left is swept later; the sandbox itself is dead
+                _log.exception("sandbox.release_failed", sandbox_id=sandbox_id)
+            self._journal.remove(sandbox_id)
+
+        try:
+            await asyncio.get_running_loop().run_in_executor(self._cleaners, work)
+        finally:
+            del self._dead[sandbox_id]
 
     def _note(self, note: SandboxNote) -> None:
         if not note.event.startswith("network."):  # where a sandbox wants to go is for its own log
