@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -81,7 +82,8 @@ def take_census(settings: Settings) -> Census:
     served = (settings.run_dir / str(number)).is_dir()
     zones = _live_zones(settings.run_dir / str(number) / "zones")
     for name in sorted(find_tree(number).names()):
-        _sort(census, name in census.live or name in zones, f"control group {name}")
+        of_zone = re.sub("-(agent|kernel)$", "", name)  # the groups of its zygotes
+        _sort(census, name in census.live or of_zone in zones, f"control group {name}")
     _count_processes(census, number, served)
     network = NetworkNode(NetworkConfig(number, settings.run_dir / str(number), None, (), ()))
     for line in network.survey():
