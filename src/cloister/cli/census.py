@@ -22,6 +22,7 @@ from cloister.model.sandbox import SandboxState
 from cloister.network.slots import NetworkConfig, NetworkNode
 from cloister.node.instance import INSTANCES, Instance
 from cloister.node.journal import Journal
+from cloister.runtime.namespace.zones import groups_of_zone
 
 __all__ = ["Census", "add_parser", "run", "take_census"]
 
@@ -124,7 +125,7 @@ def _live_zones(directory: Path) -> set[str]:
     for note in directory.glob("*/zone.json"):
         data = json.loads(note.read_text())
         if start_ticks(data["pid"]) == data["start_ticks"]:
-            found.add(f"zone-{note.parent.name}")
+            found.update(groups_of_zone(int(note.parent.name)))
     return found
 
 

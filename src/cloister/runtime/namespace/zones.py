@@ -14,7 +14,7 @@ from cloister.linux.cgroup import CgroupTree
 from cloister.runtime.namespace.zone import ZONES, Slot, Zone
 from cloister.runtime.namespace.zygotes import KINDS
 
-__all__ = ["Zones"]
+__all__ = ["Zones", "groups_of_zone"]
 
 
 class Zones:
@@ -39,7 +39,7 @@ class Zones:
                 for leftover in path.iterdir():
                     leftover.unlink()
                 path.rmdir()
-                for group in _groups(int(path.name)):
+                for group in groups_of_zone(int(path.name)):
                     self._cgroups.remove(group)
 
     def take_slot(self, template_key: str) -> tuple[Zone, Slot]:
@@ -69,7 +69,7 @@ class Zones:
     def groups(self) -> set[str]:
         """Control groups that belong to live zones; waits for one that is being started."""
         with self._lock:
-            return {group for number in self._zones for group in _groups(number)}
+            return {group for number in self._zones for group in groups_of_zone(number)}
 
     def survey(self) -> list[str]:
         """A line for each slot maker."""
@@ -102,10 +102,10 @@ class Zones:
     def _stop_one(self, zone: Zone) -> None:
         zone.stop()
         del self._zones[zone.number]
-        for group in _groups(zone.number):
+        for group in groups_of_zone(zone.number):
             self._cgroups.remove(group)
 
 
-def _groups(number: int) -> list[str]:
+def groups_of_zone(number: int) -> list[str]:
     """The control groups of a zone: its slot maker's and its zygotes'."""
     return [f"zone-{number}", *(f"zone-{number}-{kind}" for kind in KINDS)]

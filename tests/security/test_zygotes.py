@@ -1,0 +1,168 @@
+"""A sandbox that was forked from a zygote cannot reach it, keep anything of it, or do more than one that was started anew.
+
+What a forked process may do in general is attacked by every other test of this directory, which run in both ways of starting.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from e2b_code_interpreter import Sandbox
+
+from framework.inside import python, shell
+from framework.server import Server
+
+pytestmark = [pytest.mark.root, pytest.mark.templates, pytest.mark.parametrize("server", ["forked"], indirect=True)]
+
+ZONE_CAPS = 0x00000000A00405FB | 1 << 21  # a sandbox's, and CAP_SYS_ADMIN
+
+
+def zygotes(server: Server) -> dict[str, int]:
+    """The zygotes of the server's zones, from the host: kind to pid. With several zones, those of the one that started last."""
+    found = {}
+    for directory in sorted(Path("/sys/fs/cgroup").glob("pids/cloister/*/zone-*-*")) or sorted(
+        Path("/sys/fs/cgroup").glob("cloister/*/zone-*-*")
+    ):
+        for pid in (directory / "cgroup.procs").read_text().split():
+            if descends_from(int(pid), server.child("node")):
+                found[directory.name.rpartition("-")[2]] = int(pid)
+    return found
+
+
+def descends_from(pid: int, supervisor: int) -> bool:
+    """Whether the supervisor holds a pidfd of the process."""
+    for entry in Path(f"/proc/{supervisor}/fdinfo").iterdir():
+        try:
+            if f"\nPid:\t{pid}\n" in entry.read_text():
+                return True
+        except FileNotFoundError:
+            continue
+    return False
+
+
+def kernel_status(sandbox: Sandbox) -> dict[str, str]:
+    """``/proc/self/status`` of the default Python kernel."""
+    text = python(sandbox, "print(open('/proc/self/status').read())")
+    return dict(line.split(":\t", 1) for line in text.splitlines() if ":\t" in line)
+
+
+def test_forked_kernel_has_the_power_of_a_started_one(attacker: Sandbox) -> None:
+    """Capabilities, filter, session and parent are those of a kernel that the agent starts by exec."""
+    forked = kernel_status(attacker)
+    context = attacker.create_code_context(language="python")
+    text = "".join(attacker.run_code("print(open('/proc/self/status').read())", context=context).logs.stdout)
+    started = dict(line.split(":\t", 1) for line in text.splitlines() if ":\t" in line)
+    for field in (
+        "Uid",
+        "Gid",
+        "Groups",
+        "CapInh",
+        "CapPrm",
+        "CapEff",
+        "CapBnd",
+        "CapAmb",
+        "NoNewPrivs",
+        "Seccomp",
+        "Umask",
+        "SigIgn",
+        "SigBlk",
+    ):
+        assert forked[field] == started[field], field
+
+
+def test_forked_processes_keep_no_descriptor_of_the_zygote(attacker: Sandbox) -> None:
+    """The kernel has its standard streams and its protocol socket, the agent nothing that leads out of the sandbox."""
+    listed = python(attacker, "import os; print([os.readlink(f'/proc/self/fd/{n}') for n in os.listdir('/proc/self/fd')[:-1]])")
+    kinds = sorted(name.split(":")[0] for name in json.loads(listed.replace("'", '"')))
+    assert kinds == ["/dev/null", "pipe", "pipe", "socket"], listed
+    found = shell(
+        attacker, "ls -l /proc/[0-9]*/fd 2>/dev/null | grep -E 'ns/|pid:|/sys/|tasks|cgroup|memfd:(seccomp|cloister)' || echo none"
+    ).text
+    assert "none" in found, found
+
+
+def test_forked_processes_share_no_memory_that_can_be_written(attacker: Sandbox) -> None:
+    """What one sandbox writes into memory, no other sees: every writable mapping is private."""
+    maps = python(attacker, "print(open('/proc/self/maps').read())")
+    shared = [line for line in maps.splitlines() if len(line.split()[1]) == 4 and line.split()[1][1] == "w" and line.split()[1][3] == "s"]
+    assert not shared
+
+
+def test_forked_processes_tell_no_path_of_the_host(attacker: Sandbox) -> None:
+    """Their mappings name files of the sandbox's own tree, or files in memory."""
+    maps = python(attacker, "print(open('/proc/self/maps').read())")
+    paths = {line.split(None, 5)[5] for line in maps.splitlines() if len(line.split(None, 5)) == 6}
+    assert all(path.startswith(("/usr/", "/.cloister/", "/memfd:cloister join", "[", "/lib", "/bin", "/opt")) for path in paths), paths
+
+
+@pytest.mark.parametrize("what", ["mnt", "user", "pid", "net"])
+def test_forked_processes_cannot_enter_a_namespace_again(attacker: Sandbox, what: str) -> None:
+    """The call that brought them in is refused to them, though the zygote's filter, which they have too, allows it."""
+    code = (
+        "import ctypes, os\nlibc = ctypes.CDLL(None, use_errno=True)\n"
+        f"fd = os.open('/proc/self/ns/{what}', os.O_RDONLY)\nprint(libc.syscall(308, fd, 0), ctypes.get_errno())"
+    )
+    assert python(attacker, code) == "-1 1"
+
+
+def test_sandbox_cannot_see_or_signal_the_zygote(server: Server, attacker: Sandbox) -> None:
+    """The zygote has no number in the sandbox, and killing everything there is leaves it alone."""
+    before = zygotes(server)
+    assert set(before) == {"agent", "kernel"}
+    seen = shell(attacker, "ps axo pid,ppid,args").text
+    assert all(line.split()[1] in {"0", "1"} or int(line.split()[1]) > 1 for line in seen.splitlines()[1:])
+    shell(attacker, "for n in $(seq 2 3000); do kill -9 -$n $n 2>/dev/null; done; true")
+    assert zygotes(server) == before
+
+
+def test_sandbox_that_uses_all_its_processes_cannot_exhaust_the_zygote(server: Server, attacker: Sandbox, neighbour: Sandbox) -> None:
+    """The forked processes count for the sandbox, so its limit is its own and other sandboxes are still forked."""
+    assert python(neighbour, "print(1)") == "1"
+    code = "import os, time\nn = 0\ntry:\n  while n < 2000:\n    n += 1\n    if os.fork() == 0: time.sleep(20); os._exit(0)\nexcept BlockingIOError: print('refused', n)"
+    assert "refused" in python(attacker, code)
+    another = Sandbox.create(timeout=60, **server.sdk)
+    assert python(another, "print(2)") == "2"
+    another.kill()
+
+
+def test_zygote_is_confined(server: Server, attacker: Sandbox) -> None:
+    """From the host: no power there, no network, a filter, a tree that nobody can write, and namespaces of its own."""
+    assert python(attacker, "print(1)") == "1"
+    for kind, pid in zygotes(server).items():
+        status = dict(line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines() if ":\t" in line)
+        assert all(int(uid) >= 0x10000000 for uid in status["Uid"].split()), kind
+        assert status["Seccomp"] == "2"
+        assert int(status["CapBnd"], 16) & ~ZONE_CAPS == 0
+        for name in ("user", "mnt", "pid", "net", "ipc", "uts", "cgroup"):
+            assert Path(f"/proc/{pid}/ns/{name}").readlink() != Path(f"/proc/self/ns/{name}").readlink(), name
+        links = Path(f"/proc/{pid}/net/dev").read_text().splitlines()[2:]
+        assert [line.split(":")[0].strip() for line in links] == ["lo"]
+        mounts = {line.split()[1]: line.split()[3].split(",") for line in Path(f"/proc/{pid}/mounts").read_text().splitlines()}
+        assert "ro" in mounts["/"]
+
+
+def test_hostile_template_cannot_hold_creations_up(server: Server, attacker: Sandbox) -> None:
+    """A zygote that does not answer any more is killed, sandboxes start cold meanwhile, and another zygote takes its place."""
+    stopped = zygotes(server)["kernel"]
+    os.kill(stopped, signal.SIGSTOP)
+    made = []
+    try:
+        deadline = time.monotonic() + 60
+        while '"zygote.missed"' not in server.log.read_text() and time.monotonic() < deadline:
+            sandbox = Sandbox.create(timeout=60, **server.sdk)
+            assert python(sandbox, "print(1 + 1)") == "2"
+            made.append(sandbox)
+        assert '"zygote.missed"' in server.log.read_text()
+    finally:
+        for sandbox in made:
+            sandbox.kill()
+    deadline = time.monotonic() + 60
+    while zygotes(server).get("kernel", stopped) == stopped:
+        assert time.monotonic() < deadline, "no other zygote came"
+        Sandbox.create(timeout=60, **server.sdk).kill()
+        time.sleep(0.5)
