@@ -26,7 +26,7 @@ _AGENT_PYTHON = (
 )
 _AGENT = "/.cloister/agent/site/cloister/agent"
 _ZYGOTE_ARGV = {
-    "agent": (*_AGENT_PYTHON, f"{_AGENT}/zygote_main.py"),
+    "agent": (*_AGENT_PYTHON, f"{_AGENT}/main.py", "--zygote"),
     "kernel": ("/usr/bin/python3", "/.cloister/agent/drivers/python_zygote.py"),
 }
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
