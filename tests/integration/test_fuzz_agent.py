@@ -38,7 +38,7 @@ def sandbox(server: Server) -> Iterator[Sandbox]:
 
 def agent_pid(sandbox: Sandbox) -> int:
     """The agent's process id on the host; its cgroup names the sandbox."""
-    listed = subprocess.run(["pgrep", "-f", r"site/cloister/agent/(zygote_)?main\.py"], capture_output=True, text=True, check=False)
+    listed = subprocess.run(["pgrep", "-f", r"site/cloister/agent/main\.py"], capture_output=True, text=True, check=False)
     pids = [int(pid) for pid in listed.stdout.split()]
     (found,) = (pid for pid in pids if sandbox.sandbox_id in groups_of(pid))
     return found

@@ -18,6 +18,7 @@ sys.modules.setdefault("ssl", None)  # type: ignore[arg-type]  # the agent has n
 
 import asyncio  # noqa: E402
 import contextlib  # noqa: E402
+import importlib  # noqa: E402
 import signal  # noqa: E402
 import socket  # noqa: E402
 from dataclasses import dataclass  # noqa: E402
@@ -39,7 +40,7 @@ _INIT_FD, _CONTROL_FD, _INTERPRETER_FD, _READY_FD, _KERNEL_FD, _ORPHANS_FD = 3, 
 _CGROUP = Path("/.cloister/cgroup")
 
 
-def drivers_directory() -> Path:
+def _drivers() -> Path:
     """``/.cloister/agent/drivers`` in a sandbox; beside the package in a checkout."""
     beside_site = _SITE.parent / "drivers"
     return beside_site if beside_site.is_dir() else Path(__file__).resolve().parent / "drivers"
@@ -47,7 +48,7 @@ def drivers_directory() -> Path:
 
 def new_launcher() -> KernelLauncher:
     """The launcher of a sandbox that is still to be known."""
-    return KernelLauncher(SandboxState.blank(), drivers_directory(), Cgroup(_CGROUP))
+    return KernelLauncher(SandboxState.blank(), _drivers(), Cgroup(_CGROUP))
 
 
 def _first_kernel(document: InitDocument, launcher: KernelLauncher) -> Kernel | None:
@@ -107,5 +108,15 @@ def main(assembly: Assembly | None = None) -> None:
     asyncio.run(serve(launcher, inherited, assembly))
 
 
+def _be_zygote() -> None:
+    """Fork agents instead of being one; the module that forks is the drivers', which kernels' zygotes have too."""
+    from cloister.agent.zygote import run  # noqa: PLC0415  # not of an agent that is started by exec
+
+    sys.path.insert(0, str(_drivers()))
+    serve_forks = importlib.import_module("zygote").serve
+    del sys.path[0]
+    run(serve_forks, new_launcher(), main)
+
+
 if __name__ == "__main__":
-    main()
+    _be_zygote() if sys.argv[1:] == ["--zygote"] else main()
