@@ -28,7 +28,8 @@ __all__ = ["run"]
 
 _JOIN_S = 10
 _POOL_BYTES = 16 << 10
-_MAX_FILLING = 200_000
+_MAX_FILLING_BYTES = 2 << 20
+"""Of each size: where objects are not laid out so, this ends it."""
 _ROUNDS = 3
 """Specialised bytecode and caches are there after the second."""
 
@@ -64,7 +65,7 @@ def _fill_holes() -> list[list[bytes]]:
     for size in range(48, 513, 16):
         row: list[bytes] = []
         in_row = 0
-        while in_row < _POOL_BYTES // size - 2 and len(row) < _MAX_FILLING:
+        while in_row < _POOL_BYTES // size - 2 and len(row) * size < _MAX_FILLING_BYTES:
             row.append(bytes(size - header))
             in_row = in_row + 1 if len(row) > 1 and id(row[-1]) - id(row[-2]) == size else 0
         kept.append(row)
