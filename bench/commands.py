@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
-import platform
 import subprocess
 import sys
 import time
@@ -15,7 +13,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from bench.sandbox import Samples, percentile, timed
+from bench.stats import Samples, print_samples, timed, write_results
 from e2b import AsyncSandbox, Sandbox
 
 from framework.server import Server, running_server
@@ -68,16 +66,7 @@ def main() -> None:
     with running_server() as server:
         measure_sync(samples, server, args.rounds)
         asyncio.run(measure_async(samples, server, args.rounds))
-    floor = percentile(samples["floor: fork + exec"], 0.5)
-    rows = {
-        name: {f"p{int(share * 100)}_ms": round(percentile(values, share), 2) for share in (0.5, 0.95, 0.99)} | {"n": len(values)}
-        for name, values in samples.items()
-    }
-    print(f"{'':24}{'p50 ms':>9}{'p95 ms':>9}{'p99 ms':>9}{'n':>6}{'p50 / fork + exec':>20}")
-    for name, row in rows.items():
-        print(f"{name:24}{row['p50_ms']:9.1f}{row['p95_ms']:9.1f}{row['p99_ms']:9.1f}{row['n']:6.0f}{row['p50_ms'] / floor:20.1f}")
-    args.output.parent.mkdir(exist_ok=True)
-    args.output.write_text(json.dumps({"host": platform.platform(), "at": time.time(), "rows": rows}, indent=1) + "\n")
+    write_results(args.output, print_samples(samples, "floor: fork + exec"))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ import argparse
 import asyncio
 import http.client
 import json
-import platform
 import re
 import socket
 import ssl
@@ -20,7 +19,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from bench.stats import summarise, write_results
 from websockets.sync.client import connect
 
 from cloister.cluster.base import NodeListener
@@ -145,11 +146,6 @@ def measure_up(dial: Dial, headers: dict[str, str], size_mib: int) -> float:
     return size_mib / (time.perf_counter() - began)
 
 
-def percentile(values: list[float], share: float) -> float:
-    """The value below which ``share`` of the sorted values lie (nearest rank)."""
-    return sorted(values)[min(len(values) - 1, int(share * len(values)))]
-
-
 def measure(ways: dict[str, Dial], served: Served, args: argparse.Namespace) -> dict[str, dict[str, float]]:
     """All rows; the ways take turns within a row, so that they meet the same machine."""
     rows: dict[str, dict[str, float]] = {}
@@ -164,7 +160,7 @@ def measure(ways: dict[str, Dial], served: Served, args: argparse.Namespace) -> 
             for way, dial in ways.items():
                 samples[way] += function(dial, served.to(port), args.rounds // 5)
         for way, values in samples.items():
-            rows[f"{name}, {way}"] = {f"p{int(share * 100)}_ms": round(percentile(values, share), 3) for share in (0.5, 0.95, 0.99)}
+            rows[f"{name}, {way}"] = summarise(values)
     for name, transfer in (("down", measure_down), ("up", measure_up)):
         for way, dial in ways.items():
             best = max(transfer(dial, served.to(NODE), args.size) for _ in range(3))
@@ -197,8 +193,7 @@ def main() -> None:
         cells = [f"{row[key]:9.2f}" if key in row else " " * 9 for key in ("p50_ms", "p95_ms", "p99_ms", "mib_per_s")]
         added = f"{row['p50_ms'] - floor['p50_ms']:14.2f}" if "p50_ms" in row else ""
         print(f"{name:36}{''.join(cells)}{added}")
-    args.output.parent.mkdir(exist_ok=True)
-    args.output.write_text(json.dumps({"host": platform.platform(), "at": time.time(), "rows": rows}, indent=1) + "\n")
+    write_results(args.output, rows)
 
 
 if __name__ == "__main__":

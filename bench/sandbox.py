@@ -3,30 +3,21 @@
 from __future__ import annotations
 
 import argparse
-import json
-import platform
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from bench.machine import available_mib
+from bench.stats import Samples, print_samples, timed, write_results
 from e2b_code_interpreter import Sandbox
 
 from framework.server import Server, running_server
 
-Samples = dict[str, list[float]]
 PAUSE_S = 1.5
-
-
-def timed(samples: Samples, name: str, action: Callable[[], object]) -> object:
-    """Run ``action`` and note its milliseconds under ``name``."""
-    began = time.perf_counter()
-    result = action()
-    samples.setdefault(name, []).append((time.perf_counter() - began) * 1000)
-    return result
 
 
 def measure_floors(samples: Samples, rounds: int) -> None:
@@ -64,12 +55,6 @@ def measure_lives(samples: Samples, server: Server, rounds: int) -> None:
         timed(samples, "kill", sandbox.kill)
 
 
-def available_mib() -> float:
-    """The host's MemAvailable."""
-    line = next(line for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemAvailable"))
-    return int(line.split()[1]) / 1024
-
-
 def measure_memory(server: Server, count: int) -> float:
     """MiB of the host for each idle sandbox, all of them answering at the end."""
     warm = Sandbox.create(timeout=600, **server.sdk)  # the template's pages are in the cache, the slot maker runs
@@ -86,11 +71,6 @@ def measure_memory(server: Server, count: int) -> float:
     return used / count
 
 
-def percentile(values: list[float], share: float) -> float:
-    """The value below which ``share`` of the sorted values lie (nearest rank)."""
-    return sorted(values)[min(len(values) - 1, int(share * len(values)))]
-
-
 def main() -> None:
     """Measure, print the table, write the file."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -104,24 +84,9 @@ def main() -> None:
         measure_created_ahead(samples, server, args.rounds)
         measure_lives(samples, server, args.rounds)
         memory_mib = measure_memory(server, args.idle)
-    floor = percentile(samples["floor: python process"], 0.5)
-    rows = {
-        name: {f"p{int(share * 100)}_ms": round(percentile(values, share), 2) for share in (0.5, 0.95, 0.99)} | {"n": len(values)}
-        for name, values in samples.items()
-    }
-    print(f"{'':24}{'p50 ms':>9}{'p95 ms':>9}{'p99 ms':>9}{'n':>6}{'p50 / python process':>22}")
-    for name, row in rows.items():
-        print(f"{name:24}{row['p50_ms']:9.1f}{row['p95_ms']:9.1f}{row['p99_ms']:9.1f}{row['n']:6.0f}{row['p50_ms'] / floor:22.2f}")
+    rows = print_samples(samples, "floor: python process")
     print(f"memory per idle sandbox: {memory_mib:.1f} MiB (of {args.idle})")
-    args.output.parent.mkdir(exist_ok=True)
-    document = {
-        "host": platform.platform(),
-        "at": time.time(),
-        "rows": rows,
-        "memory_per_idle_sandbox_mib": round(memory_mib, 2),
-        "idle": args.idle,
-    }
-    args.output.write_text(json.dumps(document, indent=1) + "\n")
+    write_results(args.output, rows, memory_per_idle_sandbox_mib=round(memory_mib, 2), idle=args.idle)
 
 
 if __name__ == "__main__":
