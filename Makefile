@@ -40,8 +40,8 @@ security:  ## attacks and crashes (root)
 	scripts/test tests/security tests/chaos
 
 bench:  ## measure this machine (root)
-	$(VENV)/python bench/sandbox.py
-	$(VENV)/python bench/commands.py
+	bash -euo pipefail -c '. scripts/lib.sh && ensure_venv bench'
+	$(VENV)/python bench/report.py
 	$(VENV)/python bench/files.py
 	$(VENV)/python bench/ingress.py
 
