@@ -19,6 +19,7 @@ from cloister.node.catalog import Catalog
 from cloister.node.host import NodeHost, build_host
 from cloister.runtime.namespace import rootfs, wire
 from cloister.runtime.namespace import runtime as runtime_module
+from cloister.runtime.namespace.disks import Disks
 from cloister.runtime.spec import SandboxSpec
 from cloister.template.layers import LayerStore
 
@@ -62,9 +63,9 @@ def survey(host: NodeHost, directory: Path) -> tuple[list[str], int, list[str], 
 
 
 STEPS = {
-    "disk": (rootfs, "make_disk"),
+    "disk": (Disks, "take"),
     "wait for the agent": (runtime_module, "_wait_ready"),
-    "mount the disk": (rootfs, "mount_disk"),
+    "map the disk": (rootfs, "map_disk"),
     "mount the layers": (rootfs, "layer_mounts"),
     "mount the agent": (rootfs, "common_mounts"),
     "set up": (wire, "send_setup"),

@@ -91,7 +91,8 @@ def take_census(settings: Settings) -> Census:
         _sort(census, served, line)
     network.close()
     for line in _loops(settings.data_dir):
-        _sort(census, any(sandbox_id in line for sandbox_id in census.live), f"loop device {line}")
+        made_ahead = served and "/node/disks/" in line
+        _sort(census, made_ahead or any(sandbox_id in line for sandbox_id in census.live), f"loop device {line}")
     return census
 
 

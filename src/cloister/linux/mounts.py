@@ -13,7 +13,7 @@ from pathlib import Path
 
 from cloister.linux.syscall import call
 
-__all__ = ["MountFlag", "clone_tree", "mount_filesystem"]
+__all__ = ["MountFlag", "clone_tree", "map_mount", "mount_filesystem"]
 
 _OPEN_TREE, _FSOPEN, _FSCONFIG, _FSMOUNT, _MOUNT_SETATTR = 428, 430, 431, 432, 442
 _OPEN_TREE_CLONE = 1
@@ -67,7 +67,12 @@ def clone_tree(path: Path | str, flags: MountFlag, *, clear: MountFlag = MountFl
     return fd
 
 
-def mount_filesystem(kind: str, source: str, options: tuple[str, ...], flags: MountFlag, *, userns_fd: int | None = None) -> int:
+def map_mount(fd: int, userns_fd: int) -> None:
+    """Make a detached mount id-mapped, as :func:`clone_tree` does. The kernel allows it once. Raises: OSError."""
+    _set_attributes(fd, MountFlag.NONE, MountFlag.NONE, userns_fd)
+
+
+def mount_filesystem(kind: str, source: str, options: tuple[str, ...], flags: MountFlag) -> int:
     """A detached mount of a new file system of type ``kind``; the caller closes the descriptor.
 
     Raises: OSError; its message carries the kernel's own words where the kernel gives them.
@@ -88,7 +93,7 @@ def mount_filesystem(kind: str, source: str, options: tuple[str, ...], flags: Mo
     finally:
         os.close(context)
     try:
-        _set_attributes(fd, flags, MountFlag.NONE, userns_fd)
+        _set_attributes(fd, flags, MountFlag.NONE, None)
     except OSError:
         os.close(fd)
         raise

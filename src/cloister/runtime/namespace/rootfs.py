@@ -13,10 +13,10 @@ from pathlib import Path
 from cloister.errors import IsolationError
 from cloister.linux.ext4 import empty_image
 from cloister.linux.loop import attach_image, attached_device
-from cloister.linux.mounts import MountFlag, clone_tree, mount_filesystem
+from cloister.linux.mounts import MountFlag, clone_tree, map_mount, mount_filesystem
 from cloister.runtime.spec import AgentTree
 
-__all__ = ["close_with", "common_mounts", "layer_mounts", "make_dev_tree", "make_disk", "mount_disk", "reopen_disk"]
+__all__ = ["close_with", "common_mounts", "layer_mounts", "make_dev_tree", "make_disk", "map_disk", "mount_disk", "reopen_disk"]
 
 _NODES = {"null": (1, 3), "zero": (1, 5), "full": (1, 7), "random": (1, 8), "urandom": (1, 9), "tty": (5, 0)}
 _LINKS = {"fd": "/proc/self/fd", "stdin": "/proc/self/fd/0", "stdout": "/proc/self/fd/1", "stderr": "/proc/self/fd/2", "ptmx": "pts/ptmx"}
@@ -53,15 +53,24 @@ def make_disk(image: Path, size_mib: int, inodes: int) -> None:
         ) from error
 
 
-def mount_disk(image: Path, userns_fd: int) -> int:
-    """The disk as a detached mount, id-mapped to the sandbox; the caller closes it. Raises: IsolationError."""
+def mount_disk(image: Path) -> int:
+    """The disk as a detached mount, which the caller closes; :func:`map_disk` makes it a sandbox's. Raises: IsolationError."""
     try:
         with attach_image(image) as device:
-            return mount_filesystem("ext4", device, ("noinit_itable",), MountFlag.NO_DEV, userns_fd=userns_fd)
+            return mount_filesystem("ext4", device, ("noinit_itable",), MountFlag.NO_DEV)
     except OSError as error:
         raise IsolationError(
             f"cannot mount the sandbox's disk: {error.strerror}", step="disk", errno=error.errno or 0, path=str(image)
         ) from error
+
+
+def map_disk(disk_fd: int, userns_fd: int) -> int:
+    """Id-map a detached disk to the sandbox, for good; gives another descriptor of it, which the caller closes. Raises: IsolationError."""
+    try:
+        map_mount(disk_fd, userns_fd)
+    except OSError as error:
+        raise IsolationError(f"cannot id-map the sandbox's disk: {error.strerror}", step="disk", errno=error.errno or 0) from error
+    return os.dup(disk_fd)
 
 
 def reopen_disk(image: Path, number: int) -> int:

@@ -25,6 +25,7 @@ from cloister.linux.process import kill_pidfd, open_pidfd, pid_of_pidfd, start_t
 from cloister.network.slots import NetworkNode
 from cloister.runtime.base import RuntimeCapabilities, Usage
 from cloister.runtime.namespace import rootfs, wire
+from cloister.runtime.namespace.disks import Disks
 from cloister.runtime.namespace.plan import Payload, agent_payload, setup_strings
 from cloister.runtime.namespace.procfiles import processors
 from cloister.runtime.namespace.zone import Slot, Zone
@@ -164,6 +165,7 @@ class NamespaceRuntime:
         self.network = network
         self._run_dir = run_dir
         self._dev_tree = zygotes.dev_tree
+        self._disks = Disks(zygotes.dev_tree.parent / "disks")
         self._zygote_host = zygotes
         self._zygotes: dict[Zone, Zygotes] = {}
         self._zygotes_lock = threading.Lock()
@@ -182,26 +184,20 @@ class NamespaceRuntime:
         """See :class:`Runtime`."""
         with ExitStack() as undo:
             undo.callback((spec.directory / "disk.img").unlink, missing_ok=True)
-            rootfs.make_disk(spec.directory / "disk.img", spec.limits.disk_mib, spec.limits.inodes)
+            disk = self._disks.take(spec.directory / "disk.img", spec.limits.disk_mib, spec.limits.inodes)
+            undo.callback(os.close, disk)
             ready, ready_writer = os.pipe()
             undo.callback(os.close, ready)
-            disk_fds: list[int] = []
             init = os.memfd_create("init", os.MFD_CLOEXEC)
             undo.callback(os.close, init)
             os.write(init, spec.init_document)
-
-            def upper(userns_fd: int) -> int:
-                disk = rootfs.mount_disk(spec.directory / "disk.img", userns_fd)
-                disk_fds.append(os.dup(disk))
-                undo.callback(os.close, disk_fds[0])
-                return disk
 
             with ExitStack() as given:
                 given.callback(os.close, ready_writer)
                 agents_end, init_end = _birth_pair(socket.SOCK_SEQPACKET, given)
                 kernels_end, agent_end = _birth_pair(socket.SOCK_STREAM, given)
                 fds = [("init", init), ("status", ready_writer), ("birth", init_end.fileno()), ("kernel", agent_end.fileno())]
-                started = self.start_slot(spec, agent_payload(spec.envs), fds, upper, undo, on_started)
+                started = self.start_slot(spec, agent_payload(spec.envs), fds, partial(rootfs.map_disk, disk), undo, on_started)
                 undo.callback(_close_all, started.namespaces)
                 init_end.close()
                 agent_end.close()
@@ -210,7 +206,7 @@ class NamespaceRuntime:
             os.close(ready)
             _close_all(started.namespaces)
             undo.pop_all()
-        return NamespaceSandbox(spec, started, self, init_fd=init, disk_fd=disk_fds[0], cold=cold)
+        return NamespaceSandbox(spec, started, self, init_fd=init, disk_fd=disk, cold=cold)
 
     def _give_birth(self, spec: SandboxSpec, started: StartedSlot, ends: dict[str, socket.socket]) -> tuple[str, ...]:
         """Let the zygotes fork the sandbox's agent and kernel, both at a time; gives those that it must start cold."""
@@ -329,11 +325,13 @@ class NamespaceRuntime:
 
     def survey(self) -> list[str]:
         """See :class:`Runtime`."""
+        self._disks.settle()
         groups = [f"control group {name}" for name in sorted(self.cgroups.names())]
         return [*self._zones.survey(), *groups, *self.network.survey()]
 
     def stop(self) -> None:
         """See :class:`Runtime`."""
+        self._disks.close()
         self._zones.stop()
         self.network.stop()
         self.cgroups.remove_all()
