@@ -21,12 +21,17 @@ _HOLD = """
 import sys, time
 from pathlib import Path
 from cloister.runtime.namespace.disks import Disks
-disks = Disks(Path(sys.argv[1]), depth=2)
+disks = Disks(Path(sys.argv[1]), print, depth=2)
 fd = disks.take(Path(sys.argv[2]), 64, 1000)
 disks.settle()
 print("ready", flush=True)
 time.sleep(60)
 """
+
+
+def tell(event: str, fields: dict[str, object]) -> None:
+    """Nothing is expected to go wrong here."""
+    raise AssertionError(event, fields)
 
 
 def loops(directory: Path) -> list[str]:
@@ -38,7 +43,7 @@ def loops(directory: Path) -> list[str]:
 @pytest.fixture
 def disks(tmp_path: Path) -> Iterator[Disks]:
     """Two ready disks of 64 MiB, once one was taken."""
-    made = Disks(tmp_path / "pool", depth=2)
+    made = Disks(tmp_path / "pool", tell, depth=2)
     os.close(made.take(tmp_path / "first.img", 64, 1000))
     made.settle()
     yield made
@@ -110,5 +115,5 @@ def test_the_death_of_the_maker_frees_devices_and_the_next_start_removes_images(
     while loops(tmp_path) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert loops(tmp_path) == []
-    Disks(tmp_path / "pool")
+    Disks(tmp_path / "pool", tell)
     assert list((tmp_path / "pool").iterdir()) == []

@@ -89,8 +89,8 @@ def may_release() -> Iterator[threading.Event]:
 
 def supervisor_on(journal: Journal, may_release: threading.Event) -> Supervisor:
     """A supervisor of fake sandboxes."""
-    creator, nothing = FakeCreator(journal, may_release), SimpleNamespace()
-    return Supervisor(cast("Any", nothing), cast("Any", nothing), journal, cast("Any", creator), (), PoolSize(0))
+    creator, host = FakeCreator(journal, may_release), SimpleNamespace(network=SimpleNamespace(take_refusals=list))
+    return Supervisor(cast("Any", host), cast("Any", None), journal, cast("Any", creator), (), PoolSize(0))
 
 
 def request(name: str) -> SandboxRequest:

@@ -9,18 +9,17 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-
-import structlog
+from typing import Any
 
 from cloister.errors import CloisterError
 from cloister.runtime.namespace import rootfs
 
 __all__ = ["Disks"]
 
-_log = structlog.get_logger("cloister.runtime")
 _QUIET_S = 0.1
 
 
@@ -38,8 +37,12 @@ class _Ready:
 class Disks:
     """At most ``depth`` ready disks, all of one size. Thread-safe."""
 
-    def __init__(self, directory: Path, depth: int = 4) -> None:
-        """``directory`` is on the file system of the sandboxes' own directories; what an earlier supervisor left in it is removed."""
+    def __init__(self, directory: Path, tell: Callable[[str, dict[str, Any]], None], depth: int = 4) -> None:
+        """``directory`` is on the file system of the sandboxes' own directories; what an earlier supervisor left in it is removed.
+
+        ``tell`` logs an event with its fields.
+        """
+        self._tell = tell
         self._directory = directory
         self._depth = depth
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -99,7 +102,7 @@ class Disks:
             try:
                 made = self._make(kind)
             except (CloisterError, OSError) as error:  # a thread's border: whoever takes one makes it and gets the error
-                _log.warning("disks.not_filled", error=str(error))
+                self._tell("disks.not_filled", {"error": str(error)})
                 with self._changed:
                     self._is_filling = False
                     self._changed.notify_all()

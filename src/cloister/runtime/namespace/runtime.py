@@ -165,7 +165,7 @@ class NamespaceRuntime:
         self.network = network
         self._run_dir = run_dir
         self._dev_tree = zygotes.dev_tree
-        self._disks = Disks(zygotes.dev_tree.parent / "disks")
+        self._disks = Disks(zygotes.dev_tree.parent / "disks", zygotes.tell)
         self._zygote_host = zygotes
         self._zygotes: dict[Zone, Zygotes] = {}
         self._zygotes_lock = threading.Lock()
