@@ -27,6 +27,9 @@ from cloister.runtime.base import Usage
 class FakeSandbox:
     """A sandbox that is a pipe; :meth:`release` waits for ``may_release``."""
 
+    cold: tuple[str, ...] = ()
+    network_slot = 1
+
     def __init__(self, may_release: threading.Event) -> None:
         self.pidfd, self._writer = os.pipe()
         self._may_release = may_release
