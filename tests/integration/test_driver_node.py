@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import socket
@@ -20,6 +21,7 @@ from framework.driver_root import DRIVERS, DriverProcess, DriverRoot
 __all__: list[str] = []
 pytestmark = [pytest.mark.root, pytest.mark.templates]
 
+DRIVER_SOURCE = Path(cloister.__file__).parent / "agent" / "drivers"
 ARGV = ["/usr/bin/node", f"{DRIVERS}/node/main.js"]
 Messages = list[dict[str, Any]]
 Start = Callable[[], DriverProcess]
@@ -34,9 +36,8 @@ def node_modules(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if shutil.which("npm") is None:
         pytest.skip("needs npm")
     place = tmp_path_factory.mktemp("drivers")
-    source = Path(cloister.__file__).parent / "agent" / "drivers"
     for name in ("package.json", "package-lock.json"):
-        shutil.copy(source / name, place)
+        shutil.copy(DRIVER_SOURCE / name, place)
     subprocess.run(["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund"], cwd=place, check=True, capture_output=True)
     return place / "node_modules"
 
@@ -269,3 +270,27 @@ def test_the_driver_ends_with_its_socket(node: DriverProcess) -> None:
 def test_stdin_is_empty(node: DriverProcess) -> None:
     """Reading standard input ends at once."""
     assert text(node.execute("process.stdin.on('end', () => console.log('end')).resume(); 0")) == "end\n"
+
+
+def test_the_first_run_can_be_interrupted_at_once(start: Start) -> None:
+    """An interrupt that comes while the kernel's reader is still starting ends the first run."""
+    node = start()
+    node.send({"op": "execute", "id": 1, "code": "const kept = 1; for (;;);", "envs": {}})
+    node.send({"op": "interrupt", "id": 1})
+    messages = [node.receive(10) for _ in range(2)]
+    assert [message.get("name") for message in messages] == ["KeyboardInterrupt", None]
+    assert node.execute("kept")[0]["data"]["text/plain"] == "1"
+
+
+def test_packed_sucrase_is_what_the_package_is(driver_root: DriverRoot, node_modules: Path, tmp_path: Path) -> None:
+    """pack.js makes a script of which V8 takes the code that was kept with it, and the driver uses it."""
+    shutil.copytree(DRIVER_SOURCE / "node", tmp_path / "node")
+    binds = {node_modules: "/.cloister/agent/node_modules", tmp_path / "node": f"{DRIVERS}/node"}
+    packing = driver_root.spawn(["/usr/bin/node", f"{DRIVERS}/node/pack.js"], binds=binds)
+    assert packing.wait(60) == 0, packing.raw_stderr.decode()
+    node = driver_root.start(ARGV, binds=binds)
+    assert node.execute("let n: number = 1; n", language="typescript")[0]["data"]["text/plain"] == "1"
+    place = json.dumps(f"{DRIVERS}/node/sucrase")
+    read = f"const {{readFileSync: read}} = require('fs'); const place = {place};"
+    script = "new (require('vm').Script)(read(place + '.packed.js', 'utf8'), {cachedData: read(place + '.cache')})"
+    assert node.execute(f"{read} {script}.cachedDataRejected")[0]["data"]["text/plain"] == "false"

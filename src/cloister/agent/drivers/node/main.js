@@ -5,6 +5,8 @@
 //   reader.js     thread: reads, interrupts streams.js    stdout, stderr, console              results.js, errors.js  what the user sees
 "use strict";
 const channel = require("./channel.js");
+// First, because the reader takes as long to start as the rest takes to load. It has nothing to hand over before "ready".
+channel.open((message) => cell.execute(message), (id) => cell.interrupt(id));
 const cell = require("./cell.js");
 const modules = require("./modules.js");
 const pending = require("./pending.js");
@@ -14,7 +16,6 @@ delete process.env.CLOISTER_KERNEL_FD;
 streams.install((op, text) => channel.sendText(op, cell.runId(), text));
 modules.install();
 cell.install();
-channel.open(cell.execute, cell.interrupt);
 pending.install();
 process.on("SIGINT", () => {}); // interrupts come as messages; a stray Ctrl-C for the children is not ours
 channel.send({ op: "ready" });

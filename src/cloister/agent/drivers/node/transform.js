@@ -5,10 +5,22 @@ const IMPORTISH = /\b(?:import|export)\b/;
 const BEYOND_SUCRASE = /^\s*@[A-Za-z_$]|\b(?:namespace|module)\s+[A-Za-z_$][\w$.]*\s*\{/m; // decorators, namespaces
 const HELPER = "__cloister_module__";
 
+let compiler;
+
+/** Sucrase as pack.js has left it, which loads in a fifth of the time; from its package where no tree was made. */
+function loadSucrase() {
+  const fs = require("node:fs");
+  const vm = require("node:vm");
+  const filename = `${__dirname}/sucrase.packed.js`;
+  if (!fs.existsSync(filename)) return require("sucrase");
+  const cachedData = fs.readFileSync(`${__dirname}/sucrase.cache`);
+  return new vm.Script(fs.readFileSync(filename, "utf8"), { filename, cachedData }).runInThisContext()(require);
+}
+
 function sucrase(code, name, withMap) {
   const options = { transforms: ["typescript"], disableESTransforms: true, keepUnusedImports: true, filePath: name };
   if (withMap) options.sourceMapOptions = { compiledFilename: name };
-  const { code: text, sourceMap } = require("sucrase").transform(code, options);
+  const { code: text, sourceMap } = (compiler ??= loadSucrase()).transform(code, options);
   return { text, map: sourceMap };
 }
 
