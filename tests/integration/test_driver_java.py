@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.root, pytest.mark.templates]
 
 PLACE = "/usr/local/lib/cloister/java"
 SOURCE = Path(cloister.__file__).parent / "agent" / "drivers"
-LEAN = ["-Xmx512m", "-Xms8m", "-XX:MinHeapFreeRatio=10", "-XX:MaxHeapFreeRatio=30"]
+LEAN = ["-Xmx512m", "-Xms16m", "-XX:NewSize=6m", "-XX:MetaspaceSize=64m", "-XX:MinHeapFreeRatio=10", "-XX:MaxHeapFreeRatio=30"]
 FLAGS = ["-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xshare:auto", *LEAN]
 ARGV = ["/usr/bin/java", *FLAGS, f"-XX:SharedArchiveFile={PLACE}/kernel.jsa", "-jar", f"{PLACE}/kernel.jar"]
 Messages = list[dict[str, Any]]
@@ -221,3 +221,29 @@ def test_a_hundred_megabytes_arrive_whole(java: DriverProcess) -> None:
 def test_stdin_is_empty(java: DriverProcess) -> None:
     """Reading standard input ends at once."""
     assert value(java.execute("System.in.read()")) == "-1"
+
+
+USUAL = {
+    "java.io": "File",
+    "java.math": "BigInteger",
+    "java.net": "URI",
+    "java.nio.file": "Path",
+    "java.util": "List",
+    "java.util.concurrent": "TimeUnit",
+    "java.util.function": "Supplier",
+    "java.util.prefs": "Preferences",
+    "java.util.regex": "Pattern",
+    "java.util.stream": "Stream",
+}
+
+
+def test_the_usual_packages_are_imported_and_can_be_imported_again(java: DriverProcess) -> None:
+    """What a context begins with behaves as if a cell had imported it."""
+    for package, name in USUAL.items():
+        assert value(java.execute(f"{name}.class.getName()")) == f"{package}.{name}"
+        assert [message["op"] for message in java.execute(f"import {package}.*;")] == ["done"]
+        assert value(java.execute(f"{name}.class.getName()")) == f"{package}.{name}"
+    java.execute("import java.sql.Date;")
+    assert value(java.execute("Date.class.getName()")) == "java.sql.Date"
+    java.execute("class List { }")
+    assert error(java.execute("List.of(1)"))["name"] == "CompilationError"

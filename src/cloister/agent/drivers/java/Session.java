@@ -18,9 +18,6 @@ import jdk.jshell.UnresolvedReferenceException;
 
 /** The JShell state of a context, and one run of code in it: snippet after snippet, until one fails. */
 final class Session {
-    private static final List<String> IMPORTS = List.of(
-        "java.io.*", "java.math.*", "java.net.*", "java.nio.file.*", "java.util.*", "java.util.concurrent.*", "java.util.function.*",
-        "java.util.prefs.*", "java.util.regex.*", "java.util.stream.*");
     private final Lines lines = new Lines();
     private final Engine engine = new Engine(lines);
     private final JShell shell;
@@ -35,9 +32,7 @@ final class Session {
         shell = JShell.builder().executionEngine(new Provider(engine), Map.of()).build();
         lines.attach(shell);
         analysis = shell.sourceCodeAnalysis();
-        engine.begin(0);
-        IMPORTS.forEach(name -> shell.eval("import " + name + ";"));
-        engine.end();
+        Imports.enter(shell);
     }
 
     Engine engine() {
