@@ -165,7 +165,11 @@ class _Flusher:
         """Something unfinished was written."""
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="stdout flush", daemon=True)
-            self._thread.start()
+            try:
+                self._thread.start()
+            except RuntimeError:  # the sandbox has as many processes and threads as it may
+                self._thread = None
+                self.flush()
 
     def rest(self) -> None:
         """Flush now and end the thread."""
