@@ -8,9 +8,9 @@ Invariants: I1, I3, I7.
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import socket
+import struct
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -38,6 +38,10 @@ _READY_TIMEOUT_S = 120.0
 _FORK_TIMEOUT_S = 10.0
 _RETRY_S = (1.0, 5.0, 30.0, 300.0)
 _LOG_BYTES = 4000
+_CPU_WORDS = 16
+_REQUEST = struct.Struct(f"<Q{_CPU_WORDS}Q")
+_ANSWER = struct.Struct("<ii40s")
+"""``struct request`` and ``struct answer`` of native/join.c."""
 
 
 @dataclass(frozen=True)
@@ -93,12 +97,13 @@ class Zygote:
 
         Raises: RuntimeFailedError, when it cannot be asked.
         """
-        request = {"op": "fork", "cpus": birth.cpus, "nofile": birth.nofile}
+        words = [sum(1 << (cpu % 64) for cpu in birth.cpus if cpu // 64 == word) for word in range(_CPU_WORDS)]
+        request = _REQUEST.pack(birth.nofile, *words)
         self._lock.acquire()
         try:
             if self._closed:
                 raise RuntimeFailedError(f"the {self.kind} zygote has ended")
-            socket.send_fds(self._control, [json.dumps(request).encode()], [*birth.namespaces, birth_fd, *birth.group_files])
+            socket.send_fds(self._control, [request], [*birth.namespaces, birth_fd, *birth.group_files])
         except BaseException as error:
             self._lock.release()
             if isinstance(error, OSError):
@@ -108,14 +113,15 @@ class Zygote:
     def answer(self) -> None:
         """Wait for what became of :meth:`ask`. Raises: RuntimeFailedError, when there is no child; one that does not answer is killed."""
         try:
-            answer = json.loads(self._control.recv(4096) or b"null")
-            if answer is None:
+            answer = self._control.recv(_ANSWER.size)
+            if not answer:
                 raise RuntimeFailedError(f"the {self.kind} zygote has ended: {self.last_words()}")
-            if "pid" not in answer:
-                reason = os.strerror(int(answer.get("error", 0)))
-                raise RuntimeFailedError(f"the {self.kind} zygote could not {answer.get('step')}: {reason}")
+            pid, code, step = _ANSWER.unpack(answer)
+            if pid < 0:
+                what = step.rstrip(b"\0").decode(errors="replace")
+                raise RuntimeFailedError(f"the {self.kind} zygote could not {what}: {os.strerror(code)}")
             self.forks += 1
-        except (OSError, ValueError) as error:
+        except (OSError, struct.error) as error:
             self.kill()
             raise RuntimeFailedError(f"the {self.kind} zygote does not answer: {error}; {self.last_words()}") from error
         finally:

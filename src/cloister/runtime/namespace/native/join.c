@@ -1,9 +1,11 @@
-/* join.so: forks a zygote's child into a sandbox (docs/decisions/0014-zygotes.md). Loaded by ../../../agent/drivers/zygote.py into the agent's
+/* join.so: a zygote's loop, which forks children into sandboxes (docs/decisions/0014-zygotes.md). Loaded by ../../../agent/drivers/zygote.py into the agent's
  * interpreter and into any template's Python, whatever its libc: it needs none.
  *
  * Whose code runs: ours, in a process whose memory may hold a template's code. With which power: CAP_SYS_ADMIN of the zone before the child
  * enters the sandbox's user namespace, that of the sandbox's root after it, and what a sandbox's root has at the end. Invariants: I3, I7
  * (a step that fails ends the child: it never returns to Python with more power than it should have).
+ *
+ * The loop is here and not in Python because every page that a zygote writes between two forks is one more that the child before has to itself.
  *
  *   zygote                         intermediate (shares the memory)          child (the copy)
  *     | setns(pid)                                                             .
@@ -20,6 +22,7 @@
 #include <stdint.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
 
 #include "caps.h"
@@ -28,31 +31,48 @@
 #define CLONE_NEWTIME 0x00000080
 #endif
 #define WAIT_ALL 0x40000000 /* __WALL: the intermediate ends without a signal */
+#define FIRST_NAMESPACES 8
 #define MAX_GROUP_FILES 8
+#define MAX_FDS (FIRST_NAMESPACES + 1 + MAX_GROUP_FILES)
 #define CHILD_FAILED 70
 
 struct context {
     uint64_t rbx, rbp, r12, r13, r14, r15, rsp, rip;
 };
 
-/* Same layout in zygote.py. */
-struct join {
-    int32_t net, pid, user, mnt, ipc, uts, cgroup, time; /* namespaces of the sandbox */
-    int32_t own_pid;                                     /* the zygote's own pid namespace */
-    int32_t birth;                                       /* becomes descriptor 3 of the child */
-    int32_t group_files[MAX_GROUP_FILES];                /* "tasks" (v1) or "cgroup.procs" (v2) files; -1 ends */
-    int32_t filter_length;                               /* in instructions */
-    int32_t error;                                       /* errno of the step that failed */
-    const struct sock_filter *filter;
-    const char *step; /* what failed */
+/* What the supervisor asks and is told: zygotes.py. */
+struct request {
     uint64_t nofile;
     uint64_t cpus[16]; /* a cpu_set_t */
+};
+struct answer {
+    int32_t pid;   /* of the child, as the sandbox sees it; -1: there is none */
+    int32_t error; /* errno of the step that failed */
+    char step[40];
+};
+
+struct join {
+    int32_t control, own_pid; /* the socket to the supervisor; the zygote's own pid namespace */
+    const struct sock_filter *filter;
+    int filter_length; /* in instructions */
     int (*fork)(void); /* libc's: its handlers run, its locks are right in the child */
-    int64_t child;
+    struct request request;
+    union {
+        int32_t all[MAX_FDS];
+        struct {
+            int32_t net, pid, user, mnt, ipc, uts, cgroup, time; /* namespaces of the sandbox */
+            int32_t birth;                                       /* becomes descriptor 3 of the child */
+            int32_t group_files[MAX_GROUP_FILES];                /* "tasks" (v1) or "cgroup.procs" (v2) files; -1: none */
+        };
+    } fds;
+    int error;
+    const char *step; /* what failed */
+    long child;
     struct context zygote;
 };
 
-static char stack[128 * 1024] __attribute__((aligned(16)));
+static char stack[128 * 1024] __attribute__((aligned(4096)));
+static struct join the_join;
 
 static inline long call(long number, long a, long b, long c, long d, long e) {
     long result;
@@ -118,17 +138,17 @@ static void give_up_power(const struct join *join) {
 static void limit(const struct join *join) {
     struct rlimit files;
     check(call(SYS_prlimit64, 0, RLIMIT_NOFILE, 0, (long)&files, 0), "read the limit of open files");
-    if (files.rlim_max > join->nofile) files.rlim_max = join->nofile;
+    if (files.rlim_max > join->request.nofile) files.rlim_max = join->request.nofile;
     files.rlim_cur = files.rlim_max;
     check(call(SYS_prlimit64, 0, RLIMIT_NOFILE, (long)&files, 0, 0), "limit open files");
-    check(call(SYS_sched_setaffinity, 0, sizeof join->cpus, (long)join->cpus, 0, 0), "choose processors");
+    check(call(SYS_sched_setaffinity, 0, sizeof join->request.cpus, (long)join->request.cpus, 0, 0), "choose processors");
 }
 
 /* In the child, whose memory is its own now. */
 static void settle(const struct join *join) {
-    check(call(SYS_setns, join->time, CLONE_NEWTIME, 0, 0, 0), "enter the time namespace");
-    for (int i = 0; i < MAX_GROUP_FILES && join->group_files[i] >= 0; i++)
-        check(call(SYS_write, join->group_files[i], (long)"0", 1, 0, 0), "join the control group");
+    check(call(SYS_setns, join->fds.time, CLONE_NEWTIME, 0, 0, 0), "enter the time namespace");
+    for (int i = 0; i < MAX_GROUP_FILES && join->fds.group_files[i] >= 0; i++)
+        check(call(SYS_write, join->fds.group_files[i], (long)"0", 1, 0, 0), "join the control group");
     check(call(SYS_setsid, 0, 0, 0, 0, 0), "lead a session");
     check(call(SYS_setgroups, 0, 0, 0, 0, 0), "leave groups");
     check(call(SYS_setresgid, 0, 0, 0, 0, 0), "become the sandbox's root group");
@@ -137,7 +157,7 @@ static void settle(const struct join *join) {
     limit(join);
     give_up_power(join);
     check(call(SYS_prctl, PR_SET_DUMPABLE, 1, 0, 0, 0), "be visible in the sandbox's proc");
-    check(call(SYS_dup2, join->birth, 3, 0, 0, 0), "place the birth socket");
+    check(call(SYS_dup2, join->fds.birth, 3, 0, 0, 0), "place the birth socket");
     check(call(SYS_close_range, 4, ~0U, 0, 0, 0), "close descriptors");
 }
 
@@ -148,10 +168,10 @@ static void enter(struct join *join) {
         int kind;
         const char *step;
     } steps[] = {
-        {join->net, CLONE_NEWNET, "enter the network namespace"}, /* the zone's own: while we are root of the zone */
-        {join->user, CLONE_NEWUSER, "enter the user namespace"},  {join->mnt, CLONE_NEWNS, "enter the mount namespace"},
-        {join->ipc, CLONE_NEWIPC, "enter the ipc namespace"},     {join->uts, CLONE_NEWUTS, "enter the uts namespace"},
-        {join->cgroup, CLONE_NEWCGROUP, "enter the cgroup namespace"},
+        {join->fds.net, CLONE_NEWNET, "enter the network namespace"}, /* the zone's own: while we are root of the zone */
+        {join->fds.user, CLONE_NEWUSER, "enter the user namespace"},  {join->fds.mnt, CLONE_NEWNS, "enter the mount namespace"},
+        {join->fds.ipc, CLONE_NEWIPC, "enter the ipc namespace"},     {join->fds.uts, CLONE_NEWUTS, "enter the uts namespace"},
+        {join->fds.cgroup, CLONE_NEWCGROUP, "enter the cgroup namespace"},
     };
     for (unsigned i = 0; i < sizeof steps / sizeof *steps && !join->error; i++) {
         long result = call(SYS_setns, steps[i].fd, steps[i].kind, 0, 0, 0);
@@ -175,20 +195,63 @@ static void enter(struct join *join) {
     for (;;) call(SYS_exit, 0, 0, 0, 0, 0);
 }
 
-/* 0 in the child; in the zygote the child's pid as the sandbox sees it, or -1 with `error` and `step`. Only for a process with one thread. */
-__attribute__((visibility("default"))) int64_t cloister_fork(struct join *join) {
+/* Forks; true in the child. */
+static int fork_into(struct join *join) {
     join->error = 0;
     join->child = -1;
-    if (save(&join->zygote)) return 0;
-    long failed = call(SYS_setns, join->pid, CLONE_NEWPID, 0, 0, 0);
+    if (save(&join->zygote)) return 1;
     join->step = "choose the pid namespace";
+    long failed = call(SYS_setns, join->fds.pid, CLONE_NEWPID, 0, 0, 0);
     if (failed >= 0) {
         long intermediate = clone_into(CLONE_VM | CLONE_VFORK, stack + sizeof stack, enter, join);
         call(SYS_setns, join->own_pid, CLONE_NEWPID, 0, 0, 0);
         if (intermediate > 0) call(SYS_wait4, intermediate, 0, WAIT_ALL, 0, 0);
-        failed = intermediate < 0 ? intermediate : 0;
-        if (failed) join->step = "clone";
+        else join->step = "clone";
+        failed = intermediate;
     }
     if (failed < 0) join->error = (int)-failed;
-    return join->error ? -1 : join->child;
+    return 0;
+}
+
+/* The next request, with its descriptors; 0 when the supervisor has gone, -1 for something that is none. */
+static long receive(struct join *join) {
+    char space[CMSG_SPACE(sizeof join->fds.all)];
+    struct iovec iov = {&join->request, sizeof join->request};
+    struct msghdr msg = {.msg_iov = &iov, .msg_iovlen = 1, .msg_control = space, .msg_controllen = sizeof space};
+    for (int i = 0; i < MAX_FDS; i++) join->fds.all[i] = -1;
+    long size = call(SYS_recvmsg, join->control, (long)&msg, MSG_CMSG_CLOEXEC, 0, 0);
+    if (size == -EINTR) return -1;
+    if (size <= 0) return 0;
+    const struct cmsghdr *head = (const struct cmsghdr *)space;
+    if (msg.msg_controllen < sizeof *head || head->cmsg_type != SCM_RIGHTS) return -1;
+    const int32_t *got = (const int32_t *)CMSG_DATA(head);
+    for (unsigned i = 0; i < MAX_FDS && i < (head->cmsg_len - CMSG_LEN(0)) / sizeof *got; i++) join->fds.all[i] = got[i];
+    return size == sizeof join->request && join->fds.birth >= 0 ? size : -1;
+}
+
+static void report(const struct join *join) {
+    struct answer answer = {.pid = join->error ? -1 : (int32_t)join->child, .error = join->error};
+    for (unsigned i = 0; join->error && i < sizeof answer.step - 1 && join->step[i]; i++) answer.step[i] = join->step[i];
+    call(SYS_sendto, join->control, (long)&answer, sizeof answer, MSG_NOSIGNAL, 0);
+}
+
+/* Serves the supervisor on `control` until that ends, which ends the process; returns in forked children only, with the birth socket as
+ * descriptor 3. Only for a process with one thread, after PyOS_BeforeFork. */
+__attribute__((visibility("default"))) void cloister_serve(int control, int own_pid, const void *filter, long filter_bytes, int (*fork)(void)) {
+    struct join *join = &the_join;
+    join->control = control;
+    join->own_pid = own_pid;
+    join->filter = filter;
+    join->filter_length = (int)(filter_bytes / (long)sizeof *join->filter);
+    join->fork = fork;
+    for (;;) {
+        long size = receive(join);
+        if (size == 0) call(SYS_exit_group, 0, 0, 0, 0, 0);
+        if (size > 0) {
+            if (fork_into(join)) return;
+            report(join);
+        }
+        for (int i = 0; i < MAX_FDS; i++)
+            if (join->fds.all[i] >= 0) call(SYS_close, join->fds.all[i], 0, 0, 0, 0);
+    }
 }
