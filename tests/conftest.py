@@ -11,6 +11,7 @@ pytest_plugins = [
     "framework.driver_root",
     "framework.agent_process",
     "framework.fake_birth",
+    "framework.forked_driver",
     "framework.fake_interpreter",
     "framework.fixtures",
 ]

@@ -29,12 +29,23 @@ import pytest
 
 import cloister
 
-__all__ = ["DRIVERS", "DriverProcess", "DriverRoot", "RootProcess", "driver_root"]
+__all__ = [
+    "DRIVERS",
+    "DRIVER_ENV",
+    "DRIVER_SOURCE",
+    "DriverProcess",
+    "DriverRoot",
+    "MessageSocket",
+    "RootProcess",
+    "collect",
+    "driver_root",
+    "root_layers",
+]
 
 DRIVERS = "/.cloister/agent/drivers"
 """Where the drivers of this checkout are seen inside the root."""
-_DRIVER_SOURCE = Path(cloister.__file__).parent / "agent" / "drivers"
-_ENV = {
+DRIVER_SOURCE = Path(cloister.__file__).parent / "agent" / "drivers"
+DRIVER_ENV = {
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
     "HOME": "/root",
     "USER": "root",
@@ -95,8 +106,8 @@ class RootProcess:
         self.raw_stderr = bytearray()
         """What came over fd 2 so far."""
         self._readers = [
-            threading.Thread(target=_collect, args=(self._process.stdout, self.raw_stdout), daemon=True),
-            threading.Thread(target=_collect, args=(self._process.stderr, self.raw_stderr), daemon=True),
+            threading.Thread(target=collect, args=(self._process.stdout, self.raw_stdout), daemon=True),
+            threading.Thread(target=collect, args=(self._process.stderr, self.raw_stderr), daemon=True),
         ]
         for reader in self._readers:
             reader.start()
@@ -126,14 +137,11 @@ class RootProcess:
         shutil.rmtree(self._scratch, ignore_errors=True)
 
 
-class DriverProcess(RootProcess):
-    """A native driver with its protocol socket (drivers/README.md)."""
+class MessageSocket:
+    """The protocol socket of a driver (drivers/README.md)."""
 
-    def __init__(self, lower: Sequence[Path], argv: Sequence[str], *, env: Mapping[str, str], cwd: str, binds: Mapping[Path, str]) -> None:
-        ours, theirs = socket.socketpair()
-        with theirs:
-            super().__init__(lower, argv, env={**env, "CLOISTER_KERNEL_FD": "3"}, cwd=cwd, fds={3: theirs.fileno()}, binds=binds)
-        self._socket = ours
+    def __init__(self, channel: socket.socket) -> None:
+        self._socket = channel
         self._buffer = bytearray()
         self._last_id = 0
 
@@ -151,7 +159,7 @@ class DriverProcess(RootProcess):
             self._socket.settimeout(max(0.001, deadline - time.monotonic()))
             data = self._socket.recv(1 << 20)
             if not data:
-                raise EOFError(f"the driver closed its socket; stderr: {self.raw_stderr.decode(errors='replace')}")
+                raise EOFError(f"the driver closed its socket; stderr: {getattr(self, 'raw_stderr', b'').decode(errors='replace')}")
             self._buffer += data
         line, _, rest = self._buffer.partition(b"\n")
         self._buffer = rest
@@ -172,13 +180,27 @@ class DriverProcess(RootProcess):
             if message["op"] == "done":
                 return
 
+    def end_messages(self) -> None:
+        """Close the socket."""
+        self._socket.close()
+
+
+class DriverProcess(RootProcess, MessageSocket):
+    """A native driver with its protocol socket."""
+
+    def __init__(self, lower: Sequence[Path], argv: Sequence[str], *, env: Mapping[str, str], cwd: str, binds: Mapping[Path, str]) -> None:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            RootProcess.__init__(self, lower, argv, env={**env, "CLOISTER_KERNEL_FD": "3"}, cwd=cwd, fds={3: theirs.fileno()}, binds=binds)
+        MessageSocket.__init__(self, ours)
+
     def interrupt(self) -> None:
         """SIGINT to the driver itself; drivers with interrupt "message" get ``send({"op": "interrupt", "id": n})`` instead."""
         os.kill(self.pid, signal.SIGINT)
 
     def close(self) -> None:
         """Close the socket and kill the tree."""
-        self._socket.close()
+        self.end_messages()
         super().close()
 
 
@@ -200,7 +222,9 @@ class DriverRoot:
         wait_ready: bool = True,
     ) -> DriverProcess:
         """Start a driver (see :data:`DRIVERS` for its path) and, unless told otherwise, wait for its ``ready``."""
-        kernel = DriverProcess(self.lower, argv, env={**_ENV, **(env or {})}, cwd=cwd, binds={_DRIVER_SOURCE: DRIVERS, **(binds or {})})
+        kernel = DriverProcess(
+            self.lower, argv, env={**DRIVER_ENV, **(env or {})}, cwd=cwd, binds={DRIVER_SOURCE: DRIVERS, **(binds or {})}
+        )
         self._stack.callback(kernel.close)
         if wait_ready:
             message = kernel.receive()
@@ -216,7 +240,7 @@ class DriverRoot:
         binds: Mapping[Path, str] | None = None,
     ) -> RootProcess:
         """Start any program, e.g. the agent."""
-        process = RootProcess(self.lower, argv, env={**_ENV, **(env or {})}, cwd="/", fds=fds or {}, binds=binds or {})
+        process = RootProcess(self.lower, argv, env={**DRIVER_ENV, **(env or {})}, cwd="/", fds=fds or {}, binds=binds or {})
         self._stack.callback(process.close)
         return process
 
@@ -225,7 +249,8 @@ class DriverRoot:
         self._stack.close()
 
 
-def _collect(stream: Any, into: bytearray) -> None:
+def collect(stream: Any, into: bytearray) -> None:
+    """Read a stream to its end."""
     while data := os.read(stream.fileno(), 1 << 16):
         into += data
 
@@ -234,7 +259,8 @@ def _children(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()]
 
 
-def _layers() -> list[Path]:
+def root_layers() -> list[Path]:
+    """The layers of the code-interpreter root, topmost first; none: it was not built."""
     plain = os.environ.get("CLOISTER_TEST_ROOT")
     if plain:
         return [Path(plain)]
@@ -251,7 +277,7 @@ def driver_root() -> Iterator[DriverRoot]:
     """The code-interpreter root; everything that a test starts in it ends with the test."""
     if os.geteuid() != 0:
         pytest.skip("needs root")
-    lower = _layers()
+    lower = root_layers()
     if not lower:
         pytest.skip("needs the built code-interpreter-v1 template, or CLOISTER_TEST_ROOT")
     root = DriverRoot(lower)

@@ -13,12 +13,6 @@ from framework.driver_root import DRIVERS, DriverProcess, DriverRoot
 ARGV = ["/usr/bin/python3", f"{DRIVERS}/python.py"]
 
 
-@pytest.fixture
-def python(driver_root: DriverRoot) -> DriverProcess:
-    """A ready Python driver."""
-    return driver_root.start(ARGV)
-
-
 def texts(messages: list[dict[str, Any]]) -> list[str]:
     """The text/plain of all results."""
     return [message["data"].get("text/plain", "") for message in messages if message["op"] == "result"]

@@ -9,17 +9,11 @@ from typing import Any
 import pytest
 from e2b_code_interpreter.charts import _deserialize_chart
 
-from framework.driver_root import DRIVERS, DriverProcess, DriverRoot
+from framework.driver_root import DriverProcess
 
 PNG = b"\x89PNG\r\n\x1a\n"
 CHART = "application/vnd.e2b.chart"
 DATA = "application/vnd.e2b.data"
-
-
-@pytest.fixture
-def python(driver_root: DriverRoot) -> DriverProcess:
-    """A ready Python driver."""
-    return driver_root.start(["/usr/bin/python3", f"{DRIVERS}/python.py"])
 
 
 def results(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -1,7 +1,8 @@
 """The native Python kernel: takes runs from the agent over the protocol socket and gives them to an IPython shell.
 
-Runs on the template's Python. It owns the message loop and the variables of one run; the shell, the formats and the streams are
-in the sibling ``python_*`` modules. Contract: drivers/README.md.
+Runs on the template's Python, started by ``exec`` (:func:`main`) or imported by python_zygote.py, whose forked children call
+:func:`serve`. It owns the message loop and the variables of one run; the shell, the formats and the streams are in the sibling
+``python_*`` modules. Contract: drivers/README.md.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import sys
 from typing import Any
 
 
-def _import_siblings() -> None:
+def import_siblings() -> None:
     """Import our modules; then the path is what a program started in the work directory has."""
     here = os.path.dirname(os.path.abspath(__file__))
     sys.path[0] = here
@@ -69,19 +70,8 @@ def _execute(channel: Any, shell: Any, message: dict[str, Any]) -> None:
     channel.send({"op": "done", "id": channel.run_id, "count": count})
 
 
-def main() -> None:
-    """Serve until the agent closes the socket."""
-    _import_siblings()
-    from python_channel import Channel, install_streams  # noqa: PLC0415
-    from python_formats import install_formats  # noqa: PLC0415
-    from python_shell import make_shell  # noqa: PLC0415
-
-    faulthandler.enable(2)
-    install_streams()
-    channel = Channel(int(os.environ.pop("CLOISTER_KERNEL_FD", "3")))
-    shell = make_shell(channel)
-    install_formats(shell)
-    channel.send({"op": "ready"})
+def serve(channel: Any, shell: Any) -> None:
+    """Run cells until the agent closes the socket."""
     while True:
         while shell.has_tasks() and not channel.has_message():
             shell.run_tasks_until_readable(channel.fileno())
@@ -91,6 +81,23 @@ def main() -> None:
             return
         if message["op"] == "execute":
             _execute(channel, shell, message)
+
+
+def main() -> None:
+    """Serve until the agent closes the socket."""
+    import_siblings()
+    from python_channel import Channel, install_streams  # noqa: PLC0415
+    from python_formats import install_formats  # noqa: PLC0415
+    from python_shell import make_shell  # noqa: PLC0415
+
+    faulthandler.enable(2)
+    install_streams()
+    channel = Channel(int(os.environ.pop("CLOISTER_KERNEL_FD", "3")))
+    shell = make_shell(channel)
+    install_formats(shell)
+    if os.environ.pop("CLOISTER_KERNEL_READY", "") != "said":  # by the forked kernel that this one takes the place of
+        channel.send({"op": "ready"})
+    serve(channel, shell)
 
 
 if __name__ == "__main__":

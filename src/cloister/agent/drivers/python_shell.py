@@ -97,6 +97,25 @@ class Shell(InteractiveShell):  # type: ignore[misc]
     def init_virtualenv(self) -> None:
         """The interpreter is the template's own."""
 
+    homeless = False
+    """Of a zygote's shell: the IPython directory and profile are those of the HOME that :meth:`take_home` finds."""
+
+    def init_ipython_dir(self, ipython_dir: Any) -> None:
+        """As IPython does, or not yet."""
+        if not self.homeless:
+            super().init_ipython_dir(ipython_dir)
+
+    def init_profile_dir(self, profile_dir: Any) -> None:
+        """As IPython does, or not yet."""
+        if not self.homeless:
+            super().init_profile_dir(profile_dir)
+
+    def take_home(self) -> None:
+        """Make up for what was left out: a forked kernel learns its HOME late."""
+        self.homeless = False
+        self.init_ipython_dir(None)
+        self.init_profile_dir(None)
+
     @contextlib.contextmanager
     def _tee(self, channel: str) -> Iterator[None]:
         yield  # IPython would keep a copy of all output
