@@ -52,7 +52,16 @@ def preload(make_shell: Callable[[], Any]) -> dict[str, tuple[list[str], list[An
             with contextlib.suppress(Exception):  # any library's import
                 importlib.import_module(name)
             batches[name] = [one for one in sys.modules if one not in modules], [one for one in warnings.filters if one not in filters]
+        _find_fonts()
     return batches
+
+
+def _find_fonts() -> None:
+    """Let matplotlib look for its default fonts now: it remembers which they are, by size."""
+    fonts = sys.modules.get("matplotlib.font_manager")
+    for size in ("medium", 10.0, 12.0):
+        with contextlib.suppress(Exception):  # a matplotlib without these names
+            fonts.fontManager._find_fonts_by_props(fonts.FontProperties(size=size))  # type: ignore[union-attr]
 
 
 def _learn(make_shell: Callable[[], Any]) -> list[str]:
