@@ -5,7 +5,6 @@ On cgroup v1 the directory holds ``memory/``, ``cpuacct/`` and ``pids/``; on v2 
 
 from __future__ import annotations
 
-from functools import cached_property
 from pathlib import Path
 
 __all__ = ["Cgroup"]
@@ -16,10 +15,14 @@ class Cgroup:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
+        self._is_v1: bool | None = None
 
-    @cached_property
+    @property
     def _v1(self) -> bool:
-        return (self._directory / "memory").is_dir()
+        """Kept only once the directory is there: a zygote has none, and its children's agents are copies of what it looked at."""
+        if self._is_v1 is None and self._directory.is_dir():
+            self._is_v1 = (self._directory / "memory").is_dir()
+        return bool(self._is_v1)
 
     def oom_kills(self) -> int | None:
         """How many processes were killed for lack of memory so far."""
