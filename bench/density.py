@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from bench.machine import available_mib, busy_s
 from bench.rawclient import Made, RawClient, RefusedError
 from bench.rows import Row, latency_row
-from bench.serverside import cpu_by_group, instance_of
+from bench.serverside import charged_mib_each, cpu_by_group, instance_of
 from bench.stats import Samples
 
 from cloister.linux.cgroup import find_tree
@@ -87,6 +87,7 @@ class Density:
         numbers = {
             "mib_each": round((self._free_mib - available_mib()) / level, 2),
             "mib_each_before_runs": round(fresh_mib, 2),
+            "charged_mib_each": round(charged_mib_each(find_tree(instance_of(self._server))), 2),
             "answering": level - len(failed),
             "live": level,
         }

@@ -25,6 +25,7 @@ _UNITS = {
     "_ms": " ms",
     "per_s": "/s",
     "_s": " s",
+    "charged_mib_each": " MiB each charged to its control group",
     "mib_each_before_runs": " MiB each before any run",
     "mib_each": " MiB each",
 }

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -25,10 +28,24 @@ class Size:
     starts: int
 
 
-def _run(argv: list[str], expected: str) -> None:
+def _check(argv: list[str], expected: str) -> None:
+    """Run it once and look at what it says. Raises: MissingError with its own words."""
     done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=_LIMIT_S, stdin=subprocess.DEVNULL)
     if done.returncode or expected not in done.stdout:
         raise MissingError(f"{argv[0]} ended with {done.returncode}: {(done.stderr.strip() or done.stdout.strip())[-300:]}")
+
+
+def _spawn(argv: list[str]) -> None:
+    """The least that starting a program and waiting for its end can cost; ``argv[0]`` is a path. Raises: MissingError."""
+    pid = os.posix_spawn(argv[0], argv, os.environ, file_actions=[(os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0)])
+    try:
+        _, status = os.waitpid(pid, 0)
+    except BaseException:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        raise
+    if status:
+        raise MissingError(f"{argv[0]} ended with {os.waitstatus_to_exitcode(status)}")
 
 
 def program_row(section: str, key: str, name: str, argv: list[str], rounds: int) -> Row:
@@ -36,9 +53,10 @@ def program_row(section: str, key: str, name: str, argv: list[str], rounds: int)
     samples: Samples = {}
     expected = "2" if argv[-1].startswith("print") else ""
     try:
-        _run(argv, expected)
+        argv = [shutil.which(argv[0]) or argv[0], *argv[1:]]
+        _check(argv, expected)
         for _ in range(rounds):
-            timed(samples, key, lambda: _run(argv, expected))
+            timed(samples, key, lambda: _spawn(argv))
     except (MissingError, OSError, subprocess.TimeoutExpired) as error:
         return Row(section, key, name, reason=str(error))
     return latency_row(section, key, name, samples[key])

@@ -122,11 +122,11 @@ def burst_rows(server: Server, kind: str, count: int, stagger_s: float) -> list[
     outcome = run_load(server, Load(kind, "command", tuple(number * stagger_s for number in range(count))))
     title = f"{name} ({KINDS[kind]})"
     first = latency_row(
-        "concurrent", f"ours.{key}_{kind}", f"{title}: create → first command", outcome.samples.get("total", []), outcome.note()
+        "concurrent", f"ours.{key}_{count}_{kind}", f"{title}: create → first command", outcome.samples.get("total", []), outcome.note()
     )
     return [
         first | outcome.numbers(),
-        latency_row("concurrent", f"ours.{key}_create_{kind}", f"{title}: create", outcome.samples.get("create", [])),
+        latency_row("concurrent", f"ours.{key}_{count}_create_{kind}", f"{title}: create", outcome.samples.get("create", [])),
     ]
 
 

@@ -82,7 +82,7 @@ def measure_paced(server: Server, rounds: Rounds) -> list[Row]:
         assert sandbox.run_code("1+1").text == "2"
         samples.setdefault("total", []).append((time.perf_counter() - began) * 1000)
         sandbox.kill()
-    name = f"the same, {_PAUSE_S:g} s after the last kill (SDK)"
+    name = f"create → first run_code, {_PAUSE_S:g} s after the last kill (SDK)"
     return [latency_row(_SECTION, "ours.create_run_paced_sdk", name, samples["total"])]
 
 

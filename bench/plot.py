@@ -28,6 +28,7 @@ def _bars(axes: Any, rows: dict[str, Row], keys: tuple[str, ...], title: str) ->
         axes.plot([median, tail], [place, place], color="black", linewidth=1)
     axes.set_yticks(range(len(shown)), [row.name for row in shown], fontsize=7)
     axes.set_xscale("log")
+    axes.set_xlim(left=0.5)
     axes.set_xlabel("ms (bar: p50, line: to p99)", fontsize=7)
     axes.set_title(title, fontsize=9)
 
@@ -66,6 +67,7 @@ def draw(rows: list[Row], path: Path) -> None:
     warm = {"p50": (r"ours\.growth_(\d+)", "warm_p50_ms"), "p99": (r"ours\.growth_(\d+)", "warm_p99_ms")}
     _lines(axes[2][0], known, warm, "Warm run (ms), by live sandboxes")
     memory = {"after a run in each": (r"ours\.idle_(\d+)", "mib_each"), "before any run": (r"ours\.idle_(\d+)", "mib_each_before_runs")}
+    memory["charged to its control group"] = (r"ours\.idle_(\d+)", "charged_mib_each")
     _lines(axes[2][1], known, memory, "MiB of the host for each idle sandbox, by their number")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, metadata={"Date": None, "Creator": None})

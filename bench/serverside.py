@@ -37,6 +37,12 @@ def cpu_by_group(server: Server, tree: CgroupTree) -> dict[str, float]:
     return used
 
 
+def charged_mib_each(tree: CgroupTree) -> float:
+    """Memory that a sandbox's control group is charged with, without the cache, on average; what a zygote shares is its zone's."""
+    used = [tree.usage(name).mem_used_bytes for name in tree.names() if not name.startswith("zone-")]
+    return sum(used) / max(1, len(used)) / (1 << 20)
+
+
 @dataclass(frozen=True)
 class Holdings:
     """What a server holds. The last five are kernel objects of the host, counted for this server alone."""
