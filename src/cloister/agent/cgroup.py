@@ -19,8 +19,8 @@ class Cgroup:
 
     @property
     def _v1(self) -> bool:
-        """Kept only once the directory is there: a zygote has none, and its children's agents are copies of what it looked at."""
-        if self._is_v1 is None and self._directory.is_dir():
+        """Kept once the files are there: a zygote has none, and its children are copies of what it looked at."""
+        if self._is_v1 is None and any(self._directory.glob("*")):
             self._is_v1 = (self._directory / "memory").is_dir()
         return bool(self._is_v1)
 

@@ -158,9 +158,10 @@ def test_reader_joins_pieces_and_recovers() -> None:
 
 
 def test_version_is_looked_up_where_the_directory_is(tmp_path: Path) -> None:
-    """A cgroup that was asked before its directory was there, as in a zygote, still finds out which version it is."""
+    """A cgroup that was asked while its directory was empty, as in a zygote, still finds out which version it is."""
     cgroup = Cgroup(tmp_path / "cgroup")
+    (tmp_path / "cgroup").mkdir()
     assert cgroup.oom_kills() is None
-    (tmp_path / "cgroup" / "memory").mkdir(parents=True)
+    (tmp_path / "cgroup" / "memory").mkdir()
     (tmp_path / "cgroup" / "memory" / "memory.oom_control").write_text("oom_kill_disable 0\nunder_oom 0\noom_kill 3\n")
     assert cgroup.oom_kills() == 3
