@@ -52,6 +52,8 @@ class Zone:
         self._connection = connection
         self._directory = directory
         self._lock = threading.Lock()
+        self._talking = threading.Lock()
+        """Held for a conversation with the slot maker; whoever only counts slots does not wait for it."""
         self._used: set[int] = set()
         self.on_stop: Callable[[], None] = lambda: None
         """Called before the slot maker is ended."""
@@ -121,14 +123,18 @@ class Zone:
         with self._lock:
             self._used.discard(slot.number)
 
+    def _is_free(self, number: int) -> bool:
+        with self._lock:
+            return number not in self._used
+
     def make(self, slot: Slot) -> wire.SlotHandles:
         """Make the namespaces and the first process of ``slot``. Raises: IsolationError, RuntimeFailedError, OSError."""
-        with self._lock:
+        with self._talking:
             return wire.make_slot(self._connection, slot.number)
 
     def make_zygote(self) -> tuple[int, socket.socket]:
         """A process of the zone that is to be set up as a zygote: pidfd and control socket. Raises: as :meth:`make`."""
-        with self._lock:
+        with self._talking:
             return wire.make_zygote(self._connection)
 
     def open_userns(self) -> int:
@@ -137,9 +143,9 @@ class Zone:
 
     def kill_strangers(self) -> list[int]:
         """Kill the slots that nobody holds (their creation was cut off by a crash); gives their numbers."""
-        with self._lock:
+        with self._talking:
             live = wire.list_slots(self._connection)
-            strangers = [number for number in live if number not in self._used]
+            strangers = [number for number in live if self._is_free(number)]
             for number, pidfd in live.items():
                 if number in strangers:
                     kill_pidfd(pidfd)
