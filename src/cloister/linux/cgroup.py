@@ -169,7 +169,11 @@ class _TreeV1(CgroupTree):
         )
 
     def cpu_used_s(self, name: str) -> float:
-        return int((self._root / "cpuacct" / self._path / name / "cpuacct.usage").read_text()) / 1e9
+        fd = os.open(f"{self._root}/cpuacct/{self._path}/{name}/cpuacct.usage", os.O_RDONLY | os.O_CLOEXEC)
+        try:  # by hand: every idle sandbox is asked every few seconds, and this is a fifth of what a Path costs
+            return int(os.read(fd, 64)) / 1e9
+        finally:
+            os.close(fd)
 
 
 class _TreeV2(CgroupTree):
