@@ -55,6 +55,10 @@ class Density:
                 break
             self.rows += await self._look(level)
         await self._empty([*self._live, warm])
+        await asyncio.sleep(_SETTLE_S)
+        numbers = {"not_back_mib": round(self._free_mib - available_mib(), 1)}
+        name = "memory of the host that is not back after the last kill: what others took or gave meanwhile, or a leak"
+        self.rows.append(Row(_SECTION, "ours.idle_drift", name, numbers))
 
     async def _fill(self, level: int) -> str:
         """Create up to ``level``; why that was not possible, or nothing."""
@@ -83,12 +87,17 @@ class Density:
         await asyncio.sleep(_SETTLE_S)
         fresh_mib = (self._free_mib - available_mib()) / level
         failed = await self._answer_all()
+        answering = level - len(failed)
         await asyncio.sleep(_SETTLE_S)
+        used_mib = (self._free_mib - available_mib()) / level
+        told = {"mib_each": round(used_mib, 2), "mib_each_before_runs": round(fresh_mib, 2)}
+        if min(used_mib, fresh_mib) <= 0:
+            failed.append("others on the machine freed more memory than all sandboxes took")
+            told = {}
         numbers = {
-            "mib_each": round((self._free_mib - available_mib()) / level, 2),
-            "mib_each_before_runs": round(fresh_mib, 2),
+            **told,
             "charged_mib_each": round(charged_mib_each(find_tree(instance_of(self._server))), 2),
-            "answering": level - len(failed),
+            "answering": answering,
             "live": level,
         }
         row = Row(_SECTION, f"ours.idle_{level}", f"{level} idle sandboxes", numbers, note="; ".join(failed[:2]))

@@ -21,6 +21,7 @@ _TITLES = {
 _IN_COLUMNS = {"p50_ms", "p95_ms", "p99_ms", "max_ms", "n"}
 _UNITS = {
     "_percent": " %",
+    "_mib": " MiB",
     "_ms_each": " ms each",
     "_ms": " ms",
     "per_s": "/s",
