@@ -4,7 +4,7 @@ TIME is of the monotonic clock, which all processes of a host share, so that sev
 ended after its last answer, outside of what is timed, except in a loop, where killing is part of the round.
 
     job    {"url", "api_key", "kind": "sdk" | "raw", "first": "command" | "code", "offsets": [s, …] | null, "workers": n, "duration_s": s}
-    said   {"samples": {name: [ms]}, "errors": [text], "tried": n, "ended": monotonic, "cpu_s": s}
+    said   {"samples": {name: [ms]}, "errors": [text], "tried": n, "created": monotonic, "ended": monotonic, "cpu_s": s}
 """
 
 from __future__ import annotations
@@ -105,7 +105,9 @@ class Seen:
     samples: Samples = field(default_factory=dict)
     errors: list[str] = field(default_factory=list)
     tried: int = 0
+    created: float = 0.0
     ended: float = 0.0
+    """When the last creation, and the last answer, came."""
     cpu_s: float = 0.0
     """Processor time of this process from the beginning to the last answer."""
 
@@ -132,7 +134,7 @@ async def live_once(client: Client, kind: str, seen: Seen, kept: list[Any] | Non
             sandbox = await client.create()
             if kept is not None:
                 kept.append(sandbox)
-            seen.note("create", began)
+            seen.created = seen.note("create", began)
             await client.first(sandbox, kind)
             seen.ended = now = seen.note("total", began)
             if kept is None:

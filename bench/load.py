@@ -31,6 +31,7 @@ class Outcome:
     errors: Counter[str] = field(default_factory=Counter)
     tried: int = 0
     wall_s: float = 0.0
+    create_wall_s: float = 0.0
     busy_s: float = 0.0
     clients_s: float = 0.0
 
@@ -112,22 +113,23 @@ def run_load(server: Server, load: Load) -> Outcome:
         outcome.errors.update(part["errors"])
         outcome.tried += part["tried"]
         outcome.clients_s += part["cpu_s"]
+        outcome.create_wall_s = max(outcome.create_wall_s, part["created"] - begin)
         outcome.wall_s = max(outcome.wall_s, part["ended"] - begin)
     return outcome
 
 
 def burst_rows(server: Server, kind: str, count: int, stagger_s: float) -> list[Row]:
-    """``count`` creations, each with a first command, ``stagger_s`` apart; all of them live at the end."""
+    """``count`` creations (at least one), each with a first command, ``stagger_s`` apart; all of them live at the end."""
     key, name = ("burst", f"burst of {count}") if stagger_s == 0 else ("staggered", f"{count}, one each {stagger_s * 1000:.0f} ms")
     outcome = run_load(server, Load(kind, "command", tuple(number * stagger_s for number in range(count))))
     title = f"{name} ({KINDS[kind]})"
     first = latency_row(
         "concurrent", f"ours.{key}_{count}_{kind}", f"{title}: create → first command", outcome.samples.get("total", []), outcome.note()
     )
-    return [
-        first | outcome.numbers(),
-        latency_row("concurrent", f"ours.{key}_{count}_create_{kind}", f"{title}: create", outcome.samples.get("create", [])),
-    ]
+    created = outcome.samples.get("create", [])
+    numbers = {"success_percent": round(100 * len(created) / outcome.tried, 2), "wall_s": round(outcome.create_wall_s, 3)}
+    create = latency_row("concurrent", f"ours.{key}_{count}_create_{kind}", f"{title}: create", created)
+    return [first | outcome.numbers(), create | numbers]
 
 
 def sustained_row(server: Server, kind: str, clients: int, duration_s: float) -> Row:
