@@ -219,7 +219,7 @@ def test_what_was_there_is_kept(sandbox: Sandbox) -> None:
 
 
 def test_users(sandbox: Sandbox) -> None:
-    """Files belong to the user who is named, relative paths begin at their home, and nobody has more rights than that user."""
+    """Files belong to the user who is named, relative paths begin at their home, and who is named has no more rights than that."""
     sandbox.files.write("owned/x", "1")
     sandbox.files.write("owned/y", "1", user="root")
     assert sandbox.files.get_info("owned/x").owner == "user"
@@ -227,14 +227,15 @@ def test_users(sandbox: Sandbox) -> None:
     assert sandbox.files.read("/etc/shadow", user="root")
     files = sandbox.files
     refused: list[Callable[[], object]] = [
-        lambda: files.read("/etc/shadow"),
-        lambda: files.write("/etc/x", ""),
-        lambda: files.write("/etc/hostname", ""),
-        lambda: files.remove("/etc/hostname"),
-        lambda: files.rename("/etc/hostname", "x"),
-        lambda: files.make_dir("/etc/x"),
-        lambda: files.list("/root"),
-        lambda: files.get_info("/root/owned"),
+        lambda: files.read("/etc/shadow", user="user"),
+        lambda: files.write("/etc/x", "", user="user"),
+        lambda: files.write("/etc/hostname", "", user="user"),
+        lambda: files.remove("/etc/hostname", user="user"),
+        lambda: files.rename("/etc/hostname", "x", user="user"),
+        lambda: files.make_dir("/etc/x", user="user"),
+        lambda: files.list("/root", user="user"),
+        lambda: files.get_info("/root/owned", user="user"),
+        lambda: files.exists("/root/owned", user="user"),
         lambda: files.read("/proc/self/environ", user="root"),
         lambda: files.read("/proc/self/mem", user="root"),
     ]

@@ -159,7 +159,7 @@ def test_what_cannot_be_watched(sandbox: Sandbox) -> None:
     with pytest.raises(FileNotFoundException):
         sandbox.files.watch_dir("nothing-there")
     with pytest.raises(SandboxException, match="permission denied"):
-        sandbox.files.watch_dir("/root")
+        sandbox.files.watch_dir("/root", user="user")
     handle = sandbox.files.watch_dir("/home/user")
     handle._watcher_id = "unknown"
     with pytest.raises(NotFoundException):

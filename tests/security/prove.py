@@ -110,6 +110,21 @@ STEPS = (
         "token",
         also=(("src/cloister/agent/auth.py", "return hmac.compare_digest", "return True or hmac.compare_digest"),),
     ),
+    Step("rights of the user who is named", "src/cloister/agent/filesystem/users.py", "account if named else Unrestricted", "Unrestricted", "named_user"),
+    Step(
+        "power over files taken away again",
+        "src/cloister/agent/filesystem/users.py",
+        "_libc.syscall(_SETFSUID, 0)",
+        "_libc.syscall(_SETFSUID, _ASK)",
+        "named_user",
+    ),
+    Step(
+        "closed directory for what is moved",
+        "src/cloister/agent/filesystem/users.py",
+        "    if not isinstance(user, Unrestricted):",
+        "    if True:",
+        "under_a_move",
+    ),
 )
 
 

@@ -111,9 +111,9 @@ class FilesApi:
         return web.json_response(told | ({"metadata": entry.metadata} if entry.metadata else {}))
 
     async def _user(self, request: web.Request, named: str | None) -> Account:
-        """Who acts: the user of the query, of the body, or of basic auth, else the template's."""
+        """Who acts: the user of the query, of the body, or of basic auth; when there is none, the template's with root's power."""
         name = request.query.get("username") or named or _basic_user(request.headers.get("Authorization"))
-        return await self._workers.find_user(name or self._state.document.user)
+        return await self._workers.find_user(name, self._state.document.user)
 
 
 def _basic_user(header: str | None) -> str | None:

@@ -11,14 +11,18 @@ import os
 import secrets
 import shutil
 import stat
+from collections.abc import Callable
 
 from cloister.agent.filesystem.entries import Describer, list_entries
 from cloister.agent.filesystem.faults import faults
 from cloister.agent.filesystem.markers import MOVE_PREFIX
+from cloister.agent.filesystem.users import acting_uid, root_itself
 from cloister.errors import AlreadyExistsError, InvalidRequestError
 from cloister.protocol.filesystem import EntryInfo
 
 __all__ = ["list_dir", "make_dir", "make_parents", "move", "remove", "stat_entry"]
+
+_COPY = "copy"
 
 
 def stat_entry(path: str) -> EntryInfo:
@@ -94,24 +98,53 @@ def move(source: str, destination: str) -> EntryInfo:
 
 
 def _move_by_copy(source: str, destination: str) -> None:
-    """Copy beside the destination, put the copy there, then remove the source: the destination is never half there."""
-    copy = os.path.join(os.path.dirname(destination), MOVE_PREFIX + secrets.token_hex(8))
+    """Copy beside the destination, put the copy there, then remove the source: the destination is never half there.
+
+    The copy is made in a directory that is held by its descriptor and that nobody else may enter: so whatever is given to the owner of
+    what was copied is the copy, and no link can be put in its way.
+    """
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(root_itself())
+        above = os.open(os.path.dirname(destination), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        stack.callback(os.close, above)
+        closed = _make_closed_directory(above, stack)
+        _copy_all(source, f"/proc/self/fd/{closed}/{_COPY}")
+        os.rename(_COPY, os.path.basename(destination), src_dir_fd=closed, dst_dir_fd=above)
+    _remove(source)
+
+
+def _make_closed_directory(above: int, stack: contextlib.ExitStack) -> int:
+    """A descriptor of a new directory of the acting user's own; ``stack`` removes it with what is in it. Raises: OSError."""
+    name = MOVE_PREFIX + secrets.token_hex(8)
+    os.mkdir(name, 0o700, dir_fd=above)
+    stack.callback(_ignore_errors, os.rmdir, name, dir_fd=above)
+    closed = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=above)
+    stack.callback(os.close, closed)
+    status = os.fstat(closed)
+    if status.st_uid != acting_uid() or stat.S_IMODE(status.st_mode) & 0o077 or os.listdir(closed):  # somebody put another in its place
+        raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
+    stack.callback(_ignore_errors, _remove, f"/proc/self/fd/{closed}/{_COPY}")
+    return closed
+
+
+def _ignore_errors(action: Callable[..., None], *args: object, **kwargs: object) -> None:
+    with contextlib.suppress(OSError, RecursionError):
+        action(*args, **kwargs)
+
+
+def _copy_all(source: str, copy: str) -> None:
     try:
         if os.path.isdir(source) and not os.path.islink(source):
             shutil.copytree(source, copy, symlinks=True, copy_function=_copy)
             _take_owner(source, copy)
         else:
             _copy(source, copy)
-        os.rename(copy, destination)
     except (OSError, shutil.Error, RecursionError) as error:
-        with contextlib.suppress(OSError):
-            _remove(copy)
         if isinstance(error, RecursionError):
             raise InvalidRequestError(f"'{source}' has too many levels of directories to be moved to another file system") from None
         if isinstance(error, shutil.Error):  # a list of (source, copy, text): the first says enough
             raise OSError(errno.EIO, str(error.args[0][0][2] if error.args[0] else error)) from error
         raise
-    _remove(source)
 
 
 def _copy(source: str, copy: str) -> None:

@@ -99,7 +99,7 @@ class FilesystemService:
         return await self._watches.open(user, self._path(request.path, user), request, is_polled=is_polled)
 
     async def _user(self, call: Call) -> Account:
-        return await self._workers.find_user(call.user or self._state.document.user)
+        return await self._workers.find_user(call.user, self._state.document.user)
 
     def _path(self, path: str, user: Account) -> str:
         return resolve_path(path, user.home, self._state.document.workdir)
