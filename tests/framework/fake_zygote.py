@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 import json
 import os
 import random
@@ -102,4 +103,4 @@ if __name__ == "__main__":
     from cloister.agent import main as agent
     from cloister.agent.zygote import run
 
-    run(serve, agent.new_launcher(), report if "--report" in sys.argv else agent.main)
+    run(serve, gc.freeze, agent.new_launcher(), report if "--report" in sys.argv else agent.main)

@@ -113,9 +113,9 @@ def _be_zygote() -> None:
     from cloister.agent.zygote import run  # noqa: PLC0415  # not of an agent that is started by exec
 
     sys.path.insert(0, str(_drivers()))
-    serve_forks = importlib.import_module("zygote").serve
+    zygote, memory = importlib.import_module("zygote"), importlib.import_module("zygote_memory")
     del sys.path[0]
-    run(serve_forks, new_launcher(), main)
+    run(zygote.serve, memory.settle, new_launcher(), main)
 
 
 if __name__ == "__main__":

@@ -34,8 +34,8 @@ _ROUNDS = 3
 """Specialised bytecode and caches are there after the second."""
 
 
-def run(serve: Callable[[], socket.socket], launcher: KernelLauncher, live: Callable[[Assembly], None]) -> None:
-    """Warm up, and fork for ever; in each child ``live`` is the agent's life."""
+def run(serve: Callable[[], socket.socket], settle: Callable[[], None], launcher: KernelLauncher, live: Callable[[Assembly], None]) -> None:
+    """Warm up, and fork for ever; in each child ``live`` is the agent's life. ``serve``, ``settle``: of the drivers' zygote modules."""
     for _ in range(_ROUNDS):
         asyncio.run(_exercise(launcher))
     for thread in threading.enumerate():
@@ -44,7 +44,7 @@ def run(serve: Callable[[], socket.socket], launcher: KernelLauncher, live: Call
     assembly = Assembly(launcher)
     gc.collect()
     filling = _fill_holes()
-    gc.freeze()
+    settle()
     birth = serve()
     try:
         be_born(birth)

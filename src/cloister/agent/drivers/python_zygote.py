@@ -29,10 +29,10 @@ _OURS = (
     "python_zygote_birth",
     "python_zygote_fresh",
     "python_zygote_libraries",
-    "python_zygote_memory",
     "python_zygote_preload",
     "python_zygote_stash",
     "zygote",
+    "zygote_memory",
 )
 _CELLS = (
     "1 + 1",
@@ -100,7 +100,7 @@ def prepare() -> tuple[Callable[[], Any], Callable[[Any], None]]:
     atexit.unregister(first.atexit_operations)
     type(first).clear_instance()
     visible = set(sys.modules)
-    birth, fresh, libraries, memory, preload, stashes, zygote = (_import(name) for name in _OURS)
+    birth, fresh, libraries, preload, stashes, zygote, memory = (_import(name) for name in _OURS)
     batches = preload.preload(_make_shell)
     libraries.find_blas()
     before.restore()

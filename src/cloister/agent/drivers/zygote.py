@@ -11,7 +11,8 @@ from __future__ import annotations
 import ctypes
 import os
 import socket
-from pathlib import Path
+
+from zygote_memory import faults
 
 __all__ = ["ZygoteUnfitError", "serve"]
 
@@ -23,13 +24,9 @@ class ZygoteUnfitError(Exception):
 
 
 def _check_fit() -> None:
-    """Raises: ZygoteUnfitError when sandboxes forked from this process would share memory, or a thread would be missing in them."""
-    threads = len(list(Path("/proc/self/task").iterdir()))
-    if threads != 1:
-        raise ZygoteUnfitError(f"the zygote has {threads} threads, and a fork keeps one")
-    for line in Path("/proc/self/maps").read_text().splitlines():
-        if line.split()[1].startswith("rw") and line.split()[1].endswith("s"):
-            raise ZygoteUnfitError(f"the zygote has memory that its children would share: {line}")
+    """Raises: ZygoteUnfitError when sandboxes forked from this process would share something, or a thread would be missing in them."""
+    if wrong := faults():
+        raise ZygoteUnfitError(f"the zygote must not fork: it has {', '.join(wrong)}")
 
 
 def serve() -> socket.socket:
@@ -44,8 +41,8 @@ def serve() -> socket.socket:
     library.cloister_serve.restype = None
     fork = ctypes.cast(ctypes.CDLL(None).fork, ctypes.c_void_p)
     seccomp_filter = os.pread(_FILTER_FD, os.fstat(_FILTER_FD).st_size, 0)
-    own_pid = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
     _check_fit()
+    own_pid = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
     with socket.socket(fileno=os.dup(_CONTROL_FD)) as control:
         control.send(b"ready")
     ctypes.pythonapi.PyOS_BeforeFork()

@@ -1,4 +1,7 @@
-"""The memory of a Python zygote: made such that forked children share it for long, and checked for what they must not share."""
+"""The memory of a zygote: made such that forked children share it for long, and checked for what they must not share.
+
+Shared by the agent's zygote and the Python kernel's, so it needs the standard library alone and runs on any Python 3.9 or newer.
+"""
 
 from __future__ import annotations
 
