@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from cloister.agent.process.launch import Launch, launch, set_size
 from cloister.agent.process.output import PTY, OutputLog, Reader
-from cloister.agent.process.tree import kill_tree, signal_tree
+from cloister.agent.process.tree import Killer, signal_tree
 from cloister.errors import ConflictError, InvalidRequestError
 from cloister.protocol.process import EndEvent
 
@@ -67,6 +67,7 @@ class Process:
         self._deadline: asyncio.TimerHandle | None = None
         self._stall: asyncio.TimerHandle | None = None
         self.pid = self._started.process.pid
+        self._killer = Killer(self.pid)
         self.log = OutputLog(max_spool_bytes, self._resume)
         self.result: EndEvent | None = None
         self.is_expired = False
@@ -83,7 +84,7 @@ class Process:
     def signal(self, number: int) -> bool:
         """Signal the process and everything below it; after its exit, what is left of that. False: there is nothing."""
         if number == signal.SIGKILL:
-            return kill_tree(self.pid)
+            return self._killer.kill()
         return signal_tree(self.pid, number) > 0
 
     def resize(self, size: tuple[int, int]) -> None:
@@ -206,7 +207,7 @@ class Process:
     def _expire(self) -> None:
         if self._returncode is None:
             self.is_expired = True
-            kill_tree(self.pid)
+            self._killer.kill()
 
     def _reap(self) -> None:
         returncode = self._started.process.poll()

@@ -11,51 +11,72 @@ import os
 import signal
 from pathlib import Path
 
-__all__ = ["kill_tree", "signal_tree", "tree_of"]
+__all__ = ["Killer", "kill_tree", "signal_tree", "tree_of"]
 
 _ROUNDS = 50
+_PROC = Path("/proc")
 
 
-def tree_of(root: int) -> set[int]:
-    """The pids of the tree that ``root`` leads, zombies left out; ``root`` itself may be gone."""
+def tree_of(root: int, proc: Path = _PROC) -> dict[int, int]:
+    """The tree that ``root`` leads, zombies left out; ``root`` itself may be gone. Pids, and when each was started."""
     parents: dict[int, int] = {}
+    started: dict[int, int] = {}
     found: set[int] = set()
-    for entry in os.listdir("/proc"):  # noqa: PTH208  # names, not paths: this is done while something waits to be stopped
+    for entry in os.listdir(proc):  # noqa: PTH208  # names, not paths: this is done while something waits to be stopped
         if not entry.isdigit():
             continue
         pid = int(entry)
         try:
-            text = Path(f"/proc/{entry}/stat").read_text(encoding="ascii", errors="replace")
+            text = Path(f"{proc}/{entry}/stat").read_text(encoding="ascii", errors="replace")
         except OSError:
             continue
-        state, parent, _group, session = text[text.rindex(")") + 2 :].split(maxsplit=4)[:4]
+        fields = text[text.rindex(")") + 2 :].split()
+        state, parent, session = fields[0], int(fields[1]), int(fields[3])
         if state in ("Z", "X"):
             continue
-        parents[pid] = int(parent)
-        if root in (pid, int(session)):
+        parents[pid] = parent
+        started[pid] = int(fields[19])
+        if root in (pid, session):
             found.add(pid)
     growing = True
     while growing:
         more = {pid for pid, parent in parents.items() if parent in found} - found
         found |= more
         growing = bool(more)
-    return found
+    return {pid: started[pid] for pid in sorted(found)}
 
 
 def signal_tree(root: int, number: int) -> int:
     """Signal the tree; how many there were."""
-    pids = tree_of(root)
-    for pid in sorted(pids):
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.kill(pid, number)
-    return len(pids)
+    return len(_signal(tree_of(root), number))
 
 
 def kill_tree(root: int) -> bool:
-    """SIGKILL for the tree, again and again, since one may fork between being seen and being killed. Whether there was any."""
-    killed = False
-    for _ in range(_ROUNDS):
-        if not signal_tree(root, signal.SIGKILL):
-            break
-        killed = True
-    return killed
+    """SIGKILL for the tree. Whether there was any."""
+    return Killer(root).kill()
+
+
+class Killer:
+    """Kills one tree, and knows what it has killed: a process that was told to die counts once, however long its dying takes."""
+
+    def __init__(self, root: int, proc: Path = _PROC) -> None:
+        self._root = root
+        self._proc = proc
+        self._killed: set[tuple[int, int]] = set()
+
+    def kill(self) -> bool:
+        """SIGKILL, again and again, since one may fork between being seen and being killed. Whether there was any not killed before."""
+        before = len(self._killed)
+        for _ in range(_ROUNDS):
+            found = _signal(tree_of(self._root, self._proc), signal.SIGKILL)
+            if not found:
+                break
+            self._killed.update(found.items())
+        return len(self._killed) > before
+
+
+def _signal(tree: dict[int, int], number: int) -> dict[int, int]:
+    for pid in tree:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, number)
+    return tree
