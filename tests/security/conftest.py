@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import time
 from collections.abc import Iterator
 
 import pytest
 from e2b_code_interpreter import Sandbox
 
 from framework.server import Server, running_server
+from framework.starts import make_started
 
 
 @pytest.fixture(scope="session", params=["forked", "cold"])
@@ -19,25 +18,9 @@ def server(request: pytest.FixtureRequest, stock_templates: None) -> Iterator[Se
         yield running
 
 
-def start_of(server: Server, sandbox: Sandbox) -> list[str]:
-    """Which of the sandbox's processes were started cold, by the server's log."""
-    for line in server.log.read_text().splitlines():
-        entry = json.loads(line) if line.startswith("{") else {}
-        if entry.get("event") == "sandbox.created" and entry.get("sandbox_id") == sandbox.sandbox_id and "cold" in entry:
-            return list(entry["cold"])
-    raise AssertionError(f"the server's log does not tell how {sandbox.sandbox_id} was started")
-
-
 def make(server: Server, request: pytest.FixtureRequest) -> Sandbox:
     """A sandbox that is started as the server's name says."""
-    wanted = [] if request.node.callspec.params["server"] == "forked" else ["kernel", "agent"]
-    for _ in range(60):
-        sandbox = Sandbox.create(timeout=300, **server.sdk)
-        if start_of(server, sandbox) == wanted:
-            return sandbox
-        sandbox.kill()
-        time.sleep(0.5)  # the zygotes are not ready yet
-    raise AssertionError(f"no sandbox was started with {wanted} cold")
+    return make_started(server, [] if request.node.callspec.params["server"] == "forked" else ["kernel", "agent"])
 
 
 @pytest.fixture

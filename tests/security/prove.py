@@ -15,6 +15,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 NATIVE = "src/cloister/runtime/namespace/native"
+DRIVERS = "src/cloister/agent/drivers"
 
 
 @dataclass(frozen=True)
@@ -38,9 +39,15 @@ STEPS = (
         f"{NATIVE}/slot.c",
         'check(syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &program), "install the seccomp filter");',
         "(void)program;",
-        "cannot_call or power_over",
+        "cold and (cannot_call or power_over)",
     ),
-    Step("capability bounding set", f"{NATIVE}/slot.c", 'check(prctl(PR_CAPBSET_DROP, cap), "drop a capability");', "{}", "power_over"),
+    Step(
+        "capability bounding set",
+        f"{NATIVE}/slot.c",
+        'check(prctl(PR_CAPBSET_DROP, cap), "drop a capability");',
+        "{}",
+        "cold and power_over",
+    ),
     Step(
         "masked files of /proc",
         f"{NATIVE}/slot.c",
@@ -66,11 +73,29 @@ STEPS = (
         "max_user",
     ),
     Step(
-        "own control group namespace", f"{NATIVE}/slot.c", 'check(unshare(CLONE_NEWCGROUP), "make cgroup namespace");', "{}", "power_over"
+        "own control group namespace",
+        f"{NATIVE}/slot.c",
+        'check(unshare(CLONE_NEWCGROUP), "make cgroup namespace");',
+        "{}",
+        "cold and power_over",
     ),
     Step("inotify cap", f"{NATIVE}/slot.c", "    cap_inotify();", "    (void)cap_inotify;", "inotify"),
     Step("no core dumps", f"{NATIVE}/slot.c", 'check(setrlimit(RLIMIT_CORE, &core), "forbid core dumps");', "(void)core;", "core_dumps"),
     Step("closed descriptors", f"{NATIVE}/slot.c", "        if (!wanted) close(fd);\n", "        (void)wanted;\n", "no_descriptor"),
+    Step(
+        "capabilities of pid 1",
+        f"{NATIVE}/slot.c",
+        'check(syscall(SYS_capset, &header, data), "give up capabilities");',
+        "(void)header, (void)data;",
+        "cold and power_over",
+    ),
+    Step(
+        "own control group of pid 1",
+        f"{NATIVE}/slot.c",
+        'check(write(fds[index], "0", 1) != 1, "join the control group");',
+        "{}",
+        "cold and outside_its",
+    ),
     Step("pid 1 out of sight", f"{NATIVE}/init.c", "    prctl(PR_SET_DUMPABLE, 0);", "    prctl(PR_SET_DUMPABLE, 1);", "proc/1"),
     Step(
         "memory limit",
@@ -88,9 +113,9 @@ STEPS = (
     ),
     Step(
         "disk limit",
-        "src/cloister/runtime/namespace/rootfs.py",
-        "file.truncate(size_mib << 20)",
-        "file.truncate(size_mib << 24)",
+        "src/cloister/linux/ext4.py",
+        "= _run_mkfs(size_mib, inodes)",
+        "= _run_mkfs(size_mib * 16, inodes)",
         "own_limits",
     ),
     Step(
@@ -101,7 +126,7 @@ STEPS = (
         "fill_its_log",
         also=(("src/cloister/network/refusals.py", "1/second burst {_BURST} packets", "99999/second burst 99999 packets"),),
     ),
-    Step("inode limit", "src/cloister/runtime/namespace/rootfs.py", '"-N", str(inodes)', '"-N", str(inodes * 4)', "inode_fill"),
+    Step("inode limit", "src/cloister/linux/ext4.py", "= _run_mkfs(size_mib, inodes)", "= _run_mkfs(size_mib, inodes * 4)", "inode_fill"),
     Step(
         "access token",
         "src/cloister/proxy/app.py",
@@ -110,7 +135,13 @@ STEPS = (
         "token",
         also=(("src/cloister/agent/auth.py", "return hmac.compare_digest", "return True or hmac.compare_digest"),),
     ),
-    Step("rights of the user who is named", "src/cloister/agent/filesystem/users.py", "account if named else Unrestricted", "Unrestricted", "named_user"),
+    Step(
+        "rights of the user who is named",
+        "src/cloister/agent/filesystem/users.py",
+        "account if named else Unrestricted",
+        "Unrestricted",
+        "named_user",
+    ),
     Step(
         "power over files taken away again",
         "src/cloister/agent/filesystem/users.py",
@@ -125,6 +156,83 @@ STEPS = (
         "    if True:",
         "under_a_move",
     ),
+    Step(
+        "seccomp filter of forked processes",
+        f"{NATIVE}/join.c",
+        'check(call(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, (long)&program, 0, 0), "install the seccomp filter");',
+        "(void)program;",
+        "forked and cannot_call and setns",
+    ),
+    Step(
+        "capability bounding set of forked processes",
+        f"{NATIVE}/join.c",
+        'check(call(SYS_prctl, PR_CAPBSET_DROP, cap, 0, 0, 0), "drop a capability");',
+        "{}",
+        "forked and power_over",
+    ),
+    Step(
+        "capabilities of forked processes",
+        f"{NATIVE}/join.c",
+        'check(call(SYS_capset, (long)&header, (long)data, 0, 0, 0), "give up capabilities");',
+        "(void)header, (void)data;",
+        "forked and power_over",
+    ),
+    Step(
+        "closed descriptors of forked processes",
+        f"{NATIVE}/join.c",
+        'check(call(SYS_close_range, 4, ~0U, 0, 0, 0), "close descriptors");',
+        "",
+        "no_descriptor_of_the_zygote",
+    ),
+    Step(
+        "control group of forked processes",
+        f"{NATIVE}/join.c",
+        'check(call(SYS_write, join->fds.group_files[i], (long)"0", 1, 0, 0), "join the control group");',
+        "{}",
+        "forked and outside_its",
+    ),
+    Step(
+        "open files of forked processes",
+        f"{NATIVE}/join.c",
+        'check(call(SYS_prlimit64, 0, RLIMIT_NOFILE, (long)&files, 0, 0), "limit open files");',
+        "{}",
+        "limits_of_their_sandbox",
+    ),
+    Step(
+        "processors of forked processes",
+        f"{NATIVE}/join.c",
+        'check(call(SYS_sched_setaffinity, 0, sizeof join->request.cpus, (long)join->request.cpus, 0, 0), "choose processors");',
+        "{}",
+        "limits_of_their_sandbox",
+    ),
+    Step("power of zygotes", f"{NATIVE}/slot.c", "    give_up_power(CAP_SYS_ADMIN);", "", "zygote_is_confined"),
+    Step(
+        "read-only root of zygotes",
+        f"{NATIVE}/slot.c",
+        '"userxattr,lowerdir=/upper:%s", layers',
+        '"userxattr,lowerdir=%s,upperdir=/upper/u,workdir=/upper/w", layers',
+        "zygote_is_confined",
+        also=(
+            (f"{NATIVE}/slot.c", '{"/upper/proc", ', '{"/upper/u", "/upper/w", "/upper/proc", '),
+            (f"{NATIVE}/slot.c", '"overlay", MS_RDONLY | MS_NODEV | MS_NOSUID, options', '"overlay", MS_NODEV | MS_NOSUID, options'),
+        ),
+    ),
+    Step(
+        "network of each zygote",
+        f"{NATIVE}/slotmaker.c",
+        "CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC",
+        "CLONE_NEWNS | CLONE_NEWIPC",
+        "zygote_is_confined",
+    ),
+    Step("zygotes without threads", f"{DRIVERS}/zygote_memory.py", "if tasks != 1 else", "if not tasks else", "cannot_become_ready"),
+    Step("zygotes without shared memory", f"{DRIVERS}/zygote_memory.py", 'in ("rw-s", "rwxs", "-w-s")', "in ()", "cannot_become_ready"),
+    Step(
+        "zygotes without foreign descriptors",
+        f"{DRIVERS}/zygote_memory.py",
+        "if int(name) > _HIGHEST_FD:",
+        "if not name:",
+        "cannot_become_ready",
+    ),
 )
 
 
@@ -134,11 +242,12 @@ def prove(step: Step, tree: Path) -> bool:
     try:
         for name, old, new in ((step.file, step.old, step.new), *step.also):
             path = tree / name
-            originals[path] = path.read_text()
-            if old not in originals[path]:
+            text = path.read_text()
+            originals.setdefault(path, text)
+            if old not in text:
                 print(f"??  {step.name}: its text is not in {name} any more")
                 return False
-            path.write_text(originals[path].replace(old, new))
+            path.write_text(text.replace(old, new))
         subprocess.run(["sh", str(tree / NATIVE / "build.sh"), str(tree / "src/cloister/bin")], check=True)
         command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "tests/security", "-k", step.attacks]
         done = subprocess.run(command, check=False, cwd=tree, env=_environ(tree), capture_output=True, text=True)
@@ -146,7 +255,9 @@ def prove(step: Step, tree: Path) -> bool:
         for path, text in originals.items():
             path.write_text(text)
     noticed = done.returncode == 1 and " failed" in done.stdout
-    print(f"{'ok ' if noticed else 'BAD'} {step.name}: {done.stdout.strip().splitlines()[-1]}", flush=True)
+    lines = done.stdout.strip().splitlines()
+    why = next((line[1:].strip()[:100] for line in lines if line.startswith("E ")), "")
+    print(f"{'ok ' if noticed else 'BAD'} {step.name}: {lines[-1]}; {why}", flush=True)
     return noticed
 
 

@@ -175,7 +175,8 @@ def test_sandbox_processes_have_no_power_over_the_host(server: Server, attacker:
         status = dict(line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines() if ":\t" in line)
         assert all(int(uid) >= 0x10000000 for uid in status["Uid"].split()), status["Uid"]
         assert status["Seccomp"] == "2"
-        assert int(status["CapBnd"], 16) & ~0x00000000A00405FB == 0
+        for caps in ("CapBnd", "CapPrm", "CapEff", "CapInh", "CapAmb"):
+            assert int(status[caps], 16) & ~0x00000000A00405FB == 0, caps
         for kind in ("user", "mnt", "pid", "net", "ipc", "uts", "cgroup"):
             assert Path(f"/proc/{pid}/ns/{kind}").readlink() != Path(f"/proc/self/ns/{kind}").readlink(), kind
 
@@ -191,6 +192,23 @@ def cgroup_of(sandbox: Sandbox, controller: str = "memory") -> Path:
 def pids_of(sandbox: Sandbox) -> list[int]:
     """The sandbox's processes, as the host numbers them."""
     return [int(pid) for pid in (cgroup_of(sandbox) / "cgroup.procs").read_text().split()]
+
+
+def test_sandbox_cannot_have_a_process_outside_its_control_group(attacker: Sandbox) -> None:
+    """From the host: each process of the sandbox's pid namespace is in its control group, in every hierarchy, those of several languages too."""
+    for language, code in (("python", "import os; os.system('sleep 300 &')"), ("bash", "sleep 300 &"), ("javascript", "1")):
+        attacker.run_code(code, language=language)
+    counted = pids_of(attacker)
+    assert counted
+    space = Path(f"/proc/{counted[0]}/ns/pid").readlink()
+    inside = set()
+    for entry in Path("/proc").glob("[0-9]*/ns/pid"):
+        with contextlib.suppress(OSError):
+            if entry.readlink() == space:
+                inside.add(int(entry.parts[2]))
+    assert len(inside) >= 7  # pid 1, the agent, three kernels, two commands
+    for controller in ("memory", "cpu", "pids", "freezer", "cpuacct"):
+        assert inside <= {int(pid) for pid in (cgroup_of(attacker, controller) / "cgroup.procs").read_text().split()}, controller
 
 
 def test_processes_leave_no_core_dumps(attacker: Sandbox) -> None:

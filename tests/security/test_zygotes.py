@@ -48,6 +48,16 @@ def descends_from(pid: int, supervisor: int) -> bool:
     return False
 
 
+def parent_of(pid: int) -> int:
+    """Of a zygote: the slot maker of its zone."""
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+def in_namespace_of(pid: int, other: int, name: str) -> bool:
+    """Whether two processes have the same namespace of that kind."""
+    return Path(f"/proc/{pid}/ns/{name}").readlink() == Path(f"/proc/{other}/ns/{name}").readlink()
+
+
 def kernel_status(sandbox: Sandbox) -> dict[str, str]:
     """``/proc/self/status`` of the default Python kernel."""
     text = python(sandbox, "print(open('/proc/self/status').read())")
@@ -155,6 +165,9 @@ def test_zygote_is_confined(server: Server, attacker: Sandbox) -> None:
         assert int(status["CapBnd"], 16) & ~ZONE_CAPS == 0
         for name in ("user", "mnt", "pid", "net", "ipc", "uts", "cgroup"):
             assert Path(f"/proc/{pid}/ns/{name}").readlink() != Path(f"/proc/self/ns/{name}").readlink(), name
+        for name in ("mnt", "net", "ipc", "uts", "cgroup"):
+            users = [other for other in (*zygotes(server).values(), parent_of(pid)) if in_namespace_of(other, pid, name)]
+            assert users == [pid], name
         links = Path(f"/proc/{pid}/net/dev").read_text().splitlines()[2:]
         assert [line.split(":")[0].strip() for line in links] == ["lo"]
         mounts = {line.split()[1]: line.split()[3].split(",") for line in Path(f"/proc/{pid}/mounts").read_text().splitlines()}

@@ -1,0 +1,33 @@
+"""Sandboxes of which a test knows how their processes were started: forked from zygotes or cold, made ahead or not."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+from e2b_code_interpreter import Sandbox
+
+from framework.server import Server
+
+__all__ = ["creation_of", "make_started"]
+
+
+def creation_of(server: Server, sandbox: Sandbox) -> dict[str, Any]:
+    """What the server's log tells of the sandbox's creation: ``cold`` names the processes that were not forked."""
+    for line in server.log.read_text().splitlines():
+        entry: dict[str, Any] = json.loads(line) if line.startswith("{") else {}
+        if entry.get("event") == "sandbox.created" and entry.get("sandbox_id") == sandbox.sandbox_id and "cold" in entry:
+            return entry
+    raise AssertionError(f"the server's log does not tell how {sandbox.sandbox_id} was started")
+
+
+def make_started(server: Server, cold: list[str]) -> Sandbox:
+    """A sandbox of whose processes exactly those in ``cold`` were started cold."""
+    for _ in range(60):
+        sandbox = Sandbox.create(timeout=300, **server.sdk)
+        if creation_of(server, sandbox)["cold"] == cold:
+            return sandbox
+        sandbox.kill()
+        time.sleep(0.5)  # the zygotes are not ready yet
+    raise AssertionError(f"no sandbox was started with {cold} cold")
