@@ -18,8 +18,9 @@ from cloister.model.resources import Limits
 __all__ = ["SETTINGS", "Setting", "Settings"]
 
 
-def _setting(default: Any, help_text: str, *, unit: str = "", choices: tuple[str, ...] = ()) -> Any:
-    return dataclasses.field(default=default, metadata={"help": help_text, "unit": unit, "choices": choices})
+def _setting(default: Any, help_text: str, *, unit: str = "", choices: tuple[str, ...] = (), may_be_zero: bool = False) -> Any:
+    metadata = {"help": help_text, "unit": unit, "choices": choices, "may_be_zero": may_be_zero}
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +64,9 @@ class Settings:
         "Whether agents and Python kernels are copies of prepared processes; if not, each is started anew: slower, larger, and with a "
         "memory layout of its own.",
     )
-    pool_size: int = _setting(2, "Sandboxes of a template that are made ahead, so that a creation takes one that is up already.")
+    pool_size: int = _setting(
+        4, "Sandboxes of a template that are made ahead, so that a creation takes one that is up already. 0: none.", may_be_zero=True
+    )
     pool_templates: tuple[str, ...] = _setting(
         ("code-interpreter-v1",), "Templates of which some are always made ahead; others once they were asked for in the last ten minutes."
     )
@@ -115,6 +118,8 @@ class Setting:
     help: str
     unit: str
     choices: tuple[str, ...]
+    may_be_zero: bool
+    """Where it is a quantity."""
 
     @property
     def option(self) -> str:
@@ -135,8 +140,8 @@ class Setting:
         if self.optional and (value is None or value == ""):
             return None
         converted = _CONVERTERS[self.kind](value)
-        if self.kind in {"integer", "number"} and converted <= 0:
-            raise ValueError("must be positive")
+        if self.kind in {"integer", "number"} and (converted < 0 or (converted == 0 and not self.may_be_zero)):
+            raise ValueError("must not be negative" if self.may_be_zero else "must be positive")
         if self.choices and converted not in self.choices:
             raise ValueError(f"must be one of {', '.join(self.choices)}")
         return converted
@@ -207,7 +212,7 @@ def _table() -> tuple[Setting, ...]:
         options = [arg for arg in typing.get_args(hint) if arg is not type(None)] if type(None) in typing.get_args(hint) else [hint]
         meta = field.metadata
         optional = hint is not options[0]
-        rows.append(Setting(field.name, _KINDS[options[0]], optional, field.default, meta["help"], meta["unit"], meta["choices"]))
+        rows.append(Setting(field.name, _KINDS[options[0]], optional, field.default, meta["help"], meta["unit"], meta["choices"], meta["may_be_zero"]))
     return tuple(rows)
 
 

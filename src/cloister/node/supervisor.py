@@ -12,6 +12,7 @@ nor kills wait for it; the journal has its entry until then, and its id and slot
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import os
 import socket
@@ -174,8 +175,9 @@ class Supervisor:
         try:
             pooled = await asyncio.shield(making)
         except asyncio.CancelledError:  # a stop: what the thread still makes is nobody's
-            pooled = await making
-            await self._in_thread(lambda: self._creator.discard(pooled))
+            with contextlib.suppress(CloisterError, OSError):  # it was not made
+                pooled = await making
+                await self._in_thread(lambda: self._creator.discard(pooled))
             raise
         loop = asyncio.get_running_loop()
         loop.add_reader(pooled.sandbox.pidfd, lambda: self._spawn(self._end_pooled(pooled)))

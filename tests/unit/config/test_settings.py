@@ -43,6 +43,7 @@ def test_precedence(tmp_path: Path) -> None:
         ({"CLOISTER_MAX_TIMEOUT_S": "soon"}, "max_timeout_s"),
         ({"CLOISTER_MAX_TIMEOUT_S": "-1"}, "must be positive"),
         ({"CLOISTER_LOG_LEVEL": "loud"}, "must be one of"),
+        ({"CLOISTER_POOL_SIZE": "-1"}, "pool_size.*negative"),
         ({"CLOISTER_INCLUDE_CREDENTIALS": "perhaps"}, "include_credentials.*true or false"),
         ({"CLOISTER_LISTN": "x"}, "CLOISTER_LISTN"),
         ({"CLOISTER_CONFIG": "/nowhere.toml"}, "/nowhere.toml"),

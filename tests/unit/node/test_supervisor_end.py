@@ -14,7 +14,7 @@ from typing import Any, cast
 
 import pytest
 
-from cloister.errors import AlreadyExistsError
+from cloister.errors import AlreadyExistsError, NoCapacityError
 from cloister.model.resources import Limits
 from cloister.model.sandbox import EndReason, SandboxRecord, SandboxRequest, SandboxState
 from cloister.node import supervisor as supervisor_module
@@ -146,3 +146,24 @@ async def test_dead_sandboxes_cannot_pile_up(tmp_path: Path, may_release: thread
     may_release.set()
     assert await asyncio.wait_for(third, 5)
     await supervisor.stop(keep_sandboxes=True)
+
+
+async def test_a_stop_ends_the_pool_though_what_it_makes_fails(tmp_path: Path, may_release: threading.Event) -> None:
+    """A sandbox that is being made ahead when the stop comes, and cannot be made, does not keep the pool going."""
+    supervisor = supervisor_on(Journal(tmp_path / "j"), may_release)
+    began, fail = threading.Event(), threading.Event()
+
+    def make_ahead(_template: str) -> Pooled:
+        began.set()
+        assert fail.wait(10)
+        raise NoCapacityError("the disk is full")
+
+    supervisor._creator.make_ahead = make_ahead  # type: ignore[method-assign]
+    supervisor._pool._size = PoolSize(1, ("t",))
+    supervisor._spawn(supervisor._pool.run())
+    while not began.is_set():
+        await asyncio.sleep(0.01)
+    stopping = asyncio.create_task(supervisor.stop(keep_sandboxes=False))
+    await asyncio.sleep(0.05)
+    fail.set()
+    await asyncio.wait_for(stopping, 3)
