@@ -212,7 +212,7 @@ def _table() -> tuple[Setting, ...]:
         options = [arg for arg in typing.get_args(hint) if arg is not type(None)] if type(None) in typing.get_args(hint) else [hint]
         meta = field.metadata
         optional = hint is not options[0]
-        rows.append(Setting(field.name, _KINDS[options[0]], optional, field.default, meta["help"], meta["unit"], meta["choices"], meta["may_be_zero"]))
+        rows.append(Setting(name=field.name, kind=_KINDS[options[0]], optional=optional, default=field.default, **meta))
     return tuple(rows)
 
 

@@ -158,11 +158,10 @@ async def test_a_stop_ends_the_pool_though_what_it_makes_fails(tmp_path: Path, m
         assert fail.wait(10)
         raise NoCapacityError("the disk is full")
 
-    supervisor._creator.make_ahead = make_ahead  # type: ignore[method-assign]
+    supervisor._creator.make_ahead = make_ahead  # type: ignore[assignment]
     supervisor._pool._size = PoolSize(1, ("t",))
     supervisor._spawn(supervisor._pool.run())
-    while not began.is_set():
-        await asyncio.sleep(0.01)
+    assert await asyncio.to_thread(began.wait, 5)
     stopping = asyncio.create_task(supervisor.stop(keep_sandboxes=False))
     await asyncio.sleep(0.05)
     fail.set()
