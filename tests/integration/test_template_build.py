@@ -80,6 +80,13 @@ def test_a_layer_holds_what_the_step_wrote_and_nothing_else_of_ours(context: Bui
     assert (layer / "etc/hostname").is_char_device()  # a whiteout
 
 
+def test_a_step_has_a_name_that_every_build_has(context: BuildContext, base: Template) -> None:
+    """A layer depends on no name of the machine or sandbox that built it, and none of a sandbox's own files is in it."""
+    layer = _build("hostname > /opt/names; cat /etc/hostname >> /opt/names\n", base, context)
+    assert (layer / "opt/names").read_text() == "cloister\ncloister\n"
+    assert not (layer / "etc").exists()
+
+
 def test_a_step_is_nobody_on_the_host(context: BuildContext, base: Template) -> None:
     """Root of a step is an id of the host's sandbox range; it makes no device node, mounts nothing and sees no process of the host."""
     seen: list[int] = []

@@ -224,6 +224,28 @@ STEPS = (
         "CLONE_NEWNS | CLONE_NEWIPC",
         "zygote_is_confined",
     ),
+    Step(
+        "own boot id",
+        "src/cloister/runtime/namespace/procfiles.py",
+        '"sys/kernel/random/boot_id": f"{uuid.uuid4()}\\n",',
+        "",
+        "draw_alike_in_python",
+    ),
+    Step("own host name", "src/cloister/node/catalog.py", "hostname=request.sandbox_id,", "", "draw_alike_in_python"),
+    Step(
+        "own machine id",
+        "src/cloister/runtime/namespace/procfiles.py",
+        'f"{uuid.uuid4().hex}\\n"',
+        'f"{uuid.UUID(int=1).hex}\\n"',
+        "draw_alike_in_python",
+    ),
+    Step(
+        "random states of forked kernels",
+        f"{DRIVERS}/python_zygote.py",
+        "lambda: fresh.renew(sources, stash.get)",
+        "lambda: None",
+        "draw_alike_in_python",
+    ),
     Step("zygotes without threads", f"{DRIVERS}/zygote_memory.py", "if tasks != 1 else", "if not tasks else", "cannot_become_ready"),
     Step("zygotes without shared memory", f"{DRIVERS}/zygote_memory.py", 'in ("rw-s", "rwxs", "-w-s")', "in ()", "cannot_become_ready"),
     Step(

@@ -82,6 +82,7 @@ class Catalog:
             agent=self._agent(),
             limits=record.limits,
             allow_internet=record.allow_internet,
+            hostname=request.sandbox_id,
             init_document=json.dumps(self.init_document(request, template, record)).encode(),
             languages=template.languages,
         )

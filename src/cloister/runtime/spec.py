@@ -39,6 +39,7 @@ class SandboxSpec:
     limits: Limits
     allow_internet: bool = True
     hostname: str = "cloister"
+    """A sandbox's is its id, a build step's this."""
     init_document: bytes = b"{}"
     envs: dict[str, str] = field(default_factory=dict)
     """Environment of the agent process itself."""

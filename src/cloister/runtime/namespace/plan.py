@@ -1,14 +1,14 @@
 """The SETUP packet of a slot as strings (native/slot.c reads them): what is the same for sandboxes and build steps, and what differs.
 
-Pure: no I/O but reading /proc/cpuinfo.
+No I/O but reading /proc/cpuinfo; ids are drawn anew at each call.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from cloister.model.resources import Limits
-from cloister.runtime.namespace.procfiles import replaced_files, written_files
+from cloister.runtime.namespace.procfiles import own_files, replaced_files, written_files
 from cloister.runtime.spec import AGENT_PORT, INTERPRETER_PORT
 
 __all__ = ["Payload", "agent_payload", "setup_strings", "zygote_payload"]
@@ -44,9 +44,11 @@ class Payload:
     restart: bool = False
     keep: tuple[str, ...] = ()
     log_path: str | None = None
+    files: dict[str, str] = field(default_factory=dict)
+    """Files of its own, written into the writable layer before anything runs: path to content."""
 
 
-def agent_payload(envs: dict[str, str]) -> Payload:
+def agent_payload(envs: dict[str, str], hostname: str) -> Payload:
     """The agent, brought back when it dies (docs/architecture.md: what a sandbox sees)."""
     return Payload(
         argv=(*_AGENT_PYTHON, f"{_AGENT}/main.py"),
@@ -54,6 +56,7 @@ def agent_payload(envs: dict[str, str]) -> Payload:
         restart=True,
         keep=("init", f"listen:{AGENT_PORT}", f"listen:{INTERPRETER_PORT}", "status", "once:kernel", "ends"),
         log_path="/var/log/cloister-agent.log",
+        files=own_files(hostname),
     )
 
 
@@ -84,6 +87,7 @@ def setup_strings(payload: Payload, limits: Limits, hostname: str, cpus: list[in
     strings += [f"keep={role}" for role in payload.keep]
     strings += [f"procfile={name}\n{content}" for name, content in replaced_files(limits, cpus).items()]
     strings += [f"write={path}\n{content}" for path, content in written_files(cpus).items()]
+    strings += [f"own={path}\n{content}" for path, content in payload.files.items()]
     if payload.log_path is not None:
         strings.append(f"log={payload.log_path}")
     return strings

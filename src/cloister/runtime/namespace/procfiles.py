@@ -1,4 +1,4 @@
-"""What /proc and /sys of a sandbox say of memory and processors: its own limits, not the host's (I3).
+"""What files of a sandbox say of memory and processors, its own limits, not the host's, and of who it is (I3).
 
 The files are written once, when the sandbox is made: totals are true, counters of the host's activity are zero.
 """
@@ -8,11 +8,12 @@ from __future__ import annotations
 import math
 import os
 import time
+import uuid
 from pathlib import Path
 
 from cloister.model.resources import Limits
 
-__all__ = ["processors", "replaced_files", "written_files"]
+__all__ = ["own_files", "processors", "replaced_files", "written_files"]
 
 
 def processors(limits: Limits, index: int) -> list[int]:
@@ -36,6 +37,7 @@ def replaced_files(limits: Limits, cpus: list[int]) -> dict[str, str]:
         "cpuinfo": _cpuinfo(len(cpus)),
         "stat": stat,
         "loadavg": "0.00 0.00 0.00 1/1 1\n",
+        "sys/kernel/random/boot_id": f"{uuid.uuid4()}\n",
     }
 
 
@@ -43,6 +45,15 @@ def written_files(cpus: list[int]) -> dict[str, str]:
     """Files below /sys that programs read to count processors."""
     span = "0\n" if len(cpus) == 1 else f"0-{len(cpus) - 1}\n"
     return {f"/sys/devices/system/cpu/{name}": span for name in ("online", "possible", "present")}
+
+
+def own_files(hostname: str) -> dict[str, str]:
+    """Files of a sandbox that is known as ``hostname``, instead of its template's; the name leads to the sandbox itself."""
+    return {
+        "/etc/hostname": f"{hostname}\n",
+        "/etc/hosts": f"127.0.0.1 localhost\n127.0.0.1 {hostname}\n::1 localhost ip6-localhost ip6-loopback\n",
+        "/etc/machine-id": f"{uuid.uuid4().hex}\n",
+    }
 
 
 def _cpuinfo(count: int) -> str:

@@ -197,7 +197,8 @@ class NamespaceRuntime:
                 agents_end, init_end = _birth_pair(socket.SOCK_SEQPACKET, given)
                 kernels_end, agent_end = _birth_pair(socket.SOCK_STREAM, given)
                 fds = [("init", init), ("status", ready_writer), ("birth", init_end.fileno()), ("kernel", agent_end.fileno())]
-                started = self.start_slot(spec, agent_payload(spec.envs), fds, partial(rootfs.map_disk, disk), undo, on_started)
+                payload = agent_payload(spec.envs, spec.hostname)
+                started = self.start_slot(spec, payload, fds, partial(rootfs.map_disk, disk), undo, on_started)
                 undo.callback(_close_all, started.namespaces)
                 init_end.close()
                 agent_end.close()

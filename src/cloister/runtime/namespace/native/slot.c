@@ -64,6 +64,24 @@ static void make_dirs(char *path) {
     check(mkdir(path, 0755) && errno != EEXIST, "make directories");
 }
 
+/* "KEY=/path\ncontent": writes each below `root`. */
+static void write_given_files(const char *key, const char *root) {
+    for (const char *at = next_value(key, NULL); at; at = next_value(key, at)) {
+        const char *path = at + strlen(key) + 1, *newline = strchr(path, '\n');
+        char copy[512];
+        errno = EINVAL;
+        check(!newline || newline - path >= (long)(sizeof copy - strlen(root)), "read a file to write");
+        snprintf(copy, sizeof copy, "%s%.*s", root, (int)(newline - path), path);
+        char *slash = strrchr(copy, '/');
+        if (slash && slash != copy) {
+            *slash = 0;
+            make_dirs(copy);
+            *slash = '/';
+        }
+        write_file(copy, newline + 1, copy);
+    }
+}
+
 static void attach_mount(int fd, const char *path, const char *step) {
     check(syscall(SYS_move_mount, fd, "", AT_FDCWD, path, MOVE_MOUNT_F_EMPTY_PATH), step);
     close(fd);
@@ -112,6 +130,7 @@ static void mount_root(void) {
     attach_mount(fd_of("upper"), "/upper", "attach the writable layer");
     check(mkdir("/upper/u", 0755) && errno != EEXIST, "make the upper directory");
     check(mkdir("/upper/w", 0755) && errno != EEXIST, "make the work directory");
+    write_given_files("own", "/upper/u"); /* above the template's, whatever those are, and nothing is to be copied up */
     snprintf(options, sizeof options, "userxattr,lowerdir=%s,upperdir=/upper/u,workdir=/upper/w", layers);
     check(mount("overlay", "/new", "overlay", MS_NODEV, options), "mount the overlay");
     check(chdir("/new"), "enter the overlay");
@@ -186,15 +205,17 @@ static void hide_parts_of_proc(void) {
     }
 }
 
-/* "procfile=name\ncontent": what /proc says of memory and processors is the sandbox's, not the host's. */
+/* "procfile=name\ncontent": what /proc says of memory, processors and the boot is the sandbox's, not the host's. After /proc/sys became
+ * read-only: that is a mount of its own, below which what was mounted before would be hidden. */
 static void replace_parts_of_proc(void) {
     check(mount("files", "/files", "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, "mode=755,size=1m"), "mount the file store");
+    int index = 0;
     for (const char *at = next_value("procfile", NULL); at; at = next_value("procfile", at)) {
         const char *name = at + strlen("procfile="), *newline = strchr(name, '\n');
         char from[128], to[128];
         errno = EINVAL;
         check(!newline, "read a proc file");
-        snprintf(from, sizeof from, "/files/%.*s", (int)(newline - name), name);
+        snprintf(from, sizeof from, "/files/%d", index++);
         snprintf(to, sizeof to, "/new/proc/%.*s", (int)(newline - name), name);
         write_file(from, newline + 1, "write a proc file");
         bind_readonly(from, to);
@@ -241,24 +262,6 @@ static void enter_root(void) {
     check(syscall(SYS_pivot_root, ".", "."), "pivot_root");
     check(umount2(".", MNT_DETACH), "leave the zone's root");
     check(chdir("/"), "enter the root");
-}
-
-/* "write=/path\ncontent": files that tell of this sandbox, written as its root below its own root. */
-static void write_given_files(void) {
-    for (const char *at = next_value("write", NULL); at; at = next_value("write", at)) {
-        const char *path = at + strlen("write="), *newline = strchr(path, '\n');
-        char copy[512];
-        errno = EINVAL;
-        check(!newline || newline - path >= (long)sizeof copy, "read a file to write");
-        snprintf(copy, sizeof copy, "%.*s", (int)(newline - path), path);
-        char *slash = strrchr(copy, '/');
-        if (slash && slash != copy) {
-            *slash = 0;
-            make_dirs(copy);
-            *slash = '/';
-        }
-        write_file(copy, newline + 1, copy);
-    }
 }
 
 static void set_limits(void) {
@@ -397,10 +400,10 @@ void slot_main(int control_fd) {
     start_own_clock();
     forbid_nested_user_namespaces();
     cap_inotify();
-    replace_parts_of_proc();
     hide_parts_of_proc();
+    replace_parts_of_proc();
     enter_root();
-    write_given_files();
+    write_given_files("write", ""); /* what tells of this sandbox where its template has a file or none */
     set_limits();
     fill_plan(&plan);
     close_all_but(&plan);
@@ -418,8 +421,8 @@ void zygote_main(int control_fd) {
     mount_dev();
     mount_interpreter();
     mount_given();
-    replace_parts_of_proc();
     hide_parts_of_proc();
+    replace_parts_of_proc();
     enter_root();
     set_limits();
     fill_plan(&plan);
