@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -28,8 +29,9 @@ pytestmark = [pytest.mark.root, pytest.mark.templates]
 
 @pytest.fixture
 def host(tmp_path: Path, stock_templates: None) -> Iterator[NodeHost]:
-    """A node of its own, with one slot maker running already."""
+    """A node of its own, with one slot maker and its zygote running already."""
     with build_host(Settings(data_dir=tmp_path / "data"), host_nameservers()) as made:
+        made.runtime.prepare(spec(made, tmp_path, "warm"))
         sandbox = made.runtime.create(spec(made, tmp_path, "warm"), lambda _state: None)
         sandbox.kill()
         sandbox.release()
@@ -54,12 +56,23 @@ def spec(host: NodeHost, tmp_path: Path, name: str) -> SandboxSpec:
     )
 
 
-def survey(host: NodeHost, directory: Path) -> tuple[list[str], int, list[str], list[str]]:
+def look(host: NodeHost, directory: Path) -> tuple[list[str], int, list[str], list[str]]:
     """All that a failed creation could leave."""
     files = sorted(str(path) for path in directory.rglob("*"))
     loops = subprocess.run(["losetup", "--noheadings", "--output", "BACK-FILE"], capture_output=True, text=True, check=True).stdout
     mine = [line for line in loops.splitlines() if str(directory) in line]
     return host.runtime.survey(), len(list(Path("/proc/self/fd").iterdir())), files, mine
+
+
+def survey(host: NodeHost, directory: Path) -> tuple[list[str], int, list[str], list[str]]:
+    """The same, once it no longer changes: what an earlier sandbox held is given back behind."""
+    seen = look(host, directory)
+    for _ in range(20):
+        time.sleep(0.4)
+        before, seen = seen, look(host, directory)
+        if before == seen:
+            break
+    return seen
 
 
 STEPS = {
