@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import time
@@ -58,6 +59,7 @@ def spec(host: NodeHost, tmp_path: Path, name: str) -> SandboxSpec:
 
 def look(host: NodeHost, directory: Path) -> tuple[list[str], int, list[str], list[str]]:
     """All that a failed creation could leave."""
+    gc.collect()  # what earlier tests left to the collector would be closed at some moment in between
     files = sorted(str(path) for path in directory.rglob("*"))
     loops = subprocess.run(["losetup", "--noheadings", "--output", "BACK-FILE"], capture_output=True, text=True, check=True).stdout
     mine = [line for line in loops.splitlines() if str(directory) in line]
