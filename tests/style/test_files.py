@@ -73,6 +73,12 @@ def _catches_all(handler: ast.ExceptHandler) -> bool:
     return wide and not any(isinstance(node, ast.Raise) for node in handler.body)
 
 
+def test_names_of_test_files_are_unique() -> None:
+    """pytest takes two files of one name for the same module, and then runs none."""
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    assert sorted(names) == sorted(set(names))
+
+
 def test_no_catch_all_below_the_borders() -> None:
     """An exception of any kind is swallowed only at a border, with the reason beside it; drivers run foreign code and are such a border."""
     wrong = []

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 
@@ -104,3 +106,23 @@ def test_named_user_cannot_do_more_than_that_user(attacker: Sandbox) -> None:
                 attacker.files.write(path, "2", user="user")
         with pytest.raises(SandboxException, match="permission denied"):
             attacker.files.remove("/root/prize/f", user="user")
+
+
+def test_named_user_has_no_power_left_in_the_same_thread() -> None:
+    """What a thread did for nobody named leaves no capability to the user whom the next request names, with nothing of root's between."""
+    program = """
+from cloister.agent.accounts import Account
+from cloister.agent.filesystem.users import Unrestricted, Workers
+
+def effective():
+    status = open("/proc/thread-self/status").read()
+    return int(status.split("CapEff:")[1].split()[0], 16)
+
+workers = Workers(1)
+account = Account("user", 1000, 1000, (1000,), "/", "/bin/sh")
+unnamed = workers.submit(Unrestricted(**vars(account)), effective).result()
+named = workers.submit(account, effective).result()
+print(unnamed & 0xb, named & 0xb)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["11", "0"]
