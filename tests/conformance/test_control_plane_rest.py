@@ -213,3 +213,14 @@ def test_health_without_a_supervisor(control_plane: ControlPlane) -> None:
     while call(control_plane.url, "GET", "/health").status != 200:
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+def test_metrics_of_the_server(control_plane: ControlPlane) -> None:
+    """Prometheus gets how many sandboxes live and how they were started; nobody without a key does."""
+    create(control_plane, "/v2/sandboxes")
+    answer = ask(control_plane, "GET", "/metrics")
+    lines = answer.body.decode().splitlines()
+    assert answer.headers["Content-Type"].startswith("text/plain; version=0.0.4")
+    assert int(next(line for line in lines if line.startswith("cloister_sandboxes ")).split()[1]) >= 1
+    assert 'cloister_creations_total{start="cold"} 0' in lines
+    assert call(control_plane.url, "GET", "/metrics").status == 401

@@ -194,3 +194,12 @@ def test_hostile_template_cannot_hold_creations_up(server: Server, attacker: San
         assert time.monotonic() < deadline, "no other zygote came"
         Sandbox.create(timeout=60, **server.sdk).kill()
         time.sleep(0.5)
+
+
+def test_cold_starts_are_told_in_the_servers_metrics(server: Server, attacker: Sandbox) -> None:
+    """An operator sees that zygotes are ready, and how many sandboxes had to do without."""
+    text = httpx.get(f"{server.url}/metrics", headers={"X-API-Key": server.api_key}).text
+    values = {line.split()[0]: int(line.split()[1]) for line in text.splitlines() if not line.startswith("#")}
+    assert values['cloister_zygotes{kind="agent"}'] >= 1
+    told = server.log.read_text()
+    assert values['cloister_creations_total{start="cold"}'] == told.count('"cold": ["')

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
-from cloister.api import logs, sandboxes, templates
+from cloister.api import logs, metrics, sandboxes, templates
 from cloister.api.handlers import Api
 from cloister.store.base import Team
 
@@ -33,6 +33,7 @@ ROUTES: tuple[tuple[str, str, Handler], ...] = (
     ("GET", "/v2/templates", templates.list_templates),
     ("GET", "/templates/aliases/{alias}", templates.find_alias),
     ("GET", "/teams", templates.list_teams),
+    ("GET", "/metrics", metrics.metrics),
 )
 
 NOT_BUILT: tuple[tuple[str, str, str], ...] = (

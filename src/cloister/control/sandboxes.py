@@ -26,7 +26,7 @@ from cloister.errors import (
     UnavailableError,
 )
 from cloister.ids import new_access_token
-from cloister.model.node import EndedSandbox, SandboxMetrics
+from cloister.model.node import EndedSandbox, NodeInfo, SandboxMetrics
 from cloister.model.sandbox import EndReason, SandboxRequest, SandboxState
 from cloister.model.template import Template
 from cloister.store.base import Sandbox
@@ -227,6 +227,14 @@ class Sandboxes:
             if row.team_id == team_id and row.state is SandboxState.RUNNING and row.end_at > now and accept(row)
         ]
         return sorted(found, key=lambda row: (-row.started_at, row.sandbox_id))
+
+    def count(self) -> int:
+        """How many sandboxes live, of all teams."""
+        return sum(1 for _ in self._registry.all_live())
+
+    async def node_info(self) -> NodeInfo:
+        """What the node says of itself. Raises: UnavailableError."""
+        return await self._node.ping()
 
     async def kill(self, team_id: str, sandbox_id: str) -> None:
         """End a sandbox of the team; returns when it is gone, or, with the node away, when its end is sure to follow.

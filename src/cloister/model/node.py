@@ -94,6 +94,10 @@ class NodeInfo:
 
     version: str
     instance: int
+    creations: dict[str, int] = field(default_factory=dict)
+    """Sandboxes created since the supervisor started: ``made_ahead``, ``forked``, ``cold`` (at least one process started by exec)."""
+    zygotes: dict[str, int] = field(default_factory=dict)
+    """Zygotes that are ready now, by kind."""
 
     def to_json(self) -> dict[str, Any]:
         """As JSON-ready data; :meth:`from_json` reads it back."""

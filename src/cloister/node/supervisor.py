@@ -17,6 +17,7 @@ import dataclasses
 import os
 import socket
 import time
+from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -78,6 +79,7 @@ class Supervisor:
         self._upstream_dns = upstream_dns
         self._live: dict[str, _Live] = {}
         self._creating: set[str] = set()
+        self._creations = Counter[str]()
         self._workers = ThreadPoolExecutor(_WORKERS, thread_name_prefix="node")
         self._cleaners = ThreadPoolExecutor(_CLEANERS, thread_name_prefix="cleaner")
         self._dead: dict[str, asyncio.Task[None]] = {}
@@ -215,6 +217,7 @@ class Supervisor:
             self._creating.discard(request.sandbox_id)
         seconds = round(time.monotonic() - began, 3)
         made_ahead = pooled is not None and pooled.sandbox is sandbox
+        self._creations["cold" if sandbox.cold else "made_ahead" if made_ahead else "forked"] += 1
         how = {"seconds": seconds, "made_ahead": made_ahead, "cold": sandbox.cold}
         _log.info("sandbox.created", sandbox_id=record.sandbox_id, template=record.template, **how)
         return record
@@ -267,7 +270,12 @@ class Supervisor:
 
     async def ping(self) -> NodeInfo:
         """See :class:`NodeService`."""
-        return NodeInfo(version=__version__, instance=self._host.instance.number)
+        return NodeInfo(
+            version=__version__,
+            instance=self._host.instance.number,
+            creations=dict(self._creations),
+            zygotes=self._host.runtime.prepared(),
+        )
 
     # ---- one sandbox's life ----
 

@@ -100,6 +100,10 @@ class Runtime(Protocol):
         """Make ready what speeds up creations from the template of ``spec``, or find that it cannot be had; may take seconds."""
         ...
 
+    def prepared(self) -> dict[str, int]:
+        """How many prepared processes of each kind are ready to be copied into sandboxes now."""
+        ...
+
     def create(self, spec: SandboxSpec, on_started: Any) -> RuntimeSandbox:
         """A sandbox whose agent serves. ``on_started(state)`` is called as soon as there is something to adopt.
 

@@ -30,7 +30,7 @@ from cloister.runtime.namespace.plan import Payload, agent_payload, setup_string
 from cloister.runtime.namespace.procfiles import processors
 from cloister.runtime.namespace.zone import Slot, Zone
 from cloister.runtime.namespace.zones import Zones
-from cloister.runtime.namespace.zygotes import Birth, ZygoteHost, Zygotes
+from cloister.runtime.namespace.zygotes import KINDS, Birth, ZygoteHost, Zygotes
 from cloister.runtime.spec import SandboxSpec
 
 __all__ = ["NamespaceRuntime", "NamespaceSandbox", "StartedSlot"]
@@ -179,6 +179,12 @@ class NamespaceRuntime:
             self._zygotes_of(zone, spec).wait(_PREPARE_TIMEOUT_S)
         finally:
             zone.free(slot)
+
+    def prepared(self) -> dict[str, int]:
+        """See :class:`Runtime`."""
+        with self._zygotes_lock:
+            found = list(self._zygotes.values())
+        return {kind: sum(zygotes.is_ready(kind) for zygotes in found) for kind in KINDS}
 
     def create(self, spec: SandboxSpec, on_started: Callable[[dict[str, Any]], None]) -> NamespaceSandbox:
         """See :class:`Runtime`."""

@@ -184,6 +184,12 @@ class Zygotes:
             self._start(place)
             return None
 
+    def is_ready(self, kind: str) -> bool:
+        """Whether one of ``kind`` can be asked now; starts none."""
+        place = self._places.get(kind)
+        with self._lock:
+            return place is not None and place.zygote is not None and place.zygote.is_alive()
+
     def wait(self, timeout_s: float) -> None:
         """Until each is ready or has failed to start."""
         deadline = time.monotonic() + timeout_s
