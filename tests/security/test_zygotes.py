@@ -196,6 +196,23 @@ def test_hostile_template_cannot_hold_creations_up(server: Server, attacker: San
         time.sleep(0.5)
 
 
+def test_death_of_the_zygotes_is_nothing_to_clients(server: Server, attacker: Sandbox) -> None:
+    """Forked sandboxes live on, new ones are made at once, and other zygotes take the places."""
+    before = zygotes(server)
+    for pid in before.values():
+        os.kill(pid, signal.SIGKILL)
+    sandboxes = [Sandbox.create(timeout=60, **server.sdk) for _ in range(6)]
+    for sandbox in (attacker, *sandboxes):
+        assert python(sandbox, "print(6 * 7)") == "42"
+    for sandbox in sandboxes:
+        sandbox.kill()
+    deadline = time.monotonic() + 60
+    while set(after := zygotes(server)) != set(before) or set(after.values()) & set(before.values()):
+        assert time.monotonic() < deadline, f"no other zygotes came: {after}"
+        Sandbox.create(timeout=60, **server.sdk).kill()
+        time.sleep(0.5)
+
+
 def test_cold_starts_are_told_in_the_servers_metrics(server: Server, attacker: Sandbox) -> None:
     """An operator sees that zygotes are ready, and how many sandboxes had to do without."""
     text = httpx.get(f"{server.url}/metrics", headers={"X-API-Key": server.api_key}).text
