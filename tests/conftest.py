@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Generator
 from typing import Any
 
@@ -18,6 +19,13 @@ pytest_plugins = [
 
 IMPOSSIBLE = "this machine cannot"
 """A skip whose reason begins so is let pass by ``--require``: nothing that could be installed or started would help."""
+
+
+def pytest_configure() -> None:
+    """Take interrupts, also in a run that a script put into the background, which has them ignored."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -124,3 +124,20 @@ def test_launcher_killed_and_started_again_finds_its_sandboxes(server: Server) -
         with running_server("--listen", first.url.removeprefix("http://"), data_dir=first.data_dir) as second:
             answers(sandbox, "print(kept)", "7")
             second.census()
+
+
+def test_sandboxes_take_signals_that_their_server_ignores() -> None:
+    """A script that starts the server in the background has interrupts ignored; that is not passed on to what runs inside."""
+    signal.signal(signal.SIGQUIT, signal.SIG_IGN)
+    try:
+        with running_server() as server:
+            signal.signal(signal.SIGQUIT, signal.SIG_DFL)
+            sandbox = Sandbox.create(timeout=60, **server.sdk)
+            for _ in range(2):  # the second one may be forked from a zygote
+                ignored = sandbox.commands.run("grep SigIgn /proc/self/status").stdout.split()[1]
+                assert not int(ignored, 16) & 1 << (signal.SIGQUIT - 1)
+                sandbox.kill()
+                time.sleep(4)
+                sandbox = Sandbox.create(timeout=60, **server.sdk)
+    finally:
+        signal.signal(signal.SIGQUIT, signal.SIG_DFL)

@@ -381,7 +381,7 @@ static void report_done(int with_namespaces) {
 
 static void begin(int control_fd) {
     control = control_fd;
-    signal(SIGCHLD, SIG_DFL);
+    for (int number = 1; number < NSIG; number++) signal(number, SIG_DFL); /* the server may have been started with SIGINT ignored */
     sigset_t none;
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, NULL);
