@@ -19,7 +19,7 @@ from cloister.model.resources import Limits
 from cloister.network.dns_relay import host_nameservers
 from cloister.node.catalog import Catalog
 from cloister.node.host import NodeHost, build_host
-from cloister.runtime.namespace import rootfs, wire
+from cloister.runtime.namespace import rootfs, wire, zone, zones
 from cloister.runtime.namespace import runtime as runtime_module
 from cloister.runtime.namespace.disks import Disks
 from cloister.runtime.spec import SandboxSpec
@@ -142,3 +142,19 @@ def test_step_inside_the_sandbox_that_fails_stops_it(host: NodeHost, tmp_path: P
     finally:
         host.runtime._zygote_host = right
     assert survey(host, directory) == before
+
+
+def test_next_zone_is_ready_before_the_last_one_is_full(host: NodeHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When few slots are left another slot maker is started, with its zygote, and no second one beside it."""
+    monkeypatch.setattr(zones, "SPARE_SLOTS", zone.SLOTS_PER_ZONE)
+    made = [host.runtime.create(spec(host, tmp_path, name), lambda _state: None) for name in ("one", "two")]
+    deadline = time.monotonic() + 20
+    while host.runtime.prepared()["agent"] < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    made.append(host.runtime.create(spec(host, tmp_path, "three"), lambda _state: None))
+    assert sum(line.startswith("slot maker") for line in host.runtime.survey()) == 2
+    for sandbox in made:
+        assert not sandbox.cold
+        sandbox.kill()
+        sandbox.release()

@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from cloister.errors import RuntimeFailedError
+from cloister.errors import CloisterError, RuntimeFailedError
 from cloister.linux.cgroup import CgroupTree
 from cloister.linux.process import kill_pidfd, open_pidfd, pid_of_pidfd, start_ticks, wait_pidfd
 from cloister.network.slots import NetworkNode
@@ -30,7 +30,7 @@ from cloister.runtime.namespace.plan import Payload, agent_payload, setup_string
 from cloister.runtime.namespace.procfiles import processors
 from cloister.runtime.namespace.zone import Slot, Zone
 from cloister.runtime.namespace.zones import Zones
-from cloister.runtime.namespace.zygotes import KINDS, Birth, ZygoteHost, Zygotes
+from cloister.runtime.namespace.zygotes import KINDS, Birth, ZygoteHost, Zygotes, kinds_for
 from cloister.runtime.spec import SandboxSpec
 
 __all__ = ["NamespaceRuntime", "NamespaceSandbox", "StartedSlot"]
@@ -169,6 +169,7 @@ class NamespaceRuntime:
         self._zygote_host = zygotes
         self._zygotes: dict[Zone, Zygotes] = {}
         self._zygotes_lock = threading.Lock()
+        self._looking_ahead = threading.Lock()
         self._zones = Zones(run_dir / "zones", uid_base, cgroups)
         self._zones.adopt_all()
 
@@ -213,6 +214,7 @@ class NamespaceRuntime:
             os.close(ready)
             _close_all(started.namespaces)
             undo.pop_all()
+        self._look_ahead(spec)
         return NamespaceSandbox(spec, started, self, init_fd=init, disk_fd=disk, cold=cold)
 
     def _give_birth(self, spec: SandboxSpec, started: StartedSlot, ends: dict[str, socket.socket]) -> tuple[str, ...]:
@@ -234,7 +236,22 @@ class NamespaceRuntime:
             forked = {zygote.kind for zygote in asked if self._succeeds(zygote.answer, spec)}
         finally:
             _close_all(files)
-        return tuple(kind for kind in ends if kind not in forked)
+        return tuple(kind for kind in ends if kind in kinds_for(spec) and kind not in forked)
+
+    def _look_ahead(self, spec: SandboxSpec) -> None:
+        """Have the next zone of the template, with its zygotes, before the last one is full."""
+        if self._zones.is_short(spec.template_key) and self._looking_ahead.acquire(blocking=False):
+            threading.Thread(target=self._start_next_zone, args=(spec,), name="next-zone", daemon=True).start()
+
+    def _start_next_zone(self, spec: SandboxSpec) -> None:
+        try:
+            zone = self._zones.start_next(spec.template_key)
+            if zone is not None:
+                self._zygotes_of(zone, spec).wait(_PREPARE_TIMEOUT_S)
+        except (CloisterError, OSError) as error:  # thread border: the creation that needs the zone tries again, and tells its client
+            self._zygote_host.tell("zone.not_started", {"error": str(error)})
+        finally:
+            self._looking_ahead.release()
 
     def _succeeds(self, step: Callable[[], None], spec: SandboxSpec) -> bool:
         try:

@@ -98,10 +98,10 @@ class Zone:
         with self._lock:
             return not self._used
 
-    def has_room(self) -> bool:
-        """Whether a slot is free."""
+    def free_slots(self) -> int:
+        """How many slots are free."""
         with self._lock:
-            return len(self._used) < SLOTS_PER_ZONE
+            return SLOTS_PER_ZONE - len(self._used)
 
     def take(self) -> Slot:
         """Reserve the lowest free slot. Raises: NoCapacityError."""

@@ -14,7 +14,10 @@ from cloister.linux.cgroup import CgroupTree
 from cloister.runtime.namespace.zone import ZONES, Slot, Zone
 from cloister.runtime.namespace.zygotes import KINDS
 
-__all__ = ["Zones", "groups_of_zone"]
+__all__ = ["SPARE_SLOTS", "Zones", "groups_of_zone"]
+
+SPARE_SLOTS = 96
+"""With fewer free ones the next zone is started: its zygotes need some seconds, in which its sandboxes would start cold."""
 
 
 class Zones:
@@ -26,6 +29,7 @@ class Zones:
         self._cgroups = cgroups
         self._lock = threading.Lock()
         self._zones: dict[int, Zone] = {}
+        self._stopped = False
 
     def adopt_all(self) -> None:
         """Find the slot makers that outlived an earlier supervisor; forget the ones that did not."""
@@ -50,10 +54,28 @@ class Zones:
         with self._lock:
             self._drop_dead()
             for zone in self._zones.values():
-                if zone.template_key == template_key and zone.has_room():
+                if zone.template_key == template_key and zone.free_slots():
                     return zone, zone.take()
             zone = self._start(template_key)
             return zone, zone.take()
+
+    def is_short(self, template_key: str) -> bool:
+        """Whether the zones of this template are so nearly full that the next one should be made ready."""
+        with self._lock:
+            return self._free_slots(template_key) < SPARE_SLOTS
+
+    def start_next(self, template_key: str) -> Zone | None:
+        """Another zone for this template, before the others are full; None when it is not needed, or would cost another template its own.
+
+        Raises: IsolationError.
+        """
+        with self._lock:
+            if self._stopped or len(self._zones) == ZONES or self._free_slots(template_key) >= SPARE_SLOTS:
+                return None
+            return self._start(template_key)
+
+    def _free_slots(self, template_key: str) -> int:
+        return sum(zone.free_slots() for zone in self._zones.values() if zone.template_key == template_key)
 
     def hold_slot(self, zone_number: int, slot_number: int) -> tuple[Zone, Slot] | None:
         """The slot of a sandbox that is being adopted; None when its zone is gone."""
@@ -78,6 +100,7 @@ class Zones:
     def stop(self) -> None:
         """End all of them and, with them, every sandbox."""
         with self._lock:
+            self._stopped = True
             for zone in list(self._zones.values()):
                 self._stop_one(zone)
             with contextlib.suppress(FileNotFoundError):

@@ -28,7 +28,7 @@ from cloister.runtime.namespace.plan import setup_strings, zygote_payload
 from cloister.runtime.namespace.zone import Zone
 from cloister.runtime.spec import SandboxSpec
 
-__all__ = ["KINDS", "Birth", "Zygote", "ZygoteFilters", "ZygoteHost", "Zygotes", "sealed_file"]
+__all__ = ["KINDS", "Birth", "Zygote", "ZygoteFilters", "ZygoteHost", "Zygotes", "kinds_for", "sealed_file"]
 
 KINDS = ("agent", "kernel")
 _LIMITS = Limits(mem_mib=4096, cpu_count=64.0, pids=64, open_files=1 << 20)
@@ -160,6 +160,11 @@ class _Place:
     """Set when a start has ended, well or not."""
 
 
+def kinds_for(spec: SandboxSpec) -> tuple[str, ...]:
+    """The kinds of zygotes that sandboxes of this template can come from."""
+    return KINDS if "python" in spec.languages else KINDS[:1]
+
+
 class Zygotes:
     """The zygotes of one zone, for the template of ``spec``. Thread-safe."""
 
@@ -169,8 +174,7 @@ class Zygotes:
         self._host = host
         self._lock = threading.Lock()
         self._stopped = False
-        wanted = KINDS if "python" in spec.languages else KINDS[:1]
-        self._places = {kind: _Place(kind) for kind in wanted if host.enabled}
+        self._places = {kind: _Place(kind) for kind in kinds_for(spec) if host.enabled}
 
     def ready(self, kind: str) -> Zygote | None:
         """The zygote of ``kind`` if it can be asked now; otherwise one is started behind."""
