@@ -117,17 +117,17 @@ class LayerStore:
     def workspace(self, key: str) -> Iterator[Workspace]:
         """A fresh workspace, removed at the end with whatever was not published."""
         root = self.root / "tmp" / f"{key[:16]}.{secrets.token_hex(4)}"
-        root.mkdir(mode=0o700)
-        with (root / "lock").open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            made = Workspace(root)
-            for path in (made.upper, made.work, made.empty):
-                path.mkdir(parents=True)
-                path.chmod(0o755)
-            try:
+        try:  # from before the first directory on: a signal may end the build at any line
+            root.mkdir(mode=0o700)
+            with (root / "lock").open("w") as file:
+                fcntl.flock(file, fcntl.LOCK_EX)
+                made = Workspace(root)
+                for path in (made.upper, made.work, made.empty):
+                    path.mkdir(parents=True)
+                    path.chmod(0o755)
                 yield made
-            finally:
-                shutil.rmtree(root, ignore_errors=True)
+        finally:
+            shutil.rmtree(root, ignore_errors=True)
 
     @contextlib.contextmanager
     def builder_directory(self) -> Iterator[Path]:
