@@ -16,8 +16,8 @@ from cloister.runtime.namespace.zygotes import KINDS
 
 __all__ = ["SPARE_SLOTS", "Zones", "groups_of_zone"]
 
-SPARE_SLOTS = 96
-"""With fewer free ones the next zone is started: its zygotes need some seconds, in which its sandboxes would start cold."""
+SPARE_SLOTS = 320
+"""With fewer free ones the next zone is started: its zygotes need up to six seconds, in which its sandboxes would start cold."""
 
 
 class Zones:
