@@ -211,10 +211,6 @@ class Zygotes:
             if place.starting is not None:
                 place.starting.join()
 
-    def describe(self) -> list[str]:
-        """A line for each that lives (the census)."""
-        return [f"{place.kind} zygote of zone {self._zone.number}" for place in self._places.values() if place.zygote is not None]
-
     def _tell(self, event: str, kind: str, **fields: object) -> None:
         self._host.tell(event, {"zone": self._zone.number, "kind": kind, **fields})
 
