@@ -28,6 +28,10 @@ class Template:
     """Languages of the interpreter, canonical names, the default one first; empty: no interpreter."""
     limits: Limits = field(default_factory=Limits)
     aliases: tuple[str, ...] = ()
+    start_cmd: str = ""
+    """Started once in every sandbox, by the default user in the work directory; empty: none."""
+    ready_cmd: str = ""
+    """Asked again until it succeeds: then the sandbox is ready; empty: at once."""
     created_at: float = 0.0
     """When it was built, epoch seconds; 0 if that is not known."""
 
