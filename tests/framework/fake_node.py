@@ -23,8 +23,9 @@ from typing import Any
 
 from aiohttp import web
 
-from cloister.errors import AlreadyExistsError, CloisterError, SandboxNotFoundError, TemplateNotFoundError
+from cloister.errors import AlreadyExistsError, CloisterError, NotFoundError, SandboxNotFoundError, TemplateNotFoundError
 from cloister.ids import new_sandbox_id
+from cloister.model.build import BuildReport, BuildRequest, BuildStatus, EndedBuild
 from cloister.model.node import EndedSandbox, NodeInfo, Sample, SandboxMetrics, SandboxStats
 from cloister.model.resources import Limits
 from cloister.model.sandbox import EndReason, SandboxRecord, SandboxRequest, SandboxState
@@ -158,6 +159,8 @@ class FakeNode:
         self.create_fault: CloisterError | None = None
         self.create_delay_s = 0.0
         self.creates = 0
+        self.builds: dict[str, BuildRequest] = {}
+        self.reports: dict[str, BuildReport] = {}
         self.resolver = new_network()
         self._server: NodeServer | None = None
         self._dns: DnsSockets | None = None
@@ -312,6 +315,42 @@ class FakeNode:
     async def ping(self) -> NodeInfo:
         """See NodeService."""
         return NodeInfo(version="fake", instance=0)
+
+    async def start_build(self, request: BuildRequest) -> None:
+        """See NodeService: it waits until a test says otherwise by :meth:`report`."""
+        self.builds.setdefault(request.build_id, request)
+        self.reports.setdefault(request.build_id, BuildReport(build_id=request.build_id, status=BuildStatus.WAITING, total=0))
+
+    async def report(self, report: BuildReport) -> None:
+        """Make this what is said of a build; an end is told to the peers."""
+        self.reports[report.build_id] = report
+        if report.status.is_final and self._server is not None:
+            ended = EndedBuild(build_id=report.build_id, status=report.status, message=report.message, step=report.step)
+            await self._server.broadcast_build_ended(ended)
+
+    async def report_build(self, build_id: str, offset: int, limit: int) -> BuildReport:
+        """See NodeService."""
+        if (report := self.reports.get(build_id)) is None:
+            raise NotFoundError(f"there is no build {build_id}")
+        return replace(report, total=len(report.entries), entries=report.entries[offset : offset + limit])
+
+    async def cancel_build(self, build_id: str) -> bool:
+        """See NodeService."""
+        report = self.reports.get(build_id)
+        if report is None or report.status.is_final:
+            return False
+        await self.report(replace(report, status=BuildStatus.ERROR, message="the build was cancelled"))
+        return True
+
+    async def drop_build(self, build_id: str) -> None:
+        """See NodeService."""
+        self.builds.pop(build_id, None)
+        self.reports.pop(build_id, None)
+
+    async def snapshot(self, sandbox_id: str, build_id: str, template_id: str, name: str) -> Template:
+        """See NodeService: the sandbox's template under another name."""
+        self.find(sandbox_id)
+        return replace(TEMPLATES[0], template_id=template_id, name=name, build_id=build_id)
 
 
 @contextlib.asynccontextmanager

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from cloister.model.build import BuildReport, BuildRequest, EndedBuild
 from cloister.model.node import EndedSandbox, NodeInfo, SandboxMetrics, SandboxNote, SandboxStats
 from cloister.model.sandbox import EndReason, SandboxRecord, SandboxRequest
 from cloister.model.template import Template
@@ -29,11 +30,15 @@ class ResolverSockets:
 
 @dataclass(frozen=True)
 class NodeListener:
-    """Whom a client tells: ``connected`` after each (re)connection, before waiting calls go on; ``ended`` and ``noted`` for each event."""
+    """Whom a client tells: ``connected`` after each (re)connection, before waiting calls go on; the others for each event.
+
+    ``build_ended`` is not called for builds that ended while there was no connection: ``connected`` has to ask for their reports.
+    """
 
     connected: Callable[[NodeClient], Awaitable[None]]
     ended: Callable[[EndedSandbox], None]
     noted: Callable[[SandboxNote], None] = lambda _note: None
+    build_ended: Callable[[EndedBuild], None] = lambda _ended: None
 
 
 class NodeClient(Protocol):
@@ -76,3 +81,18 @@ class NodeClient(Protocol):
 
     async def ping(self) -> NodeInfo:
         """Who the node is."""
+
+    async def start_build(self, request: BuildRequest) -> None:
+        """Queue a build; a build id that the node knows already changes nothing. Raises: NoCapacityError, InvalidRequestError."""
+
+    async def report_build(self, build_id: str, offset: int = 0, limit: int = 100) -> BuildReport:
+        """A build's state, and at most ``limit`` (0 to 1,000) entries of its log from ``offset`` on. NotFoundError if there is none."""
+
+    async def cancel_build(self, build_id: str) -> bool:
+        """End a build that has not ended, with status ``error``; False if there is none."""
+
+    async def drop_build(self, build_id: str) -> None:
+        """Forget a build and what it made; live sandboxes of it live on."""
+
+    async def snapshot(self, sandbox_id: str, build_id: str, template_id: str, name: str) -> Template:
+        """What a live sandbox's disk holds now, as the template ``build_id``; one that is there already is given back."""

@@ -19,19 +19,30 @@ from typing import Any, Protocol
 import structlog
 
 from cloister.errors import CloisterError, InternalError, InvalidRequestError
-from cloister.ids import is_sandbox_id
+from cloister.model.build import BuildReport, BuildRequest, EndedBuild
 from cloister.model.node import EndedSandbox, NodeInfo, SandboxMetrics, SandboxNote, SandboxStats
-from cloister.model.resources import Limits
 from cloister.model.sandbox import EndReason, SandboxRecord, SandboxRequest
 from cloister.model.template import Template
+from cloister.node.requests import (
+    MAX_REPORT_ENTRIES,
+    build_id_of,
+    count_of,
+    label_of,
+    parse_build,
+    parse_request,
+    sandbox_id_of,
+    template_id_of,
+    typed,
+)
 from cloister.protocol.node import ChannelClosedError, Message, NodeChannel, ProtocolError
 
-__all__ = ["DnsSockets", "NodeServer", "NodeService", "parse_request"]
+__all__ = ["DnsSockets", "NodeServer", "NodeService"]
 
 _log = structlog.get_logger("cloister.node.server")
 _MAX_IN_FLIGHT = 1024
 _MAX_UNTOLD = 1000
 """Notes kept while nobody is connected."""
+_MAX_OFFSET = 1 << 40
 _METRICS_PARAMS = ("start", "end", "newest")
 
 
@@ -83,6 +94,21 @@ class NodeService(Protocol):
     async def ping(self) -> NodeInfo:
         """Who this is."""
 
+    async def start_build(self, request: BuildRequest) -> None:
+        """Queue a build; a build id that is known already changes nothing. NoCapacityError when the queue is full."""
+
+    async def report_build(self, build_id: str, offset: int, limit: int) -> BuildReport:
+        """A build's state and at most ``limit`` entries of its log from ``offset`` on. NotFoundError if there is none."""
+
+    async def cancel_build(self, build_id: str) -> bool:
+        """End a build that has not ended, with status ``error``; False if there is none. Idempotent."""
+
+    async def drop_build(self, build_id: str) -> None:
+        """Forget a build and what it made; live sandboxes of it live on. Idempotent."""
+
+    async def snapshot(self, sandbox_id: str, build_id: str, template_id: str, name: str) -> Template:
+        """What a live sandbox's disk holds now, as the template ``build_id``; one that is there already is given back."""
+
 
 _Answer = tuple[Any, Sequence[int], Callable[[], None] | None]
 
@@ -116,6 +142,11 @@ class NodeServer:
             "templates": self._templates,
             "dns_sockets": self._dns_sockets,
             "ping": self._ping,
+            "start_build": self._start_build,
+            "report_build": self._report_build,
+            "cancel_build": self._cancel_build,
+            "drop_build": self._drop_build,
+            "snapshot": self._snapshot,
         }
 
     async def start(self) -> None:
@@ -149,6 +180,10 @@ class NodeServer:
     async def broadcast_ended(self, ended: EndedSandbox) -> None:
         """Send ``sandbox.ended`` to every peer; one that has gone is passed over."""
         await self._broadcast({"event": "sandbox.ended", "data": ended.to_json()})
+
+    async def broadcast_build_ended(self, ended: EndedBuild) -> None:
+        """Send ``build.ended`` to every peer. With none there it is not told later: whoever connects asks for reports."""
+        await self._broadcast({"event": "build.ended", "data": ended.to_json()})
 
     async def broadcast_note(self, note: SandboxNote) -> None:
         """Send ``sandbox.noted`` to every peer; with none there, the next to come is told, unless there are too many notes by then."""
@@ -226,7 +261,7 @@ class NodeServer:
         return await method(params)
 
     async def _reserve(self, params: dict[str, Any]) -> _Answer:
-        return {"sandbox_id": await self._service.reserve(_typed(params, "template", str))}, (), None
+        return {"sandbox_id": await self._service.reserve(typed(params, "template", str))}, (), None
 
     async def _create(self, params: dict[str, Any]) -> _Answer:
         record = await self._service.create(parse_request(params))
@@ -237,29 +272,29 @@ class NodeServer:
             reason = EndReason(params.get("reason", EndReason.KILLED))
         except ValueError as error:
             raise InvalidRequestError(str(error)) from error
-        return {"killed": await self._service.kill(_sandbox_id(params), reason)}, (), None
+        return {"killed": await self._service.kill(sandbox_id_of(params), reason)}, (), None
 
     async def _set_deadline(self, params: dict[str, Any]) -> _Answer:
-        await self._service.set_deadline(_sandbox_id(params), _typed(params, "end_at", (int, float)))
+        await self._service.set_deadline(sandbox_id_of(params), typed(params, "end_at", (int, float)))
         return {}, (), None
 
     async def _list(self, _params: dict[str, Any]) -> _Answer:
         return {"sandboxes": [record.to_json() for record in await self._service.list()]}, (), None
 
     async def _get(self, params: dict[str, Any]) -> _Answer:
-        return (await self._service.get(_sandbox_id(params))).to_json(), (), None
+        return (await self._service.get(sandbox_id_of(params))).to_json(), (), None
 
     async def _stats(self, params: dict[str, Any]) -> _Answer:
-        return (await self._service.stats(_sandbox_id(params))).to_json(), (), None
+        return (await self._service.stats(sandbox_id_of(params))).to_json(), (), None
 
     async def _metrics(self, params: dict[str, Any]) -> _Answer:
-        start, end, newest = (None if params.get(name) is None else _typed(params, name, (int, float)) for name in _METRICS_PARAMS)
+        start, end, newest = (None if params.get(name) is None else typed(params, name, (int, float)) for name in _METRICS_PARAMS)
         if newest is not None and not (isinstance(newest, int) and newest > 0):
             raise InvalidRequestError("newest is not a positive whole number")
-        return (await self._service.metrics(_sandbox_id(params), start, end, newest)).to_json(), (), None
+        return (await self._service.metrics(sandbox_id_of(params), start, end, newest)).to_json(), (), None
 
     async def _dial(self, params: dict[str, Any]) -> _Answer:
-        sock = await self._service.dial(_sandbox_id(params))
+        sock = await self._service.dial(sandbox_id_of(params))
         return {}, (sock.fileno(),), sock.close
 
     async def _templates(self, _params: dict[str, Any]) -> _Answer:
@@ -272,44 +307,21 @@ class NodeServer:
     async def _ping(self, _params: dict[str, Any]) -> _Answer:
         return (await self._service.ping()).to_json(), (), None
 
+    async def _start_build(self, params: dict[str, Any]) -> _Answer:
+        await self._service.start_build(parse_build(params))
+        return {}, (), None
 
-def _typed(params: dict[str, Any], name: str, kinds: type | tuple[type, ...]) -> Any:
-    value = params.get(name)
-    if not isinstance(value, kinds) or isinstance(value, bool):
-        raise InvalidRequestError(f"{name} is missing or of the wrong type")
-    return value
+    async def _report_build(self, params: dict[str, Any]) -> _Answer:
+        offset, limit = count_of(params, "offset", 0, _MAX_OFFSET), count_of(params, "limit", 0, MAX_REPORT_ENTRIES)
+        return (await self._service.report_build(build_id_of(params), offset, limit)).to_json(), (), None
 
+    async def _cancel_build(self, params: dict[str, Any]) -> _Answer:
+        return {"cancelled": await self._service.cancel_build(build_id_of(params))}, (), None
 
-def _sandbox_id(params: dict[str, Any]) -> str:
-    value = params.get("sandbox_id")
-    if not isinstance(value, str) or not is_sandbox_id(value):
-        raise InvalidRequestError("sandbox_id is missing or malformed")
-    return value
+    async def _drop_build(self, params: dict[str, Any]) -> _Answer:
+        await self._service.drop_build(build_id_of(params))
+        return {}, (), None
 
-
-def parse_request(params: dict[str, Any]) -> SandboxRequest:
-    """The request that ``params`` of ``create`` hold, with every field's type checked.
-
-    Raises:
-        InvalidRequestError: a field is missing, unknown or of the wrong type.
-    """
-    try:
-        fields = dict(params)
-        limits = fields.pop("limits", None)
-        request = SandboxRequest(**fields, limits=None if limits is None else Limits(**limits))
-    except TypeError as error:
-        raise InvalidRequestError(f"create: {error}") from error
-    _sandbox_id(params)
-    _typed(params, "end_at", (int, float))
-    texts = [request.template, request.access_token or "", request.runtime or "", *request.envs, *request.envs.values()]
-    if not all(isinstance(text, str) for text in texts) or not isinstance(request.attributes, dict):
-        raise InvalidRequestError("create: a field is of the wrong type")
-    if not isinstance(request.allow_internet, bool):
-        raise InvalidRequestError("create: allow_internet is not a boolean")
-    if request.limits is not None and not all(_is_number(value) for value in vars(request.limits).values()):
-        raise InvalidRequestError("create: a limit is not a positive number")
-    return request
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and value > 0
+    async def _snapshot(self, params: dict[str, Any]) -> _Answer:
+        names = build_id_of(params), template_id_of(params), label_of(params, "name")
+        return (await self._service.snapshot(sandbox_id_of(params), *names)).to_json(), (), None

@@ -26,8 +26,9 @@ from typing import Any, TypeVar
 import structlog
 
 from cloister import __version__
-from cloister.errors import AlreadyExistsError, CloisterError, IsolationError, SandboxNotFoundError
+from cloister.errors import AlreadyExistsError, CloisterError, InvalidRequestError, IsolationError, NotFoundError, SandboxNotFoundError
 from cloister.ids import new_sandbox_id
+from cloister.model.build import BuildReport, BuildRequest
 from cloister.model.node import EndedSandbox, NodeInfo, SandboxMetrics, SandboxNote, SandboxStats
 from cloister.model.sandbox import EndReason, SandboxRecord, SandboxRequest, SandboxState
 from cloister.model.template import Template
@@ -276,6 +277,25 @@ class Supervisor:
             creations=dict(self._creations),
             zygotes=self._host.runtime.prepared(),
         )
+
+    async def start_build(self, _request: BuildRequest) -> None:
+        """See :class:`NodeService`."""
+        raise InvalidRequestError("this node does not build templates yet")
+
+    async def report_build(self, build_id: str, _offset: int, _limit: int) -> BuildReport:
+        """See :class:`NodeService`."""
+        raise NotFoundError(f"there is no build {build_id}")
+
+    async def cancel_build(self, _build_id: str) -> bool:
+        """See :class:`NodeService`."""
+        return False
+
+    async def drop_build(self, _build_id: str) -> None:
+        """See :class:`NodeService`."""
+
+    async def snapshot(self, _sandbox_id: str, _build_id: str, _template_id: str, _name: str) -> Template:
+        """See :class:`NodeService`."""
+        raise InvalidRequestError("this node makes no snapshots yet")
 
     # ---- one sandbox's life ----
 

@@ -15,14 +15,34 @@ from cloister.cluster.base import NodeClient, NodeListener
 from cloister.cluster.local import LocalNodeClient
 from cloister.errors import InvalidRequestError, NoCapacityError, NodeUnreachableError, SandboxNotFoundError
 from cloister.ids import new_sandbox_id
+from cloister.model.build import BuildFiles, BuildLogEntry, BuildReport, BuildRequest, BuildStatus, BuildStep, EndedBuild, ImageSource
 from cloister.model.node import EndedSandbox, NodeInfo, Sample, SandboxMetrics, SandboxNote, SandboxStats
 from cloister.model.resources import Limits
 from cloister.model.sandbox import EndReason, SandboxRecord, SandboxRequest, SandboxState
 from cloister.model.template import Template
-from cloister.node.server import DnsSockets, NodeServer, parse_request
+from cloister.node.requests import parse_request
+from cloister.node.server import DnsSockets, NodeServer
 from cloister.protocol.node import MAX_PIECE_BYTES, ChannelClosedError, NodeChannel, ProtocolError
 
 ID = "a" * 20
+BUILD_ID = "5b1fe2a4-4f51-4b6f-8a4e-27ab02a05c1e"
+BUILD = BuildRequest(
+    build_id=BUILD_ID,
+    template_id="t1",
+    team_id="team-1",
+    name="A name",
+    image=ImageSource(reference="docker.io/library/python:3.12-slim", username="u", password="p"),
+    steps=(
+        BuildStep(kind="COPY", args=("a", "/b", "", ""), files=BuildFiles(path="team-1/0123", digest="0" * 64)),
+        BuildStep(kind="RUN", args=("echo 'ü'\n", "root"), force=True),
+    ),
+    start_cmd="sleep inf",
+    ready_cmd="true",
+    cpu_count=0.5,
+    mem_mib=512,
+    disk_mib=1024,
+    force=True,
+)
 SAMPLE = Sample(at=1.5, cpu_used_pct=2.5, mem_used_bytes=3, mem_cache_bytes=4, disk_used_bytes=5)
 
 
@@ -95,6 +115,29 @@ class Service:
         await asyncio.sleep(0)
         return NodeInfo(version="1", instance=3)
 
+    async def start_build(self, request: BuildRequest) -> None:
+        """See NodeService."""
+        self.asked.append(request)
+
+    async def report_build(self, build_id: str, offset: int, limit: int) -> BuildReport:
+        """See NodeService."""
+        entries = tuple(BuildLogEntry(at=number, level="info", message=str(number), step="1") for number in range(offset, offset + limit))
+        return BuildReport(build_id=build_id, status=BuildStatus.BUILDING, total=9, entries=entries, message="m", step="2")
+
+    async def cancel_build(self, build_id: str) -> bool:
+        """See NodeService."""
+        self.asked.append(build_id)
+        return True
+
+    async def drop_build(self, build_id: str) -> None:
+        """See NodeService."""
+        self.asked.append(build_id)
+
+    async def snapshot(self, sandbox_id: str, build_id: str, template_id: str, name: str) -> Template:
+        """See NodeService."""
+        self.asked.append(sandbox_id)
+        return Template(template_id=template_id, name=name, build_id=build_id, layers=("l",))
+
 
 class Harness:
     """A server that can be stopped and started, and a client of it."""
@@ -103,6 +146,7 @@ class Harness:
         self.service = Service()
         self.path = path
         self.ended: list[EndedSandbox] = []
+        self.builds_ended: list[EndedBuild] = []
         self.greeted = 0
         self.client = LocalNodeClient(path, wait_s=1.0)
         self.server: NodeServer | None = None
@@ -129,7 +173,7 @@ async def harness(tmp_path: Path) -> AsyncIterator[Harness]:
     """A connected pair."""
     harness = Harness(tmp_path / "s")
     await harness.start()
-    harness.client.start(NodeListener(harness.greet, harness.ended.append))
+    harness.client.start(NodeListener(harness.greet, harness.ended.append, build_ended=harness.builds_ended.append))
     yield harness
     await harness.client.close()
     await harness.stop()
@@ -197,6 +241,42 @@ async def test_events(harness: Harness) -> None:
     await harness.server.broadcast_ended(EndedSandbox(sandbox_id=ID, reason=EndReason.CRASHED, message="why"))
     await harness.client.ping()
     assert harness.ended == [EndedSandbox(sandbox_id=ID, reason=EndReason.CRASHED, message="why")]
+
+
+async def test_builds(harness: Harness) -> None:
+    """A build's request, report and end cross the socket with all their fields."""
+    await harness.client.start_build(BUILD)
+    assert harness.service.asked == [BUILD]
+    report = await harness.client.report_build(BUILD_ID, offset=3, limit=2)
+    assert (report.status, report.total, report.message, report.step) == (BuildStatus.BUILDING, 9, "m", "2")
+    assert [entry.message for entry in report.entries] == ["3", "4"]
+    assert await harness.client.cancel_build(BUILD_ID)
+    await harness.client.drop_build(BUILD_ID)
+    made = await harness.client.snapshot(ID, BUILD_ID, "t1", "A name")
+    assert (made.build_id, made.template_id, made.name) == (BUILD_ID, "t1", "A name")
+    assert harness.server is not None
+    ended = EndedBuild(build_id=BUILD_ID, status=BuildStatus.ERROR, message="why", step="base")
+    await harness.server.broadcast_build_ended(ended)
+    await harness.client.ping()
+    assert harness.builds_ended == [ended]
+
+
+@pytest.mark.parametrize(("offset", "limit"), [(-1, 1), (0, -1), (0, 1001), (1 << 60, 1), (True, 1), (0, 1.5)])
+async def test_windows_of_a_log_are_bounded(harness: Harness, offset: Any, limit: Any) -> None:
+    """No peer gets a whole log at once, or an index that is none."""
+    with pytest.raises(InvalidRequestError):
+        await harness.client.report_build(BUILD_ID, offset, limit)
+
+
+async def test_a_build_is_asked_for_again_after_a_restart(harness: Harness) -> None:
+    """A build that is started while the supervisor restarts is started when it is back."""
+    await harness.client.ping()
+    await harness.stop()
+    waiting = asyncio.create_task(harness.client.start_build(BUILD))
+    await asyncio.sleep(0.1)
+    await harness.start()
+    await waiting
+    assert harness.service.asked == [BUILD]
 
 
 async def test_reconnection(harness: Harness) -> None:
