@@ -1,0 +1,78 @@
+"""Entry point of a build operation: ``main.py <operation>``, inside a build sandbox, as its root, on the agent's own interpreter.
+
+An operation is a module beside this one with a function ``run(params: dict) -> dict``. The parameters come as one JSON object on standard
+input; one JSON object goes to standard output, ``{"result": {...}}`` with exit status 0 or ``{"error": "what went wrong"}`` with 1. Lines on
+standard error are for the build's log; what programs that an operation starts write to their standard output goes there too.
+
+Operations use the standard library, ``cloister.protocol`` and ``cloister.errors`` and need nothing of the image that they work on: no shell,
+no C library, no list of users. What they say is believed by nobody: the host checks each result's shape.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+_SITE = Path(__file__).resolve().parents[3]
+if str(_SITE) not in sys.path:
+    sys.path.insert(0, str(_SITE))
+
+from cloister.errors import CloisterError, InvalidRequestError  # noqa: E402
+
+__all__ = ["main", "perform"]
+
+_NO_OPERATIONS = ("main", "__init__")
+
+
+def perform(operation: str, params: dict[str, Any]) -> dict[str, Any]:
+    """What the operation returns for ``params``.
+
+    Raises: InvalidRequestError: there is no such operation; whatever the operation raises.
+    """
+    known = operation.isidentifier() and operation not in _NO_OPERATIONS and Path(__file__).with_name(f"{operation}.py").is_file()
+    if not known:
+        raise InvalidRequestError(f"there is no build operation '{operation}'")
+    result: dict[str, Any] = importlib.import_module(f"cloister.agent.build.{operation}").run(params)
+    return result
+
+
+def main(argv: list[str]) -> int:
+    """Read, perform, answer. Returns the exit status."""
+    answer = _take_stdout()
+    os.umask(0o022)
+    document: dict[str, Any]
+    try:
+        document = {"result": perform(argv[0] if argv else "", json.load(sys.stdin.buffer))}
+    except CloisterError as error:
+        document = {"error": str(error)}
+    except OSError as error:
+        document = {"error": _told(error)}
+    except Exception as error:  # noqa: BLE001  # the process ends here, and the other side waits for an object
+        traceback.print_exc()
+        document = {"error": f"internal error: {error or type(error).__name__}"}
+    with os.fdopen(answer, "w", encoding="utf-8") as file:
+        json.dump(document, file)
+    return 0 if "result" in document else 1
+
+
+def _take_stdout() -> int:
+    """A descriptor of standard output for the answer alone; everybody else's standard output is standard error from here on."""
+    answer = os.dup(1)  # not inherited by programs
+    os.dup2(2, 1)
+    return answer
+
+
+def _told(error: OSError) -> str:
+    """In a person's words; a full disk is named as what it is."""
+    reason = (error.strerror or str(error)).lower()
+    paths = " -> ".join(os.fsdecode(name) for name in (error.filename, error.filename2) if name is not None)
+    return f"{paths}: {reason}" if paths else reason
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
