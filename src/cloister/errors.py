@@ -3,7 +3,8 @@
 ::
 
     CloisterError (code, message, hint)
-      InvalidRequestError   AuthenticationError   PermissionDeniedError   DeadlineError
+      InvalidRequestError   InvalidArchiveError
+      AuthenticationError   PermissionDeniedError   DeadlineError
       BuildError (step, log_tail)
       NotFoundError         SandboxNotFoundError TemplateNotFoundError SnapshotNotFoundError ContextNotFoundError
       ConflictError         InvalidTransitionError AlreadyExistsError
@@ -27,6 +28,7 @@ __all__ = [
     "ContextNotFoundError",
     "DeadlineError",
     "InternalError",
+    "InvalidArchiveError",
     "InvalidRequestError",
     "InvalidTransitionError",
     "IsolationError",
@@ -65,6 +67,12 @@ class InvalidRequestError(CloisterError):
     """The request is malformed, or asks for something that is not built."""
 
     code = "invalid_request"
+
+
+class InvalidArchiveError(InvalidRequestError):
+    """An uploaded archive is broken, or holds what must not be in one."""
+
+    code = "invalid_archive"
 
 
 class AuthenticationError(CloisterError):

@@ -29,7 +29,7 @@ _ALLOWED = {
     "template": {"runtime", "linux", "model", "errors"},
     "node": {"template", "runtime", "network", "linux", "config", "telemetry", "protocol", "model", "ids", "errors"},
     "cluster": {"protocol", "model", "ids", "errors"},
-    "control": {"cluster", "store", "model", "ids", "errors"},
+    "control": {"cluster", "store", "protocol", "model", "ids", "errors"},
     "proxy": {"protocol", "errors"},
     "tls": {"errors"},
     "api": {"control", "store", "model", "errors"},
