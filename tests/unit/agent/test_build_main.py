@@ -17,6 +17,7 @@ _OPERATIONS = {
     "noisy": "import subprocess\ndef run(params):\n    print('a line')\n    subprocess.run(['/bin/echo', 'a program'])\n    return {}\n",
     "refusing": "from cloister.errors import BuildError\ndef run(params):\n    raise BuildError('not like this')\n",
     "full": "import errno, os\ndef run(params):\n    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), '/a/file')\n",
+    "helper": "A_PART_OF_OTHERS = 1\n",
     "broken": "def run(params):\n    return params['absent']\n",
 }
 
@@ -64,7 +65,7 @@ def test_errors_are_told(program: Path, operation: str, told: str) -> None:
     assert ("KeyError" in log) == (operation == "broken")
 
 
-@pytest.mark.parametrize("arguments", [(), ("main",), ("__init__",), ("absent",), ("../main",), ("os",), ("echo.run",)])
+@pytest.mark.parametrize("arguments", [(), ("main",), ("__init__",), ("absent",), ("helper",), ("../main",), ("os",), ("echo.run",)])
 def test_only_modules_beside_it_are_operations(program: Path, arguments: tuple[str, ...]) -> None:
     """A name that is no operation is refused before anything is imported."""
     code, answer, _ = _perform(program, *arguments)

@@ -1,11 +1,11 @@
 """Entry point of a build operation: ``main.py <operation>``, inside a build sandbox, as its root, on the agent's own interpreter.
 
-An operation is a module beside this one with a function ``run(params: dict) -> dict``. The parameters come as one JSON object on standard
-input; one JSON object goes to standard output, ``{"result": {...}}`` with exit status 0 or ``{"error": "what went wrong"}`` with 1. Lines on
-standard error are for the build's log; what programs that an operation starts write to their standard output goes there too.
+An operation is a module beside this one with a function ``run(params: dict) -> dict``. The parameters come as one JSON object on
+standard input; one JSON object goes to standard output: ``{"result": {...}}`` with exit status 0, or ``{"error": "…"}`` with 1.
+Lines on standard error are for the build's log; what programs that an operation starts write to their standard output goes there too.
 
-Operations use the standard library, ``cloister.protocol`` and ``cloister.errors`` and need nothing of the image that they work on: no shell,
-no C library, no list of users. What they say is believed by nobody: the host checks each result's shape.
+Operations use the standard library, ``cloister.protocol`` and ``cloister.errors`` and need nothing of the image that they work on: no
+shell, no C library, no list of users. What they say is believed by nobody: the host checks each result's shape.
 """
 
 from __future__ import annotations
@@ -35,9 +35,10 @@ def perform(operation: str, params: dict[str, Any]) -> dict[str, Any]:
     Raises: InvalidRequestError: there is no such operation; whatever the operation raises.
     """
     known = operation.isidentifier() and operation not in _NO_OPERATIONS and Path(__file__).with_name(f"{operation}.py").is_file()
-    if not known:
+    run = getattr(importlib.import_module(f"cloister.agent.build.{operation}"), "run", None) if known else None
+    if run is None:
         raise InvalidRequestError(f"there is no build operation '{operation}'")
-    result: dict[str, Any] = importlib.import_module(f"cloister.agent.build.{operation}").run(params)
+    result: dict[str, Any] = run(params)
     return result
 
 

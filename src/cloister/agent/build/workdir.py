@@ -1,0 +1,24 @@
+"""``WORKDIR``: makes a directory, and gives what was missing of its path to the user; one that is there stays as it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from cloister.agent.build.paths import Directories, absolute
+from cloister.agent.build.users import find_user
+from cloister.errors import InvalidRequestError
+
+__all__ = ["run"]
+
+_ETC = Path("/etc")
+
+
+def run(params: dict[str, Any]) -> dict[str, Any]:
+    """``path``, ``user``, ``workdir`` (where a relative path begins; "" is the root). Returns the absolute ``path``."""
+    user = find_user(params["user"], _ETC)
+    if user is None:
+        raise InvalidRequestError(f"invalid username: '{params['user']}'")
+    path = absolute(params["path"], params["workdir"], user.home)
+    Directories((user.uid, user.gid)).ensure(path)
+    return {"path": path}
