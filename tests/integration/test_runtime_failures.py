@@ -50,7 +50,7 @@ def spec(host: NodeHost, tmp_path: Path, name: str) -> SandboxSpec:
         template_key="base",
         directory=directory,
         layers=(*(store.rootfs(key) for key in template.layers), host.host_layer.path),
-        agent=Catalog(store, host.host_layer, Limits())._agent(),
+        agent=Catalog(store, host.host_layer, Limits()).agent_tree(),
         limits=Limits(),
         init_document=b'{"sandbox_id": "x", "template_id": "t", "template": "base", "envs": {}, "access_token": null, "user": "user",'
         b' "workdir": "/home/user", "kernel_user": "root", "languages": [], "limits": {"output_mib": 1}, "agent_env": {}}',

@@ -38,7 +38,7 @@ def spec(host: NodeHost, directory: Path, layer: Path) -> SandboxSpec:
         template_key="base",
         directory=directory,
         layers=(*(store.rootfs(key) for key in template.layers), layer, host.host_layer.path),
-        agent=Catalog(store, host.host_layer, Limits())._agent(),
+        agent=Catalog(store, host.host_layer, Limits()).agent_tree(),
         limits=Limits(),
         hostname=f"name-of-{directory.name}",
         init_document=b'{"sandbox_id": "x", "limits": {"output_mib": 1}}',

@@ -26,7 +26,7 @@ _ALLOWED = {
     "store": {"model", "errors"},
     "network": {"linux", "model", "errors"},
     "runtime": {"network", "linux", "model", "ids", "errors"},
-    "template": {"runtime", "linux", "model", "errors"},
+    "template": {"runtime", "linux", "protocol", "model", "ids", "errors"},
     "node": {"template", "runtime", "network", "linux", "config", "telemetry", "protocol", "model", "ids", "errors"},
     "cluster": {"protocol", "model", "ids", "errors"},
     "control": {"cluster", "store", "protocol", "model", "ids", "errors"},

@@ -6,6 +6,7 @@ controller is (hybrid hosts have a v2 tree without it). Needs: root. Source: cgr
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import time
@@ -13,7 +14,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 
-from cloister.errors import IsolationError
+from cloister.errors import DeadlineError, IsolationError
 from cloister.model.resources import Limits
 
 __all__ = ["CgroupTree", "CgroupUsage", "find_tree", "is_writable"]
@@ -22,6 +23,7 @@ _ROOT = Path("/sys/fs/cgroup")
 _CONTROLLERS = ("memory", "cpu", "cpuacct", "pids", "freezer")
 _PERIOD_US = 100_000
 _REMOVE_ATTEMPTS = 50
+_FREEZE_POLL_S = 0.002
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +64,36 @@ class CgroupTree(ABC):
     @abstractmethod
     def cpu_used_s(self, name: str) -> float:
         """Processor time of group ``name`` alone: one short read."""
+
+    @abstractmethod
+    def _write_frozen(self, name: str, *, frozen: bool) -> None: ...
+
+    @abstractmethod
+    def is_frozen(self, name: str) -> bool:
+        """Whether every process of group ``name`` stands still. Raises: OSError."""
+
+    def freeze(self, name: str, timeout_s: float) -> None:
+        """Stop every process of group ``name`` where it is, until :meth:`thaw`; those made meanwhile too.
+
+        Raises: DeadlineError (it is thawed again then), OSError.
+        """
+        deadline = time.monotonic() + timeout_s
+        try:
+            while True:
+                self._write_frozen(name, frozen=True)  # v1 may need to be told again of processes that were just being made
+                if self.is_frozen(name):
+                    return
+                if time.monotonic() > deadline:
+                    raise DeadlineError(f"the processes of {name} did not stand still within {timeout_s:g} s")
+                time.sleep(_FREEZE_POLL_S)
+        except BaseException:
+            self.thaw(name)
+            raise
+
+    def thaw(self, name: str) -> None:
+        """Let the processes of group ``name`` go on; nothing happens when they do, or when there is no such group. Raises: OSError."""
+        with contextlib.suppress(FileNotFoundError):
+            self._write_frozen(name, frozen=False)
 
     def create(self, name: str, limits: Limits | None) -> None:
         """Make group ``name`` (kept if it is there) and set its limits.
@@ -175,6 +207,12 @@ class _TreeV1(CgroupTree):
         finally:
             os.close(fd)
 
+    def _write_frozen(self, name: str, *, frozen: bool) -> None:
+        _write(self.directories(name)["freezer"] / "freezer.state", "FROZEN" if frozen else "THAWED")
+
+    def is_frozen(self, name: str) -> bool:
+        return (self.directories(name)["freezer"] / "freezer.state").read_text().strip() == "FROZEN"
+
 
 class _TreeV2(CgroupTree):
     version = 2
@@ -211,6 +249,21 @@ class _TreeV2(CgroupTree):
 
     def cpu_used_s(self, name: str) -> float:
         return _fields(self._root / self._path / name / "cpu.stat").get("usage_usec", 0) / 1e6
+
+    def _write_frozen(self, name: str, *, frozen: bool) -> None:
+        _write(self.directories(name)["unified"] / "cgroup.freeze", str(int(frozen)))
+
+    def is_frozen(self, name: str) -> bool:
+        return _fields(self.directories(name)["unified"] / "cgroup.events")["frozen"] == 1
+
+
+def _write(path: Path, text: str) -> None:
+    """Into a file that is there: a group that is gone must not get one."""
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(fd, text.encode())
+    finally:
+        os.close(fd)
 
 
 def _fields(path: Path) -> dict[str, int]:

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import ctypes
 import os
+from pathlib import Path
 
-__all__ = ["call"]
+__all__ = ["call", "sync_filesystem"]
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _LIBC.syscall.restype = ctypes.c_long
@@ -25,3 +26,14 @@ def call(number: int, *arguments: object) -> int:
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code))
     return result
+
+
+def sync_filesystem(path: Path) -> None:
+    """Wait until all of the file system that holds ``path`` is on disk. Source: syncfs(2). Raises: OSError."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        if _LIBC.syncfs(fd):
+            code = ctypes.get_errno()
+            raise OSError(code, os.strerror(code), str(path))
+    finally:
+        os.close(fd)

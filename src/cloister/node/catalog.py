@@ -34,7 +34,7 @@ class Catalog:
         self._host_layer = host_layer
         self._agent_trees: dict[str, AgentTree] = {}
         with contextlib.suppress(TemplateNotFoundError):  # not built yet: creations say so until it is
-            self._agent()
+            self.agent_tree()
 
     def templates(self) -> list[Template]:
         """Every template that is whole."""
@@ -79,7 +79,7 @@ class Catalog:
             template_key=template.build_id,
             directory=directory,
             layers=(*(self._store.rootfs(key) for key in template.layers), self._host_layer.path),
-            agent=self._agent(),
+            agent=self.agent_tree(),
             limits=record.limits,
             allow_internet=record.allow_internet,
             hostname=request.sandbox_id,
@@ -87,7 +87,7 @@ class Catalog:
             languages=template.languages,
         )
 
-    def _agent(self) -> AgentTree:
+    def agent_tree(self) -> AgentTree:
         """The agent and its interpreter, looked up once for each build of the base template. Raises: TemplateNotFoundError."""
         base = self._store.template(_BASE)
         if base.build_id not in self._agent_trees:

@@ -7,10 +7,12 @@ from pathlib import Path
 
 from cloister.model.resources import Limits
 
-__all__ = ["AGENT_PORT", "INTERPRETER_PORT", "AgentTree", "SandboxSpec"]
+__all__ = ["AGENT_PORT", "INTERPRETER_PORT", "MAX_LAYERS", "AgentTree", "SandboxSpec"]
 
 AGENT_PORT = 49983
 INTERPRETER_PORT = 49999
+MAX_LAYERS = 128
+"""Layers that a template may have; one message to the kernel carries at most 253 descriptors, and its mount points are numbered ahead."""
 
 
 @dataclass(frozen=True)
@@ -45,3 +47,9 @@ class SandboxSpec:
     """Environment of the agent process itself."""
     languages: tuple[str, ...] = ()
     """Those whose first kernel the runtime may start by itself, ahead of the agent."""
+    context: Path | None = None
+    """A directory of the host, shown read-only at ``/.cloister/context``; root of the sandbox reads what is root's."""
+    zygote_layers: tuple[Path, ...] | None = None
+    """What the zygotes of its zone stand on, where that is not ``layers``: code of those must not run in a zone that others share."""
+    agent_log: str = "/var/log/cloister-agent.log"
+    """Where in the sandbox its agent writes what it has to say."""

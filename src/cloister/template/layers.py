@@ -20,16 +20,18 @@ import contextlib
 import fcntl
 import hashlib
 import json
+import os
 import secrets
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
 from cloister.errors import NoCapacityError, StoreError, TemplateNotFoundError
+from cloister.linux.syscall import sync_filesystem
 from cloister.model.template import Template
 
 __all__ = ["FORMAT_VERSION", "Layer", "LayerStore", "Workspace", "layer_key"]
@@ -114,6 +116,22 @@ class LayerStore:
             yield
 
     @contextlib.contextmanager
+    def hold(self, keys: Iterable[str]) -> Iterator[None]:
+        """Keep the layers ``keys`` from being removed, whoever asks for it; also a process of another server may hold them.
+
+        Raises:
+            StoreError: one of them is not there.
+        """
+        with contextlib.ExitStack() as held:
+            for key in dict.fromkeys(keys):
+                file = held.enter_context((self.root / "locks" / f"use-{key}").open("a"))
+                fcntl.flock(file, fcntl.LOCK_SH)
+                os.utime(file.fileno())
+                if not self.has(key):
+                    raise StoreError(f"layer {key[:12]} is not in {self.root}")
+            yield
+
+    @contextlib.contextmanager
     def workspace(self, key: str) -> Iterator[Workspace]:
         """A fresh workspace, removed at the end with whatever was not published."""
         root = self.root / "tmp" / f"{key[:16]}.{secrets.token_hex(4)}"
@@ -146,12 +164,17 @@ class LayerStore:
                     return
         raise NoCapacityError(f"{_BUILDERS} template builds run on this store already")
 
-    def publish(self, workspace: Workspace, key: str, name: str, parent: str | None, build_s: float) -> Layer:
-        """Make ``workspace.upper`` the layer ``key``, on disk before it is visible. The first of two wins."""
-        size = int(subprocess.run(["du", "-sxk", workspace.upper], capture_output=True, check=True, text=True).stdout.split()[0]) * 1024
+    def publish(
+        self, workspace: Workspace, key: str, name: str, parent: str | None, build_s: float, *, size_bytes: int | None = None
+    ) -> Layer:
+        """Make ``workspace.upper`` the layer ``key``, on disk before it is visible. The first of two wins.
+
+        ``size_bytes`` spares the walk that measures it.
+        """
+        size = _measure(workspace.upper) if size_bytes is None else size_bytes
         layer = Layer(key=key, name=name, parent=parent, size_bytes=size, created_at=time.time(), build_s=round(build_s, 1))
         (workspace.upper.parent / "layer.json").write_text(json.dumps(asdict(layer), indent=1))
-        subprocess.run(["sync", "-f", self.root], check=True)
+        sync_filesystem(self.root)
         try:
             workspace.upper.parent.rename(self.root / "layers" / key)
         except OSError as error:
@@ -200,6 +223,10 @@ class LayerStore:
             with contextlib.suppress(TemplateNotFoundError):
                 found.append(self.template(path.stem))
         return found
+
+
+def _measure(tree: Path) -> int:
+    return int(subprocess.run(["du", "-sxk", tree], capture_output=True, check=True, text=True).stdout.split()[0]) * 1024
 
 
 def _try_lock(file: TextIO) -> bool:

@@ -11,10 +11,10 @@ from cloister.model.resources import Limits
 from cloister.runtime.namespace.procfiles import own_files, replaced_files, written_files
 from cloister.runtime.spec import AGENT_PORT, INTERPRETER_PORT
 
-__all__ = ["Payload", "agent_payload", "setup_strings", "zygote_payload"]
+__all__ = ["AGENT_PYTHON", "Payload", "agent_payload", "setup_strings", "zygote_payload"]
 
 _RT = "/.cloister/rt"
-_AGENT_PYTHON = (
+AGENT_PYTHON = (
     f"{_RT}/lib64/ld-linux-x86-64.so.2",
     "--argv0",
     f"{_RT}/bin/python3.13",
@@ -24,9 +24,10 @@ _AGENT_PYTHON = (
     "-I",
     "-S",
 )
+"""The agent's own interpreter, whatever the template has."""
 _AGENT = "/.cloister/agent/site/cloister/agent"
 _ZYGOTE_ARGV = {
-    "agent": (*_AGENT_PYTHON, f"{_AGENT}/main.py", "--zygote"),
+    "agent": (*AGENT_PYTHON, f"{_AGENT}/main.py", "--zygote"),
     "kernel": ("/usr/bin/python3", "/.cloister/agent/drivers/python_zygote.py"),
 }
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -48,14 +49,14 @@ class Payload:
     """Files of its own, written into the writable layer before anything runs: path to content."""
 
 
-def agent_payload(envs: dict[str, str], hostname: str) -> Payload:
+def agent_payload(envs: dict[str, str], hostname: str, log_path: str) -> Payload:
     """The agent, brought back when it dies (docs/architecture.md: what a sandbox sees)."""
     return Payload(
-        argv=(*_AGENT_PYTHON, f"{_AGENT}/main.py"),
+        argv=(*AGENT_PYTHON, f"{_AGENT}/main.py"),
         envs={"PATH": DEFAULT_PATH, "LANG": "C.UTF-8", "HOME": "/root", **envs},
         restart=True,
         keep=("init", f"listen:{AGENT_PORT}", f"listen:{INTERPRETER_PORT}", "status", "once:kernel", "ends"),
-        log_path="/var/log/cloister-agent.log",
+        log_path=log_path,
         files=own_files(hostname),
     )
 

@@ -14,9 +14,20 @@ from cloister.errors import IsolationError
 from cloister.linux.ext4 import empty_image
 from cloister.linux.loop import attach_image, attached_device
 from cloister.linux.mounts import MountFlag, clone_tree, map_mount, mount_filesystem
-from cloister.runtime.spec import AgentTree
+from cloister.runtime.spec import MAX_LAYERS, AgentTree
 
-__all__ = ["close_with", "common_mounts", "layer_mounts", "make_dev_tree", "make_disk", "map_disk", "mount_disk", "reopen_disk"]
+__all__ = [
+    "close_with",
+    "common_mounts",
+    "context_mount",
+    "layer_mounts",
+    "make_dev_tree",
+    "make_disk",
+    "map_disk",
+    "mount_disk",
+    "reopen_disk",
+    "show_disk",
+]
 
 _NODES = {"null": (1, 3), "zero": (1, 5), "full": (1, 7), "random": (1, 8), "urandom": (1, 9), "tty": (5, 0)}
 _LINKS = {"fd": "/proc/self/fd", "stdin": "/proc/self/fd/0", "stdout": "/proc/self/fd/1", "stderr": "/proc/self/fd/2", "ptmx": "pts/ptmx"}
@@ -73,17 +84,41 @@ def map_disk(disk_fd: int, userns_fd: int) -> int:
     return os.dup(disk_fd)
 
 
-def reopen_disk(image: Path, number: int) -> int:
-    """Another detached mount of a disk that is mounted from loop device ``number``, to ask how full it is; the caller closes it.
+def reopen_disk(image: Path, number: int, flags: MountFlag = MountFlag.NO_DEV) -> int:
+    """Another detached mount of a disk that is mounted from loop device ``number``; the caller closes it.
 
     Nothing is looked up in it (I2). Raises: OSError.
     """
     with attached_device(image, number) as device:
-        return mount_filesystem("ext4", device, ("noinit_itable",), MountFlag.NO_DEV)
+        return mount_filesystem("ext4", device, ("noinit_itable",), flags)
+
+
+def show_disk(image: Path, number: int, userns_fd: int) -> int:
+    """A disk that is mounted from loop device ``number`` for another sandbox, whose ``userns_fd`` is: read-only, id-mapped.
+
+    The caller closes it. Nothing is looked up in it (I2). Raises: IsolationError.
+    """
+    sealed = MountFlag.READ_ONLY | MountFlag.NO_SUID | MountFlag.NO_DEV | MountFlag.NO_EXEC
+    try:
+        fd = reopen_disk(image, number, sealed)
+        try:
+            map_mount(fd, userns_fd)
+        except OSError:
+            os.close(fd)
+            raise
+    except OSError as error:
+        what = f"cannot show the sandbox's disk to its copier: {error.strerror}"
+        raise IsolationError(what, step="disk", errno=error.errno or 0, path=str(image)) from error
+    return fd
 
 
 def layer_mounts(layers: tuple[Path, ...], userns_fd: int, stack: ExitStack) -> list[tuple[str, int]]:
-    """A read-only, id-mapped view of each layer, lowest first, closed by ``stack``. Raises: IsolationError."""
+    """A read-only, id-mapped view of each layer, lowest first, closed by ``stack``; beside a template's, the host layer may be one.
+
+    Raises: IsolationError.
+    """
+    if len(layers) > MAX_LAYERS + 1:
+        raise IsolationError(f"a sandbox of {len(layers)} layers cannot be made: a template has at most {MAX_LAYERS}", step="mount")
     return [("lower", _clone(layer, MountFlag.READ_ONLY | MountFlag.NO_DEV, stack, userns_fd=userns_fd)) for layer in layers]
 
 
@@ -102,6 +137,12 @@ def common_mounts(
         target = "/.cloister/cgroup" + ("" if controller == "unified" else f"/{controller}")
         found.append((f"mount:{target}", _clone(directory, sealed | MountFlag.NO_EXEC, stack)))
     return found
+
+
+def context_mount(directory: Path, userns_fd: int, stack: ExitStack) -> tuple[str, int]:
+    """A directory of the host for a sandbox to read: id-mapped, and nothing in it is a program or a device. Raises: IsolationError."""
+    sealed = MountFlag.READ_ONLY | MountFlag.NO_SUID | MountFlag.NO_DEV | MountFlag.NO_EXEC
+    return "mount:/.cloister/context", _clone(directory, sealed, stack, userns_fd=userns_fd)
 
 
 def close_with(stack: ExitStack, fd: int) -> int:

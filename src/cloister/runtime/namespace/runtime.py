@@ -39,6 +39,7 @@ _SETUP_TIMEOUT_S = 30.0
 _PREPARE_TIMEOUT_S = 60.0
 _READY_TIMEOUT_S = 60.0
 _KILL_TIMEOUT_S = 30.0
+_FREEZE_TIMEOUT_S = 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +77,7 @@ class NamespaceSandbox:
         self._started = started
         self._runtime = runtime
         self._released = False
+        self._is_frozen = False
 
     @property
     def pidfd(self) -> int:
@@ -120,6 +122,13 @@ class NamespaceSandbox:
             inodes_free=disk.f_ffree,
         )
 
+    def disk_room(self) -> tuple[int, int]:
+        """Bytes and files that its programs can still write. Not after :meth:`release`."""
+        if self._disk_fd is None:
+            raise RuntimeFailedError(f"sandbox {self._spec.sandbox_id} was not created whole")
+        disk = os.fstatvfs(self._disk_fd)
+        return disk.f_bavail * disk.f_frsize, disk.f_ffree
+
     def cpu_used_s(self) -> float:
         """See :class:`RuntimeSandbox`."""
         return self._runtime.cgroups.cpu_used_s(self._spec.sandbox_id)
@@ -127,8 +136,29 @@ class NamespaceSandbox:
     def kill(self) -> None:
         """See :class:`RuntimeSandbox`. Raises: RuntimeFailedError when the kernel does not end it in time."""
         kill_pidfd(self.pidfd)
+        self.thaw()  # v1: a frozen process dies when it is thawed
         if not wait_pidfd(self.pidfd, _KILL_TIMEOUT_S):
             raise RuntimeFailedError(f"sandbox {self._spec.sandbox_id} did not end after SIGKILL")
+
+    def freeze(self) -> None:
+        """Stop every process of it until :meth:`thaw`. Raises: DeadlineError, OSError; it runs on then."""
+        self._is_frozen = True
+        self._runtime.cgroups.freeze(self._spec.sandbox_id, _FREEZE_TIMEOUT_S)
+
+    def thaw(self) -> None:
+        """Let it run on; idempotent. Raises: OSError."""
+        if self._is_frozen:
+            self._runtime.cgroups.thaw(self._spec.sandbox_id)
+            self._is_frozen = False
+
+    def open_disk(self, userns_fd: int) -> int:
+        """Its disk once more, as a detached mount that is read-only and id-mapped to another sandbox; the caller closes it.
+
+        Not after :meth:`release`. Raises: IsolationError.
+        """
+        if self._disk_fd is None:
+            raise RuntimeFailedError(f"sandbox {self._spec.sandbox_id} was not created whole")
+        return rootfs.show_disk(self._spec.directory / "disk.img", os.minor(os.fstat(self._disk_fd).st_dev), userns_fd)
 
     def release(self) -> None:
         """See :class:`RuntimeSandbox`."""
@@ -139,7 +169,7 @@ class NamespaceSandbox:
             os.close(self._disk_fd)
         zone, slot = self._started.zone, self._started.slot
         self._runtime.network.release_later(slot.index, self._started.netns_fd, on_gone=lambda: zone.free(slot))
-        self._runtime.cgroups.remove(self._spec.sandbox_id)
+        self._runtime.remove_group(self._spec.sandbox_id)
         (self._spec.directory / "disk.img").unlink(missing_ok=True)
         os.close(self._started.pidfd)
         if self._init_fd is not None:
@@ -172,6 +202,8 @@ class NamespaceRuntime:
         self._looking_ahead = threading.Lock()
         self._zones = Zones(run_dir / "zones", uid_base, cgroups)
         self._zones.adopt_all()
+        self._own_groups: set[str] = set()
+        """Control groups of sandboxes and build steps that this object has made and not yet removed."""
 
     def prepare(self, spec: SandboxSpec) -> None:
         """See :class:`Runtime`."""
@@ -204,8 +236,8 @@ class NamespaceRuntime:
                 agents_end, init_end = _birth_pair(socket.SOCK_SEQPACKET, given)
                 kernels_end, agent_end = _birth_pair(socket.SOCK_STREAM, given)
                 fds = [("init", init), ("status", ready_writer), ("birth", init_end.fileno()), ("kernel", agent_end.fileno())]
-                payload = agent_payload(spec.envs, spec.hostname)
-                started = self.start_slot(spec, payload, fds, partial(rootfs.map_disk, disk), undo, on_started)
+                payload = agent_payload(spec.envs, spec.hostname, spec.agent_log)
+                started = self.start_slot(spec, payload, fds, partial(_own_mounts, spec, disk), undo, on_started)
                 undo.callback(_close_all, started.namespaces)
                 init_end.close()
                 agent_end.close()
@@ -265,6 +297,8 @@ class NamespaceRuntime:
         with self._zygotes_lock:
             found = self._zygotes.get(zone)
             if found is None:
+                if spec.zygote_layers is not None:
+                    spec = replace(spec, layers=spec.zygote_layers)
                 found = self._zygotes[zone] = Zygotes(zone, spec, self._zygote_host)
                 zone.on_stop = lambda: self._forget_zygotes(zone)
         return found
@@ -280,18 +314,20 @@ class NamespaceRuntime:
         spec: SandboxSpec,
         payload: Payload,
         fds: list[tuple[str, int]],
-        mount_upper: Callable[[int], int],
+        mounts_of: Callable[[int, ExitStack], list[tuple[str, int]]],
         undo: ExitStack,
         on_started: Callable[[dict[str, Any]], None],
     ) -> StartedSlot:
         """A slot with its control group, address and mounts, whose pid 1 runs ``payload``; ``undo`` learns how to remove it.
 
-        ``mount_upper`` takes the sandbox's user namespace and gives the writable layer as a detached mount.
+        ``mounts_of`` takes the sandbox's user namespace and what closes descriptors, and gives the mounts that are this sandbox's own by
+        role: the writable layer, ``upper``, and perhaps ``mount:/path``.
 
         Raises: IsolationError naming the step that failed, NoCapacityError.
         """
+        self._own_groups.add(spec.sandbox_id)
+        undo.callback(self.remove_group, spec.sandbox_id)
         self.cgroups.create(spec.sandbox_id, spec.limits)
-        undo.callback(self.cgroups.remove, spec.sandbox_id)
         zone, slot = self._zones.take_slot(spec.template_key)
         undo.callback(zone.free, slot)
         undo.callback(self.network.release, slot.index)
@@ -309,11 +345,18 @@ class NamespaceRuntime:
             own_group = {name: path for name, path in self.cgroups.directories(spec.sandbox_id).items() if name not in ("cpu", "freezer")}
             given = [("group", rootfs.close_with(mounts, fd)) for fd in self.cgroups.open_joining(spec.sandbox_id)]
             given += rootfs.layer_mounts(spec.layers, handles.userns_fd, mounts)
-            given.append(("upper", rootfs.close_with(mounts, mount_upper(handles.userns_fd))))
+            given += mounts_of(handles.userns_fd, mounts)
             given += rootfs.common_mounts(spec.agent, self._dev_tree, own_group, handles.userns_fd, mounts)
             strings = setup_strings(payload, spec.limits, spec.hostname, processors(spec.limits, slot.index))
             namespaces = wire.send_setup(handles.control, strings, [*given, *fds], self._zygote_host.filters.sandbox, _SETUP_TIMEOUT_S)
         return replace(started, namespaces=tuple(namespaces))
+
+    def remove_group(self, sandbox_id: str) -> None:
+        """Remove the control group of a sandbox that has ended. Raises: OSError, when it is busy."""
+        try:
+            self.cgroups.remove(sandbox_id)
+        finally:
+            self._own_groups.discard(sandbox_id)
 
     def adopt(self, spec: SandboxSpec, state: dict[str, Any]) -> NamespaceSandbox | None:
         """See :class:`Runtime`."""
@@ -329,6 +372,7 @@ class NamespaceRuntime:
             undo.callback(zone.free, slot)
             undo.callback(self.network.release, slot.index)
             undo.callback(_end, pidfd)
+            self.cgroups.thaw(spec.sandbox_id)  # the supervisor that had frozen it is gone
             netns_fd = os.open(f"/proc/{state['pid']}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
             undo.callback(os.close, netns_fd)
             self.network.attach(slot.index, netns_fd, spec.allow_internet)
@@ -342,7 +386,7 @@ class NamespaceRuntime:
         """See :class:`Runtime`. Call it after every :meth:`adopt`, before the first :meth:`create`."""
         removed = self._zones.kill_strangers()
         found = self.cgroups.names()
-        for name in found - known() - self._zones.groups():
+        for name in found - known() - self._own_groups - self._zones.groups():
             self.cgroups.remove(name)
             removed.append(f"control group {name}")
         return removed
@@ -360,6 +404,11 @@ class NamespaceRuntime:
         self.network.stop()
         self.cgroups.remove_all()
         shutil.rmtree(self._run_dir / "zones", ignore_errors=True)
+
+
+def _own_mounts(spec: SandboxSpec, disk: int, userns_fd: int, stack: ExitStack) -> list[tuple[str, int]]:
+    upper = ("upper", rootfs.close_with(stack, rootfs.map_disk(disk, userns_fd)))
+    return [upper] if spec.context is None else [upper, rootfs.context_mount(spec.context, userns_fd, stack)]
 
 
 def _birth_pair(kind: socket.SocketKind, stack: ExitStack) -> tuple[socket.socket, socket.socket]:

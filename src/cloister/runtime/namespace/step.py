@@ -20,10 +20,11 @@ from cloister.ids import new_sandbox_id
 from cloister.linux.mounts import MountFlag, clone_tree
 from cloister.model.resources import Limits
 from cloister.runtime.namespace.plan import Payload
+from cloister.runtime.namespace.rootfs import close_with
 from cloister.runtime.namespace.runtime import NamespaceRuntime
 from cloister.runtime.spec import SandboxSpec
 
-__all__ = ["StepRunner", "StepSpec"]
+__all__ = ["StepRunner", "StepSpec", "run_payload"]
 
 _USERS = {"root": 0, "user": 1000}
 
@@ -71,17 +72,8 @@ class StepRunner:
         if uid is None:
             raise RuntimeFailedError(f"a build step cannot run as {spec.user!r}", hint=f"known: {', '.join(_USERS)}")
         payload = Payload(argv=spec.argv, envs=spec.envs, cwd=spec.cwd, uid=uid, gid=uid)
-        with _UpperPair(spec.upper, spec.work) as pair, ExitStack() as undo:
-            output, output_writer = os.pipe()
-            undo.callback(os.close, output)
-            status, status_writer = os.pipe()
-            undo.callback(os.close, status)
-            with ExitStack() as given:
-                given.callback(os.close, output_writer)
-                given.callback(os.close, status_writer)
-                fds = [("log", output_writer), ("status", status_writer)]
-                self._runtime.start_slot(sandbox, payload, fds, pair.mount, undo, lambda _state: None)
-            return _follow(output, status, log, spec.timeout_s)
+        with _UpperPair(spec.upper, spec.work) as pair:
+            return run_payload(self._runtime, sandbox, payload, pair.mounts, log, spec.timeout_s)
 
 
 class _UpperPair:
@@ -100,14 +92,39 @@ class _UpperPair:
             path.rename(self._parent / name)
         return self
 
-    def mount(self, userns_fd: int) -> int:
-        """The pair as a detached, id-mapped mount."""
-        return clone_tree(self._parent, MountFlag.NO_DEV, userns_fd=userns_fd)
+    def mounts(self, userns_fd: int, stack: ExitStack) -> list[tuple[str, int]]:
+        """The pair as a detached, id-mapped mount, which ``stack`` closes."""
+        return [("upper", close_with(stack, clone_tree(self._parent, MountFlag.NO_DEV, userns_fd=userns_fd)))]
 
     def __exit__(self, *_exc: object) -> None:
         for name, path in self._parts.items():
             (self._parent / name).rename(path)
         self._parent.rmdir()
+
+
+def run_payload(
+    runtime: NamespaceRuntime,
+    sandbox: SandboxSpec,
+    payload: Payload,
+    mounts_of: Callable[[int, ExitStack], list[tuple[str, int]]],
+    log: Callable[[bytes], None],
+    timeout_s: float,
+) -> int:
+    """Run one program in a sandbox of its own, without an agent; gives its exit status. ``mounts_of`` is as for ``start_slot``.
+
+    Raises: IsolationError, NoCapacityError, DeadlineError when it takes longer than ``timeout_s`` (it is killed then), RuntimeFailedError.
+    """
+    with ExitStack() as undo:
+        output, output_writer = os.pipe()
+        undo.callback(os.close, output)
+        status, status_writer = os.pipe()
+        undo.callback(os.close, status)
+        with ExitStack() as given:
+            given.callback(os.close, output_writer)
+            given.callback(os.close, status_writer)
+            fds = [("log", output_writer), ("status", status_writer)]
+            runtime.start_slot(sandbox, payload, fds, mounts_of, undo, lambda _state: None)
+        return _follow(output, status, log, timeout_s)
 
 
 def _follow(output: int, status: int, log: Callable[[bytes], None], timeout_s: float) -> int:

@@ -47,6 +47,9 @@ static const char *const masked_files[] = {"kcore", "keys", "key-users", "timer_
 static const char *const masked_dirs[] = {"acpi", "scsi", "asound", "bus", "driver", "tty", "irq", "pressure", "dynamic_debug", "mpt"};
 static const char *const readonly_dirs[] = {"sys", "fs"};
 
+#define LAYER_LIST 3072 /* of the 4096 bytes that a mount's options may have; LAYER_PLACES names of "/l/255/usr:" are 2816 */
+#define MAX_FD 1024     /* above every descriptor of the SETUP packet and the few beside them */
+
 /* ---- small file helpers; all paths are below the new root that this process is building ---- */
 
 static void write_file(const char *path, const char *text, const char *step) {
@@ -125,7 +128,7 @@ static size_t attach_layers(const char *role, int first, const char *below, char
 }
 
 static void mount_root(void) {
-    char layers[2048], options[2300];
+    char layers[LAYER_LIST], options[LAYER_LIST + 256];
     attach_layers("lower", 0, "", layers, sizeof layers);
     attach_mount(fd_of("upper"), "/upper", "attach the writable layer");
     check(mkdir("/upper/u", 0755) && errno != EEXIST, "make the upper directory");
@@ -139,7 +142,7 @@ static void mount_root(void) {
 /* A zygote's root: the layers alone, below a layer of mount points, since nobody makes directories in them. */
 static void mount_fixed_root(void) {
     const char *const points[] = {"/upper/proc", "/upper/dev", "/upper/tmp", "/upper/.cloister", "/upper/.cloister/rt", "/upper/.cloister/agent"};
-    char layers[2048], options[2300];
+    char layers[LAYER_LIST], options[LAYER_LIST + 256];
     attach_layers("lower", 0, "", layers, sizeof layers);
     check(mount("points", "/upper", "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, "mode=755,size=64k"), "mount the mount points");
     for (size_t i = 0; i < sizeof points / sizeof *points; i++) check(mkdir(points[i], 0755), "make a mount point");
@@ -151,8 +154,8 @@ static void mount_fixed_root(void) {
 
 /* The agent's own interpreter: /usr of the base template, whatever the sandbox's template is. */
 static void mount_interpreter(void) {
-    char layers[2048], options[2300], path[] = "/new/.cloister/rt";
-    size_t count = attach_layers("interpreter", 32, "/usr", layers, sizeof layers);
+    char layers[LAYER_LIST], options[LAYER_LIST + 256], path[] = "/new/.cloister/rt";
+    size_t count = attach_layers("interpreter", FIRST_INTERPRETER_LAYER, "/usr", layers, sizeof layers);
     if (!count) return; /* a build step has no agent */
     make_dirs(path);
     snprintf(options, sizeof options, "userxattr,lowerdir=%s%s", layers, count == 1 ? ":/files" : ""); /* overlayfs wants two lower ones without an upper */
@@ -343,12 +346,12 @@ static void fill_plan(struct init_plan *plan) {
 }
 
 static void close_all_but(const struct init_plan *plan) {
-    for (int fd = 0; fd < 256; fd++) {
+    for (int fd = 0; fd < MAX_FD; fd++) {
         int wanted = fd == plan->status_fd || fd == plan->log_fd || fd == control || fd == plan->birth_fd || fd == plan->ends_fd;
         for (int i = 0; plan->keep[i] >= 0; i++) wanted |= fd == plan->keep[i];
         if (!wanted) close(fd);
     }
-    check(close_range(256, ~0U, 0), "close descriptors");
+    check(close_range(MAX_FD, ~0U, 0), "close descriptors");
 }
 
 /* What a zygote needs to enter this sandbox; the supervisor has the network namespace already. Order: wire.py. */

@@ -75,7 +75,7 @@ static void make_zone_root(void) {
     for (size_t i = 0; i < sizeof dirs / sizeof *dirs; i++)
         if (mkdir(dirs[i], 0755)) die("make a mount point");
     char name[16];
-    for (int i = 0; i < 64; i++) {
+    for (int i = 0; i < LAYER_PLACES; i++) {
         snprintf(name, sizeof name, "l/%d", i);
         if (mkdir(name, 0755)) die("make a layer mount point");
     }

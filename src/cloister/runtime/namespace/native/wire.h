@@ -34,7 +34,12 @@ struct reply {
 
 /* A SETUP packet is a run of "key=value\0" strings. Descriptors come with it, in the order of the `fd=` strings that name them. */
 #define SETUP_MAX (192 * 1024)
-#define SETUP_FDS 48
+#define SETUP_FDS 253 /* as many as the kernel lets one message carry (SCM_MAX_FD) */
+
+/* Mount points /l/0, /l/1, … of the zone's root: those of a sandbox's layers (runtime/spec.py: MAX_LAYERS and the host layer), then those
+ * of the agent's interpreter. */
+#define LAYER_PLACES 256
+#define FIRST_INTERPRETER_LAYER 192
 
 struct slot_result {
     int32_t error;

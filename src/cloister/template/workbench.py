@@ -1,0 +1,213 @@
+"""Sandboxes for the steps of a build, and layers made of what they wrote: :class:`cloister.template.interfaces.Workbench`.
+
+Runs in: supervisor, in the threads of builds. A build sandbox is one of the runtime like any other, with a bounded disk, an agent that has
+an access token nobody else knows, and no entry in the journal: when the supervisor dies it is ended at the next start, its slot by the zone
+and its directory here. All of them are in one zone, whose zygote stands on the base template and on nothing of a client's.
+Invariants: I1, I2, I6, I8.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from cloister.errors import AgentUnreachableError, BuildError, RuntimeFailedError
+from cloister.ids import new_access_token, new_sandbox_id
+from cloister.linux.process import wait_pidfd
+from cloister.runtime.namespace.plan import AGENT_PYTHON
+from cloister.runtime.namespace.runtime import NamespaceSandbox
+from cloister.runtime.spec import MAX_LAYERS, SandboxSpec
+from cloister.template.agentcalls import AgentCalls, Ended, Program, RefusedError
+from cloister.template.copier import BUILD_ZONE, BuildPlace, Copier, NewLayer
+from cloister.template.hostlayer import HostLayer
+from cloister.template.interfaces import BoxSpec, Cancellation, Command
+from cloister.template.layers import Layer
+
+__all__ = ["NodeBuildSandbox", "NodeWorkbench"]
+
+_OPERATIONS = "/.cloister/agent/site/cloister/agent/build/main.py"
+_AGENT_LOG = "/.cloister/agent.log"
+"""Below a directory that no layer gets."""
+_NOBODYS_NAME = "cloister"
+"""The default user of a build's agent, whom nothing is run as: so a process without a directory starts in its own user's home."""
+_MAX_RESULT_BYTES = 16 << 20
+_FULL_BYTES = 1 << 20
+_DYING_S = 0.5
+"""How long the end of a sandbox may take after the connection to its agent has broken."""
+
+
+class NodeWorkbench:
+    """See :class:`Workbench`."""
+
+    def __init__(self, place: BuildPlace, host_layer: HostLayer, directory: Path, check_capacity: Callable[[], None]) -> None:
+        """``directory`` is for the disks; what an earlier supervisor left in it is removed. ``check_capacity`` raises NoCapacityError."""
+        self._runtime = place.runtime
+        self._store = place.store
+        self._agent_tree = place.agent_tree
+        self._host_layer = host_layer
+        self.directory = directory
+        self._check_capacity = check_capacity
+        self._copier = Copier(place)
+        shutil.rmtree(directory, ignore_errors=True)
+        directory.mkdir(mode=0o700, parents=True)
+        self._empty = directory / "empty"
+        self._empty.mkdir(mode=0o755)
+
+    @contextlib.contextmanager
+    def open(self, layers: tuple[str, ...], spec: BoxSpec, cancellation: Cancellation) -> Iterator[NodeBuildSandbox]:
+        """See :class:`Workbench`."""
+        if len(layers) > MAX_LAYERS:
+            raise BuildError(f"a template has at most {MAX_LAYERS} layers, this one {len(layers)}")
+        cancellation.check()
+        self._check_capacity()
+        sandbox_id = new_sandbox_id()
+        directory = self.directory / sandbox_id
+        token = new_access_token()
+        with contextlib.ExitStack() as undo:
+            undo.enter_context(self._store.hold(layers))
+            directory.mkdir(mode=0o700)
+            undo.callback(shutil.rmtree, directory, ignore_errors=True)
+            made = self._sandbox_spec(sandbox_id, directory, layers, spec, token)
+            self._runtime.prepare(made)
+            sandbox = self._runtime.create(made, lambda _state: None)
+            undo.callback(sandbox.release)
+            undo.callback(sandbox.kill)
+            box = NodeBuildSandbox(sandbox, self._copier, layers, spec, token)
+            with cancellation.calling(box.kill):
+                yield box
+
+    def _sandbox_spec(self, sandbox_id: str, directory: Path, layers: tuple[str, ...], spec: BoxSpec, token: str) -> SandboxSpec:
+        tree = self._agent_tree()
+        paths = tuple(self._store.rootfs(key) for key in layers) or (self._empty,)
+        host_envs = self._host_layer.envs if spec.host_layer else {}
+        document = {
+            "sandbox_id": sandbox_id,
+            "envs": {**host_envs, **spec.envs},
+            "access_token": token,
+            "user": _NOBODYS_NAME,
+            "workdir": f"/home/{_NOBODYS_NAME}",
+            "languages": [],
+            "limits": vars(spec.limits),
+        }
+        return SandboxSpec(
+            sandbox_id=sandbox_id,
+            template_key=BUILD_ZONE,
+            directory=directory,
+            layers=(*paths, self._host_layer.path) if spec.host_layer else paths,
+            agent=tree,
+            limits=spec.limits,
+            allow_internet=spec.allow_internet,
+            init_document=json.dumps(document).encode(),
+            context=spec.context,
+            zygote_layers=tree.interpreter,
+            agent_log=_AGENT_LOG,
+        )
+
+
+class NodeBuildSandbox:
+    """See :class:`BuildSandbox`."""
+
+    def __init__(self, sandbox: NamespaceSandbox, copier: Copier, layers: tuple[str, ...], spec: BoxSpec, token: str) -> None:
+        self._sandbox = sandbox
+        self._copier = copier
+        self._layers = layers
+        self._spec = spec
+        self._agent = AgentCalls(sandbox.dial, token)
+        self._was_killed = False
+
+    def run(self, command: Command, on_output: Callable[[str, bytes], None]) -> int:
+        """See :class:`BuildSandbox`."""
+        program = Program(
+            argv=("/bin/bash", "-l", "-c", command.text),
+            user=command.user,
+            cwd=command.cwd,
+            envs=command.envs,
+            timeout_s=command.timeout_s,
+        )
+        failed = f"failed to run command '{command.text}': command failed"
+        ended = self._run(program, on_output, failed)
+        if ended.code and (cause := self._cause(ended)):
+            raise BuildError(f"{failed}: exit status {ended.code}: {cause}")
+        return ended.code
+
+    def operate(self, operation: str, params: dict[str, Any], on_output: Callable[[str, bytes], None] | None = None) -> dict[str, Any]:
+        """See :class:`BuildSandbox`."""
+        said = bytearray()
+
+        def take(kind: str, data: bytes) -> None:
+            if kind == "stdout":
+                said.extend(data[: max(0, _MAX_RESULT_BYTES - len(said))])
+            elif on_output is not None:
+                on_output(kind, data)
+
+        argv = (*AGENT_PYTHON, _OPERATIONS, operation)
+        program = Program(argv=argv, user="root", cwd="/", input=json.dumps(params).encode())
+        ended = self._run(program, take, f"{operation} failed")
+        answer = _last_object(bytes(said))
+        if answer is not None and "error" in answer:
+            raise BuildError(str(answer["error"]))
+        if answer is None or ended.code or not isinstance(answer.get("result"), dict):
+            raise BuildError(f"{operation} failed: {self._cause(ended) or ended.status}")
+        return dict(answer["result"])
+
+    def publish(self, key: str, name: str) -> Layer | None:
+        """See :class:`BuildSandbox`."""
+        if len(self._layers) >= MAX_LAYERS:
+            raise BuildError(f"a template has at most {MAX_LAYERS} layers: put several commands into one step")
+        self._check_life("the step failed", 0.0)
+        self._sandbox.kill()
+        return self._copier.publish(self._sandbox, NewLayer(key=key, name=name, parent=self._layers[-1] if self._layers else None))
+
+    def kill(self) -> None:
+        """See :class:`BuildSandbox`."""
+        self._was_killed = True
+        self._sandbox.kill()
+
+    def _run(self, program: Program, on_output: Callable[[str, bytes], None], failed: str) -> Ended:
+        try:
+            return self._agent.run(program, on_output)
+        except RefusedError as error:
+            if error.status == "deadline_exceeded":
+                raise BuildError(f"{failed}: it took longer than {program.timeout_s:g} s") from error
+            raise BuildError(f"{failed}: {error.status}: {error.message}") from error
+        except AgentUnreachableError as error:
+            self._check_life(failed, _DYING_S)
+            raise BuildError(f"{failed}: {error.message}{self._memory_note()}") from error
+
+    def _check_life(self, failed: str, patience_s: float) -> None:
+        """Raises: BuildError, when the sandbox has ended, or does so within ``patience_s``, with the cause."""
+        if self._was_killed:
+            raise BuildError(f"{failed}: its sandbox was ended")
+        if wait_pidfd(self._sandbox.pidfd, patience_s):
+            raise BuildError(f"{failed}: its sandbox ended{self._memory_note()}")
+
+    def _cause(self, ended: Ended) -> str:
+        """What limit a failed program has met, as far as that can be told; else nothing."""
+        if "out of memory" in ended.status:
+            return f"out of memory: the build has {self._spec.limits.mem_mib} MiB"
+        with contextlib.suppress(RuntimeFailedError, OSError):  # it has just ended: then this is not the cause
+            free_bytes, free_files = self._sandbox.disk_room()
+            if free_bytes < _FULL_BYTES:
+                return f"the disk is full: the build has {self._spec.limits.disk_mib} MiB"
+            if not free_files:
+                return f"the disk is full: the build may have {self._spec.limits.inodes} files"
+        return ""
+
+    def _memory_note(self) -> str:
+        with contextlib.suppress(OSError):
+            if self._sandbox.usage().oom_kills:
+                return f" (out of memory: the build has {self._spec.limits.mem_mib} MiB)"
+        return ""
+
+
+def _last_object(said: bytes) -> dict[str, Any] | None:
+    """The JSON object on the last line, if there is one."""
+    try:
+        found = json.loads(said.strip().rpartition(b"\n")[2])
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None

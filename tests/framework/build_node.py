@@ -1,0 +1,68 @@
+"""A node with a workbench, on a store of its own that shows the stock layers: for tests of builds without a server."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from cloister.config.load import load
+from cloister.model.resources import Limits
+from cloister.model.template import Template
+from cloister.network.dns_relay import host_nameservers
+from cloister.node.catalog import Catalog
+from cloister.node.host import NodeHost, build_host
+from cloister.template.copier import BuildPlace
+from cloister.template.layers import LayerStore
+from cloister.template.workbench import NodeWorkbench
+
+__all__ = ["LIMITS", "BuildNode", "NoCancellation", "build_node"]
+
+LIMITS = Limits(cpu_count=2.0, mem_mib=512, disk_mib=512, inodes=50_000)
+
+
+class NoCancellation:
+    """A build that nobody cancels."""
+
+    def check(self) -> None:
+        """See :class:`Cancellation`."""
+
+    def calling(self, stop: Callable[[], None]) -> AbstractContextManager[None]:
+        """See :class:`Cancellation`."""
+        return contextlib.nullcontext()
+
+
+@dataclass(frozen=True)
+class BuildNode:
+    """The parts that tests use."""
+
+    host: NodeHost
+    store: LayerStore
+    base: Template
+    place: BuildPlace
+    workbench: NodeWorkbench
+    catalog: Catalog
+
+
+@contextlib.contextmanager
+def build_node(*, zygotes: bool = True) -> Iterator[BuildNode]:
+    """The node and its store; nothing is left of either."""
+    stock = LayerStore(load(None, os.environ).store_dir)
+    base = stock.template("base")
+    with tempfile.TemporaryDirectory(prefix="cloister-test-", dir=stock.root) as directory:
+        store = LayerStore(Path(directory) / "store")
+        for key in base.layers:
+            (store.root / "layers" / key).symlink_to(stock.root / "layers" / key)
+        (store.root / "agent").rmdir()
+        (store.root / "agent").symlink_to(stock.root / "agent")
+        store.write_template(base)
+        settings = replace(load(None, os.environ), data_dir=Path(directory) / "data", zygotes=zygotes)
+        with build_host(settings, host_nameservers()) as host:
+            catalog = Catalog(store, host.host_layer, Limits())
+            place = BuildPlace(runtime=host.runtime, store=store, agent_tree=catalog.agent_tree, disk_reserve_mib=1)
+            workbench = NodeWorkbench(place, host.host_layer, Path(directory) / "data" / "node" / "boxes", lambda: None)
+            yield BuildNode(host, store, base, place, workbench, catalog)
