@@ -1,0 +1,137 @@
+"""What is known of images: facts of one as its registry told them, and records below ``<store>/images``.
+
+::
+
+    <store>/images/pulled/<sha256 of team and reference>.json   facts, scope and time of the last pull
+    <store>/images/made/<key>.json                              what came of one step: a layer or none, and further results
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import secrets
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cloister.errors import BuildError
+
+__all__ = ["ImageFacts", "ImageRecords", "Made", "Pulled", "read_facts"]
+
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}\Z")
+_NAME = re.compile(r"[^=\0]{1,256}\Z", re.DOTALL)
+_MAX_LAYERS, _MAX_TEXT, _MAX_ENVS = 100, 32_768, 512
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageFacts:
+    """An image's manifest digest, the digests of its unpacked layers, lowest first, and what of its configuration counts here."""
+
+    digest: str
+    diff_ids: tuple[str, ...]
+    envs: dict[str, str] = field(default_factory=dict)
+    user: str = ""
+    workdir: str = ""
+    starts: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pulled:
+    """An image that a team pulled: ``scope`` is "" for one that everybody may pull, else the team."""
+
+    facts: ImageFacts
+    scope: str
+    at: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Made:
+    """``layer`` is None when a step wrote nothing."""
+
+    layer: str | None
+    result: dict[str, Any] = field(default_factory=dict)
+
+
+def read_facts(data: dict[str, Any]) -> ImageFacts:
+    """From what the fetching program says, which nobody needs to believe. Raises: BuildError: it is not of the shape."""
+    envs, starts, diff_ids = data.get("envs"), data.get("starts"), data.get("diff_ids")
+    whole = (
+        isinstance(data.get("digest"), str)
+        and _DIGEST.match(data["digest"])
+        and isinstance(diff_ids, list)
+        and len(diff_ids) <= _MAX_LAYERS
+        and all(isinstance(one, str) and _DIGEST.match(one) for one in diff_ids)
+        and isinstance(envs, dict)
+        and len(envs) <= _MAX_ENVS
+        and all(_NAME.match(name) and _is_text(value) for name, value in envs.items())
+        and _is_text(data.get("user"))
+        and _is_text(data.get("workdir"))
+        and isinstance(starts, list)
+        and all(isinstance(word, str) for word in starts)
+    )
+    if not whole:
+        raise BuildError("the image's configuration is not of the form that images have")
+    assert isinstance(envs, dict)
+    assert isinstance(diff_ids, list)
+    assert isinstance(starts, list)
+    return ImageFacts(
+        digest=data["digest"], diff_ids=tuple(diff_ids), envs=envs, user=data["user"], workdir=data["workdir"], starts=tuple(starts)
+    )
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and len(value) <= _MAX_TEXT and "\0" not in value
+
+
+class ImageRecords:
+    """The records of the store at ``root``. Each is written whole or not at all; an unreadable one counts as absent."""
+
+    def __init__(self, root: Path) -> None:
+        self._pulled = root / "images" / "pulled"
+        self._made = root / "images" / "made"
+
+    def remember(self, team_id: str, reference: str, facts: ImageFacts, scope: str) -> None:
+        """That the team pulled it now."""
+        _write(self._pulled / _name(team_id, reference), asdict(Pulled(facts=facts, scope=scope, at=time.time())))
+
+    def pulled(self, team_id: str, reference: str) -> Pulled | None:
+        """What the team pulled last under that reference."""
+        data = _read(self._pulled / _name(team_id, reference))
+        try:
+            return None if data is None else Pulled(facts=read_facts(data["facts"]), scope=data["scope"], at=data["at"])
+        except (KeyError, TypeError, BuildError):
+            return None
+
+    def note(self, key: str, made: Made) -> None:
+        """What came of the step ``key``."""
+        _write(self._made / f"{key}.json", asdict(made))
+
+    def made(self, key: str) -> Made | None:
+        """What came of the step ``key``; None: it was not done."""
+        data = _read(self._made / f"{key}.json")
+        try:
+            return None if data is None else Made(**data)
+        except TypeError:
+            return None
+
+
+def _name(team_id: str, reference: str) -> str:
+    return hashlib.sha256(f"{team_id}\0{reference}".encode()).hexdigest() + ".json"
+
+
+def _write(path: Path, data: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, mode=0o700, exist_ok=True)
+    temporary = path.with_suffix(f".{secrets.token_hex(4)}")
+    temporary.write_text(json.dumps(data))
+    temporary.rename(path)
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        data = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+    return data if isinstance(data, dict) else None

@@ -1,0 +1,71 @@
+"""What images are fetched and made with: trees that are built like stock templates, on first use, in a build's own time.
+
+The tools tree is the base template's layers and one with Debian's skopeo; the second release is a Debian of its own. Both come from
+Debian's archives, checked by their keys.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from cloister.errors import BuildError
+from cloister.model.build import BASE_STEP
+from cloister.template.agenttree import interpreter_layers
+from cloister.template.builder import BuildContext, build_layers
+from cloister.template.stock import Step, read_definition
+
+if TYPE_CHECKING:
+    from cloister.template.interfaces import BuildLog
+
+__all__ = ["ImageTools"]
+
+
+@dataclass(frozen=True)
+class ImageTools:
+    """Makes them in ``context``; its progress is replaced by the log of the build that needs them."""
+
+    context: BuildContext
+
+    def tools(self, log: BuildLog) -> tuple[str, ...]:
+        """The layers of the tools tree. Raises: BuildError."""
+        base = interpreter_layers(self.context.store.template("base"))
+        return self._made("images", base, log, "the tools that fetch images cannot be made here")
+
+    def release(self, suite: str, log: BuildLog) -> tuple[str, ...]:
+        """The layers of another Debian release. Raises: BuildError."""
+        return self._made(suite, (), log, f"Debian's release '{suite}' cannot be made here")
+
+    def _made(self, name: str, below: tuple[str, ...], log: BuildLog, complaint: str) -> tuple[str, ...]:
+        context = replace(self.context, progress=_Progress(log))
+        try:
+            return build_layers(read_definition(name), below, context)
+        except BuildError as error:
+            tail = error.log_tail.strip().rpartition("\n")[2]
+            raise BuildError(f"{complaint}: {tail or error.message}", hint="a Debian mirror must be reachable, once") from error
+
+
+class _Progress:
+    """A build's progress as lines of another build's log."""
+
+    def __init__(self, log: BuildLog) -> None:
+        self._log = log
+        self._title = ""
+
+    def step_started(self, template: str, index: int, total: int, step: Step) -> None:
+        self._title = f"{step.title} ({template}, {index} of {total})"
+
+    def step_waiting(self) -> None:
+        self._log.add("info", f"waiting for another build that makes: {self._title}", BASE_STEP)
+
+    def step_output(self, line: str) -> None:
+        if not line.startswith(("pmstatus:", "dlstatus:")):
+            self._log.add("debug", line, BASE_STEP)
+
+    def step_done(self, elapsed_s: float, size_bytes: int | None, *, cached: bool) -> None:
+        if not cached:
+            size = "" if size_bytes is None else f", {size_bytes >> 20} MiB"
+            self._log.add("info", f"made once: {self._title} in {elapsed_s:.0f} s{size}", BASE_STEP)
+
+    def step_failed(self) -> None:
+        self._log.add("error", f"failed: {self._title}", BASE_STEP)
