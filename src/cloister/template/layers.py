@@ -9,7 +9,8 @@ such a tree is the removal of an abandoned one, by descriptors and without follo
 
     layers/<key>/rootfs/      the tree, owners are sandbox ids written raw
     layers/<key>/layer.json   name, parent, size, times
-    templates/<name>.json     a Template
+    templates/<name>.json     a Template: the stock ones
+    builds/<build id>.json    a Template: what a client's build, or a snapshot, made
     builders/<n>/             data directory of a build's own node
     tmp/<key>.<random>/       a build at work; ``lock`` in it is held by its process, so that a dead one's can be told and swept
 """
@@ -21,8 +22,8 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import secrets
-import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -31,7 +32,9 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from cloister.errors import NoCapacityError, StoreError, TemplateNotFoundError
+from cloister.linux.holds import Holds
 from cloister.linux.syscall import sync_filesystem
+from cloister.linux.trees import remove_tree
 from cloister.model.template import Template
 
 __all__ = ["FORMAT_VERSION", "Layer", "LayerStore", "Workspace", "layer_key"]
@@ -40,6 +43,7 @@ FORMAT_VERSION = 1
 """Part of every layer key: raised when the way layers are made changes, so that old ones are not taken for new."""
 
 _BUILDERS = 4
+_BUILD_ID = re.compile(r"[A-Za-z0-9-]{1,64}\Z")
 
 
 def layer_key(parent: str | None, definition: Mapping[str, Any]) -> str:
@@ -87,7 +91,8 @@ class LayerStore:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        for name in ("", "layers", "templates", "logs", "tmp", "locks", "agent"):
+        self._holds = Holds()
+        for name in ("", "layers", "templates", "builds", "steps", "logs", "tmp", "locks", "agent"):
             (root / name).mkdir(parents=True, mode=0o700, exist_ok=True)
 
     def rootfs(self, key: str) -> Path:
@@ -117,19 +122,22 @@ class LayerStore:
 
     @contextlib.contextmanager
     def hold(self, keys: Iterable[str]) -> Iterator[None]:
-        """Keep the layers ``keys`` from being removed, whoever asks for it; also a process of another server may hold them.
+        """Keep the layers ``keys`` from being removed, for the time of the block; counts as a use of them.
 
         Raises:
             StoreError: one of them is not there.
         """
-        with contextlib.ExitStack() as held:
-            for key in dict.fromkeys(keys):
-                file = held.enter_context((self.root / "locks" / f"use-{key}").open("a"))
-                fcntl.flock(file, fcntl.LOCK_SH)
-                os.utime(file.fileno())
-                if not self.has(key):
-                    raise StoreError(f"layer {key[:12]} is not in {self.root}")
+        trees = [self.rootfs(key) for key in dict.fromkeys(keys)]
+        try:
+            self._holds.take(trees)
+        except FileNotFoundError as error:
+            raise StoreError(f"a layer is gone from {self.root}: {error}") from error
+        try:
+            for tree in trees:
+                os.utime(tree.parent)
             yield
+        finally:
+            self._holds.give(trees)
 
     @contextlib.contextmanager
     def workspace(self, key: str) -> Iterator[Workspace]:
@@ -145,7 +153,7 @@ class LayerStore:
                     path.chmod(0o755)
                 yield made
         finally:
-            shutil.rmtree(root, ignore_errors=True)
+            remove_tree(root)
 
     @contextlib.contextmanager
     def builder_directory(self) -> Iterator[Path]:
@@ -188,16 +196,13 @@ class LayerStore:
         for root in (self.root / "tmp").iterdir():
             with contextlib.suppress(FileNotFoundError, NotADirectoryError), (root / "lock").open("a") as file:
                 if _try_lock(file):
-                    shutil.rmtree(root, ignore_errors=True)
+                    remove_tree(root)
                     swept += 1
         return swept
 
     def write_template(self, template: Template) -> None:
         """Record ``template`` under its name, in place of an older one."""
-        path = self.root / "templates" / f"{template.name}.json"
-        temporary = path.with_suffix(f".{secrets.token_hex(4)}")
-        temporary.write_text(json.dumps(template.to_json(), indent=1) + "\n")
-        temporary.rename(path)
+        _write_record(self.root / "templates" / f"{template.name}.json", template)
 
     def template(self, name: str) -> Template:
         """The built template of that name.
@@ -205,16 +210,16 @@ class LayerStore:
         Raises:
             TemplateNotFoundError: it was not built, or a layer of it is gone.
         """
-        try:
-            template = Template.from_json(json.loads((self.root / "templates" / f"{name}.json").read_text()))
-        except FileNotFoundError:
-            raise TemplateNotFoundError(f"template '{name}' is not built", hint=f"run: cloister template build {name}") from None
-        except (ValueError, TypeError, KeyError) as error:
-            raise StoreError(f"the record of template '{name}' in {self.root} is damaged: {error}") from error
-        if missing := [key[:12] for key in template.layers if not self.has(key)]:
+        template = _read_record(self.root / "templates" / f"{name}.json")
+        if template is None:
+            raise TemplateNotFoundError(f"template '{name}' is not built", hint=f"run: cloister template build {name}")
+        if missing := self._missing(template):
             lacks = f"template '{name}' lacks its layers {', '.join(missing)}"
             raise TemplateNotFoundError(lacks, hint=f"run: cloister template build {name}")
         return template
+
+    def _missing(self, template: Template) -> list[str]:
+        return [key[:12] for key in template.layers if not self.has(key)]
 
     def templates(self) -> list[Template]:
         """All whole templates, by name."""
@@ -223,6 +228,60 @@ class LayerStore:
             with contextlib.suppress(TemplateNotFoundError):
                 found.append(self.template(path.stem))
         return found
+
+    def write_build(self, template: Template) -> None:
+        """Record what the build ``template.build_id`` made: from then on its layers are in use."""
+        _write_record(self._build_path(template.build_id), template)
+
+    def build(self, build_id: str) -> Template:
+        """What the build of that id made.
+
+        Raises:
+            TemplateNotFoundError: there is none, or a layer of it is gone.
+            StoreError: its record cannot be read.
+        """
+        template = _read_record(self._build_path(build_id)) if _BUILD_ID.match(build_id) else None
+        if template is None:
+            raise TemplateNotFoundError(f"build '{build_id}' is not in {self.root}")
+        if missing := self._missing(template):
+            raise TemplateNotFoundError(f"build '{build_id}' lacks its layers {', '.join(missing)}", hint="build the template again")
+        return template
+
+    def drop_build(self, build_id: str) -> None:
+        """Forget what a build made; nothing happens when there is nothing. Its layers go when nothing uses them."""
+        if _BUILD_ID.match(build_id):
+            self._build_path(build_id).unlink(missing_ok=True)
+
+    def builds(self) -> list[Template]:
+        """What every build made, as it is recorded; a layer of it may be gone.
+
+        Raises:
+            StoreError: a record cannot be read.
+        """
+        found = [_read_record(path) for path in sorted((self.root / "builds").glob("*.json"))]
+        return [template for template in found if template is not None]
+
+    def _build_path(self, build_id: str) -> Path:
+        return self.root / "builds" / f"{build_id}.json"
+
+
+def _write_record(path: Path, template: Template) -> None:
+    temporary = path.with_suffix(f".{secrets.token_hex(4)}")
+    try:
+        temporary.write_text(json.dumps(template.to_json(), indent=1) + "\n")
+        temporary.rename(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _read_record(path: Path) -> Template | None:
+    """None: there is no such record. Raises: StoreError."""
+    try:
+        return Template.from_json(json.loads(path.read_text()))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise StoreError(f"the record {path} is damaged: {error}") from error
 
 
 def _measure(tree: Path) -> int:

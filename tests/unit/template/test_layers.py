@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from pathlib import Path
 
 import pytest
 
-from cloister.errors import NoCapacityError, TemplateNotFoundError
+from cloister.errors import NoCapacityError, StoreError, TemplateNotFoundError
+from cloister.linux.holds import try_claim
 from cloister.model.template import Template
 from cloister.template.layers import LayerStore, layer_key
 
@@ -106,3 +108,71 @@ def test_a_template_without_its_layers_is_not_found(tmp_path: Path) -> None:
     assert store.template("base") == template
     with pytest.raises(TemplateNotFoundError, match="not built"):
         store.template("other")
+
+
+def test_what_a_build_made_is_found_by_its_id(tmp_path: Path) -> None:
+    """A record of a build is read back, dropped, and no name leads out of its directory."""
+    store = LayerStore(tmp_path)
+    _publish(store, "e" * 64)
+    made = Template(template_id="t", name="n", build_id="11111111-2222-3333-4444-555555555555", layers=("e" * 64,), start_cmd="run")
+    store.write_build(made)
+    assert store.build(made.build_id) == made
+    assert store.builds() == [made]
+    assert store.templates() == []
+    store.drop_build(made.build_id)
+    store.drop_build(made.build_id)
+    for build_id in (made.build_id, "../templates/n", "", "x/y", "x" * 65):
+        store.drop_build(build_id)
+        with pytest.raises(TemplateNotFoundError):
+            store.build(build_id)
+    assert store.builds() == []
+
+
+def test_a_build_without_its_layers_is_not_found(tmp_path: Path) -> None:
+    """The error says what is missing; the record itself is still listed."""
+    store = LayerStore(tmp_path)
+    made = Template(template_id="t", name="n", build_id="b", layers=("f" * 64,))
+    store.write_build(made)
+    with pytest.raises(TemplateNotFoundError, match="lacks its layers ffffffffffff"):
+        store.build("b")
+    assert store.builds() == [made]
+
+
+def test_a_damaged_record_is_an_error(tmp_path: Path) -> None:
+    """It is not taken for none: its layers would be removed."""
+    store = LayerStore(tmp_path)
+    (tmp_path / "builds" / "b.json").write_text("{}")
+    with pytest.raises(StoreError, match="damaged"):
+        store.build("b")
+    with pytest.raises(StoreError, match="damaged"):
+        store.builds()
+
+
+def test_a_layer_that_is_gone_cannot_be_held(tmp_path: Path) -> None:
+    """Holding several fails as a whole; and what is held is marked as used."""
+    store = LayerStore(tmp_path)
+    _publish(store, "a" * 64)
+    directory = tmp_path / "layers" / ("a" * 64)
+    os.utime(directory, (1, 1))
+    with store.hold(["a" * 64, "a" * 64]):
+        assert try_claim(store.rootfs("a" * 64)) is None
+        assert directory.stat().st_mtime > 1
+    with pytest.raises(StoreError, match="gone"), store.hold(["a" * 64, "b" * 64]):
+        pass
+    claim = try_claim(store.rootfs("a" * 64))
+    assert claim is not None
+    os.close(claim)
+
+
+def test_a_workspace_of_any_depth_is_removed(tmp_path: Path) -> None:
+    """Code of a template may have made more levels than Python's own removal can follow."""
+    store = LayerStore(tmp_path)
+    with store.workspace("a" * 64) as workspace:
+        here = os.open(workspace.upper, os.O_RDONLY)
+        for _ in range(3000):
+            os.mkdir("d", dir_fd=here)
+            below = os.open("d", os.O_RDONLY, dir_fd=here)
+            os.close(here)
+            here = below
+        os.close(here)
+    assert list((tmp_path / "tmp").iterdir()) == []
