@@ -68,6 +68,10 @@ def _is_driver(path: Path) -> bool:
     return PACKAGE / "agent" / "drivers" in path.parents
 
 
+def _is_for_a_template(path: Path) -> bool:
+    return PACKAGE / "template" / "stock" in path.parents
+
+
 _SOURCES = [path for path in python_files("src") if path.parent != PACKAGE or path.stem != "__init__"]
 
 
@@ -107,9 +111,19 @@ def test_foreign_libraries_are_declared() -> None:
     declared = {requirement.split(">")[0].split("=")[0] for requirement in project["dependencies"]}
     used = set()
     for path in _SOURCES:
-        if not _is_driver(path):
+        if not _is_driver(path) and not _is_for_a_template(path):
             used |= {module.split(".")[0] for _, module in _imports(path)} - set(sys.stdlib_module_names) - {"cloister"}
     assert {_DISTRIBUTIONS.get(name, name) for name in used} == declared
+
+
+def test_programs_of_templates_share_nothing_with_the_server() -> None:
+    """What is copied into a stock template imports nothing of cloister, and nothing of the server imports it."""
+    programs = [path for path in _SOURCES if _is_for_a_template(path)]
+    names = {path.parent.name for path in programs}
+    assert programs
+    for path in _SOURCES:
+        imported = {module.split(".")[0] for _, module in _imports(path)}
+        assert not imported & ({"cloister"} if path in programs else names), path
 
 
 def test_the_agent_brings_only_its_listed_libraries() -> None:

@@ -28,7 +28,7 @@ from cloister.model.resources import Limits
 
 __all__ = ["BASE_SUITE", "SOURCE_SUFFIXES", "STOCK_NAMES", "Definition", "Step", "handed_on", "load_stock", "read_definition"]
 
-STOCK_NAMES = ("base", "code-interpreter-v1")
+STOCK_NAMES = ("base", "code-interpreter-v1", "mcp-gateway")
 """In the order in which they build on each other."""
 
 BASE_SUITE = "trixie"
