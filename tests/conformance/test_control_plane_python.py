@@ -185,7 +185,6 @@ def test_idempotency_key(control_plane: ControlPlane) -> None:
         ({"network": {"allow_out": ["1.1.1.1"]}}, "allowOut"),
         ({"network": {"deny_out": ["1.1.1.1"]}}, "denyOut"),
         ({"network": {"mask_request_host": "x"}}, "maskRequestHost"),
-        ({"mcp": {"duckduckgo": {}}}, "mcp"),
     ],
 )
 def test_what_is_not_built_is_refused(control_plane: ControlPlane, options: dict[str, object], named: str) -> None:

@@ -79,6 +79,17 @@ def test_python_sdk(site: Site) -> None:
     }
 
 
+def test_mcp_url(site: Site) -> None:
+    """What ``get_mcp_url`` gives is all that an MCP client needs, with the token."""
+    environ = {name: value for name, value in site.environ.items() if name != "E2B_API_URL"}
+    done = site.domain.run(sys.executable, str(CLIENT.with_name("domain_mcp.py")), env=environ)
+    assert done.returncode == 0, done.stderr
+    seen = json.loads(done.stdout)
+    assert seen["url"].startswith("https://50005-")
+    assert seen["url"].endswith(f".{NAME}:{site.port}/mcp")
+    assert "get_current_time" in seen["tools"]
+
+
 @pytest.mark.skipif(
     shutil.which("node") is None or not (JS / "node_modules" / "e2b").is_dir(), reason="needs Node and `npm ci` in tests/conformance/js"
 )

@@ -99,7 +99,8 @@ def parse_new_sandbox(body: object, *, api_version: int, idempotency_key: str | 
     secure = fields.take("secure", bool, api_version == 2)
     allow_internet = fields.take("allow_internet_access", bool, None)
     public_traffic, denies_all = _parse_network(fields.take("network", dict, {}))
-    for name, neutral in (("autoPause", (False,)), ("autoPauseMemory", (True,)), ("mcp", ({},)), ("iam", ({},)), ("volumeMounts", ([],))):
+    fields.take("mcp", dict, {})  # by itself it asks for nothing: the SDK starts the servers inside, with the keys that it has
+    for name, neutral in (("autoPause", (False,)), ("autoPauseMemory", (True,)), ("iam", ({},)), ("volumeMounts", ([],))):
         fields.refuse(name, *neutral)
     resume = _Fields(fields.take("autoResume", dict, {}), "autoResume.")
     resume.refuse("enabled", False)
