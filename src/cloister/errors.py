@@ -10,6 +10,7 @@
       ConflictError         InvalidTransitionError AlreadyExistsError
       LimitError            QuotaExceededError RateLimitedError NoCapacityError
       UnavailableError      NodeUnreachableError AgentUnreachableError
+      StartFailedError
       InternalError         IsolationError (step, errno, path) RuntimeFailedError StoreError
 
 ``code`` names the fault in snake case and is stable: it crosses process borders, so that the
@@ -42,6 +43,7 @@ __all__ = [
     "RuntimeFailedError",
     "SandboxNotFoundError",
     "SnapshotNotFoundError",
+    "StartFailedError",
     "StoreError",
     "TemplateNotFoundError",
     "UnavailableError",
@@ -192,6 +194,12 @@ class AgentUnreachableError(UnavailableError):
     """The agent of a live sandbox does not answer."""
 
     code = "agent_unreachable"
+
+
+class StartFailedError(CloisterError):
+    """What a template starts in its sandboxes did not come up: the template's own fault, or the load's, not the request's."""
+
+    code = "start_failed"
 
 
 class InternalError(CloisterError):

@@ -19,7 +19,7 @@ from cloister.model.resources import Limits
 from cloister.network.dns_relay import host_nameservers
 from cloister.node.catalog import Catalog
 from cloister.node.host import NodeHost, build_host
-from cloister.runtime.namespace import rootfs, wire, zone, zones
+from cloister.runtime.namespace import rootfs, start, wire, zone, zones
 from cloister.runtime.namespace import runtime as runtime_module
 from cloister.runtime.namespace.disks import Disks
 from cloister.runtime.spec import SandboxSpec
@@ -85,7 +85,7 @@ def check_nothing_more(after: tuple[list[str], int, list[str], list[str]], befor
 
 STEPS = {
     "disk": (Disks, "take"),
-    "wait for the agent": (runtime_module, "_wait_ready"),
+    "wait for the agent": (start, "wait_serving"),
     "map the disk": (rootfs, "map_disk"),
     "mount the layers": (rootfs, "layer_mounts"),
     "mount the agent": (rootfs, "common_mounts"),

@@ -26,10 +26,11 @@ from cloister.agent.rpc import RpcRouter
 from cloister.errors import InvalidRequestError
 from cloister.protocol.execution import parse_envs
 
-__all__ = ["EVENTS", "control_app"]
+__all__ = ["EVENTS", "PROCESSES", "control_app"]
 
 EVENTS: web.AppKey[EventLog] = web.AppKey("events", EventLog)
 """What happened in the sandbox, for its structured log."""
+PROCESSES: web.AppKey[ProcessService] = web.AppKey("processes", ProcessService)
 _MAX_BODY_BYTES = 4 << 20
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -47,7 +48,8 @@ def control_app(state: SandboxState, metrics: Metrics, events: EventLog | None =
     app[EVENTS] = events if events is not None else EventLog()
     app.router.add_get("/logs", api.logs)
     rpc = RpcRouter()
-    ProcessService(state, app[EVENTS], metrics.oom_kills).register(rpc)
+    app[PROCESSES] = ProcessService(state, app[EVENTS], metrics.oom_kills)
+    app[PROCESSES].register(rpc)
     workers = Workers()
     FilesystemService(state, workers, Watches()).register(rpc)
     app.on_cleanup.append(workers.end)

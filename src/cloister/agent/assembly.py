@@ -9,13 +9,14 @@ import socket
 
 from aiohttp import web
 
-from cloister.agent.app import control_app
+from cloister.agent.app import PROCESSES, control_app
 from cloister.agent.events import EventLog
 from cloister.agent.interpreter.app import interpreter_app
 from cloister.agent.interpreter.contexts import Contexts
 from cloister.agent.interpreter.launch import KernelLauncher
 from cloister.agent.metrics import Metrics
 from cloister.agent.runner import start_app
+from cloister.agent.startup import Startup
 
 __all__ = ["Assembly"]
 
@@ -31,6 +32,7 @@ class Assembly:
         self.contexts = Contexts((), "/", launcher.start, launcher.envs_for, self.events.record)
         self._metrics = Metrics(launcher.cgroup, state)
         self._control = control_app(state, self._metrics, self.events)
+        self.startup = Startup(state, self._control[PROCESSES], self.events)
         self._interpreter = interpreter_app(state, self.contexts, events=self.events)
         for app in (self._control, self._interpreter):
             app.freeze()

@@ -12,7 +12,7 @@ from typing import Any
 
 from cloister.errors import InvalidRequestError
 
-__all__ = ["AgentLimits", "InitDocument", "SandboxState", "parse_init", "read_init"]
+__all__ = ["AgentLimits", "InitDocument", "SandboxState", "StartPlan", "parse_init", "read_init"]
 
 _MAX_BYTES = 8 << 20
 
@@ -24,6 +24,17 @@ class AgentLimits:
     cpu_count: float = 2.0
     mem_mib: int = 1024
     output_mib: int = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class StartPlan:
+    """What the template starts in every sandbox, once, and how it is known to be up (agent/startup.py). Either command may be empty."""
+
+    command: str = ""
+    ready: str = ""
+    envs: dict[str, str] = field(default_factory=dict)
+    """The template's variables, without those of the sandbox: it may have been made ahead, for nobody."""
+    timeout_s: float = 50.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +50,9 @@ class InitDocument:
     workdir: str = "/"
     kernel_user: str = "root"
     languages: tuple[str, ...] = ()
+    programs: dict[str, str] = field(default_factory=dict)
+    """Language to the program that runs its driver, where it is not the usual one."""
+    start: StartPlan | None = None
     limits: AgentLimits = field(default_factory=AgentLimits)
     agent_env: dict[str, str] = field(default_factory=dict)
 
@@ -94,6 +108,8 @@ def parse_init(text: bytes) -> InitDocument:
         raise InvalidRequestError("the init document has no sandbox_id")
     values: dict[str, Any] = {one.name: data[one.name] for one in fields(InitDocument) if data.get(one.name) is not None}
     values["languages"] = tuple(values.get("languages", ()))
-    limits = data.get("limits") or {}
+    limits, start = data.get("limits") or {}, data.get("start")
     values["limits"] = AgentLimits(**{one.name: limits[one.name] for one in fields(AgentLimits) if one.name in limits})
+    if start:
+        values["start"] = StartPlan(**{one.name: start[one.name] for one in fields(StartPlan) if one.name in start})
     return InitDocument(**values)

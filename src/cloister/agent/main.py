@@ -1,7 +1,8 @@
 """Entry point of the agent: reads the init document, starts the default kernel, and serves both APIs on sockets it was handed.
 
 Started by pid 1 of the sandbox with the plain interpreter (``-I -S``); descriptors as in docs/architecture.md: 3 the init document,
-4 and 5 the listening sockets, 6 the pipe that takes one ``R`` when the agent serves; 7, a socket to a Python kernel that was forked for us,
+4 and 5 the listening sockets, 6 the pipe that takes one ``R`` when the agent serves and then, if the template starts something, the
+outcome of that (agent/startup.py); 7, a socket to a Python kernel that was forked for us,
 and 8, the pipe with the ends of orphans, may be absent. Everything it imports is below the ``site`` directory that holds this file.
 """
 
@@ -84,14 +85,27 @@ async def serve(launcher: KernelLauncher, inherited: Inherited, assembly: Assemb
     stopped = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopped.set)
     await assembly.serve(socket.socket(fileno=_CONTROL_FD), socket.socket(fileno=_INTERPRETER_FD))
-    with contextlib.suppress(OSError):  # the other end may be closed: then nobody waits
-        os.write(_READY_FD, b"R")
+    _say(b"R")
+    is_first = inherited.kernel is not None  # pid 1 gives that descriptor to the first agent only, and nobody inside can
+    starting = asyncio.create_task(_start(assembly)) if document.start is not None and is_first else None
+    if starting is None:
         os.close(_READY_FD)
     if inherited.kernel is not None and "python" in document.languages:
         default = contexts.default("python")
         default.expect(launcher.adopt(inherited.kernel, inherited.orphans, default.language, document.workdir))
     await stopped.wait()
     await assembly.end()
+
+
+async def _start(assembly: Assembly) -> None:
+    """The template's start command, once in the sandbox's life: an agent that came back after a death has no part in it."""
+    _say(await assembly.startup.run())
+    os.close(_READY_FD)
+
+
+def _say(word: bytes) -> None:
+    with contextlib.suppress(OSError):  # the other end may be closed: then nobody waits
+        os.write(_READY_FD, word)
 
 
 def main(assembly: Assembly | None = None) -> None:

@@ -20,6 +20,7 @@ from cloister.errors import (
     PermissionDeniedError,
     QuotaExceededError,
     RateLimitedError,
+    StartFailedError,
     UnavailableError,
 )
 
@@ -36,6 +37,7 @@ _STATUS: tuple[tuple[type[CloisterError], int], ...] = (
     (NoCapacityError, 503),
     (UnavailableError, 503),
     (DeadlineError, 504),
+    (StartFailedError, 500),
 )
 _RETRY: tuple[tuple[type[CloisterError], dict[str, str]], ...] = (
     (QuotaExceededError, {"Should-Retry": "false"}),
@@ -43,6 +45,7 @@ _RETRY: tuple[tuple[type[CloisterError], dict[str, str]], ...] = (
     (NoCapacityError, {"Should-Retry": "true", "Retry-After": "2"}),
     (UnavailableError, {"Should-Retry": "true", "Retry-After": "1"}),
     (DeadlineError, {"Should-Retry": "false"}),
+    (StartFailedError, {"Should-Retry": "false"}),
 )
 
 

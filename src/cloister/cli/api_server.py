@@ -86,7 +86,7 @@ class ApiServer:
         self._settings = settings
         self._listener = listener
         self._tls = tls
-        self._node = LocalNodeClient(node_socket, wait_s=settings.node_wait_s)
+        self._node = LocalNodeClient(node_socket, wait_s=settings.node_wait_s, call_timeout_s=max(60.0, settings.start_timeout_s + 15.0))
         self._stack = AsyncExitStack()
         self._relay: DnsRelay | None = None
 

@@ -54,7 +54,7 @@ async def _serve(settings: Settings, ready_fd: int | None) -> None:
         loop.add_signal_handler(number, signals.put_nowait, number)
     upstream_dns = settings.dns_upstreams or host_nameservers()
     host = open_host(settings, upstream_dns)
-    catalog = Catalog(LayerStore(settings.store_dir), host.host_layer, settings.default_limits())
+    catalog = Catalog(LayerStore(settings.store_dir), host.host_layer, settings.default_limits(), settings.start_timeout_s)
     journal = Journal(settings.data_dir / "node" / "sandboxes")
     creator = Creator(host.runtime, catalog, journal, settings.disk_reserve_mib)
     built = {template.name: template.template_id for template in catalog.templates()}

@@ -75,6 +75,12 @@ class Settings:
     pool_templates: tuple[str, ...] = _setting(
         ("code-interpreter-v1",), "Templates of which some are always made ahead; others once they were asked for in the last ten minutes."
     )
+    start_timeout_s: float = _setting(
+        50.0,
+        "How long a creation waits until what its template starts is up; then it fails and says why. SDKs wait 60 s for the whole.",
+        unit="s",
+    )
+    ready_timeout_s: float = _setting(600.0, "How long a template's build waits, at its end, for its ready command to succeed.", unit="s")
     on_stop: str = _setting(
         "kill", "What a clean stop does with live sandboxes; those kept are found again at the next start.", choices=("kill", "keep")
     )

@@ -21,6 +21,9 @@ _AGENT_ID = re.compile(r"[0-9a-f]{1,32}\Z")
 _MAX_EVENTS = 500
 _MAX_FIELDS = 12
 _MAX_TEXT = 64
+_OUTPUT_FIELD = "line"
+_MAX_OUTPUT = 240
+"""A line of what the template's start command printed may be longer than other texts, and hold any character that can be seen."""
 _MAX_NUMBER = 2**53
 
 
@@ -71,7 +74,7 @@ def _read_event(event: object, earliest: float, latest: float) -> Report | None:
     level = fields.get("level")
     kept: dict[str, str] = {}
     for name, value in fields.items():
-        if name != "level" and len(kept) < _MAX_FIELDS and _FIELD.match(name) and (text := _text(value)) is not None:
+        if name != "level" and len(kept) < _MAX_FIELDS and _FIELD.match(name) and (text := _text(name, value)) is not None:
             kept[name] = text
     return Report(sequence, min(max(float(at), earliest), latest), level if level in LEVELS else "info", kind, kept)
 
@@ -80,9 +83,11 @@ def _is_number(value: object) -> TypeGuard[int | float]:
     return isinstance(value, int | float) and not isinstance(value, bool) and -_MAX_NUMBER < value < _MAX_NUMBER  # NaN is neither
 
 
-def _text(value: object) -> str | None:
+def _text(name: str, value: object) -> str | None:
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, str) and name == _OUTPUT_FIELD:
+        return "".join(one if one.isprintable() else "?" for one in value[:_MAX_OUTPUT].replace("\t", " "))
     if isinstance(value, str):
         return _STRANGE.sub("?", value[:_MAX_TEXT])
     return str(value) if _is_number(value) else None

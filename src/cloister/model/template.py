@@ -26,6 +26,8 @@ class Template:
     """Identity of the language kernels, as seen inside the sandbox."""
     languages: tuple[str, ...] = ()
     """Languages of the interpreter, canonical names, the default one first; empty: no interpreter."""
+    programs: dict[str, str] = field(default_factory=dict)
+    """Language to the program that runs its driver, where that is not the usual one."""
     limits: Limits = field(default_factory=Limits)
     aliases: tuple[str, ...] = ()
     start_cmd: str = ""
@@ -34,6 +36,11 @@ class Template:
     """Asked again until it succeeds: then the sandbox is ready; empty: at once."""
     created_at: float = 0.0
     """When it was built, epoch seconds; 0 if that is not known."""
+
+    @property
+    def starts_something(self) -> bool:
+        """Whether a sandbox is more than its agent when it is ready."""
+        return bool(self.start_cmd or self.ready_cmd)
 
     def to_json(self) -> dict[str, Any]:
         """As JSON-ready data; :meth:`from_json` reads it back."""

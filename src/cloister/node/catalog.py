@@ -21,6 +21,7 @@ from cloister.template.layers import LayerStore
 __all__ = ["Catalog", "check_capacity"]
 
 _BASE = "base"
+_PYTHON = "/usr/bin/python3"
 _MIB = 1 << 20
 _MEMORY_RESERVE_MIB = 512
 
@@ -28,7 +29,9 @@ _MEMORY_RESERVE_MIB = 512
 class Catalog:
     """What the store offers, read anew for each sandbox: a template may be built while the server runs."""
 
-    def __init__(self, store: LayerStore, host_layer: HostLayer, default_limits: Limits) -> None:
+    def __init__(self, store: LayerStore, host_layer: HostLayer, default_limits: Limits, start_timeout_s: float = 50.0) -> None:
+        """``start_timeout_s`` is for what a template starts in its sandboxes."""
+        self.start_timeout_s = start_timeout_s
         self._store = store
         self._default_limits = default_limits
         self._host_layer = host_layer
@@ -68,6 +71,8 @@ class Catalog:
             "workdir": template.workdir,
             "kernel_user": template.kernel_user,
             "languages": list(template.languages),
+            "programs": template.programs,
+            "start": self._start_plan(template),
             "limits": vars(record.limits),
             "agent_env": {},
         }
@@ -85,7 +90,16 @@ class Catalog:
             hostname=request.sandbox_id,
             init_document=json.dumps(self.init_document(request, template, record)).encode(),
             languages=template.languages,
+            python=template.programs.get("python", _PYTHON),
+            start_timeout_s=self.start_timeout_s if template.starts_something else None,
         )
+
+    def _start_plan(self, template: Template) -> dict[str, Any] | None:
+        """Without the request's variables: a sandbox made ahead has none when it starts, and they are all to start alike."""
+        if not template.starts_something:
+            return None
+        envs = self._host_layer.envs | template.envs
+        return {"command": template.start_cmd, "ready": template.ready_cmd, "envs": envs, "timeout_s": self.start_timeout_s}
 
     def agent_tree(self) -> AgentTree:
         """The agent and its interpreter, looked up once for each build of the base template. Raises: TemplateNotFoundError."""

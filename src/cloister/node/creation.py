@@ -1,6 +1,7 @@
 """How a sandbox comes to be: made for a request, made ahead for nobody, or handed over. Blocking: runs in worker threads.
 
-Each way ends with a journal entry that says ``running`` or with nothing left at all (I8).
+Each way ends with a journal entry that says ``running`` or with nothing left at all (I8). Where the template starts something, a creation
+has two halves, between which nobody blocks a thread: :meth:`Creator.create`, and :meth:`Creator.finish` when that is up or has failed.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ class Creator:
         self._disk_reserve_mib = disk_reserve_mib
 
     def create(self, request: SandboxRequest, pooled: Pooled | None) -> tuple[SandboxRecord, RuntimeSandbox]:
-        """A running sandbox for the request: ``pooled`` when it fits and answers, else a new one.
+        """A sandbox for the request: ``pooled`` when it fits and answers, else a new one. It runs, unless it is still ``starting``.
 
         Raises: InvalidRequestError, TemplateNotFoundError, NoCapacityError, IsolationError, RuntimeFailedError.
         """
@@ -49,20 +50,39 @@ class Creator:
             return taken
         return self._make(request, template, record)
 
-    def make_ahead(self, template_id: str) -> Pooled:
-        """A sandbox for nobody yet, with the template's own limits and variables. Raises: as :meth:`create`."""
-        template = self._catalog.find(template_id)
-        request = SandboxRequest(sandbox_id=new_sandbox_id(), template=template_id, end_at=0.0)
-        record = self._record(request, template)
-        self._runtime.prepare(self._catalog.spec(request, template, record, self._journal.directory_of(request.sandbox_id)))
-        record, sandbox = self._make(request, template, record, runs=False)
-        return Pooled(record, sandbox, template.build_id)
+    def prepare(self, template: str) -> None:
+        """Have what makes creations from a template quick, or find that it cannot be had; may take long. Raises: as :meth:`create`."""
+        found = self._catalog.find(template)
+        request = SandboxRequest(sandbox_id=new_sandbox_id(), template=template, end_at=0.0)
+        directory = self._journal.directory_of(request.sandbox_id)
+        self._runtime.prepare(self._catalog.spec(request, found, self._record(request, found), directory))
 
-    def discard(self, pooled: Pooled) -> None:
-        """End a sandbox that was made ahead."""
-        pooled.sandbox.kill()
-        pooled.sandbox.release()
-        self._journal.remove(pooled.record.sandbox_id)
+    def make_ahead(self, template: str, sandbox_id: str) -> Pooled:
+        """A sandbox for nobody yet, with the template's own limits and variables. It may be ``starting``. Raises: as :meth:`create`."""
+        found = self._catalog.find(template)
+        request = SandboxRequest(sandbox_id=sandbox_id, template=template, end_at=0.0)
+        record, sandbox = self._make(request, found, self._record(request, found), runs=False)
+        return Pooled(record, sandbox, found.build_id)
+
+    def finish(self, record: SandboxRecord, sandbox: RuntimeSandbox, *, runs: bool = True) -> SandboxRecord:
+        """What the template starts is up, or not: then nothing is left of the sandbox. ``runs``: as it does for a client.
+
+        Raises: StartFailedError.
+        """
+        final = dataclasses.replace(record, state=SandboxState.RUNNING) if runs else record
+        try:
+            sandbox.take_start()
+            self._journal.write(final, sandbox.state())
+        except BaseException:
+            self.discard(record.sandbox_id, sandbox)
+            raise
+        return final
+
+    def discard(self, sandbox_id: str, sandbox: RuntimeSandbox) -> None:
+        """End a sandbox that is nobody's."""
+        sandbox.kill()
+        sandbox.release()
+        self._journal.remove(sandbox_id)
 
     def _record(self, request: SandboxRequest, template: Template) -> SandboxRecord:
         return SandboxRecord(
@@ -89,6 +109,7 @@ class Creator:
             sandbox = self._runtime.create(spec, lambda state: self._journal.write(record, state))
             undo.callback(sandbox.release)
             undo.callback(sandbox.kill)
+            runs = runs and sandbox.starting is None
             final = dataclasses.replace(record, state=SandboxState.RUNNING) if runs else record
             self._journal.write(final, sandbox.state())
             undo.pop_all()
@@ -98,7 +119,9 @@ class Creator:
         self, pooled: Pooled, request: SandboxRequest, template: Template, record: SandboxRecord
     ) -> tuple[SandboxRecord, RuntimeSandbox] | None:
         """Hand ``pooled`` over; None, and nothing of it left, when it does not fit or does not answer."""
-        if pooled.build_id == template.build_id and pooled.record.limits == record.limits:
+        # What a template starts may have used the internet ahead of a request that must have none: only a fresh sandbox has not.
+        is_innocent = request.allow_internet or not template.starts_something
+        if pooled.build_id == template.build_id and pooled.record.limits == record.limits and is_innocent:
             try:
                 # The document first: an agent that dies and comes back must still know its token.
                 pooled.sandbox.rewrite_init(json.dumps(self._catalog.init_document(request, template, record)).encode())
@@ -111,5 +134,5 @@ class Creator:
                 _log.warning("pool.missed", sandbox_id=request.sandbox_id, error=str(error))
             else:
                 return record, pooled.sandbox
-        self.discard(pooled)
+        self.discard(pooled.record.sandbox_id, pooled.sandbox)
         return None

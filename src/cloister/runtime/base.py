@@ -47,6 +47,9 @@ class RuntimeSandbox(Protocol):
     cold: tuple[str, ...]
     """Its processes that were started from the beginning, and not as copies of prepared ones: ``agent``, ``kernel``."""
 
+    starting: int | None
+    """Readable when it is known whether what the template starts is up (:meth:`take_start`); None: there is nothing to wait for."""
+
     @property
     def pidfd(self) -> int:
         """Readable when the sandbox has ended, whoever ended it."""
@@ -71,6 +74,13 @@ class RuntimeSandbox(Protocol):
 
     def set_internet(self, allowed: bool) -> None:
         """Change whether the sandbox may reach the internet, now, also for connections that are open."""
+        ...
+
+    def take_start(self) -> None:
+        """The outcome of the template's start command; ``starting`` is readable. It is None afterwards.
+
+        Raises: StartFailedError, also when the outcome is not there.
+        """
         ...
 
     def usage(self) -> Usage:
@@ -100,12 +110,22 @@ class Runtime(Protocol):
         """Make ready what speeds up creations from the template of ``spec``, or find that it cannot be had; may take seconds."""
         ...
 
+    def has_room(self, template_key: str) -> bool:
+        """Whether there is, or may at once be, a place for another sandbox of this template."""
+        ...
+
+    def let_go(self, idle_s: float) -> list[str]:
+        """Give back what is held for templates of which there was no sandbox for so long; says what was given back."""
+        ...
+
     def prepared(self) -> dict[str, int]:
         """How many prepared processes of each kind are ready to be copied into sandboxes now."""
         ...
 
     def create(self, spec: SandboxSpec, on_started: Any) -> RuntimeSandbox:
-        """A sandbox whose agent serves. ``on_started(state)`` is called as soon as there is something to adopt.
+        """A sandbox whose agent serves; what the template starts in it may be on its way still (:attr:`RuntimeSandbox.starting`).
+
+        ``on_started(state)`` is called as soon as there is something to adopt.
 
         Raises: IsolationError (a hardening step failed), RuntimeFailedError (the agent did not start), NoCapacityError.
         Nothing of the sandbox is left when it raises.

@@ -53,3 +53,7 @@ class SandboxSpec:
     """What the zygotes of its zone stand on, where that is not ``layers``: code of those must not run in a zone that others share."""
     agent_log: str = "/var/log/cloister-agent.log"
     """Where in the sandbox its agent writes what it has to say."""
+    python: str = "/usr/bin/python3"
+    """The program that Python kernels run on, in the sandbox."""
+    start_timeout_s: float | None = None
+    """How long the agent is given to start what the template starts; None: it starts nothing, and has no word about it."""

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
 import pytest
 
-from cloister.errors import NoCapacityError
+from cloister.errors import NoCapacityError, TemplateNotFoundError
 from cloister.model.resources import Limits
 from cloister.model.sandbox import SandboxRecord, SandboxState
 from cloister.node import pool as pool_module
-from cloister.node.pool import Pool, Pooled, PoolSize
+from cloister.node.pool import Pool, Pooled, PoolSize, PoolSource
 from cloister.runtime.base import RuntimeSandbox
 
 
@@ -24,11 +25,14 @@ class Maker:
         self.made: list[str] = []
         self.ended: list[str] = []
         self.fault: Exception | None = None
+        self.faults: dict[str, Exception] = {}
+        self.slow: dict[str, asyncio.Event] = {}
+        """Templates whose sandboxes start only when the event is set."""
 
     async def make(self, template: str) -> Pooled:
         """One more, or the fault that was set."""
-        if self.fault is not None:
-            raise self.fault
+        if fault := self.fault or self.faults.get(template):
+            raise fault
         self.made.append(f"{template}{len(self.made)}")
         record = SandboxRecord(
             sandbox_id=self.made[-1],
@@ -41,6 +45,11 @@ class Maker:
         )
         return Pooled(record, cast("RuntimeSandbox", None), self.build)
 
+    async def started(self, pooled: Pooled) -> None:
+        """At once, unless it is slow."""
+        if (event := self.slow.get(pooled.record.template)) is not None:
+            await event.wait()
+
     async def end(self, pooled: Pooled) -> None:
         """Note that it was ended."""
         self.ended.append(pooled.record.sandbox_id)
@@ -50,7 +59,7 @@ class Maker:
 def maker(monkeypatch: pytest.MonkeyPatch) -> Maker:
     """A maker, and no waiting."""
     monkeypatch.setattr(pool_module, "_QUIET_S", 0.0)
-    monkeypatch.setattr(pool_module, "_RETRY_S", 0.01)
+    monkeypatch.setattr(pool_module, "_RETRY_S", (0.01, 0.2))
     monkeypatch.setattr(pool_module, "_IDLE_POLL_S", 0.001)
     return Maker()
 
@@ -58,7 +67,7 @@ def maker(monkeypatch: pytest.MonkeyPatch) -> Maker:
 def pool_of(maker: Maker, each: int = 2, always: tuple[str, ...] = ("t",), is_busy: Callable[[], bool] = lambda: False) -> Pool:
     """A pool on the maker."""
     make: Callable[[str], Awaitable[Pooled]] = maker.make
-    return Pool(PoolSize(each, always), make=make, end=maker.end, is_busy=is_busy)
+    return Pool(PoolSize(each, always), PoolSource(make=make, end=maker.end, is_busy=is_busy, started=maker.started))
 
 
 async def settle(pool: Pool) -> asyncio.Task[Any]:
@@ -140,7 +149,7 @@ async def test_a_failure_is_tried_again(maker: Maker) -> None:
     maker.fault = NoCapacityError("full")
     task = await settle(pool_of(maker))
     maker.fault = None
-    await asyncio.sleep(0.05)
+    await asyncio.sleep(0.4)
     assert len(maker.made) == 2
     task.cancel()
 
@@ -153,3 +162,93 @@ async def test_drain_ends_all(maker: Maker) -> None:
     await pool.drain()
     assert sorted(maker.ended) == ["t0", "t1"]
     assert pool.ids() == set()
+
+
+async def test_a_template_that_never_starts_holds_up_no_other(maker: Maker) -> None:
+    """Whoever's start takes for ever, the others have theirs ready."""
+    maker.slow["a"] = asyncio.Event()
+    pool = pool_of(maker, each=1, always=("a", "b"))
+    task = await settle(pool)
+    assert pool.reserve("a", "b1") is None
+    assert pool.reserve("b", "b1") is not None
+    maker.slow["a"].set()
+    await asyncio.sleep(0.05)
+    assert pool.reserve("a", "b1") is not None
+    task.cancel()
+
+
+async def test_a_template_that_cannot_be_made_is_tried_ever_less(maker: Maker) -> None:
+    """Its failures cost the others nothing, and come further and further apart."""
+    maker.faults["a"] = NoCapacityError("no")
+    pool = pool_of(maker, each=1, always=("a", "b"))
+    task = await settle(pool)
+    assert pool.reserve("b", "b1") is not None
+    await asyncio.sleep(0.1)
+    assert pool._wanted["a"].failures == 2
+    task.cancel()
+
+
+async def test_a_dropped_template_is_forgotten(maker: Maker) -> None:
+    """One that is not there any more is not tried again until somebody asks for it."""
+    maker.faults["gone"] = TemplateNotFoundError("gone")
+    pool = pool_of(maker, always=())
+    task = await settle(pool)
+    assert pool.reserve("gone", "b1") is None
+    await asyncio.sleep(0.05)
+    del maker.faults["gone"]
+    await asyncio.sleep(0.05)
+    assert maker.made == []
+    task.cancel()
+
+
+async def test_what_nobody_asks_for_any_more_is_ended(maker: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its zone can be given back; what is reserved, and templates that are always wanted, stay."""
+    monkeypatch.setattr(pool_module, "_ROUND_S", 0.02)
+    pool = pool_of(maker, each=1)
+    task = await settle(pool)
+    pool.want("u")
+    await asyncio.sleep(0.05)
+    assert pool.ids() == {"t0", "u1"}
+    monkeypatch.setattr(pool_module, "HOT_S", 0.0)
+    await asyncio.sleep(0.1)
+    assert (pool.ids(), maker.ended) == ({"t0"}, ["u1"])
+    task.cancel()
+
+
+async def test_only_the_templates_asked_for_last_are_kept_ready(maker: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each holds a zone, and those are few."""
+    monkeypatch.setattr(pool_module, "_MOST_WANTED", 3)
+    pool = pool_of(maker, each=1)
+    task = await settle(pool)
+    for number in range(6):
+        pool.want(f"u{number}")
+        await asyncio.sleep(0.03)
+    await asyncio.sleep(0.05)
+    assert {sandbox_id[:2] for sandbox_id in pool.ids()} == {"t0", "u3", "u4", "u5"}
+    task.cancel()
+
+
+async def test_fill_waits_for_the_first_one(maker: Maker) -> None:
+    """A template that was just built is ready when its build is; one that cannot be made is not waited for."""
+    pool = pool_of(maker, each=2, always=())
+    task = await settle(pool)
+    assert await pool.fill("new", 5.0)
+    assert pool.reserve("new", "b1") is not None
+    maker.faults["bad"] = NoCapacityError("no")
+    began = time.monotonic()
+    assert not await pool.fill("bad", 5.0)
+    assert time.monotonic() - began < 2.0
+    task.cancel()
+
+
+async def test_the_template_asked_for_longest_ago_gives_way(maker: Maker) -> None:
+    """One that is always wanted comes last, what is reserved stays, and the asker's own is not touched."""
+    pool = pool_of(maker, each=1)
+    task = await settle(pool)
+    for key in ("u", "v", "w"):
+        assert await pool.fill(key, 5.0)
+    assert pool.reserve("u", "b1") is not None
+    assert [pooled.key for pooled in pool.give_way(but="v")] == ["w"]
+    assert [pooled.key for pooled in pool.give_way(but="v")] == ["t"]
+    assert pool.give_way(but="v") == []
+    task.cancel()

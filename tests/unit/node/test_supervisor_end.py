@@ -28,6 +28,7 @@ class FakeSandbox:
     """A sandbox that is a pipe; :meth:`release` waits for ``may_release``."""
 
     cold: tuple[str, ...] = ()
+    starting: int | None = None
     network_slot = 1
 
     def __init__(self, may_release: threading.Event) -> None:
@@ -153,13 +154,15 @@ async def test_a_stop_ends_the_pool_though_what_it_makes_fails(tmp_path: Path, m
     supervisor = supervisor_on(Journal(tmp_path / "j"), may_release)
     began, fail = threading.Event(), threading.Event()
 
-    def make_ahead(_template: str) -> Pooled:
+    def make_ahead(_template: str, _sandbox_id: str) -> Pooled:
         began.set()
         assert fail.wait(10)
         raise NoCapacityError("the disk is full")
 
     supervisor._creator.make_ahead = make_ahead  # type: ignore[assignment]
     supervisor._pool._size = PoolSize(1, ("t",))
+    supervisor._pool.want("t")
+    supervisor._creator.prepare = lambda _template: None  # type: ignore[method-assign, assignment]
     supervisor._spawn(supervisor._pool.run())
     assert await asyncio.to_thread(began.wait, 5)
     stopping = asyncio.create_task(supervisor.stop(keep_sandboxes=False))

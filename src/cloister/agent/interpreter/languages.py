@@ -7,8 +7,8 @@ except bash's driver, which runs on the agent's own interpreter and so needs no 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from cloister.errors import NotFoundError
@@ -25,6 +25,8 @@ class LanguageContext:
 
     drivers: Path
     mem_mib: int
+    programs: Mapping[str, str] = field(default_factory=dict)
+    """Language to the template's program for it, where that is not the usual one."""
 
 
 @dataclass(frozen=True)
@@ -38,15 +40,15 @@ class Language:
 
 
 def _python(context: LanguageContext) -> list[str]:
-    return ["/usr/bin/python3", str(context.drivers / "python.py")]
+    return [context.programs.get("python", "/usr/bin/python3"), str(context.drivers / "python.py")]
 
 
 def _node(context: LanguageContext) -> list[str]:
-    return ["/usr/bin/node", str(context.drivers / "node" / "main.js")]
+    return [context.programs.get("javascript", "/usr/bin/node"), str(context.drivers / "node" / "main.js")]
 
 
 def _r(context: LanguageContext) -> list[str]:
-    return ["/usr/bin/Rscript", str(context.drivers / "kernel.R")]
+    return [context.programs.get("r", "/usr/bin/Rscript"), str(context.drivers / "kernel.R")]
 
 
 def _java(context: LanguageContext) -> list[str]:
@@ -55,7 +57,7 @@ def _java(context: LanguageContext) -> list[str]:
     options = ["-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xshare:auto", f"-XX:SharedArchiveFile={archive}", f"-Xmx{heap_mib}m"]
     # Half the memory of an idle kernel; a smaller first heap would be collected whole five times while the compiler loads.
     lean = ["-Xms16m", "-XX:NewSize=6m", "-XX:MetaspaceSize=64m", "-XX:MinHeapFreeRatio=10", "-XX:MaxHeapFreeRatio=30"]
-    return ["/usr/bin/java", *options, *lean, "-jar", f"{_JAVA}/kernel.jar"]
+    return [context.programs.get("java", "/usr/bin/java"), *options, *lean, "-jar", f"{_JAVA}/kernel.jar"]
 
 
 def _bash(context: LanguageContext) -> list[str]:

@@ -84,7 +84,7 @@ class KernelLauncher:
             account = find_account(document.kernel_user)
         except AuthenticationError:
             raise InvalidRequestError(f"The kernels' user '{document.kernel_user}' does not exist in this sandbox") from None
-        argv = language.argv(LanguageContext(self._drivers, document.limits.mem_mib))
+        argv = language.argv(LanguageContext(self._drivers, document.limits.mem_mib, document.programs))
         return LaunchSpec(argv=argv, env=self._environment(envs, account), cwd=cwd, account=account)
 
     def _settings(self, language: Language) -> KernelSettings:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from functools import cached_property
 
 from cloister.agent.accounts import find_account
@@ -43,6 +43,7 @@ _SERVICE = "/process.Process/"
 _KEEPALIVE = EventResponse(event=ProcessEvent(keepalive=Empty()))
 _DEFAULT_SIZE = (80, 24)
 _TERM = "xterm-256color"
+_SHELL = "/bin/bash"
 _DONE = Empty()
 _OUTPUT_FIELDS = {STDOUT: "stdout", STDERR: "stderr", PTY: "pty"}
 
@@ -70,6 +71,25 @@ class ProcessService:
         rpc.unary(f"{_SERVICE}SendInput", SendInputRequest, self._send_input)
         rpc.unary(f"{_SERVICE}SendSignal", SendSignalRequest, self._send_signal)
         rpc.unary(f"{_SERVICE}CloseStdin", CloseStdinRequest, self._close_stdin)
+
+    def start_shell(self, text: str, envs: Mapping[str, str], *, listed: bool) -> Process:
+        """A command of the template itself: as the default user in the work directory, with ``envs`` instead of the sandbox's variables.
+
+        One that is ``listed`` is to clients like any other process.
+
+        Raises: AuthenticationError (there is no default user), InvalidRequestError, LimitError.
+        """
+        document = self._state.document
+        account = find_account(document.user)
+        config = ProcessConfig(cmd=_SHELL, args=("-l", "-c", text))
+        env = process_environment(document, envs, account, {})
+        what = Launch(
+            argv=(config.cmd, *config.args),
+            env=login_environment(env, envs, {}, config.args),
+            cwd=working_directory(None, document, account),
+            account=account,
+        )
+        return self._table.start(what, config, None).process if listed else self._table.start_unlisted(what)
 
     async def _start(self, request: StartRequest, call: Call, stream: Stream[EventResponse]) -> None:
         """The client's time limit is the process's: it is killed then, also when the client has gone before."""

@@ -51,6 +51,10 @@ class ProcessTable:
         self._events.record("process.started", pid=process.pid, command=config.cmd, user=what.account.name, tag=tag)
         return entry
 
+    def start_unlisted(self, what: Launch) -> Process:
+        """A process that no client sees. Raises: InvalidRequestError, LimitError."""
+        return Process(what, self._max_spool_bytes, self._memory, lambda: None)
+
     def find(self, selector: ProcessSelector | None) -> Entry:
         """The process that is meant, running or ended not long ago; of several with one tag the newest, a running one first.
 

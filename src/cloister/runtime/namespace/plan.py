@@ -26,10 +26,8 @@ AGENT_PYTHON = (
 )
 """The agent's own interpreter, whatever the template has."""
 _AGENT = "/.cloister/agent/site/cloister/agent"
-_ZYGOTE_ARGV = {
-    "agent": (*AGENT_PYTHON, f"{_AGENT}/main.py", "--zygote"),
-    "kernel": ("/usr/bin/python3", "/.cloister/agent/drivers/python_zygote.py"),
-}
+_AGENT_ZYGOTE = (*AGENT_PYTHON, f"{_AGENT}/main.py", "--zygote")
+_KERNEL_ZYGOTE = "/.cloister/agent/drivers/python_zygote.py"
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -61,10 +59,10 @@ def agent_payload(envs: dict[str, str], hostname: str, log_path: str) -> Payload
     )
 
 
-def zygote_payload(kind: str) -> Payload:
-    """A zygote, ``agent`` or ``kernel`` (docs/decisions/0014-zygotes.md)."""
+def zygote_payload(kind: str, python: str) -> Payload:
+    """A zygote, ``agent`` or ``kernel`` (docs/decisions/0014-zygotes.md); a kernel's runs on the template's ``python``."""
     return Payload(
-        argv=_ZYGOTE_ARGV[kind],
+        argv=_AGENT_ZYGOTE if kind == "agent" else (python, _KERNEL_ZYGOTE),
         envs={"PATH": DEFAULT_PATH, "LANG": "C.UTF-8", "HOME": "/root"},
         keep=("control", "filter", "library"),
     )

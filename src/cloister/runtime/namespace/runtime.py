@@ -7,11 +7,9 @@ Invariants: I2, I3, I6, I7, I8. Needs: root.
 from __future__ import annotations
 
 import os
-import select
 import shutil
 import socket
 import threading
-import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -24,7 +22,7 @@ from cloister.linux.cgroup import CgroupTree
 from cloister.linux.process import kill_pidfd, open_pidfd, pid_of_pidfd, start_ticks, wait_pidfd
 from cloister.network.slots import NetworkNode
 from cloister.runtime.base import RuntimeCapabilities, Usage
-from cloister.runtime.namespace import rootfs, wire
+from cloister.runtime.namespace import rootfs, start, wire
 from cloister.runtime.namespace.disks import Disks
 from cloister.runtime.namespace.plan import Payload, agent_payload, setup_strings
 from cloister.runtime.namespace.procfiles import processors
@@ -37,7 +35,6 @@ __all__ = ["NamespaceRuntime", "NamespaceSandbox", "StartedSlot"]
 
 _SETUP_TIMEOUT_S = 30.0
 _PREPARE_TIMEOUT_S = 60.0
-_READY_TIMEOUT_S = 60.0
 _KILL_TIMEOUT_S = 30.0
 _FREEZE_TIMEOUT_S = 10.0
 
@@ -68,9 +65,11 @@ class NamespaceSandbox:
         init_fd: int | None,
         disk_fd: int | None,
         cold: tuple[str, ...] = (),
+        starting: int | None = None,
     ) -> None:
         """``disk_fd`` is the disk as a mount that is nowhere attached, None if it is only to be ended. :meth:`release` closes both."""
         self.cold = cold
+        self.starting = starting
         self._spec = spec
         self._init_fd = init_fd
         self._disk_fd = disk_fd
@@ -108,6 +107,15 @@ class NamespaceSandbox:
     def set_internet(self, allowed: bool) -> None:
         """See :class:`RuntimeSandbox`."""
         self._runtime.network.set_internet(self._started.slot.index, allowed)
+
+    def take_start(self) -> None:
+        """See :class:`RuntimeSandbox`."""
+        ready, self.starting = self.starting, None
+        if ready is not None:
+            try:
+                start.take_outcome(ready)
+            finally:
+                os.close(ready)
 
     def usage(self) -> Usage:
         """See :class:`RuntimeSandbox`."""
@@ -165,8 +173,10 @@ class NamespaceSandbox:
         if self._released:
             return
         self._released = True
-        if self._disk_fd is not None:
-            os.close(self._disk_fd)
+        for fd in (self._disk_fd, self.starting):
+            if fd is not None:
+                os.close(fd)
+        self.starting = None
         zone, slot = self._started.zone, self._started.slot
         self._runtime.network.release_later(slot.index, self._started.netns_fd, on_gone=lambda: zone.free(slot))
         self._runtime.remove_group(self._spec.sandbox_id)
@@ -213,6 +223,17 @@ class NamespaceRuntime:
         finally:
             zone.free(slot)
 
+    def has_room(self, template_key: str) -> bool:
+        """See :class:`Runtime`."""
+        return self._zones.has_room(template_key)
+
+    def let_go(self, idle_s: float) -> list[str]:
+        """See :class:`Runtime`."""
+        ended = self._zones.stop_idle(idle_s)
+        for key in ended:
+            self._zygote_host.tell("zone.ended", {"template_key": key, "idle_s": idle_s})
+        return ended
+
     def prepared(self) -> dict[str, int]:
         """See :class:`Runtime`."""
         with self._zygotes_lock:
@@ -242,12 +263,14 @@ class NamespaceRuntime:
                 init_end.close()
                 agent_end.close()
                 cold = self._give_birth(spec, started, {"kernel": kernels_end, "agent": agents_end})
-            _wait_ready(ready, started.pidfd)
-            os.close(ready)
+            start.wait_serving(ready, started.pidfd)
+            starting = None if spec.start_timeout_s is None else ready
+            if starting is None:
+                os.close(ready)
             _close_all(started.namespaces)
             undo.pop_all()
         self._look_ahead(spec)
-        return NamespaceSandbox(spec, started, self, init_fd=init, disk_fd=disk, cold=cold)
+        return NamespaceSandbox(spec, started, self, init_fd=init, disk_fd=disk, cold=cold, starting=starting)
 
     def _give_birth(self, spec: SandboxSpec, started: StartedSlot, ends: dict[str, socket.socket]) -> tuple[str, ...]:
         """Let the zygotes fork the sandbox's agent and kernel, both at a time; gives those that it must start cold."""
@@ -433,21 +456,3 @@ def _end(pidfd: int) -> None:
     kill_pidfd(pidfd)
     wait_pidfd(pidfd, _KILL_TIMEOUT_S)
     os.close(pidfd)
-
-
-def _wait_ready(ready: int, pidfd: int) -> None:
-    """Until the agent says that it serves. Raises: RuntimeFailedError with the end of its log."""
-    poller = select.poll()
-    poller.register(ready, select.POLLIN)
-    poller.register(pidfd, select.POLLIN)
-    deadline = time.monotonic() + _READY_TIMEOUT_S
-    while (left := deadline - time.monotonic()) > 0:
-        events = dict(poller.poll(int(left * 1000)))
-        if ready in events:
-            word = os.read(ready, 4096)
-            if word.startswith(b"R"):
-                return
-            raise RuntimeFailedError(f"the agent did not start: {word.decode(errors='replace').strip()}")
-        if pidfd in events:
-            raise RuntimeFailedError("the sandbox ended before its agent was ready")
-    raise RuntimeFailedError(f"the agent was not ready within {_READY_TIMEOUT_S:.0f} s")

@@ -11,6 +11,7 @@ import os
 import socket
 import subprocess
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import resources
@@ -55,6 +56,7 @@ class Zone:
         self._talking = threading.Lock()
         """Held for a conversation with the slot maker; whoever only counts slots does not wait for it."""
         self._used: set[int] = set()
+        self._used_at = time.monotonic()
         self.on_stop: Callable[[], None] = lambda: None
         """Called before the slot maker is ended."""
 
@@ -98,6 +100,11 @@ class Zone:
         with self._lock:
             return not self._used
 
+    def idle_s(self) -> float:
+        """Seconds since a slot was last taken or given back."""
+        with self._lock:
+            return time.monotonic() - self._used_at
+
     def free_slots(self) -> int:
         """How many slots are free."""
         with self._lock:
@@ -109,6 +116,7 @@ class Zone:
             for number in range(1, SLOTS_PER_ZONE + 1):
                 if number not in self._used:
                     self._used.add(number)
+                    self._used_at = time.monotonic()
                     return Slot(self.number, number)
         raise NoCapacityError("every slot of this template is taken")
 
@@ -122,6 +130,7 @@ class Zone:
         """Give a slot back."""
         with self._lock:
             self._used.discard(slot.number)
+            self._used_at = time.monotonic()
 
     def _is_free(self, number: int) -> bool:
         with self._lock:

@@ -59,6 +59,21 @@ class Zones:
             zone = self._start(template_key)
             return zone, zone.take()
 
+    def has_room(self, template_key: str) -> bool:
+        """Whether :meth:`take_slot` has one to give."""
+        with self._lock:
+            self._drop_dead()
+            zones = self._zones.values()
+            return len(zones) < ZONES or any(zone.is_idle() or (zone.template_key == template_key and zone.free_slots()) for zone in zones)
+
+    def stop_idle(self, idle_s: float) -> list[str]:
+        """End the zones, with their zygotes, in which no slot was taken for so long; says whose they were."""
+        with self._lock:
+            idle = [zone for zone in self._zones.values() if zone.is_idle() and zone.idle_s() > idle_s]
+            for zone in idle:
+                self._stop_one(zone)
+        return [zone.template_key for zone in idle]
+
     def is_short(self, template_key: str) -> bool:
         """Whether the zones of this template are so nearly full that the next one should be made ready."""
         with self._lock:
@@ -109,7 +124,7 @@ class Zones:
     def _start(self, template_key: str) -> Zone:
         number = next((n for n in range(ZONES) if n not in self._zones), None)
         if number is None:
-            idle = next((zone for zone in self._zones.values() if zone.is_idle()), None)
+            idle = max((zone for zone in self._zones.values() if zone.is_idle()), key=Zone.idle_s, default=None)
             if idle is None:
                 raise NoCapacityError(f"{ZONES} templates have live sandboxes already", hint="kill sandboxes of another template")
             self._stop_one(idle)

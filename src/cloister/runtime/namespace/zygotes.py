@@ -287,7 +287,7 @@ class Zygotes:
         fds.append(("filter", rootfs.close_with(given, sealed_file("seccomp filter", self._host.filters.sandbox))))
         fds.append(("library", rootfs.close_with(given, sealed_file("cloister join", _library()))))
         cpus = sorted(os.sched_getaffinity(0))
-        return setup_strings(zygote_payload(kind), _LIMITS, "zygote", cpus), fds
+        return setup_strings(zygote_payload(kind, self._spec.python), _LIMITS, "zygote", cpus), fds
 
 
 def sealed_file(name: str, content: bytes) -> int:

@@ -1,0 +1,37 @@
+"""A store of a test's own whose layers and agent are the real ones, with templates that only the test knows."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+import uuid
+from pathlib import Path
+from typing import Any
+
+from cloister.model.template import Template
+
+__all__ = ["real_store", "store_with", "variant"]
+
+
+def real_store() -> Path:
+    """The store in which the stock templates are built."""
+    return Path(os.environ.get("CLOISTER_STORE_DIR", "/var/lib/cloister/store"))
+
+
+def variant(parent: str, name: str, **changes: Any) -> Template:
+    """The stock template ``parent`` with other fields, as a template of its own."""
+    stock = Template.from_json(json.loads((real_store() / "templates" / f"{parent}.json").read_text()))
+    return dataclasses.replace(stock, template_id=f"{name}-id", name=name, build_id=str(uuid.uuid4()), aliases=(), **changes)
+
+
+def store_with(directory: Path, *templates: Template) -> Path:
+    """A store in ``directory`` with the stock templates and these; layers and agents are links to the real ones."""
+    directory.mkdir()
+    for name in ("layers", "agent"):
+        (directory / name).symlink_to(real_store() / name)
+    shutil.copytree(real_store() / "templates", directory / "templates")
+    for template in templates:
+        (directory / "templates" / f"{template.name}.json").write_text(json.dumps(template.to_json()))
+    return directory
