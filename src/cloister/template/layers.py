@@ -44,6 +44,7 @@ FORMAT_VERSION = 1
 
 _BUILDERS = 4
 _BUILD_ID = re.compile(r"[A-Za-z0-9-]{1,64}\Z")
+_POLL_S = 0.1
 
 
 def layer_key(parent: str | None, definition: Mapping[str, Any]) -> str:
@@ -111,13 +112,18 @@ class LayerStore:
             raise StoreError(f"layer {key[:12]} of {self.root} cannot be read: {error}") from error
 
     @contextlib.contextmanager
-    def lock(self, name: str, on_wait: Callable[[], None] | None = None) -> Iterator[None]:
-        """Hold the store-wide lock ``name``; ``on_wait`` is called once when another process has it."""
+    def lock(self, name: str, on_wait: Callable[[], None] | None = None, check: Callable[[], None] | None = None) -> Iterator[None]:
+        """Hold the store-wide lock ``name``; ``on_wait`` is called once when another process has it, ``check`` while it has: what that
+        raises ends the wait.
+        """
         with (self.root / "locks" / name).open("w") as file:
             if not _try_lock(file):
                 if on_wait is not None:
                     on_wait()
-                fcntl.flock(file, fcntl.LOCK_EX)
+                if check is None:
+                    fcntl.flock(file, fcntl.LOCK_EX)
+                else:
+                    _poll_lock(file, check)
             yield
 
     @contextlib.contextmanager
@@ -286,6 +292,12 @@ def _read_record(path: Path) -> Template | None:
 
 def _measure(tree: Path) -> int:
     return int(subprocess.run(["du", "-sxk", tree], capture_output=True, check=True, text=True).stdout.split()[0]) * 1024
+
+
+def _poll_lock(file: TextIO, check: Callable[[], None]) -> None:
+    while not _try_lock(file):
+        check()
+        time.sleep(_POLL_S)
 
 
 def _try_lock(file: TextIO) -> bool:

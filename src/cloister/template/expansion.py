@@ -1,0 +1,86 @@
+r"""Variables in the words of a step: ``$NAME``, ``${NAME}``, ``${NAME:-word}``, ``${NAME-word}``, ``${NAME:+word}``, ``${NAME+word}``.
+
+Pure, and the same for every image: no shell of the image is asked, so nothing in a value can be run. Everything else is data: quotes,
+backslashes, spaces, newlines, ``$(…)`` and backquotes. ``\$`` is a dollar sign, and so is one that begins no variable.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from cloister.errors import BuildError
+
+__all__ = ["MAX_VALUE", "expand"]
+
+MAX_VALUE = 100_000
+"""Bytes of one value; what a program is started with has at most 131,072 in one piece (execve(2))."""
+
+_MAX_DEPTH = 20
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_OPERATOR = re.compile(r":?[-+]")
+
+
+def expand(text: str, variables: Mapping[str, str]) -> str:
+    """``text`` with the values of ``variables``; one that is not set is empty. Raises: BuildError: the outcome is too long."""
+    return _Expansion(variables).expand(text, 0)
+
+
+class _Expansion:
+    def __init__(self, variables: Mapping[str, str]) -> None:
+        self._variables = variables
+
+    def expand(self, text: str, depth: int) -> str:
+        if depth > _MAX_DEPTH:
+            raise BuildError("variables are nested too deeply")
+        parts: list[str] = []
+        size = at = 0
+        while at < len(text):
+            part, at = self._next(text, at, depth)
+            parts.append(part)
+            size += len(part.encode("utf-8", "replace"))
+            if size > MAX_VALUE:
+                raise BuildError(f"a value is longer than {MAX_VALUE} bytes when its variables are put in")
+        return "".join(parts)
+
+    def _next(self, text: str, at: int, depth: int) -> tuple[str, int]:
+        """What stands for the text from ``at`` on, and where that ends."""
+        if text.startswith("\\$", at):
+            return "$", at + 2
+        if text[at] != "$":
+            stops = [found for found in (text.find("$", at), text.find("\\$", at)) if found >= 0]
+            end = min(stops, default=len(text))
+            return text[at:end], end
+        if found := _NAME.match(text, at + 1):
+            return self._variables.get(found[0], ""), found.end()
+        if text.startswith("{", at + 1):
+            return self._braced(text, at, depth)
+        return "$", at + 1
+
+    def _braced(self, text: str, at: int, depth: int) -> tuple[str, int]:
+        name = _NAME.match(text, at + 2)
+        end = _closing(text, at + 1)
+        if name is None or end is None:
+            return "${", at + 2
+        value = self._variables.get(name[0])
+        operator = _OPERATOR.match(text, name.end())
+        if operator is None:
+            return (value or "", end + 1) if name.end() == end else ("${", at + 2)
+        word = text[operator.end() : end]
+        is_there = value is not None and (value != "" or not operator[0].startswith(":"))
+        if operator[0].endswith("-"):
+            return (value or "" if is_there else self.expand(word, depth + 1)), end + 1
+        return (self.expand(word, depth + 1) if is_there else ""), end + 1
+
+
+def _closing(text: str, opening: int) -> int | None:
+    """Where the brace at ``opening`` is closed; braces of variables within count."""
+    depth = 0
+    for found in re.finditer(r"\$?\{|\}", text[opening:]):
+        if found[0] == "}":
+            depth -= 1
+            if depth == 0:
+                return opening + found.start()
+        elif found[0] == "${" or found.start() == 0:
+            depth += 1
+    return None

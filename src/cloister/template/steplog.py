@@ -1,0 +1,50 @@
+"""A build's log as its client reads it: titles of steps, and what programs wrote, line by line."""
+
+from __future__ import annotations
+
+from cloister.model.build import BuildStep
+from cloister.template.interfaces import BuildLog
+
+__all__ = ["OutputLines", "title"]
+
+_MAX_TITLE = 200
+_MAX_LINE = 4096
+
+
+def title(step: BuildStep) -> str:
+    """The step in one line. Of variables only the names: a value may be a secret."""
+    words = list(step.args[::2]) if step.kind == "ENV" else list(step.args[:2] if step.kind == "COPY" else step.args[:1])
+    text = " ".join([step.kind, *words])
+    line = text.strip().split("\n", 1)[0]
+    return line if line == text and len(line) <= _MAX_TITLE else f"{line[:_MAX_TITLE]}…"
+
+
+class OutputLines:
+    """Takes output in pieces and logs its lines, each stream by itself; of a line that was overwritten only the last state."""
+
+    def __init__(self, log: BuildLog, step: str) -> None:
+        self._log = log
+        self._step = step
+        self._partial: dict[str, bytes] = {}
+
+    def __call__(self, stream: str, data: bytes) -> None:
+        """More of ``stream``."""
+        *lines, rest = (self._partial.get(stream, b"") + data).split(b"\n")
+        for line in lines:
+            self._add(line)
+        while len(rest) > _MAX_LINE:
+            self._add(rest[:_MAX_LINE])
+            rest = rest[_MAX_LINE:]
+        self._partial[stream] = rest
+
+    def finish(self) -> None:
+        """Nothing more comes: log what has no end of line."""
+        for rest in self._partial.values():
+            if rest:
+                self._add(rest)
+        self._partial.clear()
+
+    def _add(self, line: bytes) -> None:
+        shown = line.rstrip(b"\r").rpartition(b"\r")[2]
+        for start in range(0, max(len(shown), 1), _MAX_LINE):
+            self._log.add("info", shown[start : start + _MAX_LINE].decode(errors="replace"), self._step)
