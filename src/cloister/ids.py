@@ -6,9 +6,10 @@ import re
 import secrets
 import uuid
 
-__all__ = ["is_sandbox_id", "new_access_token", "new_api_key", "new_build_id", "new_sandbox_id"]
+__all__ = ["is_build_id", "is_sandbox_id", "new_access_token", "new_api_key", "new_build_id", "new_sandbox_id"]
 
 _ALPHABET = "abcdefghijklmnopqrstuvwxyz0123456789"
+_BUILD_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\Z")
 _SANDBOX_ID = re.compile(r"[a-z0-9]{20}\Z")
 
 
@@ -35,3 +36,8 @@ def new_access_token() -> str:
 def new_build_id() -> str:
     """A build id; the SDKs parse it as a UUID."""
     return str(uuid.uuid4())
+
+
+def is_build_id(text: str) -> bool:
+    """Whether ``text`` has the form of a build id, in lower case."""
+    return _BUILD_ID.match(text) is not None

@@ -223,4 +223,6 @@ def test_metrics_of_the_server(control_plane: ControlPlane) -> None:
     assert answer.headers["Content-Type"].startswith("text/plain; version=0.0.4")
     assert int(next(line for line in lines if line.startswith("cloister_sandboxes ")).split()[1]) >= 1
     assert 'cloister_creations_total{start="cold"} 0' in lines
+    assert 'cloister_builds{status="waiting"} 0' in lines
+    assert 'cloister_builds_ended_total{status="ready"} 0' in lines
     assert call(control_plane.url, "GET", "/metrics").status == 401

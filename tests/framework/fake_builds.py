@@ -99,7 +99,7 @@ class Work:
         """See BuildWork."""
         self.made.pop(build_id, None)
 
-    def prepare(self, template: Template) -> None:
+    def prepare(self, template: Template, _cancellation: Cancellation) -> None:
         """See BuildWork."""
         if self.prepare_fault is not None:
             raise self.prepare_fault
@@ -131,7 +131,8 @@ class Node:
         """Another run of the server."""
         self.builds = Builds(BuildRecords(self.directory), self.work.parts(), self.bounds)
         self.builds.on_ended = self.ended.append
-        self.builds.start()
+        self.builds.load()
+        self.builds.begin()
         return self.builds
 
     def die(self) -> None:

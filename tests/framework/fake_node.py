@@ -167,7 +167,7 @@ class FakeNode:
 
     async def start(self) -> None:
         """Serve the protocol."""
-        self._server = NodeServer(self, self.path, allowed_uids={os.getuid(), *self.allowed_uids})
+        self._server = NodeServer(self, self, self.path, allowed_uids={os.getuid(), *self.allowed_uids})
         await self._server.start()
 
     async def die(self) -> None:

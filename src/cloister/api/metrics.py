@@ -12,10 +12,12 @@ from cloister.store.base import Team
 __all__ = ["metrics"]
 
 _WAYS = ("made_ahead", "forked", "cold")
+_UNENDED = ("waiting", "building")
+_ENDED = ("ready", "error")
 
 
 async def metrics(api: Api, _request: web.Request, _team: Team) -> web.Response:
-    """Sandboxes that live, how they were started, and whether zygotes are ready."""
+    """Sandboxes that live, how they were started, whether zygotes are ready, and how builds are going."""
     node = await api.sandboxes.node_info()
     lines = [
         *_metric("cloister_sandboxes", "gauge", "Live sandboxes.", {"": api.sandboxes.count()}),
@@ -24,6 +26,18 @@ async def metrics(api: Api, _request: web.Request, _team: Team) -> web.Response:
             "counter",
             "Sandboxes created since the supervisor started; cold: a process of it was started anew, not forked from a zygote.",
             {f'start="{way}"': node.creations.get(way, 0) for way in _WAYS},
+        ),
+        *_metric(
+            "cloister_builds",
+            "gauge",
+            "Template builds that wait or run.",
+            {f'status="{name}"': node.builds.get(name, 0) for name in _UNENDED},
+        ),
+        *_metric(
+            "cloister_builds_ended_total",
+            "counter",
+            "Template builds that ended since the supervisor started; a cancelled one is an error.",
+            {f'status="{name}"': node.builds.get(name, 0) for name in _ENDED},
         ),
         *_metric("cloister_zygotes", "gauge", "Zygotes that are ready.", {f'kind="{kind}"': n for kind, n in node.zygotes.items()}),
     ]

@@ -14,11 +14,15 @@ import signal
 
 import structlog
 
+from cloister.cli.template import host_bootstrap
 from cloister.config.load import add_arguments, load
 from cloister.config.settings import Settings
 from cloister.linux.identity import die_with_parent
 from cloister.network.dns_relay import host_nameservers
+from cloister.node.build_work import BuildHost, make_builds
+from cloister.node.building import Building, warm_from_threads
 from cloister.node.catalog import Catalog
+from cloister.node.ceiling import host_ceiling
 from cloister.node.creation import Creator
 from cloister.node.host import close_host, open_host
 from cloister.node.journal import Journal
@@ -54,18 +58,27 @@ async def _serve(settings: Settings, ready_fd: int | None) -> None:
         loop.add_signal_handler(number, signals.put_nowait, number)
     upstream_dns = settings.dns_upstreams or host_nameservers()
     host = open_host(settings, upstream_dns)
-    catalog = Catalog(LayerStore(settings.store_dir), host.host_layer, settings.default_limits(), settings.start_timeout_s)
+    store = LayerStore(settings.store_dir)
+    catalog = Catalog(store, host.host_layer, settings.default_limits(), settings.start_timeout_s)
     journal = Journal(settings.data_dir / "node" / "sandboxes")
     creator = Creator(host.runtime, catalog, journal, settings.disk_reserve_mib)
     built = {template.name: template.template_id for template in catalog.templates()}
     pool = PoolSize(settings.pool_size, tuple(built[name] for name in settings.pool_templates if name in built))
     supervisor = Supervisor(host, catalog, journal, creator, upstream_dns, pool)
     supervisor.sampler.interval_s = settings.metrics_interval_s
-    server = NodeServer(supervisor, host.instance.run_dir / "supervisor.sock", allowed_uids={host.instance.api_uid})
+    supervisor.ceiling = host_ceiling(settings.default_limits(), settings.max_cpu_count, settings.max_mem_mib, settings.max_disk_mib)
+    warm = warm_from_threads(supervisor.warm)
+    shared = BuildHost(host=host, store=store, catalog=catalog, bootstrap=host_bootstrap(), warm=warm)
+    building = Building(make_builds(settings, shared), supervisor.ceiling)
+    server = NodeServer(supervisor, building, host.instance.run_dir / "supervisor.sock", allowed_uids={host.instance.api_uid})
     supervisor.on_ended = server.broadcast_ended
     supervisor.on_note = server.broadcast_note
+    supervisor.count_builds = building.counts
+    building.on_ended = server.broadcast_build_ended
     await supervisor.start()
+    await building.load()
     await server.start()
+    beginning = asyncio.create_task(building.begin_after(supervisor.is_resolver_served))
     if ready_fd is not None:
         with os.fdopen(ready_fd, "w") as ready:
             json.dump({"instance": host.instance.number, "run_dir": str(host.instance.run_dir), "api_uid": host.instance.api_uid}, ready)
@@ -73,6 +86,8 @@ async def _serve(settings: Settings, ready_fd: int | None) -> None:
     keep = number is signal.SIGHUP or settings.on_stop == "keep"
     structlog.get_logger("cloister.node").info("node.stopping", signal=number.name, keep_sandboxes=keep)
     await server.close()
+    beginning.cancel()
+    await building.stop()
     await supervisor.stop(keep_sandboxes=keep)
     if not keep:
         close_host(host)

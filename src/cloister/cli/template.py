@@ -29,7 +29,7 @@ from cloister.template.layers import LayerStore
 from cloister.template.progress import make_progress
 from cloister.template.stock import BASE_SUITE, STOCK_NAMES, handed_on, load_stock
 
-__all__ = ["add_parser", "run"]
+__all__ = ["add_parser", "host_bootstrap", "run"]
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -121,11 +121,12 @@ def _context(settings: Settings, store: LayerStore, mirror: str | None) -> Itera
             run_step=StepRunner(host.runtime).run_step,
             progress=make_progress(sys.stdout),
             host_layer=host.host_layer,
-            bootstrap=_bootstrap(mirror),
+            bootstrap=host_bootstrap(mirror),
         )
 
 
-def _bootstrap(mirror: str | None) -> Bootstrap:
+def host_bootstrap(mirror: str | None = None) -> Bootstrap:
+    """Where Debian comes from, by this host's own configuration and environment."""
     envs = {key: value for key, value in os.environ.items() if key.lower() in ("http_proxy", "https_proxy", "no_proxy")}
     return Bootstrap(mirror=mirror or host_mirror(Path("/etc"), BASE_SUITE), envs=envs)
 

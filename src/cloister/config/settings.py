@@ -63,7 +63,10 @@ class Settings:
     default_pids: int = _setting(Limits.pids, "Processes and threads a sandbox may have.")
     default_open_files: int = _setting(Limits.open_files, "Open files of one process in a sandbox.")
     default_output_mib: int = _setting(Limits.output_mib, "Output of one execution before it is ended with an error.", unit="MiB")
-    disk_reserve_mib: int = _setting(2048, "Free disk below which no sandbox is created.", unit="MiB")
+    max_cpu_count: float | None = _setting(None, "Most processors one sandbox or build may ask for; none takes the host's.", unit="cores")
+    max_mem_mib: int | None = _setting(None, "Most memory one sandbox or build may ask for; none takes the host's.", unit="MiB")
+    max_disk_mib: int = _setting(65_536, "Largest disk one sandbox or build may ask for.", unit="MiB")
+    disk_reserve_mib: int = _setting(2048, "Free disk below which no sandbox is created and no template built.", unit="MiB")
     zygotes: bool = _setting(
         True,
         "Whether agents and Python kernels are copies of prepared processes; if not, each is started anew: slower, larger, and with a "
@@ -75,6 +78,8 @@ class Settings:
     pool_templates: tuple[str, ...] = _setting(
         ("code-interpreter-v1",), "Templates of which some are always made ahead; others once they were asked for in the last ten minutes."
     )
+    max_builds: int = _setting(2, "Template builds of clients that run at a time; others wait.")
+    build_timeout_s: float = _setting(7200.0, "Longest time one template build may take, without its waiting.", unit="s")
     start_timeout_s: float = _setting(
         50.0,
         "How long a creation waits until what its template starts is up; then it fails and says why. SDKs wait 60 s for the whole.",

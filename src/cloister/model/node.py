@@ -98,6 +98,8 @@ class NodeInfo:
     """Sandboxes created since the supervisor started: ``made_ahead``, ``forked``, ``cold`` (at least one process started by exec)."""
     zygotes: dict[str, int] = field(default_factory=dict)
     """Zygotes that are ready now, by kind."""
+    builds: dict[str, int] = field(default_factory=dict)
+    """Builds by status: those that wait and run now, and those that ended since the supervisor started."""
 
     def to_json(self) -> dict[str, Any]:
         """As JSON-ready data; :meth:`from_json` reads it back."""

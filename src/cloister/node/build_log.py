@@ -20,7 +20,7 @@ import structlog
 
 from cloister.model.build import BuildLogEntry
 
-__all__ = ["LogBounds", "LogFile", "plain_lines"]
+__all__ = ["LogBounds", "LogFile", "StepTally", "plain_lines"]
 
 _log = structlog.get_logger("cloister.node.builds")
 _LEVELS = ("debug", "info", "warn", "error")
@@ -34,6 +34,7 @@ _ESCAPE = re.compile(
     r"|\x1b[\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\)?"  # OSC and the other strings: titles, links
     r"|\x1b[ -/]*[0-~]?"
 )
+_DONE = re.compile(r"\[\d+/\d+\] done in ")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
@@ -157,6 +158,30 @@ class LogFile:
             return
         for row in rows:
             self._count(len(row))
+
+
+class StepTally:
+    """Counts the steps that a build makes or finds, by its log, which it passes on.
+
+    A program's output can neither begin a step's entries nor be at level ``debug``, so it counts for nothing.
+    """
+
+    def __init__(self, log: LogFile) -> None:
+        self._log = log
+        self._begun: set[str] = set()
+        self._made: set[str] = set()
+
+    def add(self, level: str, message: str, step: str | None = None) -> None:
+        """See :class:`~cloister.template.interfaces.BuildLog`."""
+        if step is not None and step.isdecimal():
+            self._begun.add(step)
+            if level == "debug" and _DONE.match(message):
+                self._made.add(step)
+        self._log.add(level, message, step)
+
+    def counts(self, failed_step: str | None) -> dict[str, int]:
+        """Steps that were ``built`` and ``cached``; the one that failed is neither."""
+        return {"built": len(self._made), "cached": len(self._begun - self._made - {failed_step})}
 
 
 def plain_lines(message: str, longest: int) -> list[str]:

@@ -27,7 +27,7 @@ from cloister.errors import BuildError, CloisterError, InternalError, NoCapacity
 from cloister.model.build import BASE_STEP, FINALIZE_STEP, BuildReport, BuildRequest, BuildStatus, EndedBuild
 from cloister.model.template import Template
 from cloister.node.build_cancel import BuildCancellation
-from cloister.node.build_log import LogFile
+from cloister.node.build_log import LogFile, StepTally
 from cloister.node.build_records import BuildRecords, BuildState
 from cloister.template.interfaces import BuildLog, Cancellation, Trial
 
@@ -61,8 +61,8 @@ class BuildWork:
     """Record what was made: from then on sandboxes can be created of it."""
     drop: Callable[[str], None]
     """Forget what the build of this id made; nothing happens when there is nothing."""
-    prepare: Callable[[Template], None]
-    """Make ready what speeds up the first creations."""
+    prepare: Callable[[Template, Cancellation], None]
+    """Make ready what speeds up the first creations; returns early when the cancellation comes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,14 +104,14 @@ class Builds:
         self._waiting: list[_Build] = []
         self._running: list[_Build] = []
         self._ended = Counter[str]()
-        self._is_stopping = False
+        self._is_building = False
         self.on_ended: Callable[[EndedBuild], None] = lambda _ended: None
         """Called by a build's thread, or the canceller's, when a build has ended and its report says so."""
 
     # ---- start and stop ----
 
-    def start(self) -> None:
-        """Take up what an earlier run of the server left, and begin to build."""
+    def load(self) -> None:
+        """Take up what an earlier run of the server left. Nothing runs before :meth:`begin`."""
         for build_id, state in self._records.load().items():
             build = _Build(build_id, state, LogFile(self._records.log_path(build_id)))
             self._builds[build_id] = build
@@ -129,13 +129,18 @@ class Builds:
                 self._save(build, replace(state, status=BuildStatus.WAITING))
                 self._waiting.append(build)
         _log.info("builds.loaded", known=len(self._builds), waiting=len(self._waiting))
-        self._pump()
         self.tend()
 
-    def stop(self) -> None:
-        """Stop what runs; it is taken up again by the next :meth:`start`. Waits for the builds' threads."""
+    def begin(self) -> None:
+        """Begin to build."""
         with self._lock:
-            self._is_stopping = True
+            self._is_building = True
+        self._pump()
+
+    def stop(self) -> None:
+        """Stop what runs; it is taken up again by the next :meth:`load`. Waits for the builds' threads."""
+        with self._lock:
+            self._is_building = False
             begun = [(build, build.thread) for build in self._builds.values() if build.thread is not None]
         for build, thread in begun:
             if thread.is_alive():
@@ -232,7 +237,7 @@ class Builds:
     def _pump(self) -> None:
         """Begin builds while there is room: the longest waiting of the team that has the fewest running."""
         with self._lock:
-            while self._waiting and len(self._running) < self._bounds.running and not self._is_stopping:
+            while self._waiting and len(self._running) < self._bounds.running and self._is_building:
                 teams = Counter(build.state.team_id for build in self._running)
                 build = min(self._waiting, key=lambda one: teams[one.state.team_id])
                 self._waiting.remove(build)
@@ -252,8 +257,9 @@ class Builds:
         timer.daemon = True
         timer.start()
         status, message, step = BuildStatus.ERROR, _OUR_FAULT, None
+        tally = StepTally(build.log)
         try:
-            self._make(build)
+            self._make(build, tally)
             status, message = BuildStatus.READY, ""
         except CloisterError as error:
             message, step = _told(error), getattr(error, "step", "") or None
@@ -269,11 +275,12 @@ class Builds:
                 self._leave(build, status, message, step)
             finally:
                 event = "build.ended" if build.state.status.is_final else "build.put_back"
-                _log.info(event, build_id=build.build_id, status=build.state.status, seconds=round(time.monotonic() - began, 3))
+                told = {"status": build.state.status, "step": step, **tally.counts(step)}
+                _log.info(event, build_id=build.build_id, seconds=round(time.monotonic() - began, 3), **told)
                 self._pump()
 
-    def _make(self, build: _Build) -> None:
-        log, cancellation = build.log, build.cancellation
+    def _make(self, build: _Build, log: BuildLog) -> None:
+        cancellation = build.cancellation
         try:
             self._work.check_capacity()
         except NoCapacityError as error:
@@ -292,8 +299,8 @@ class Builds:
             build.is_committed = True
         self._work.keep(template)
         try:
-            self._work.prepare(template)
-        except (CloisterError, OSError):  # creations do without; the template is whole
+            self._work.prepare(template, cancellation)
+        except (CloisterError, OSError, RuntimeError):  # creations do without; the template is whole
             _log.exception("build.not_prepared", build_id=build.build_id)
 
     def _leave(self, build: _Build, status: BuildStatus, message: str, step: str | None) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cloister.errors import NoCapacityError, TemplateNotFoundError
+from cloister.ids import is_build_id
 from cloister.model.resources import Limits
 from cloister.model.sandbox import SandboxRecord, SandboxRequest
 from cloister.model.template import Template
@@ -40,11 +41,13 @@ class Catalog:
             self.agent_tree()
 
     def templates(self) -> list[Template]:
-        """Every template that is whole."""
+        """Every stock template that is whole."""
         return self._store.templates()
 
     def find(self, name: str) -> Template:
-        """By name, id or alias, with or without the tag ``default``. Raises: TemplateNotFoundError."""
+        """By build id; or a stock template by name, id or alias, with or without the tag ``default``. Raises: TemplateNotFoundError."""
+        if is_build_id(name):
+            return self._find_build(name)
         bare, colon, tag = name.partition(":")
         for template in self.templates():
             if bare in (template.name, template.template_id, *template.aliases):
@@ -52,6 +55,13 @@ class Catalog:
                     raise TemplateNotFoundError(f"tag '{tag}' does not exist for template '{bare}'")
                 return template
         raise TemplateNotFoundError(f"template '{name}' not found")
+
+    def _find_build(self, build_id: str) -> Template:
+        """A client's build, or a stock template's."""
+        for template in self.templates():
+            if template.build_id == build_id:
+                return template
+        return self._store.build(build_id)
 
     def limits(self, template: Template) -> Limits:
         """The template's own limits; where it has none of its own, this node's defaults."""

@@ -13,7 +13,7 @@ import re
 from typing import Any
 
 from cloister.errors import InvalidRequestError
-from cloister.ids import is_sandbox_id
+from cloister.ids import is_build_id, is_sandbox_id
 from cloister.model.build import BuildFiles, BuildRequest, BuildStep, ImageSource
 from cloister.model.resources import Limits
 from cloister.model.sandbox import SandboxRequest
@@ -37,7 +37,6 @@ _MAX_TEXT = 131_072
 """The kernel takes no longer argument of a program (execve(2), MAX_ARG_STRLEN)."""
 _MAX_SECRET = 16_384
 _MAX_REQUEST_BYTES = 4 << 20
-_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\Z")
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}\Z")
 _STOCK_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,127}\Z")
 _COMPONENT = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}\Z")
@@ -65,7 +64,10 @@ def sandbox_id_of(params: dict[str, Any]) -> str:
 
 def build_id_of(params: dict[str, Any]) -> str:
     """The field ``build_id``, a UUID in lower case: it names a directory of the supervisor."""
-    return _matching(params, "build_id", _UUID)
+    value = params.get("build_id")
+    if not isinstance(value, str) or not is_build_id(value):
+        raise InvalidRequestError("build_id is missing or malformed")
+    return value
 
 
 def template_id_of(params: dict[str, Any]) -> str:

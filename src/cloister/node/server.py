@@ -36,7 +36,7 @@ from cloister.node.requests import (
 )
 from cloister.protocol.node import ChannelClosedError, Message, NodeChannel, ProtocolError
 
-__all__ = ["DnsSockets", "NodeServer", "NodeService"]
+__all__ = ["BuildService", "DnsSockets", "NodeServer", "NodeService"]
 
 _log = structlog.get_logger("cloister.node.server")
 _MAX_IN_FLIGHT = 1024
@@ -94,6 +94,13 @@ class NodeService(Protocol):
     async def ping(self) -> NodeInfo:
         """Who this is."""
 
+    async def snapshot(self, sandbox_id: str, build_id: str, template_id: str, name: str) -> Template:
+        """What a live sandbox's disk holds now, as the template ``build_id``; one that is there already is given back."""
+
+
+class BuildService(Protocol):
+    """What a node does about builds on request; raises as :class:`NodeService` does."""
+
     async def start_build(self, request: BuildRequest) -> None:
         """Queue a build; a build id that is known already changes nothing. NoCapacityError when the queue is full."""
 
@@ -106,21 +113,21 @@ class NodeService(Protocol):
     async def drop_build(self, build_id: str) -> None:
         """Forget a build and what it made; live sandboxes of it live on. Idempotent."""
 
-    async def snapshot(self, sandbox_id: str, build_id: str, template_id: str, name: str) -> Template:
-        """What a live sandbox's disk holds now, as the template ``build_id``; one that is there already is given back."""
-
 
 _Answer = tuple[Any, Sequence[int], Callable[[], None] | None]
 
 
 class NodeServer:
-    """Serves one :class:`NodeService` on one unix socket.
+    """Serves one :class:`NodeService` and its :class:`BuildService` on one unix socket.
 
     Start with :meth:`start`, end with :meth:`close`; ``broadcast_ended`` tells every peer that a sandbox ended.
     """
 
-    def __init__(self, service: NodeService, path: Path, *, allowed_uids: Collection[int], socket_gid: int | None = None) -> None:
+    def __init__(
+        self, service: NodeService, builds: BuildService, path: Path, *, allowed_uids: Collection[int], socket_gid: int | None = None
+    ) -> None:
         self._service = service
+        self._builds = builds
         self._path = path
         self._allowed = frozenset(allowed_uids) | {0}
         self._gid = socket_gid
@@ -308,18 +315,18 @@ class NodeServer:
         return (await self._service.ping()).to_json(), (), None
 
     async def _start_build(self, params: dict[str, Any]) -> _Answer:
-        await self._service.start_build(parse_build(params))
+        await self._builds.start_build(parse_build(params))
         return {}, (), None
 
     async def _report_build(self, params: dict[str, Any]) -> _Answer:
         offset, limit = count_of(params, "offset", 0, _MAX_OFFSET), count_of(params, "limit", 0, MAX_REPORT_ENTRIES)
-        return (await self._service.report_build(build_id_of(params), offset, limit)).to_json(), (), None
+        return (await self._builds.report_build(build_id_of(params), offset, limit)).to_json(), (), None
 
     async def _cancel_build(self, params: dict[str, Any]) -> _Answer:
-        return {"cancelled": await self._service.cancel_build(build_id_of(params))}, (), None
+        return {"cancelled": await self._builds.cancel_build(build_id_of(params))}, (), None
 
     async def _drop_build(self, params: dict[str, Any]) -> _Answer:
-        await self._service.drop_build(build_id_of(params))
+        await self._builds.drop_build(build_id_of(params))
         return {}, (), None
 
     async def _snapshot(self, params: dict[str, Any]) -> _Answer:

@@ -34,15 +34,14 @@ from cloister.errors import (
     InvalidRequestError,
     IsolationError,
     NoCapacityError,
-    NotFoundError,
     SandboxNotFoundError,
 )
 from cloister.ids import new_sandbox_id
-from cloister.model.build import BuildReport, BuildRequest
 from cloister.model.node import EndedSandbox, NodeInfo, SandboxMetrics, SandboxNote, SandboxStats
 from cloister.model.sandbox import EndReason, SandboxRecord, SandboxRequest, SandboxState
 from cloister.model.template import Template
 from cloister.node.catalog import Catalog
+from cloister.node.ceiling import Ceiling
 from cloister.node.creation import Creator
 from cloister.node.host import NodeHost
 from cloister.node.journal import Entry, Journal
@@ -116,6 +115,12 @@ class Supervisor:
         self.on_note: Callable[[SandboxNote], Coroutine[Any, Any, None]] | None = None
         """Called on the event loop when a sandbox met one of its limits, or the network refused it something."""
         self.sampler.on_note = self._note
+        self.ceiling: Ceiling | None = None
+        """What a creation may ask for at most."""
+        self.is_resolver_served = asyncio.Event()
+        """Whether an api process has come for the resolver's sockets, so that sandboxes can look names up."""
+        self.count_builds: Callable[[], dict[str, int]] = dict
+        """Builds by status, for :meth:`ping`."""
 
     # ---- start and stop ----
 
@@ -288,6 +293,8 @@ class Supervisor:
         sandbox_id = request.sandbox_id
         if any(sandbox_id in ids for ids in (self._live, self._creating, self._starting, self._dead)):
             raise AlreadyExistsError(f"there is a sandbox {sandbox_id} already")
+        if self.ceiling is not None and request.limits is not None:
+            self.ceiling.check(request.limits)
         self._creating.add(sandbox_id)
         return await asyncio.shield(asyncio.create_task(self._create_and_watch(request)))  # runs to its end, whoever still waits for it
 
@@ -364,6 +371,7 @@ class Supervisor:
         if self._dns is None:
             udp, tcp = await self._in_thread(self._host.network.dns_sockets)
             self._dns = DnsSockets(udp, tcp, self._upstream_dns)
+            self.is_resolver_served.set()
         return self._dns
 
     async def ping(self) -> NodeInfo:
@@ -373,22 +381,8 @@ class Supervisor:
             instance=self._host.instance.number,
             creations=dict(self._creations),
             zygotes=self._host.runtime.prepared(),
+            builds=self.count_builds(),
         )
-
-    async def start_build(self, _request: BuildRequest) -> None:
-        """See :class:`NodeService`."""
-        raise InvalidRequestError("this node does not build templates yet")
-
-    async def report_build(self, build_id: str, _offset: int, _limit: int) -> BuildReport:
-        """See :class:`NodeService`."""
-        raise NotFoundError(f"there is no build {build_id}")
-
-    async def cancel_build(self, _build_id: str) -> bool:
-        """See :class:`NodeService`."""
-        return False
-
-    async def drop_build(self, _build_id: str) -> None:
-        """See :class:`NodeService`."""
 
     async def snapshot(self, _sandbox_id: str, _build_id: str, _template_id: str, _name: str) -> Template:
         """See :class:`NodeService`."""

@@ -153,7 +153,7 @@ class Harness:
 
     async def start(self) -> None:
         """Start a server."""
-        self.server = NodeServer(self.service, self.path, allowed_uids={os.getuid()})
+        self.server = NodeServer(self.service, self.service, self.path, allowed_uids={os.getuid()})
         await self.server.start()
 
     async def stop(self) -> None:

@@ -1,0 +1,94 @@
+"""What builds are made by on this node: the parts of ``template`` and ``node`` that a build needs, put together. Owns no policy."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from cloister.config.settings import Settings
+from cloister.model.build import FINALIZE_STEP, BuildRequest
+from cloister.model.template import Template
+from cloister.node.build_records import BuildRecords
+from cloister.node.builds import BuildBounds, Builds, BuildWork
+from cloister.node.catalog import Catalog, check_capacity
+from cloister.node.host import NodeHost
+from cloister.runtime.namespace.step import StepRunner
+from cloister.template.bootstrap import Bootstrap
+from cloister.template.builder import BuildContext
+from cloister.template.copier import BuildPlace
+from cloister.template.images import Images
+from cloister.template.imagetools import ImageTools
+from cloister.template.interfaces import BuildLog, Cancellation
+from cloister.template.layers import LayerStore
+from cloister.template.progress import PlainProgress
+from cloister.template.recipe import BuildParts, run_build
+from cloister.template.reference import ImageMap
+from cloister.template.workbench import NodeWorkbench
+
+__all__ = ["BuildHost", "make_builds"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildHost:
+    """What builds share with the rest of the node."""
+
+    host: NodeHost
+    store: LayerStore
+    catalog: Catalog
+    bootstrap: Bootstrap
+    """For Debian releases and tools that are made when the first build needs them."""
+    warm: Callable[[Template, Cancellation], None]
+    """Make a template's first creations quick; blocks, in a build's thread."""
+
+
+def make_builds(settings: Settings, shared: BuildHost) -> Builds:
+    """The queue of builds of this node, and what it works with."""
+    directory = settings.data_dir / "node" / "builds"
+
+    def check_room() -> None:
+        check_capacity(shared.store.root, settings.disk_reserve_mib)
+        check_capacity(directory, settings.disk_reserve_mib)
+
+    work = BuildWork(
+        check_capacity=check_room,
+        recipe=partial(_recipe, _parts(settings, shared, check_room)),
+        trial=_trial,
+        keep=shared.store.write_build,
+        drop=shared.store.drop_build,
+        prepare=shared.warm,
+    )
+    return Builds(BuildRecords(directory), work, BuildBounds(running=settings.max_builds, timeout_s=settings.build_timeout_s))
+
+
+def _parts(settings: Settings, shared: BuildHost, check_room: Callable[[], None]) -> BuildParts:
+    host, store = shared.host, shared.store
+    agent_tree, reserve_mib = shared.catalog.agent_tree, settings.disk_reserve_mib
+    place = BuildPlace(runtime=host.runtime, store=store, agent_tree=agent_tree, disk_reserve_mib=reserve_mib)
+    workbench = NodeWorkbench(place, host.host_layer, settings.data_dir / "node" / "boxes", check_room)
+    context = BuildContext(
+        store=store,
+        run_step=StepRunner(host.runtime).run_step,
+        progress=PlainProgress(io.StringIO()),  # that of each build is its log
+        host_layer=host.host_layer,
+        bootstrap=shared.bootstrap,
+    )
+    return BuildParts(
+        store=store,
+        workbench=workbench,
+        images=Images(store, workbench, ImageTools(context), ImageMap(settings.image_map)),
+        find_parent=shared.catalog.find,
+        uploads=settings.data_dir / "api" / "uploads",
+        limits=settings.default_limits(),
+    )
+
+
+def _recipe(parts: BuildParts, request: BuildRequest, log: BuildLog, cancellation: Cancellation) -> Template:
+    return run_build(request, parts, log, cancellation)
+
+
+def _trial(template: Template, log: BuildLog, cancellation: Cancellation) -> Template:
+    cancellation.check()
+    log.add("warn", "this node cannot try templates yet", FINALIZE_STEP)
+    return template
