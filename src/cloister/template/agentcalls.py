@@ -129,10 +129,10 @@ class AgentCalls:
                 sock.settimeout(timeout_s)
                 connection.sock = sock
                 connection.request("POST", path, body, {**headers, "X-Access-Token": self._access_token, "Connection": "close"})
-                response = connection.getresponse()
-                if response.status != http.client.OK:
-                    raise _refusal(response.read(_READ_BYTES))
-                yield response
+                with connection.getresponse() as response:  # it holds the socket, too
+                    if response.status != http.client.OK:
+                        raise _refusal(response.read(_READ_BYTES))
+                    yield response
         except (OSError, http.client.HTTPException) as error:
             raise AgentUnreachableError(f"the sandbox's agent does not answer: {error}") from error
 
