@@ -30,6 +30,7 @@ AREAS = {
     "16_environment": "sandbox: blue round|command: it's \"red\" round|afterwards: blue round|in a sandbox: true",
     "17_access": "web server, without a token: 403|web server, with the token: 200|files, with only that token: 401|files, by the SDK: yes",
     "18_urls": "in the sandbox: uploaded|downloaded: uploaded|another file by the same signature: 401",
+    "19_mcp": "tools: |convert_time|12:00 in Paris is 1|without the token: 401",
 }
 """What each of the other programs prints, in this order, in both languages."""
 ALL = sorted(path.relative_to(EXAMPLES) for path in EXAMPLES.glob("*/[0-9]*"))

@@ -181,9 +181,13 @@ def test_a_server_elsewhere_is_asked_with_its_headers(server: Server, plain: San
 @pytest.mark.slow
 def test_what_was_pulled_needs_no_registry(server: Server, plain: Sandbox) -> None:
     """A server that was installed ahead starts when no registry is reached; one that was not says so."""
-    plain.commands.run("mcp-gateway pull everything", user="root", timeout=240)
-    start(plain, {"everything": {}}, **DEAD)
-    assert "hello" in ask(server, plain.sandbox_id, TOKEN, lambda client: tool_text(client, "echo", message="hello"))
+    plain.commands.run("mcp-gateway pull everything sqlite", user="root", timeout=240)
+    start(plain, {"everything": {}, "sqlite": {}}, **DEAD)
+
+    async def tour(client: Client) -> tuple[str, str]:
+        return await tool_text(client, "echo", message="hello"), await tool_text(client, "list_tables")
+
+    assert ask(server, plain.sandbox_id, TOKEN, tour) == ("Echo: hello", "[]")
     with pytest.raises(CommandExitException) as caught:
         start(plain, {"duckduckgo": {}}, **DEAD)
     assert "duckduckgo could not be installed" in caught.value.stderr

@@ -139,5 +139,7 @@ def _run(plan: Plan, argv: tuple[str, ...], environ: Mapping[str, str], cwd: Pat
     child = subprocess.run(argv, env=dict(environ), cwd=cwd, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
     if child.returncode:
         output = (child.stdout + child.stderr).strip().splitlines()[-_TAIL_LINES:]
-        raise GatewayError(f"{plan.name} could not be installed ({argv[-1]}):\n" + "\n".join(output))
+        status = child.returncode
+        end = f"exit status {status}" if status > 0 else f"ended by signal {-status}, as when memory is exhausted"
+        raise GatewayError("\n".join([f"{plan.name} could not be installed ({argv[-1]}): {end}", *output]))
     sys.stdout.write(child.stdout)
