@@ -14,6 +14,8 @@ import pytest
 from e2b import SandboxException
 from e2b_code_interpreter import Sandbox
 
+from cloister.linux.cgroup import find_tree
+from cloister.node.instance import INSTANCES
 from framework.inside import python
 from framework.server import Server, running_server
 
@@ -57,6 +59,18 @@ def test_running_sandbox_survives(name: str, server: Server) -> None:
     assert sandbox.is_running()
     assert sandbox.kill()
     assert not sandbox.is_running()
+
+
+def test_frozen_sandbox_goes_on_after_the_death_of_who_froze_it(server: Server) -> None:
+    """A supervisor that dies during a snapshot leaves a sandbox that stands still; the next one lets it go on."""
+    sandbox = Sandbox.create(timeout=300, **server.sdk)
+    python(sandbox, "kept = 41")
+    groups = next(tree for tree in map(find_tree, range(INSTANCES)) if sandbox.sandbox_id in tree.names())
+    groups.freeze(sandbox.sandbox_id, 10)
+    assert groups.is_frozen(sandbox.sandbox_id)
+    kill_child(server, "node")
+    answers(sandbox, "print(kept + 1)", "42")
+    assert sandbox.kill()
 
 
 @pytest.mark.parametrize("name", ["node", "api"])

@@ -15,6 +15,7 @@ import pytest
 from cloister.config.load import load
 from cloister.config.settings import Settings
 from cloister.errors import CloisterError, IsolationError
+from cloister.linux.holds import Holds
 from cloister.model.resources import Limits
 from cloister.network.dns_relay import host_nameservers
 from cloister.node.catalog import Catalog
@@ -91,7 +92,8 @@ STEPS = {
     "mount the agent": (rootfs, "common_mounts"),
     "set up": (wire, "send_setup"),
     "strings": (runtime_module, "setup_strings"),
-    "state": (runtime_module, "_state"),
+    "hold the layers": (Holds, "take"),
+    "state": (runtime_module, "state_of"),
 }
 
 

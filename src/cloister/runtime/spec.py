@@ -57,3 +57,8 @@ class SandboxSpec:
     """The program that Python kernels run on, in the sandbox."""
     start_timeout_s: float | None = None
     """How long the agent is given to start what the template starts; None: it starts nothing, and has no word about it."""
+
+    @property
+    def trees(self) -> tuple[Path, ...]:
+        """The directories of the host that must stay as they are while the sandbox lives."""
+        return self.layers if self.agent is None else (*self.layers, *self.agent.interpreter, self.agent.agent)

@@ -22,7 +22,8 @@ from cloister.linux.mounts import MountFlag, clone_tree
 from cloister.model.resources import Limits
 from cloister.runtime.namespace.plan import AGENT_PYTHON, Payload
 from cloister.runtime.namespace.rootfs import close_with
-from cloister.runtime.namespace.runtime import NamespaceRuntime, NamespaceSandbox
+from cloister.runtime.namespace.runtime import NamespaceRuntime
+from cloister.runtime.namespace.sandbox import NamespaceSandbox
 from cloister.runtime.namespace.step import run_payload
 from cloister.runtime.spec import AgentTree, SandboxSpec
 from cloister.template.layers import Layer, LayerStore, Workspace

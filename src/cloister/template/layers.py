@@ -100,6 +100,11 @@ class LayerStore:
         """Where the tree of layer ``key`` is or would be."""
         return self.root / "layers" / key / "rootfs"
 
+    def key_of(self, tree: Path) -> str | None:
+        """The key of the layer whose tree this is; None when it is no layer's."""
+        key = tree.parent.name
+        return key if tree == self.rootfs(key) else None
+
     def has(self, key: str) -> bool:
         """Whether the layer is published."""
         return self.rootfs(key).is_dir()

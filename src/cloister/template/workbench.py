@@ -19,7 +19,7 @@ from cloister.errors import AgentUnreachableError, BuildError, RuntimeFailedErro
 from cloister.ids import new_access_token, new_sandbox_id
 from cloister.linux.process import wait_pidfd
 from cloister.runtime.namespace.plan import AGENT_PYTHON
-from cloister.runtime.namespace.runtime import NamespaceSandbox
+from cloister.runtime.namespace.sandbox import NamespaceSandbox
 from cloister.runtime.spec import MAX_LAYERS, SandboxSpec
 from cloister.template.agentcalls import AgentCalls, Ended, Program, RefusedError
 from cloister.template.copier import BUILD_ZONE, BuildPlace, Copier, NewLayer
@@ -112,7 +112,7 @@ class NodeBuildSandbox:
     """See :class:`BuildSandbox`."""
 
     def __init__(self, sandbox: NamespaceSandbox, copier: Copier, layers: tuple[str, ...], spec: BoxSpec, token: str) -> None:
-        self._sandbox = sandbox
+        self.sandbox = sandbox
         self._copier = copier
         self._layers = layers
         self._spec = spec
@@ -159,13 +159,13 @@ class NodeBuildSandbox:
         if len(self._layers) >= MAX_LAYERS:
             raise BuildError(f"a template has at most {MAX_LAYERS} layers: put several commands into one step")
         self._check_life("the step failed", 0.0)
-        self._sandbox.kill()
-        return self._copier.publish(self._sandbox, NewLayer(key=key, name=name, parent=self._layers[-1] if self._layers else None))
+        self.sandbox.kill()
+        return self._copier.publish(self.sandbox, NewLayer(key=key, name=name, parent=self._layers[-1] if self._layers else None))
 
     def kill(self) -> None:
         """See :class:`BuildSandbox`."""
         self._was_killed = True
-        self._sandbox.kill()
+        self.sandbox.kill()
 
     def _run(self, program: Program, on_output: Callable[[str, bytes], None], failed: str) -> Ended:
         try:
@@ -182,7 +182,7 @@ class NodeBuildSandbox:
         """Raises: BuildError, when the sandbox has ended, or does so within ``patience_s``, with the cause."""
         if self._was_killed:
             raise BuildError(f"{failed}: its sandbox was ended")
-        if wait_pidfd(self._sandbox.pidfd, patience_s):
+        if wait_pidfd(self.sandbox.pidfd, patience_s):
             raise BuildError(f"{failed}: its sandbox ended{self._memory_note()}")
 
     def _cause(self, ended: Ended) -> str:
@@ -190,7 +190,7 @@ class NodeBuildSandbox:
         if "out of memory" in ended.status:
             return f"out of memory: the build has {self._spec.limits.mem_mib} MiB"
         with contextlib.suppress(RuntimeFailedError, OSError):  # it has just ended: then this is not the cause
-            free_bytes, free_files = self._sandbox.disk_room()
+            free_bytes, free_files = self.sandbox.disk_room()
             if free_bytes < _FULL_BYTES:
                 return f"the disk is full: the build has {self._spec.limits.disk_mib} MiB"
             if not free_files:
@@ -199,7 +199,7 @@ class NodeBuildSandbox:
 
     def _memory_note(self) -> str:
         with contextlib.suppress(OSError):
-            if self._sandbox.usage().oom_kills:
+            if self.sandbox.usage().oom_kills:
                 return f" (out of memory: the build has {self._spec.limits.mem_mib} MiB)"
         return ""
 

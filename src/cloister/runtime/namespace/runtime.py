@@ -12,178 +12,32 @@ import socket
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from cloister.errors import CloisterError, RuntimeFailedError
+from cloister.errors import CloisterError, IsolationError, RuntimeFailedError
 from cloister.linux.cgroup import CgroupTree
+from cloister.linux.holds import Holds
 from cloister.linux.process import kill_pidfd, open_pidfd, pid_of_pidfd, start_ticks, wait_pidfd
 from cloister.network.slots import NetworkNode
-from cloister.runtime.base import RuntimeCapabilities, Usage
+from cloister.runtime.base import RuntimeCapabilities
 from cloister.runtime.namespace import rootfs, start, wire
 from cloister.runtime.namespace.disks import Disks
 from cloister.runtime.namespace.plan import Payload, agent_payload, setup_strings
 from cloister.runtime.namespace.procfiles import processors
-from cloister.runtime.namespace.zone import Slot, Zone
+from cloister.runtime.namespace.sandbox import NamespaceSandbox, StartedSlot, state_of
+from cloister.runtime.namespace.zone import Zone
 from cloister.runtime.namespace.zones import Zones
 from cloister.runtime.namespace.zygotes import KINDS, Birth, ZygoteHost, Zygotes, kinds_for
 from cloister.runtime.spec import SandboxSpec
 
-__all__ = ["NamespaceRuntime", "NamespaceSandbox", "StartedSlot"]
+__all__ = ["NamespaceRuntime"]
 
 _SETUP_TIMEOUT_S = 30.0
 _PREPARE_TIMEOUT_S = 60.0
 _KILL_TIMEOUT_S = 30.0
-_FREEZE_TIMEOUT_S = 10.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class StartedSlot:
-    """A slot whose pid 1 runs the payload. The holder closes ``pidfd`` and ``netns_fd``."""
-
-    zone: Zone
-    slot: Slot
-    pid: int
-    ticks: int
-    pidfd: int
-    netns_fd: int
-    namespaces: tuple[int, ...] = ()
-    """pid, user, mnt, ipc, uts, cgroup, time, when it may have a zygote's children; the holder closes them."""
-
-
-class NamespaceSandbox:
-    """A live sandbox of this runtime (see :class:`cloister.runtime.base.RuntimeSandbox`)."""
-
-    def __init__(
-        self,
-        spec: SandboxSpec,
-        started: StartedSlot,
-        runtime: NamespaceRuntime,
-        *,
-        init_fd: int | None,
-        disk_fd: int | None,
-        cold: tuple[str, ...] = (),
-        starting: int | None = None,
-    ) -> None:
-        """``disk_fd`` is the disk as a mount that is nowhere attached, None if it is only to be ended. :meth:`release` closes both."""
-        self.cold = cold
-        self.starting = starting
-        self._spec = spec
-        self._init_fd = init_fd
-        self._disk_fd = disk_fd
-        self._started = started
-        self._runtime = runtime
-        self._released = False
-        self._is_frozen = False
-
-    @property
-    def pidfd(self) -> int:
-        """Readable when pid 1 and all its processes have ended."""
-        return self._started.pidfd
-
-    @property
-    def network_slot(self) -> int:
-        """See :class:`RuntimeSandbox`."""
-        return self._started.slot.index
-
-    def state(self) -> dict[str, Any]:
-        """See :class:`RuntimeSandbox`."""
-        loop = {} if self._disk_fd is None else {"loop": os.minor(os.fstat(self._disk_fd).st_dev)}
-        return {**_state(self._started), **loop}
-
-    def dial(self) -> socket.socket:
-        """See :class:`RuntimeSandbox`."""
-        return self._runtime.network.dial_socket(self._started.netns_fd)
-
-    def rewrite_init(self, document: bytes) -> None:
-        """See :class:`RuntimeSandbox`. Raises: OSError."""
-        if self._init_fd is None:
-            raise RuntimeFailedError("the init document of an adopted sandbox is out of reach")
-        os.ftruncate(self._init_fd, 0)
-        os.pwrite(self._init_fd, document, 0)
-
-    def set_internet(self, allowed: bool) -> None:
-        """See :class:`RuntimeSandbox`."""
-        self._runtime.network.set_internet(self._started.slot.index, allowed)
-
-    def take_start(self) -> None:
-        """See :class:`RuntimeSandbox`."""
-        ready, self.starting = self.starting, None
-        if ready is not None:
-            try:
-                start.take_outcome(ready)
-            finally:
-                os.close(ready)
-
-    def usage(self) -> Usage:
-        """See :class:`RuntimeSandbox`."""
-        used = self._runtime.cgroups.usage(self._spec.sandbox_id)
-        if self._disk_fd is None:
-            raise RuntimeFailedError(f"sandbox {self._spec.sandbox_id} was not created whole")
-        disk = os.fstatvfs(self._disk_fd)
-        return Usage(
-            **vars(used),
-            disk_used_bytes=(disk.f_blocks - disk.f_bfree) * disk.f_frsize,
-            disk_total_bytes=disk.f_blocks * disk.f_frsize,
-            inodes_free=disk.f_ffree,
-        )
-
-    def disk_room(self) -> tuple[int, int]:
-        """Bytes and files that its programs can still write. Not after :meth:`release`."""
-        if self._disk_fd is None:
-            raise RuntimeFailedError(f"sandbox {self._spec.sandbox_id} was not created whole")
-        disk = os.fstatvfs(self._disk_fd)
-        return disk.f_bavail * disk.f_frsize, disk.f_ffree
-
-    def cpu_used_s(self) -> float:
-        """See :class:`RuntimeSandbox`."""
-        return self._runtime.cgroups.cpu_used_s(self._spec.sandbox_id)
-
-    def kill(self) -> None:
-        """See :class:`RuntimeSandbox`. Raises: RuntimeFailedError when the kernel does not end it in time."""
-        kill_pidfd(self.pidfd)
-        self.thaw()  # v1: a frozen process dies when it is thawed
-        if not wait_pidfd(self.pidfd, _KILL_TIMEOUT_S):
-            raise RuntimeFailedError(f"sandbox {self._spec.sandbox_id} did not end after SIGKILL")
-
-    def freeze(self) -> None:
-        """Stop every process of it until :meth:`thaw`. Raises: DeadlineError, OSError; it runs on then."""
-        self._is_frozen = True
-        self._runtime.cgroups.freeze(self._spec.sandbox_id, _FREEZE_TIMEOUT_S)
-
-    def thaw(self) -> None:
-        """Let it run on; idempotent. Raises: OSError."""
-        if self._is_frozen:
-            self._runtime.cgroups.thaw(self._spec.sandbox_id)
-            self._is_frozen = False
-
-    def open_disk(self, userns_fd: int) -> int:
-        """Its disk once more, as a detached mount that is read-only and id-mapped to another sandbox; the caller closes it.
-
-        Not after :meth:`release`. Raises: IsolationError.
-        """
-        if self._disk_fd is None:
-            raise RuntimeFailedError(f"sandbox {self._spec.sandbox_id} was not created whole")
-        return rootfs.show_disk(self._spec.directory / "disk.img", os.minor(os.fstat(self._disk_fd).st_dev), userns_fd)
-
-    def release(self) -> None:
-        """See :class:`RuntimeSandbox`."""
-        if self._released:
-            return
-        self._released = True
-        for fd in (self._disk_fd, self.starting):
-            if fd is not None:
-                os.close(fd)
-        self.starting = None
-        zone, slot = self._started.zone, self._started.slot
-        self._runtime.network.release_later(slot.index, self._started.netns_fd, on_gone=lambda: zone.free(slot))
-        self._runtime.remove_group(self._spec.sandbox_id)
-        (self._spec.directory / "disk.img").unlink(missing_ok=True)
-        os.close(self._started.pidfd)
-        if self._init_fd is not None:
-            os.close(self._init_fd)
 
 
 class NamespaceRuntime:
@@ -203,6 +57,7 @@ class NamespaceRuntime:
     ) -> None:
         self.cgroups = cgroups
         self.network = network
+        self.holds = Holds()
         self._run_dir = run_dir
         self._dev_tree = zygotes.dev_tree
         self._disks = Disks(zygotes.dev_tree.parent / "disks", zygotes.tell)
@@ -322,15 +177,23 @@ class NamespaceRuntime:
             if found is None:
                 if spec.zygote_layers is not None:
                     spec = replace(spec, layers=spec.zygote_layers)
+                self._hold(spec)
                 found = self._zygotes[zone] = Zygotes(zone, spec, self._zygote_host)
-                zone.on_stop = lambda: self._forget_zygotes(zone)
+                zone.on_stop = lambda: self._forget_zygotes(zone, spec)
         return found
 
-    def _forget_zygotes(self, zone: Zone) -> None:
+    def _hold(self, spec: SandboxSpec) -> None:
+        try:
+            self.holds.take(spec.trees)
+        except OSError as error:
+            raise IsolationError(f"a layer of the template is gone: {error}", step="layers", path=str(error.filename)) from error
+
+    def _forget_zygotes(self, zone: Zone, spec: SandboxSpec) -> None:
         with self._zygotes_lock:
             found = self._zygotes.pop(zone, None)
         if found is not None:
             found.stop()
+            self.holds.give(spec.trees)
 
     def start_slot(
         self,
@@ -348,6 +211,8 @@ class NamespaceRuntime:
 
         Raises: IsolationError naming the step that failed, NoCapacityError.
         """
+        self._hold(spec)
+        undo.callback(self.holds.give, spec.trees)
         self._own_groups.add(spec.sandbox_id)
         undo.callback(self.remove_group, spec.sandbox_id)
         self.cgroups.create(spec.sandbox_id, spec.limits)
@@ -361,9 +226,15 @@ class NamespaceRuntime:
             undo.callback(os.close, handles.netns_fd)
             pid = pid_of_pidfd(handles.pidfd)
             started = StartedSlot(
-                zone=zone, slot=slot, pid=pid, ticks=start_ticks(pid) or 0, pidfd=handles.pidfd, netns_fd=handles.netns_fd
+                zone=zone,
+                slot=slot,
+                pid=pid,
+                ticks=start_ticks(pid) or 0,
+                pidfd=handles.pidfd,
+                netns_fd=handles.netns_fd,
+                trees=spec.trees,
             )
-            on_started(_state(started))
+            on_started(state_of(started))
             self.network.attach(slot.index, handles.netns_fd, spec.allow_internet)
             own_group = {name: path for name, path in self.cgroups.directories(spec.sandbox_id).items() if name not in ("cpu", "freezer")}
             given = [("group", rootfs.close_with(mounts, fd)) for fd in self.cgroups.open_joining(spec.sandbox_id)]
@@ -402,7 +273,11 @@ class NamespaceRuntime:
             loop = state.get("loop")  # absent when its creation was cut off: then it is only ended
             disk_fd = None if loop is None else rootfs.reopen_disk(spec.directory / "disk.img", loop)
             undo.pop_all()
-        started = StartedSlot(zone=zone, slot=slot, pid=state["pid"], ticks=state["start_ticks"], pidfd=pidfd, netns_fd=netns_fd)
+        trees = tuple(Path(tree) for tree in state.get("trees", ()) if Path(tree).is_dir())
+        self.holds.take(trees)
+        started = StartedSlot(
+            zone=zone, slot=slot, pid=state["pid"], ticks=state["start_ticks"], pidfd=pidfd, netns_fd=netns_fd, trees=trees
+        )
         return NamespaceSandbox(spec, started, self, init_fd=None, disk_fd=disk_fd)
 
     def sweep(self, known: Callable[[], set[str]]) -> list[str]:
@@ -446,10 +321,6 @@ def _birth_pair(kind: socket.SocketKind, stack: ExitStack) -> tuple[socket.socke
 def _close_all(fds: Sequence[int]) -> None:
     for fd in fds:
         os.close(fd)
-
-
-def _state(started: StartedSlot) -> dict[str, Any]:
-    return {"pid": started.pid, "start_ticks": started.ticks, "zone": started.slot.zone, "slot": started.slot.number}
 
 
 def _end(pidfd: int) -> None:

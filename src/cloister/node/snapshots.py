@@ -1,0 +1,73 @@
+"""Snapshots: the files of a live sandbox become a template, by one more layer.
+
+Runs in: supervisor, in a worker thread. The sandbox stands still while a copier, which is another sandbox, copies what it wrote (I2); it
+always goes on, also when the copy fails, when it is killed meanwhile, or when this process dies (the next one thaws what it adopts).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from itertools import takewhile
+from pathlib import Path
+
+import structlog
+
+from cloister.errors import LimitError
+from cloister.model.template import Template
+from cloister.runtime.namespace.sandbox import NamespaceSandbox
+from cloister.runtime.spec import MAX_LAYERS
+from cloister.template.copier import BuildPlace, Copier, NewLayer
+from cloister.template.layers import layer_key
+
+__all__ = ["Snapshots"]
+
+_log = structlog.get_logger("cloister.node")
+
+
+class Snapshots:
+    """Takes snapshots into the store of ``place``. Thread-safe; of one sandbox one is taken at a time."""
+
+    def __init__(self, place: BuildPlace) -> None:
+        self._store = place.store
+        self._copier = Copier(place)
+
+    def take(self, sandbox: NamespaceSandbox, like: Template) -> Template:
+        """The template of the files that ``sandbox`` has now, recorded under its build id.
+
+        ``like`` says what it is to be called and run with; its layers are those that the sandbox stands on, whatever it says of them.
+
+        Raises: LimitError (it has as many layers as can be), NoCapacityError (the store is full), DeadlineError (it could not be frozen),
+        IsolationError, RuntimeFailedError, StoreError, OSError (it has ended meanwhile).
+        """
+        began = time.monotonic()
+        layers = self._layers_of(sandbox.trees)
+        if len(layers) >= MAX_LAYERS:
+            raise LimitError(f"the sandbox stands on {len(layers)} layers; a template has at most {MAX_LAYERS}")
+        new = NewLayer(
+            key=layer_key(layers[-1] if layers else None, {"snapshot": like.build_id}),
+            name=f"{like.name}/snapshot",
+            parent=layers[-1] if layers else None,
+        )
+        stood_still: list[float] = []
+
+        def go_on() -> None:
+            sandbox.thaw()
+            stood_still.append(time.monotonic() - frozen_at)
+
+        frozen_at = time.monotonic()
+        with self._store.hold(layers):
+            with sandbox.frozen():
+                layer = self._copier.publish(sandbox, new, on_copied=go_on)
+            if layer is not None:
+                layers = (*layers, layer.key)
+            template = dataclasses.replace(like, layers=layers, limits=sandbox.limits, aliases=(), created_at=time.time())
+            self._store.write_build(template)
+        seconds, size = round(time.monotonic() - began, 3), layer.size_bytes if layer else 0
+        _log.info("snapshot.taken", build_id=like.build_id, seconds=seconds, frozen_s=round(stood_still[0], 3), bytes=size)
+        return template
+
+    def _layers_of(self, trees: tuple[Path, ...]) -> tuple[str, ...]:
+        """Keys of the template's layers: what comes before the host layer, which is in no store."""
+        found = takewhile(lambda key: key is not None, map(self._store.key_of, trees))
+        return tuple(key for key in found if key is not None)

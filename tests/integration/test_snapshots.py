@@ -1,0 +1,200 @@
+"""Snapshots of a live sandbox's files: what is in them, that the sandbox goes on, and that it goes on after errors too."""
+
+from __future__ import annotations
+
+import secrets
+import stat
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from structlog.testing import capture_logs
+
+from cloister.errors import DeadlineError, LimitError, NoCapacityError
+from cloister.model.template import Template
+from cloister.node.snapshots import Snapshots
+from cloister.runtime.namespace.sandbox import NamespaceSandbox
+from cloister.template.interfaces import BoxSpec, Command
+from cloister.template.workbench import NodeBuildSandbox
+from framework.build_node import LIMITS, BuildNode, NoCancellation, build_node
+
+pytestmark = [pytest.mark.root, pytest.mark.templates]
+
+
+@pytest.fixture(scope="module")
+def node(stock_templates: None) -> Iterator[BuildNode]:
+    """One node for all tests of this file."""
+    with build_node() as made:
+        yield made
+
+
+@contextmanager
+def live(node: BuildNode, *above: str) -> Iterator[NodeBuildSandbox]:
+    """A sandbox, of which a snapshot can be taken like of a client's."""
+    with node.workbench.open((*node.base.layers, *above), BoxSpec(limits=LIMITS), NoCancellation()) as sandbox:
+        yield sandbox
+
+
+def runtime_of(sandbox: NodeBuildSandbox) -> NamespaceSandbox:
+    """What the supervisor has of it."""
+    return sandbox.sandbox
+
+
+def run(sandbox: NodeBuildSandbox, text: str) -> str:
+    """What ``text`` writes; it must succeed."""
+    parts: list[bytes] = []
+    assert sandbox.run(Command(text=text, user="root"), lambda _kind, data: parts.append(data)) == 0, b"".join(parts)
+    return b"".join(parts).decode()
+
+
+def named() -> Template:
+    """What a snapshot is to be called, with layers that it must not believe."""
+    return Template(template_id="t", name="of-mine", build_id=secrets.token_hex(8), layers=("f" * 64,), envs={"A": "b"}, aliases=("x",))
+
+
+def is_frozen(node: BuildNode, sandbox: NodeBuildSandbox) -> bool:
+    """What the kernel says."""
+    return node.host.runtime.cgroups.is_frozen(runtime_of(sandbox)._spec.sandbox_id)
+
+
+def test_a_snapshot_has_the_files_and_the_sandbox_goes_on(node: BuildNode) -> None:
+    """Files of a moment, in a template that can be started; the processes run on, and the log says how long they stood still."""
+    snapshots = Snapshots(node.place)
+    with live(node) as sandbox:
+        run(sandbox, "echo before > /opt/x; rm /etc/issue")
+        run(sandbox, "(while :; do date +%s%N >> /opt/clock; sleep 0.01; done) > /dev/null 2>&1 & sleep 0.3")
+        with capture_logs() as logs:
+            template = snapshots.take(runtime_of(sandbox), named())
+        run(sandbox, "echo after > /opt/x")
+        lines = int(run(sandbox, "sleep 0.2; wc -l < /opt/clock"))
+        again = snapshots.take(runtime_of(sandbox), named())
+    assert node.store.build(template.build_id) == template
+    assert (template.envs, template.aliases, template.limits) == ({"A": "b"}, (), LIMITS)
+    assert template.layers[:-1] == node.base.layers == again.layers[:-1]
+    taken = [entry for entry in logs if entry["event"] == "snapshot.taken"]
+    assert 0 < taken[0]["frozen_s"] < taken[0]["seconds"]
+    assert taken[0]["bytes"] > 0
+    with live(node, template.layers[-1]) as sandbox:
+        assert run(sandbox, "cat /opt/x; ls /etc/issue 2> /dev/null; true").split() == ["before"]
+        assert 0 < int(run(sandbox, "wc -l < /opt/clock")) < lines
+    with live(node, again.layers[-1]) as sandbox:
+        assert run(sandbox, "cat /opt/x").split() == ["after"]
+
+
+def test_a_snapshot_of_nothing_has_the_layers_of_the_sandbox(node: BuildNode) -> None:
+    """Where nothing was written there is no layer to add."""
+    with live(node) as sandbox:
+        assert Snapshots(node.place).take(runtime_of(sandbox), named()).layers == node.base.layers
+
+
+_LOCKSTEP = """
+import itertools, mmap, os
+files = [os.open(f"/opt/{name}", os.O_RDWR | os.O_CREAT) for name in "ab"]
+for file in files: os.truncate(file, 4096)
+maps = [mmap.mmap(file, 4096) for file in files]
+for number in itertools.count():
+    for one in maps: one[:16] = b"%016d" % number
+"""
+
+
+def test_a_snapshot_is_of_one_moment(node: BuildNode) -> None:
+    """Two files that are written in turn, through memory, differ by one step at most."""
+    with live(node) as sandbox:
+        run(sandbox, f"cat > /opt/lockstep.py <<'P'\n{_LOCKSTEP}\nP\npython3 /opt/lockstep.py > /dev/null 2>&1 & sleep 1")
+        for _ in range(3):
+            template = Snapshots(node.place).take(runtime_of(sandbox), named())
+            tree = node.store.rootfs(template.layers[-1]) / "opt"
+            first, second = (int((tree / name).read_bytes()[:16]) for name in "ab")
+            assert first > 0
+            assert first - second in (0, 1)
+
+
+def test_a_sandbox_goes_on_when_its_snapshot_fails(node: BuildNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The store has no room: the error says so, and nothing stands still or is left."""
+    before = {path.name for path in (node.store.root / "layers").iterdir()}
+    snapshots = Snapshots(node.place)
+    with live(node) as sandbox:
+        run(sandbox, "echo x > /opt/x")
+        for report in ({"error": "No space left on device: x", "errno": 28}, None):
+            monkeypatch.setattr(snapshots._copier, "_copy", lambda *_args, report=report: report or 1 // 0)
+            with pytest.raises((NoCapacityError, ZeroDivisionError)):
+                snapshots.take(runtime_of(sandbox), named())
+            assert not is_frozen(node, sandbox)
+            assert run(sandbox, "cat /opt/x") == "x\n"
+    assert {path.name for path in (node.store.root / "layers").iterdir()} == before
+    assert list((node.store.root / "tmp").iterdir()) == []
+
+
+def test_a_sandbox_that_cannot_be_frozen_goes_on(node: BuildNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the kernel does not stop it in time, it is let go again."""
+    with live(node) as sandbox:
+        cgroups = node.host.runtime.cgroups
+        monkeypatch.setattr(cgroups, "is_frozen", lambda _name: False)
+        monkeypatch.setattr("cloister.runtime.namespace.sandbox._FREEZE_TIMEOUT_S", 0.2)
+        with pytest.raises(DeadlineError, match="stand still"):
+            Snapshots(node.place).take(runtime_of(sandbox), named())
+        monkeypatch.undo()
+        assert run(sandbox, "echo on") == "on\n"
+
+
+def test_a_frozen_sandbox_is_killed(node: BuildNode) -> None:
+    """A kill ends it although it stands still."""
+    with live(node) as sandbox, runtime_of(sandbox).frozen():
+        assert is_frozen(node, sandbox)
+        began = time.monotonic()
+        sandbox.kill()
+        assert time.monotonic() - began < 5
+
+
+def test_snapshots_of_one_sandbox_wait_for_each_other(node: BuildNode) -> None:
+    """Several at a time all succeed."""
+    made: list[Template] = []
+    snapshots = Snapshots(node.place)
+    with live(node) as sandbox:
+        run(sandbox, "echo x > /opt/x")
+        takers = [threading.Thread(target=lambda: made.append(snapshots.take(runtime_of(sandbox), named()))) for _ in range(4)]
+        for taker in takers:
+            taker.start()
+        for taker in takers:
+            taker.join(60)
+        assert len({template.layers for template in made}) == 4
+        assert run(sandbox, "cat /opt/x") == "x\n"
+
+
+def test_a_sandbox_of_as_many_layers_as_can_be_has_no_snapshot(node: BuildNode) -> None:
+    """It is refused before the sandbox is stopped, with the bound."""
+    tree = node.store.rootfs(node.base.layers[0])
+
+    class Tall:
+        trees = (tree,) * 128
+
+    with pytest.raises(LimitError, match="at most 128"):
+        Snapshots(node.place).take(Tall(), named())  # type: ignore[arg-type]
+
+
+_TRAPS = """
+mkdir /opt/t; cd /opt/t
+ln -s /etc/shadow absolute; ln -s ../../../../../../../../etc/shadow relative; ln -s /proc/self/root/etc/shadow magic
+ln -s / root; ln -s /.cloister/from from; ln -s /.cloister/to to; ln -s /proc/1/root/etc proc
+cd /opt; (while :; do rm -rf race; mkdir race; echo mine > race/shadow; rm -rf race; ln -s /etc race; done) > /dev/null 2>&1 &
+"""
+
+
+def test_sandbox_cannot_get_other_files_into_its_snapshot(node: BuildNode, tmp_path: Path) -> None:
+    """Links to files of the host, of the copier and of itself stay links, also ones that come and go; what is mounted is not copied."""
+    secret = tmp_path / "host-file"
+    secret.write_text("of the host")
+    inodes = {secret.stat().st_ino, Path("/etc/shadow").stat().st_ino}
+    with live(node) as sandbox:
+        run(sandbox, f"{_TRAPS}\nln -s {secret} host; sleep 0.3; echo x > /dev/shm/x")
+        for _ in range(5):
+            template = Snapshots(node.place).take(runtime_of(sandbox), named())
+            tree = node.store.rootfs(template.layers[-1])
+            assert all(path.is_symlink() for path in (tree / "opt/t").iterdir())
+            found = [path for path in tree.rglob("*") if stat.S_ISREG(path.lstat().st_mode)]
+            assert {path.stat().st_ino for path in found}.isdisjoint(inodes)
+            assert {path.read_text() for path in found} <= {"mine\n", ""}
+            assert not any((tree / name).exists() for name in ("proc", "dev", "sys", ".cloister"))
