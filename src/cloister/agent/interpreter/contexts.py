@@ -325,7 +325,7 @@ class Contexts:
 
     def _language(self, name: str | None) -> Language:
         if name is None:
-            name = "python" if "python" in self._languages or not self._languages else self._languages[0]
+            name = "python"  # what SDKs mean; a template without it says what it needs rather than run the code as another language
         return find_language(name, self._languages)
 
     def _add(self, language: Language, cwd: str) -> Context:

@@ -80,11 +80,21 @@ LANGUAGES = (
 def find_language(name: str, available: Iterable[str]) -> Language:
     """The language that ``name`` or an alias of it names, in any case, when it is among ``available``.
 
-    Raises: NotFoundError, which lists the available ones.
+    Raises: NotFoundError, which lists the available ones, and says what Python needs.
     """
     wanted = name.strip().lower()
     names = tuple(available)
     for language in LANGUAGES:
         if wanted in (language.name, *language.aliases) and language.name in names:
             return language
-    raise NotFoundError(f"The language '{name[:80]}' is not available in this sandbox. Available: {', '.join(names) or 'none'}")
+    available_ones = f"Available: {', '.join(names) or 'none'}"
+    raise NotFoundError(f"The language '{name[:80]}' is not available in this sandbox. {available_ones}{_remedy(wanted)}")
+
+
+def _remedy(wanted: str) -> str:
+    """What to add to the template for Python, which run_code uses when it is told nothing else."""
+    if wanted not in ("python", *LANGUAGES[0].aliases):
+        return ""
+    has_python = any(Path(directory, "python3").exists() for directory in ("/usr/bin", "/usr/local/bin"))
+    install = "IPython to the template (for example: RUN pip install ipython)" if has_python else "python3 and IPython to the template"
+    return f". For Python, add {install} and build it again"

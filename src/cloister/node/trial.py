@@ -1,0 +1,214 @@
+"""The end of a build: what the template starts is tried, and the languages it has are found (:class:`cloister.template.interfaces.Trial`).
+
+Runs in: supervisor, in a build's own thread. Both happen in build sandboxes of the template, with its limits, users and variables, whose
+files are thrown away: the start command runs anew in every sandbox. What the sandbox says is believed by nobody: languages and programs
+are checked here for shape, and concern only sandboxes of this template (I2).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from cloister.errors import BuildError
+from cloister.model.build import FINALIZE_STEP
+from cloister.model.resources import Limits
+from cloister.model.template import Template
+from cloister.protocol.startup import Attempt, Tail, never_ready, ready_pauses, start_died
+from cloister.template.interfaces import BoxSpec, BuildLog, BuildSandbox, Cancellation, Command, Workbench
+
+__all__ = ["NodeTrial"]
+
+_LANGUAGES = ("python", "javascript", "typescript", "r", "java", "bash")
+_PROGRAM = re.compile(r"/[^\0\n]{1,500}\Z")
+_DEFAULT_PROGRAMS = {"python": "/usr/bin/python3", "javascript": "/usr/bin/node", "r": "/usr/bin/Rscript", "java": "/usr/bin/java"}
+_ALIKE = ("typescript", "bash")
+"""Languages whose program is another's, or ours."""
+_SETTLE_S = 2.0
+"""How long a start command without a ready command is watched."""
+_NO_PYTHON = "run_code has no Python in this template: it needs IPython, as by RUN pip install ipython"
+_MAX_SHOWN = 300
+
+
+class NodeTrial:
+    """See :class:`Trial`."""
+
+    def __init__(self, workbench: Workbench, limits: Callable[[Template], Limits], ready_timeout_s: float) -> None:
+        """``limits`` are what sandboxes of a template get."""
+        self._workbench = workbench
+        self._limits = limits
+        self._ready_timeout_s = ready_timeout_s
+
+    def __call__(self, template: Template, log: BuildLog, cancellation: Cancellation) -> Template:
+        """See :class:`Trial`."""
+        spec = BoxSpec(limits=self._limits(template), envs=dict(template.envs))
+        with _named(), self._workbench.open(template.layers, spec, cancellation) as box:
+            template = self._with_languages(template, box, log)
+        if template.starts_something:
+            with _named(), self._workbench.open(template.layers, spec, cancellation) as box:
+                _Start(template, box, log, cancellation, self._ready_timeout_s).run()
+        return template
+
+    def _with_languages(self, template: Template, box: BuildSandbox, log: BuildLog) -> Template:
+        params = {
+            "path": template.envs.get("PATH", ""),
+            "envs": template.envs,
+            "user": template.user,
+            "workdir": template.workdir,
+            "kernel_user": template.kernel_user,
+            "mem_mib": self._limits(template).mem_mib,
+        }
+        found = box.operate("inspect", params)
+        languages = _languages(found)
+        missing = found.get("missing")
+        if "python" not in languages and isinstance(missing, dict) and missing.get("python"):
+            log.add("info", _NO_PYTHON, FINALIZE_STEP)
+        log.add("info", f"Languages of run_code: {', '.join(languages) or 'none'}", FINALIZE_STEP)
+        programs = {name: program for name, program in languages.items() if _DEFAULT_PROGRAMS.get(name, program) != program}
+        return dataclasses.replace(template, languages=tuple(languages), programs={n: p for n, p in programs.items() if n not in _ALIKE})
+
+
+def _languages(found: Mapping[str, Any]) -> dict[str, str]:
+    """Language to program, in our order, from what the sandbox says: names that are known, and paths."""
+    rows = found.get("languages")
+    said = {}
+    for row in rows if isinstance(rows, list) else []:
+        if isinstance(row, list) and len(row) == 2 and all(isinstance(part, str) for part in row):
+            name, program = row
+            if name in _ALIKE or _PROGRAM.match(program):
+                said[name] = program
+    return {name: said[name] for name in _LANGUAGES if name in said}
+
+
+class _named:  # noqa: N801 - reads as what it does
+    """Faults within are of the step ``finalize``."""
+
+    def __enter__(self) -> None:
+        """Nothing yet."""
+
+    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
+        """Raises: BuildError, with the step, where it had none."""
+        if isinstance(error, BuildError) and not error.step:
+            error.step = FINALIZE_STEP
+
+
+@dataclass
+class _End:
+    status: str = ""
+    error: BuildError | None = None
+
+
+class _Start:
+    """One trial of the start and the ready command."""
+
+    def __init__(self, template: Template, box: BuildSandbox, log: BuildLog, cancellation: Cancellation, timeout_s: float) -> None:
+        self._template = template
+        self._box = box
+        self._log = log
+        self._cancellation = cancellation
+        self._timeout_s = timeout_s
+        self._deadline = time.monotonic() + timeout_s
+        self._said = Tail()
+        self._end = _End()
+        self._ended = threading.Event()
+
+    def run(self) -> None:
+        """Raises: BuildError."""
+        starting = None
+        if self._template.start_cmd:
+            self._log.add("info", f"Starting '{self._template.start_cmd}'", FINALIZE_STEP)
+            starting = threading.Thread(target=self._start, name="trial-start", daemon=True)
+            starting.start()
+        try:
+            self._ask() if self._template.ready_cmd else self._ended.wait(_SETTLE_S)
+            self._check()
+            self._log.add("info", "The template is ready", FINALIZE_STEP)
+        finally:
+            if starting is not None:
+                self._box.kill()
+                starting.join()
+
+    def _start(self) -> None:
+        lines = _Lines(self._log)
+
+        def take(stream: str, data: bytes) -> None:
+            self._said.add(data)
+            lines.add(stream, data)
+
+        try:
+            status = self._box.run(self._command(self._template.start_cmd, self._timeout_s + 60.0), take)
+            self._end.status = f"exit status {status}" if status else ""
+        except BuildError as error:  # thread border: told by the other thread, unless it has ended the sandbox itself
+            self._end.error = error
+        lines.end()
+        self._ended.set()
+
+    def _ask(self) -> None:
+        attempts, last = 0, None
+        self._log.add("info", f"Waiting for '{self._template.ready_cmd}'", FINALIZE_STEP)
+        for pause_s in ready_pauses():
+            self._check()
+            left_s = self._deadline - time.monotonic()
+            if left_s <= 0:
+                raise _failed(never_ready(self._template.ready_cmd, self._timeout_s, attempts, last))
+            said = Tail()
+            status = self._attempt(said, left_s)
+            if status == 0:
+                return
+            if status is not None:
+                attempts, last = attempts + 1, Attempt(f"exit status {status}", said.text())
+                self._ended.wait(pause_s) if not self._ended.is_set() else time.sleep(pause_s)
+
+    def _attempt(self, said: Tail, left_s: float) -> int | None:
+        """The status of one run of the ready command; None: it was cut off."""
+        try:
+            return self._box.run(self._command(self._template.ready_cmd, left_s), lambda _stream, data: said.add(data))
+        except BuildError:
+            self._check()
+            if time.monotonic() < self._deadline - 1.0:
+                raise
+            time.sleep(max(0.0, self._deadline - time.monotonic()))
+            return None
+
+    def _check(self) -> None:
+        """Raises: BuildError, when the build is to end or the start command has ended with an error."""
+        self._cancellation.check()
+        if self._ended.is_set():
+            if self._end.error is not None:
+                raise self._end.error
+            if self._end.status:
+                raise _failed(start_died(self._template.start_cmd, self._end.status, self._said.text()))
+
+    def _command(self, text: str, timeout_s: float) -> Command:
+        return Command(text=text, user=self._template.user, cwd=self._template.workdir, timeout_s=timeout_s)
+
+
+def _failed(message: str) -> BuildError:
+    return BuildError(message, step=FINALIZE_STEP)
+
+
+class _Lines:
+    """Output as lines of the build's log."""
+
+    def __init__(self, log: BuildLog) -> None:
+        self._log = log
+        self._rest: dict[str, bytes] = {}
+
+    def add(self, stream: str, data: bytes) -> None:
+        """What came."""
+        whole, newline, rest = (self._rest.pop(stream, b"") + data).rpartition(b"\n")
+        if newline:
+            self._log.add("info", whole.decode("utf-8", "replace"), FINALIZE_STEP)
+        self._rest[stream] = rest
+
+    def end(self) -> None:
+        """No more will come."""
+        for rest in self._rest.values():
+            if rest:
+                self._log.add("info", rest.decode("utf-8", "replace"), FINALIZE_STEP)
+        self._rest.clear()

@@ -1,0 +1,54 @@
+"""What a build believes of what its sandbox says of its languages."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cloister.model.resources import Limits
+from cloister.model.template import Template
+from cloister.node.trial import NodeTrial
+from cloister.template.layers import LayerStore
+from framework.fake_workbench import FakeCancellation, FakeWorkbench, RecordedLog
+
+TEMPLATE = Template(template_id="t", name="t", build_id="b", layers=(), envs={"PATH": "/opt/bin:/usr/bin", "A": "1"}, workdir="/srv")
+
+
+def found_in(tmp_path: Path, answer: dict[str, Any]) -> Template:
+    """The template after a trial in which the sandbox answers so."""
+    workbench = FakeWorkbench(LayerStore(tmp_path / "store"), results={"inspect": answer})
+    trial = NodeTrial(workbench, lambda _template: Limits(), 1.0)
+    template = trial(TEMPLATE, RecordedLog(), FakeCancellation())
+    assert workbench.opened[0].done[0][1]["path"] == "/opt/bin:/usr/bin"
+    return template
+
+
+def test_languages_come_in_our_order(tmp_path: Path) -> None:
+    """Python is the first, whatever is said first; a program is kept where it is not the usual one."""
+    rows = [["bash", ""], ["javascript", "/usr/bin/node"], ["typescript", "/usr/bin/node"], ["python", "/opt/bin/python3"]]
+    template = found_in(tmp_path, {"languages": rows})
+    assert template.languages == ("python", "javascript", "typescript", "bash")
+    assert template.programs == {"python": "/opt/bin/python3"}
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        None,
+        "python",
+        [["python"]],
+        [["python", 1]],
+        [["python", "relative/python3"]],
+        [["python", "/a\nargv=/b"]],
+        [["python", "/a\0b"]],
+        [["python", "/" + "x" * 1000]],
+        [["cobol", "/usr/bin/cobc"]],
+        [{"python": "/usr/bin/python3"}],
+    ],
+)
+def test_sandbox_cannot_name_what_is_no_program(tmp_path: Path, rows: Any) -> None:
+    """Such a language is not there; the words would become those of a program's start."""
+    template = found_in(tmp_path, {"languages": rows})
+    assert (template.languages, template.programs) == ((), {})
