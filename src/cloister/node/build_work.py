@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from functools import partial
 
 from cloister.config.settings import Settings
-from cloister.model.build import FINALIZE_STEP, BuildRequest
+from cloister.model.build import BuildRequest
 from cloister.model.template import Template
 from cloister.node.build_records import BuildRecords
 from cloister.node.builds import BuildBounds, Builds, BuildWork
 from cloister.node.catalog import Catalog, check_capacity
 from cloister.node.host import NodeHost
+from cloister.node.trial import NodeTrial
 from cloister.runtime.namespace.step import StepRunner
 from cloister.template.bootstrap import Bootstrap
 from cloister.template.builder import BuildContext
@@ -51,10 +52,11 @@ def make_builds(settings: Settings, shared: BuildHost) -> Builds:
         check_capacity(shared.store.root, settings.disk_reserve_mib)
         check_capacity(directory, settings.disk_reserve_mib)
 
+    parts = _parts(settings, shared, check_room)
     work = BuildWork(
         check_capacity=check_room,
-        recipe=partial(_recipe, _parts(settings, shared, check_room)),
-        trial=_trial,
+        recipe=partial(_recipe, parts),
+        trial=NodeTrial(parts.workbench, shared.catalog.limits, settings.ready_timeout_s),
         keep=shared.store.write_build,
         drop=shared.store.drop_build,
         prepare=shared.warm,
@@ -86,9 +88,3 @@ def _parts(settings: Settings, shared: BuildHost, check_room: Callable[[], None]
 
 def _recipe(parts: BuildParts, request: BuildRequest, log: BuildLog, cancellation: Cancellation) -> Template:
     return run_build(request, parts, log, cancellation)
-
-
-def _trial(template: Template, log: BuildLog, cancellation: Cancellation) -> Template:
-    cancellation.check()
-    log.add("warn", "this node cannot try templates yet", FINALIZE_STEP)
-    return template
