@@ -3,12 +3,12 @@
 ::
 
     CloisterError (code, message, hint)
-      InvalidRequestError   InvalidArchiveError
+      InvalidRequestError   InvalidArchiveError TooLargeError
       AuthenticationError   PermissionDeniedError   DeadlineError
       BuildError (step, log_tail)
       NotFoundError         SandboxNotFoundError TemplateNotFoundError SnapshotNotFoundError ContextNotFoundError
       ConflictError         InvalidTransitionError AlreadyExistsError
-      LimitError            QuotaExceededError RateLimitedError NoCapacityError
+      LimitError            QuotaExceededError RateLimitedError NoCapacityError (StorageFullError)
       UnavailableError      NodeUnreachableError AgentUnreachableError
       StartFailedError
       InternalError         IsolationError (step, errno, path) RuntimeFailedError StoreError
@@ -44,8 +44,10 @@ __all__ = [
     "SandboxNotFoundError",
     "SnapshotNotFoundError",
     "StartFailedError",
+    "StorageFullError",
     "StoreError",
     "TemplateNotFoundError",
+    "TooLargeError",
     "UnavailableError",
     "from_code",
 ]
@@ -75,6 +77,12 @@ class InvalidArchiveError(InvalidRequestError):
     """An uploaded archive is broken, or holds what must not be in one."""
 
     code = "invalid_archive"
+
+
+class TooLargeError(InvalidRequestError):
+    """What was sent is larger than the server takes."""
+
+    code = "too_large"
 
 
 class AuthenticationError(CloisterError):
@@ -176,6 +184,12 @@ class NoCapacityError(LimitError):
     """The machine has no room for one more."""
 
     code = "no_capacity"
+
+
+class StorageFullError(NoCapacityError):
+    """There is no room to keep what was sent."""
+
+    code = "storage_full"
 
 
 class UnavailableError(CloisterError):

@@ -6,7 +6,7 @@ import re
 import secrets
 import uuid
 
-__all__ = ["is_build_id", "is_sandbox_id", "new_access_token", "new_api_key", "new_build_id", "new_sandbox_id"]
+__all__ = ["is_build_id", "is_sandbox_id", "new_access_token", "new_api_key", "new_build_id", "new_sandbox_id", "new_template_id"]
 
 _ALPHABET = "abcdefghijklmnopqrstuvwxyz0123456789"
 _BUILD_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\Z")
@@ -41,3 +41,8 @@ def new_build_id() -> str:
 def is_build_id(text: str) -> bool:
     """Whether ``text`` has the form of a build id, in lower case."""
     return _BUILD_ID.match(text) is not None
+
+
+def new_template_id() -> str:
+    """A template's id, of the same form as a sandbox's: it is a name that clients use too."""
+    return new_sandbox_id()

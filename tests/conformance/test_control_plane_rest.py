@@ -19,6 +19,17 @@ from framework.requests import ask, create
 
 pytestmark = pytest.mark.root
 
+PATH_PARTS = {
+    "sandbox_id": "a" * 20,
+    "template_id": "t",
+    "build_id": "5b1fe2a4-4f51-4b6f-8a4e-27ab02a05c1e",
+    "hash": "0" * 64,
+    "tag": "v1",
+    "alias": "base",
+    "volume_id": "v",
+    "secret_id": "s",
+}
+
 
 def lifetime_s(plane: ControlPlane, sandbox_id: str) -> float:
     """Seconds from start to end of a sandbox."""
@@ -106,7 +117,7 @@ def test_every_error_has_the_published_shape(control_plane: ControlPlane) -> Non
 def test_routes_that_are_not_built(control_plane: ControlPlane) -> None:
     """Every known route that is not built is refused by name, to those with a key."""
     for method, path, what in NOT_BUILT:
-        concrete = path.format(sandbox_id="a" * 20, template_id="t", volume_id="v", secret_id="s")
+        concrete = path.format_map(PATH_PARTS)
         answer = ask(control_plane, "POST" if method == "*" else method, concrete)
         assert (answer.status, answer.json()["message"]) == (400, f"{what} is not supported by this server")
 
@@ -114,7 +125,7 @@ def test_routes_that_are_not_built(control_plane: ControlPlane) -> None:
 def test_every_route_wants_a_key(control_plane: ControlPlane) -> None:
     """No route but health answers without a key."""
     for method, path, _ in (*ROUTES, *NOT_BUILT):
-        concrete = path.format(sandbox_id="a" * 20, template_id="t", volume_id="v", secret_id="s", alias="base")
+        concrete = path.format_map(PATH_PARTS)
         assert call(control_plane.url, "GET" if method == "*" else method, concrete).status == 401
     assert call(control_plane.url, "GET", "/health").status == 200
 

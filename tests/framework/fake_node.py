@@ -25,7 +25,7 @@ from aiohttp import web
 
 from cloister.errors import AlreadyExistsError, CloisterError, NotFoundError, SandboxNotFoundError, TemplateNotFoundError
 from cloister.ids import new_sandbox_id
-from cloister.model.build import BuildReport, BuildRequest, BuildStatus, EndedBuild
+from cloister.model.build import BuildLogEntry, BuildReport, BuildRequest, BuildStatus, EndedBuild
 from cloister.model.node import EndedSandbox, NodeInfo, Sample, SandboxMetrics, SandboxStats
 from cloister.model.resources import Limits
 from cloister.model.sandbox import EndReason, SandboxRecord, SandboxRequest, SandboxState
@@ -161,6 +161,13 @@ class FakeNode:
         self.creates = 0
         self.builds: dict[str, BuildRequest] = {}
         self.reports: dict[str, BuildReport] = {}
+        self.snapshots: dict[str, Template] = {}
+        self.dropped: list[str] = []
+        self.builds_run = False
+        """Whether builds run by themselves, as :meth:`_run_build` has it, or wait for :meth:`report`."""
+        self.build_step_s = 0.02
+        self.snapshot_fault: CloisterError | None = None
+        self._running: set[asyncio.Task[None]] = set()
         self.resolver = new_network()
         self._server: NodeServer | None = None
         self._dns: DnsSockets | None = None
@@ -178,6 +185,8 @@ class FakeNode:
 
     async def close(self) -> None:
         """End everything."""
+        for task in tuple(self._running):
+            task.cancel()
         for sandbox_id in tuple(self.sandboxes):
             await self.kill(sandbox_id, EndReason.STOPPED)
         await self.die()
@@ -201,7 +210,7 @@ class FakeNode:
         self.creates += 1
         if request.sandbox_id in self.sandboxes:
             raise AlreadyExistsError(request.sandbox_id)
-        if request.template not in {template.name for template in TEMPLATES}:
+        if not self.can_run(request.template):
             raise TemplateNotFoundError(request.template)
         await asyncio.sleep(self.create_delay_s)
         if self.create_fault is not None:
@@ -316,10 +325,43 @@ class FakeNode:
         """See NodeService."""
         return NodeInfo(version="fake", instance=0)
 
+    def can_run(self, template: str) -> bool:
+        """Whether it is a stock template's name, or the id of a build that is ready and was not dropped."""
+        if template in {one.name for one in TEMPLATES} or template in self.snapshots:
+            return True
+        report = self.reports.get(template)
+        return report is not None and report.status is BuildStatus.READY
+
     async def start_build(self, request: BuildRequest) -> None:
-        """See NodeService: it waits until a test says otherwise by :meth:`report`."""
-        self.builds.setdefault(request.build_id, request)
+        """See NodeService: it waits until a test says otherwise by :meth:`report`, or runs by itself."""
+        if request.build_id in self.builds:
+            return
+        self.builds[request.build_id] = request
         self.reports.setdefault(request.build_id, BuildReport(build_id=request.build_id, status=BuildStatus.WAITING, total=0))
+        if self.builds_run:
+            task = asyncio.create_task(self._run_build(request))
+            self._running.add(task)
+            task.add_done_callback(self._running.discard)
+
+    async def _run_build(self, request: BuildRequest) -> None:
+        """Log each step, and fail where a command is ``exit <number>`` or the base ``missing``, or the ready command is ``false``."""
+        steps = [("base", "FROM", request.parent or (request.image.reference if request.image else ""))]
+        steps += [(str(number), step.kind, " ".join(step.args)) for number, step in enumerate(request.steps, 1)]
+        for name, kind, text in [*steps, ("finalize", "READY", request.ready_cmd)]:
+            await asyncio.sleep(self.build_step_s)
+            report = self.reports.get(request.build_id)
+            if report is None or report.status.is_final:
+                return
+            fault = _fault(kind, text)
+            lines = [BuildLogEntry(at=time.time(), level="info", message=f"[{name}] {kind} {text}", step=name)]
+            if fault is not None:
+                lines.append(BuildLogEntry(at=time.time(), level="error", message=fault, step=name))
+            report = replace(report, status=BuildStatus.BUILDING, entries=(*report.entries, *lines))
+            if fault is not None:
+                await self.report(replace(report, status=BuildStatus.ERROR, message=fault, step=name))
+                return
+            await self.report(report)
+        await self.report(replace(self.reports[request.build_id], status=BuildStatus.READY))
 
     async def report(self, report: BuildReport) -> None:
         """Make this what is said of a build; an end is told to the peers."""
@@ -344,13 +386,25 @@ class FakeNode:
 
     async def drop_build(self, build_id: str) -> None:
         """See NodeService."""
+        self.dropped.append(build_id)
         self.builds.pop(build_id, None)
         self.reports.pop(build_id, None)
+        self.snapshots.pop(build_id, None)
 
     async def snapshot(self, sandbox_id: str, build_id: str, template_id: str, name: str) -> Template:
         """See NodeService: the sandbox's template under another name."""
         self.find(sandbox_id)
-        return replace(TEMPLATES[0], template_id=template_id, name=name, build_id=build_id)
+        if self.snapshot_fault is not None:
+            raise self.snapshot_fault
+        return self.snapshots.setdefault(build_id, replace(TEMPLATES[0], template_id=template_id, name=name, build_id=build_id))
+
+
+def _fault(kind: str, text: str) -> str | None:
+    if kind == "RUN" and text.startswith("exit "):
+        return f"failed to run command '{text}': command failed: exit status {text[5:]}"
+    if kind == "FROM" and text == "missing":
+        return "failed to pull image 'missing': not found"
+    return "ready command failed: exit status 1" if kind == "READY" and text == "false" else None
 
 
 @contextlib.asynccontextmanager

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 import structlog
 from aiohttp import web
 
+from cloister.api import builds
 from cloister.api.auth import authenticate
 from cloister.api.errors import error_response, render_error
 from cloister.api.handlers import SANDBOX_ID, TEAM_ID, Api
@@ -32,6 +33,11 @@ def add_routes(app: web.Application, api: Api, is_ready: IsReady) -> None:
         app.router.add_route(method, path, _authenticated(api, handler))
     for method, path, what in NOT_BUILT:
         app.router.add_route(method, path, _authenticated(api, _refusing(what)))
+
+    async def upload(request: web.Request) -> web.Response:
+        return await builds.upload(api.uploads, request)
+
+    app.router.add_put(builds.UPLOAD_PATH, upload)
 
     async def health(_request: web.Request) -> web.Response:
         if is_ready():

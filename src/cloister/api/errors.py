@@ -21,12 +21,15 @@ from cloister.errors import (
     QuotaExceededError,
     RateLimitedError,
     StartFailedError,
+    StorageFullError,
+    TooLargeError,
     UnavailableError,
 )
 
 __all__ = ["error_response", "render_error"]
 
 _STATUS: tuple[tuple[type[CloisterError], int], ...] = (
+    (TooLargeError, 413),
     (InvalidRequestError, 400),
     (AuthenticationError, 401),
     (PermissionDeniedError, 403),
@@ -34,6 +37,7 @@ _STATUS: tuple[tuple[type[CloisterError], int], ...] = (
     (ConflictError, 409),
     (QuotaExceededError, 429),
     (RateLimitedError, 429),
+    (StorageFullError, 507),
     (NoCapacityError, 503),
     (UnavailableError, 503),
     (DeadlineError, 504),

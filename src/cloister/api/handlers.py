@@ -8,10 +8,13 @@ from typing import Any
 
 from aiohttp import web
 
+from cloister.control.builds import Builds
 from cloister.control.keys import Keys
 from cloister.control.logs import SandboxLogs
 from cloister.control.sandboxes import Sandboxes
+from cloister.control.snapshots import Snapshots
 from cloister.control.templates import Templates
+from cloister.control.uploads import Uploads
 from cloister.errors import InvalidRequestError
 
 __all__ = ["SANDBOX_ID", "TEAM_ID", "Api", "json_answer", "read_json"]
@@ -28,6 +31,9 @@ class Api:
     keys: Keys
     sandboxes: Sandboxes
     templates: Templates
+    builds: Builds
+    uploads: Uploads
+    snapshots: Snapshots
     logs: SandboxLogs
     domain: str | None
 

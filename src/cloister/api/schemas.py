@@ -10,10 +10,10 @@ import re
 from datetime import UTC, datetime
 from typing import Any
 
+from cloister.api.fields import Fields
 from cloister.control.sandboxes import NewSandbox
 from cloister.errors import InvalidRequestError
 from cloister.model.node import Sample, SandboxMetrics
-from cloister.model.template import Template
 from cloister.store.base import Sandbox, Team
 
 __all__ = [
@@ -29,8 +29,8 @@ __all__ = [
     "render_listed",
     "render_metric",
     "render_team",
-    "render_template",
     "render_time",
+    "whole_cpus",
 ]
 
 ENVD_VERSION = "0.6.4"
@@ -40,50 +40,6 @@ DEFAULT_TIMEOUT_S = {1: 15, 2: 300}
 """By version of the creating call."""
 _IDEMPOTENCY_KEY = re.compile(r"[a-z0-9-]{1,255}\Z")
 _ALL_ADDRESSES = ("0.0.0.0/0",)
-_MISSING = object()
-
-
-class _Fields:
-    """A JSON object's fields, taken one by one; what is left at the end was not understood."""
-
-    def __init__(self, body: object, where: str = "") -> None:
-        if not isinstance(body, dict):
-            raise InvalidRequestError(f"{where.rstrip('.') or 'the body'} must be a JSON object")
-        self._left = dict(body)
-        self._where = where
-
-    def take(self, name: str, kind: type, default: Any = _MISSING) -> Any:
-        value = self._left.pop(name, None)
-        if value is None:
-            if default is _MISSING:
-                raise InvalidRequestError(f"{self._where}{name} is missing")
-            return default
-        if kind is int and isinstance(value, float) and value.is_integer():
-            value = int(value)
-        if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-            raise InvalidRequestError(f"{self._where}{name} must be {_KIND_NAMES[kind]}")
-        return value
-
-    def take_texts(self, name: str) -> dict[str, str]:
-        values = self.take(name, dict, {})
-        for key, value in values.items():
-            if not isinstance(value, str):
-                raise InvalidRequestError(f"{self._where}{name}.{key} must be a string")
-        return dict(values)
-
-    def refuse(self, name: str, *neutral: object) -> None:
-        """Refuse the field unless it is absent, null or one of the values that ask for nothing."""
-        value = self._left.pop(name, None)
-        if value is not None and not any(type(value) is type(harmless) and value == harmless for harmless in neutral):
-            raise InvalidRequestError(f"{self._where}{name} is not supported by this server")
-
-    def end(self) -> None:
-        """Refuse what is left."""
-        if self._left:
-            raise InvalidRequestError(f"unknown field: {', '.join(self._where + name for name in sorted(self._left))}")
-
-
-_KIND_NAMES = {str: "a string", int: "a whole number", bool: "true or false", dict: "an object", list: "a list"}
 
 
 def parse_new_sandbox(body: object, *, api_version: int, idempotency_key: str | None) -> NewSandbox:
@@ -92,7 +48,7 @@ def parse_new_sandbox(body: object, *, api_version: int, idempotency_key: str | 
     Raises:
         InvalidRequestError: names the field that is missing, wrong, unknown or not supported.
     """
-    fields = _Fields(body)
+    fields = Fields(body)
     template = fields.take("templateID", str)
     timeout_s = fields.take("timeout", int, DEFAULT_TIMEOUT_S[api_version])
     metadata, envs = fields.take_texts("metadata"), fields.take_texts("envVars")
@@ -102,7 +58,7 @@ def parse_new_sandbox(body: object, *, api_version: int, idempotency_key: str | 
     fields.take("mcp", dict, {})  # by itself it asks for nothing: the SDK starts the servers inside, with the keys that it has
     for name, neutral in (("autoPause", (False,)), ("autoPauseMemory", (True,)), ("iam", ({},)), ("volumeMounts", ([],))):
         fields.refuse(name, *neutral)
-    resume = _Fields(fields.take("autoResume", dict, {}), "autoResume.")
+    resume = Fields(fields.take("autoResume", dict, {}), "autoResume.")
     resume.refuse("enabled", False)
     resume.end()
     fields.end()
@@ -128,7 +84,7 @@ def parse_new_sandbox(body: object, *, api_version: int, idempotency_key: str | 
 
 
 def _parse_network(body: dict[str, Any]) -> tuple[bool, bool]:
-    network = _Fields(body, "network.")
+    network = Fields(body, "network.")
     public_traffic = network.take("allowPublicTraffic", bool, True)
     network.refuse("allowOut", [])
     deny_out = network.take("denyOut", list, [])
@@ -148,7 +104,7 @@ def _check_envs(envs: dict[str, str]) -> None:
 
 def parse_connect(body: object, *, api_version: int) -> int:
     """Seconds that a connecting client wants the sandbox to live."""
-    fields = _Fields(body)
+    fields = Fields(body)
     timeout_s: int = fields.take("timeout", int, *((DEFAULT_TIMEOUT_S[2],) if api_version == 2 else ()))
     fields.refuse("memory", True)
     fields.end()
@@ -159,7 +115,7 @@ def parse_connect(body: object, *, api_version: int) -> int:
 
 def parse_timeout(body: object) -> int:
     """Seconds from now; 0 or less ends the sandbox."""
-    fields = _Fields(body)
+    fields = Fields(body)
     timeout_s: int = fields.take("timeout", int)
     fields.end()
     return timeout_s
@@ -167,7 +123,7 @@ def parse_timeout(body: object) -> int:
 
 def parse_refresh(body: object) -> int:
     """Seconds to prolong by, within the bounds of the published API."""
-    fields = _Fields(body)
+    fields = Fields(body)
     duration_s: int = fields.take("duration", int, 15)
     fields.end()
     if not 0 <= duration_s <= 3_600:
@@ -210,7 +166,7 @@ def render_listed(row: Sandbox) -> dict[str, Any]:
         "alias": row.template,
         "startedAt": render_time(row.started_at),
         "endAt": render_time(row.end_at),
-        "cpuCount": _whole(row.cpu_count),
+        "cpuCount": whole_cpus(row.cpu_count),
         "memoryMB": row.mem_mib,
         "diskSizeMB": row.disk_mib,
         "metadata": row.metadata,
@@ -236,7 +192,7 @@ def render_metric(row: Sandbox, metrics: SandboxMetrics, sample: Sample) -> dict
     return {
         "timestamp": render_time(sample.at),
         "timestampUnix": int(sample.at),
-        "cpuCount": _whole(row.cpu_count),
+        "cpuCount": whole_cpus(row.cpu_count),
         "cpuUsedPct": sample.cpu_used_pct,
         "memUsed": sample.mem_used_bytes,
         "memTotal": metrics.mem_limit_bytes,
@@ -251,29 +207,6 @@ def render_team(team: Team, key: str) -> dict[str, Any]:
     return {"teamID": team.team_id, "name": team.name, "apiKey": key, "isDefault": True}
 
 
-def render_template(template: Template, since: float) -> dict[str, Any]:
-    """``Template`` of the contract. ``since`` stands for the time of a template that does not carry it."""
-    created_at = render_time(template.created_at or since)
-    return {
-        "templateID": template.template_id,
-        "buildID": template.build_id,
-        "cpuCount": _whole(template.limits.cpu_count),
-        "memoryMB": template.limits.mem_mib,
-        "diskSizeMB": template.limits.disk_mib,
-        "public": True,
-        "aliases": [template.name, *template.aliases],
-        "names": [template.name, *template.aliases],
-        "createdAt": created_at,
-        "updatedAt": created_at,
-        "createdBy": None,
-        "lastSpawnedAt": None,
-        "spawnCount": 0,
-        "buildCount": 1,
-        "envdVersion": ENVD_VERSION,
-        "buildStatus": "ready",
-    }
-
-
-def _whole(cpu_count: float) -> int:
+def whole_cpus(cpu_count: float) -> int:
     """The contract has whole processors; a share of one counts as one."""
     return max(1, round(cpu_count))

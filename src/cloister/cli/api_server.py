@@ -25,12 +25,16 @@ from cloister.cli.client_env import ClientEnv, read_client_env, server_url, writ
 from cloister.cluster.base import NodeClient, NodeListener
 from cloister.cluster.local import LocalNodeClient
 from cloister.config.settings import Settings
+from cloister.control.build_terms import BuildPolicy
+from cloister.control.builds import Builds
 from cloister.control.keys import DEFAULT_TEAM, Keys
 from cloister.control.logs import SandboxLogs
 from cloister.control.reconcile import Reconciler
 from cloister.control.registry import Registry
 from cloister.control.sandboxes import Sandboxes, SandboxPolicy, describe_end
+from cloister.control.snapshots import Snapshots
 from cloister.control.templates import Templates
+from cloister.control.uploads import UploadPolicy, Uploads
 from cloister.errors import AuthenticationError, CloisterError, NodeUnreachableError
 from cloister.model.sandbox import SandboxState
 from cloister.network.dns_relay import DnsRelay
@@ -40,6 +44,7 @@ from cloister.proxy.forward import MAX_HEAD_BYTES, MAX_HEADERS, READ_BUFFER_BYTE
 from cloister.proxy.routes import Gone, Route
 from cloister.store.logs import LogStore
 from cloister.store.sqlite import SqliteStore
+from cloister.store.uploads import UploadFiles
 
 __all__ = ["ApiServer", "TlsListener"]
 
@@ -101,28 +106,48 @@ class ApiServer:
             stack.push_async_callback(registry.close)
             keys = Keys(store)
             await self._publish_key(keys)
-            templates = Templates(self._node)
+            templates = Templates(self._node, store)
+            stack.push_async_callback(templates.close)
             policy = SandboxPolicy(max_timeout_s=settings.max_timeout_s, max_per_team=settings.max_sandboxes_per_team)
             sandboxes = Sandboxes(self._node, registry, templates, policy)
             sandboxes.remember_idempotency_keys()
             stack.push_async_callback(sandboxes.close)
+            uploads = await self._open_uploads(stack, store)
+            builds = Builds(self._node, store, templates, uploads, build_policy(settings))
+            await builds.load()
+            stack.push_async_callback(builds.close)
+            snapshots = Snapshots(self._node, store, templates, builds, sandboxes)
+            stack.push_async_callback(snapshots.close)
             ingress = Ingress(RegistryRoutes(registry), self._node)
             stack.push_async_callback(ingress.close)
             logs = await self._open_logs(stack, registry, sandboxes, ingress)
             registry.on_end(ingress.end)
-            reconciler = Reconciler(store, registry, sandboxes, templates)
+            reconciler = Reconciler(store, registry, sandboxes, templates, builds)
             stack.push_async_callback(self._stop_relay)
             stack.push_async_callback(self._node.close)
-            self._node.start(NodeListener(lambda node: self._greet(node, reconciler), sandboxes.ended, logs.noted))
-            pruning = asyncio.create_task(_prune(registry, logs, settings.ended_retention_s))
+            self._node.start(NodeListener(lambda node: self._greet(node, reconciler), sandboxes.ended, logs.noted, builds.ended))
+            pruning = asyncio.create_task(_prune(registry, logs, builds, settings.ended_retention_s))
             stack.push_async_callback(_cancel, pruning)
             app = web.Application(middlewares=[ingress.middleware(), rest_middleware], client_max_size=settings.max_body_mib << 20)
-            add_routes(app, Api(keys, sandboxes, templates, logs, settings.domain), lambda: self._node.is_connected)
+            api = Api(keys, sandboxes, templates, builds, uploads, snapshots, logs, settings.domain)
+            add_routes(app, api, lambda: self._node.is_connected)
             # Until the node has been asked, an id that the store does not know may yet be a sandbox; connections queue meanwhile.
             with contextlib.suppress(NodeUnreachableError):
                 await self._node.wait_connected()
             await self._serve(app, stack)
             self._stack = stack.pop_all()
+
+    async def _open_uploads(self, stack: AsyncExitStack, store: SqliteStore) -> Uploads:
+        settings = self._settings
+        policy = UploadPolicy(
+            max_bytes=settings.max_upload_mib << 20,
+            total_bytes=settings.upload_total_mib << 20,
+            reserve_bytes=settings.disk_reserve_mib << 20,
+        )
+        uploads = Uploads(UploadFiles(settings.data_dir / "api" / "uploads"), store.templates, policy)
+        await uploads.open()
+        stack.push_async_callback(uploads.close)
+        return uploads
 
     async def _open_logs(self, stack: AsyncExitStack, registry: Registry, sandboxes: Sandboxes, ingress: Ingress) -> SandboxLogs:
         """The sandboxes' logs, told of every sandbox that begins and ends."""
@@ -210,13 +235,28 @@ class ApiServer:
             self._relay = None
 
 
-async def _prune(registry: Registry, logs: SandboxLogs, retention_s: float) -> None:
+def build_policy(settings: Settings) -> BuildPolicy:
+    """What the settings say about template builds."""
+    return BuildPolicy(
+        cpu_count=settings.default_cpu_count,
+        mem_mib=settings.default_mem_mib,
+        disk_mib=settings.default_disk_mib,
+        max_cpu_count=settings.max_template_cpu_count,
+        max_mem_mib=settings.max_template_mem_mib,
+        max_disk_mib=settings.max_template_disk_mib,
+        max_builds=settings.max_builds_per_team,
+        max_templates=settings.max_templates_per_team,
+    )
+
+
+async def _prune(registry: Registry, logs: SandboxLogs, builds: Builds, retention_s: float) -> None:
     while True:
         await asyncio.sleep(_PRUNE_S)
         began = time.monotonic()
         try:
             await registry.prune()
             await logs.prune(retention_s)
+            await builds.prune()
         except (CloisterError, OSError):
             _log.exception("registry.not_pruned")
         _log.debug("registry.pruned", duration_s=time.monotonic() - began)

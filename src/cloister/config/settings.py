@@ -92,6 +92,15 @@ class Settings:
     max_timeout_s: int = _setting(86_400, "Longest time to live that a client may ask for.", unit="s")
     max_sandboxes_per_team: int = _setting(1_000, "Live sandboxes a team may have.")
     max_body_mib: int = _setting(8, "Largest body of an API request; sandbox traffic has no such bound.", unit="MiB")
+    max_template_cpu_count: int = _setting(8, "Processors that a client may give to a template's sandboxes.", unit="cores")
+    max_template_mem_mib: int = _setting(8_192, "Memory that a client may give to a template's sandboxes.", unit="MiB")
+    max_template_disk_mib: int = _setting(20_480, "Free disk that a client may give to a template's sandboxes.", unit="MiB")
+    max_templates_per_team: int = _setting(1_000, "Templates and snapshots a team may have.")
+    max_builds_per_team: int = _setting(20, "Template builds of a team that wait or run at a time.")
+    max_upload_mib: int = _setting(4_096, "Largest archive of files that a template build may copy from.", unit="MiB")
+    upload_total_mib: int = _setting(
+        16_384, "Such archives of all teams on disk; those of no use for the longest time go first, and any after a week.", unit="MiB"
+    )
     ended_retention_s: int = _setting(86_400, "How long it is remembered why a sandbox ended, and its log kept.", unit="s")
     metrics_interval_s: float = _setting(5.0, "Time between two samples of what a sandbox uses.", unit="s")
     log_sandbox_kib: int = _setting(512, "Log of one sandbox on disk; the oldest half of it goes when it is full.", unit="KiB")

@@ -11,6 +11,7 @@ from typing import Any
 import structlog
 
 from cloister.cluster.base import NodeClient
+from cloister.control.builds import Builds
 from cloister.control.registry import Registry
 from cloister.control.sandboxes import Sandboxes
 from cloister.control.templates import Templates
@@ -25,11 +26,12 @@ _log = structlog.get_logger("cloister.control")
 class Reconciler:
     """Compares once for each :meth:`run` and repairs the differences."""
 
-    def __init__(self, store: Store, registry: Registry, sandboxes: Sandboxes, templates: Templates) -> None:
+    def __init__(self, store: Store, registry: Registry, sandboxes: Sandboxes, templates: Templates, builds: Builds) -> None:
         self._store = store
         self._registry = registry
         self._sandboxes = sandboxes
         self._templates = templates
+        self._builds = builds
 
     async def run(self, node: NodeClient) -> None:
         """Bring both sides together, with calls on ``node``."""
@@ -45,6 +47,7 @@ class Reconciler:
         for record in records.values():
             if not self._sandboxes.is_creating(record.sandbox_id):
                 await self._settle(node, record, teams)
+        await self._builds.reconcile(node)
         _log.info("node.reconciled", sandboxes=len(records))
 
     async def _settle(self, node: NodeClient, record: SandboxRecord, teams: set[str]) -> None:
@@ -73,7 +76,7 @@ def _adopted(record: SandboxRecord) -> Sandbox:
         sandbox_id=record.sandbox_id,
         team_id=known["team_id"],
         template_id=known.get("template_id", record.template),
-        template=record.template,
+        template=known.get("template", record.template),
         state=SandboxState.RUNNING,
         started_at=record.started_at,
         end_at=record.end_at,

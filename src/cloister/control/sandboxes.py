@@ -16,7 +16,7 @@ import structlog
 
 from cloister.cluster.base import NodeClient
 from cloister.control.registry import Registry
-from cloister.control.templates import Templates
+from cloister.control.templates import FoundTemplate, Templates
 from cloister.errors import (
     CloisterError,
     ConflictError,
@@ -28,7 +28,6 @@ from cloister.errors import (
 from cloister.ids import new_access_token
 from cloister.model.node import EndedSandbox, NodeInfo, SandboxMetrics
 from cloister.model.sandbox import EndReason, SandboxRequest, SandboxState
-from cloister.model.template import Template
 from cloister.store.base import Sandbox
 
 __all__ = ["NewSandbox", "SandboxPolicy", "Sandboxes"]
@@ -85,8 +84,8 @@ class Sandboxes:
             InvalidRequestError, TemplateNotFoundError, QuotaExceededError, NoCapacityError, UnavailableError, InternalError.
         """
         self._check_timeout(new.timeout_s)
-        template = await self._templates.find(new.template)
-        sandbox_id = await self._node.reserve(template.name)
+        template = await self._templates.find(team_id, new.template)
+        sandbox_id = await self._node.reserve(template.runs)
         if new.idempotency_key is not None and (earlier := await self._find_earlier(team_id, new.idempotency_key)) is not None:
             return earlier
         # From here to the task nothing is awaited, so that creations at the same moment see each other.
@@ -96,7 +95,7 @@ class Sandboxes:
             )
         row = self._row(sandbox_id, team_id, template, new)
         self._registry.hold(row)
-        task = asyncio.create_task(self._create(row, new))
+        task = asyncio.create_task(self._create(row, template, new))
         self._creating[row.sandbox_id] = task
         if new.idempotency_key is not None:
             self._by_idempotency_key[team_id, new.idempotency_key] = row.sandbox_id
@@ -124,7 +123,7 @@ class Sandboxes:
             if row.idempotency_key is not None:
                 self._by_idempotency_key[row.team_id, row.idempotency_key] = row.sandbox_id
 
-    def _row(self, sandbox_id: str, team_id: str, template: Template, new: NewSandbox) -> Sandbox:
+    def _row(self, sandbox_id: str, team_id: str, template: FoundTemplate, new: NewSandbox) -> Sandbox:
         now = time.time()
         return Sandbox(
             sandbox_id=sandbox_id,
@@ -134,9 +133,9 @@ class Sandboxes:
             state=SandboxState.CREATING,
             started_at=now,
             end_at=now + new.timeout_s,
-            cpu_count=template.limits.cpu_count,
-            mem_mib=template.limits.mem_mib,
-            disk_mib=template.limits.disk_mib,
+            cpu_count=template.cpu_count,
+            mem_mib=template.mem_mib,
+            disk_mib=template.disk_mib,
             metadata=new.metadata,
             access_token=new_access_token() if new.secure else None,
             traffic_token=None if new.public_traffic else new_access_token(),
@@ -144,11 +143,11 @@ class Sandboxes:
             idempotency_key=new.idempotency_key,
         )
 
-    async def _create(self, row: Sandbox, new: NewSandbox) -> Sandbox:
+    async def _create(self, row: Sandbox, template: FoundTemplate, new: NewSandbox) -> Sandbox:
         await self._registry.add(row)
         request = SandboxRequest(
             sandbox_id=row.sandbox_id,
-            template=row.template,
+            template=template.runs,
             end_at=row.end_at,
             envs=new.envs,
             access_token=row.access_token,
@@ -156,6 +155,7 @@ class Sandboxes:
             attributes={
                 "team_id": row.team_id,
                 "template_id": row.template_id,
+                "template": row.template,
                 "metadata": row.metadata,
                 "access_token": row.access_token,
                 "traffic_token": row.traffic_token,
@@ -176,6 +176,7 @@ class Sandboxes:
         created = await self._registry.change(row.sandbox_id, state=SandboxState.RUNNING, started_at=record.started_at)
         _log.info("sandbox.created", sandbox_id=row.sandbox_id, team_id=row.team_id, template=row.template)
         self.on_created(created)
+        self._templates.spawned(template)
         return created
 
     async def _discard(self, task: asyncio.Task[Sandbox]) -> None:

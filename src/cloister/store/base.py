@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from cloister.model.sandbox import EndReason, SandboxState
+from cloister.store.templates import TemplateStore
 
 __all__ = ["ApiKey", "Sandbox", "Store", "Team"]
 
@@ -65,6 +66,10 @@ class Sandbox:
 
 class Store(Protocol):
     """Every method raises StoreError when the database fails."""
+
+    @property
+    def templates(self) -> TemplateStore:
+        """Templates of clients, in the same database."""
 
     async def close(self) -> None:
         """Let go of the database; waits for what is being written."""

@@ -20,6 +20,7 @@ from cloister.errors import AlreadyExistsError, StoreError
 from cloister.model.sandbox import EndReason, SandboxState
 from cloister.store.base import ApiKey, Sandbox, Team
 from cloister.store.migrate import migrate
+from cloister.store.sqlite_templates import SqliteTemplates
 
 __all__ = ["SqliteStore"]
 
@@ -34,6 +35,7 @@ class SqliteStore:
     def __init__(self, connection: sqlite3.Connection, thread: ThreadPoolExecutor) -> None:
         self._connection = connection
         self._thread = thread
+        self.templates = SqliteTemplates(lambda work: self._run(lambda: work(connection)))
 
     @classmethod
     async def open(cls, path: Path) -> SqliteStore:

@@ -97,7 +97,7 @@ async def plane(tmp_path: Path) -> AsyncIterator[Plane]:
     node.gate.set()
     registry = Registry(store, retention_s=100)
     client = cast("NodeClient", node)
-    yield Plane(node, store, registry, Sandboxes(client, registry, Templates(client), SandboxPolicy(max_per_team=3)))
+    yield Plane(node, store, registry, Sandboxes(client, registry, Templates(client, store), SandboxPolicy(max_per_team=3)))
     await registry.close()
     await store.close()
 
