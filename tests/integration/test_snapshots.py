@@ -6,16 +6,19 @@ import secrets
 import stat
 import threading
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from structlog.testing import capture_logs
 
-from cloister.errors import DeadlineError, LimitError, NoCapacityError
+from cloister.errors import DeadlineError, LimitError, NoCapacityError, SandboxNotFoundError, TemplateNotFoundError
+from cloister.model.sandbox import SandboxRecord, SandboxState
 from cloister.model.template import Template
-from cloister.node.snapshots import Snapshots
+from cloister.node.snapshots import SnapshotName, Snapshots
 from cloister.runtime.namespace.sandbox import NamespaceSandbox
 from cloister.template.interfaces import BoxSpec, Command
 from cloister.template.workbench import NodeBuildSandbox
@@ -62,7 +65,7 @@ def is_frozen(node: BuildNode, sandbox: NodeBuildSandbox) -> bool:
 
 def test_a_snapshot_has_the_files_and_the_sandbox_goes_on(node: BuildNode) -> None:
     """Files of a moment, in a template that can be started; the processes run on, and the log says how long they stood still."""
-    snapshots = Snapshots(node.place)
+    snapshots = Snapshots(node.place, node.catalog.find)
     with live(node) as sandbox:
         run(sandbox, "echo before > /opt/x; rm /etc/issue")
         run(sandbox, "(while :; do date +%s%N >> /opt/clock; sleep 0.01; done) > /dev/null 2>&1 & sleep 0.3")
@@ -87,7 +90,7 @@ def test_a_snapshot_has_the_files_and_the_sandbox_goes_on(node: BuildNode) -> No
 def test_a_snapshot_of_nothing_has_the_layers_of_the_sandbox(node: BuildNode) -> None:
     """Where nothing was written there is no layer to add."""
     with live(node) as sandbox:
-        assert Snapshots(node.place).take(runtime_of(sandbox), named()).layers == node.base.layers
+        assert Snapshots(node.place, node.catalog.find).take(runtime_of(sandbox), named()).layers == node.base.layers
 
 
 _LOCKSTEP = """
@@ -105,7 +108,7 @@ def test_a_snapshot_is_of_one_moment(node: BuildNode) -> None:
     with live(node) as sandbox:
         run(sandbox, f"cat > /opt/lockstep.py <<'P'\n{_LOCKSTEP}\nP\npython3 /opt/lockstep.py > /dev/null 2>&1 & sleep 1")
         for _ in range(3):
-            template = Snapshots(node.place).take(runtime_of(sandbox), named())
+            template = Snapshots(node.place, node.catalog.find).take(runtime_of(sandbox), named())
             tree = node.store.rootfs(template.layers[-1]) / "opt"
             first, second = (int((tree / name).read_bytes()[:16]) for name in "ab")
             assert first > 0
@@ -115,7 +118,7 @@ def test_a_snapshot_is_of_one_moment(node: BuildNode) -> None:
 def test_a_sandbox_goes_on_when_its_snapshot_fails(node: BuildNode, monkeypatch: pytest.MonkeyPatch) -> None:
     """The store has no room: the error says so, and nothing stands still or is left."""
     before = {path.name for path in (node.store.root / "layers").iterdir()}
-    snapshots = Snapshots(node.place)
+    snapshots = Snapshots(node.place, node.catalog.find)
     with live(node) as sandbox:
         run(sandbox, "echo x > /opt/x")
         for report in ({"error": "No space left on device: x", "errno": 28}, None):
@@ -135,7 +138,7 @@ def test_a_sandbox_that_cannot_be_frozen_goes_on(node: BuildNode, monkeypatch: p
         monkeypatch.setattr(cgroups, "is_frozen", lambda _name: False)
         monkeypatch.setattr("cloister.runtime.namespace.sandbox._FREEZE_TIMEOUT_S", 0.2)
         with pytest.raises(DeadlineError, match="stand still"):
-            Snapshots(node.place).take(runtime_of(sandbox), named())
+            Snapshots(node.place, node.catalog.find).take(runtime_of(sandbox), named())
         monkeypatch.undo()
         assert run(sandbox, "echo on") == "on\n"
 
@@ -152,7 +155,7 @@ def test_a_frozen_sandbox_is_killed(node: BuildNode) -> None:
 def test_snapshots_of_one_sandbox_wait_for_each_other(node: BuildNode) -> None:
     """Several at a time all succeed."""
     made: list[Template] = []
-    snapshots = Snapshots(node.place)
+    snapshots = Snapshots(node.place, node.catalog.find)
     with live(node) as sandbox:
         run(sandbox, "echo x > /opt/x")
         takers = [threading.Thread(target=lambda: made.append(snapshots.take(runtime_of(sandbox), named()))) for _ in range(4)]
@@ -172,7 +175,7 @@ def test_a_sandbox_of_as_many_layers_as_can_be_has_no_snapshot(node: BuildNode) 
         trees = (tree,) * 128
 
     with pytest.raises(LimitError, match="at most 128"):
-        Snapshots(node.place).take(Tall(), named())  # type: ignore[arg-type]
+        Snapshots(node.place, node.catalog.find).take(Tall(), named())  # type: ignore[arg-type]
 
 
 _TRAPS = """
@@ -191,10 +194,49 @@ def test_sandbox_cannot_get_other_files_into_its_snapshot(node: BuildNode, tmp_p
     with live(node) as sandbox:
         run(sandbox, f"{_TRAPS}\nln -s {secret} host; sleep 0.3; echo x > /dev/shm/x")
         for _ in range(5):
-            template = Snapshots(node.place).take(runtime_of(sandbox), named())
+            template = Snapshots(node.place, node.catalog.find).take(runtime_of(sandbox), named())
             tree = node.store.rootfs(template.layers[-1])
             assert all(path.is_symlink() for path in (tree / "opt/t").iterdir())
             found = [path for path in tree.rglob("*") if stat.S_ISREG(path.lstat().st_mode)]
             assert {path.stat().st_ino for path in found}.isdisjoint(inodes)
             assert {path.read_text() for path in found} <= {"mine\n", ""}
             assert not any((tree / name).exists() for name in ("proc", "dev", "sys", ".cloister"))
+
+
+def record_of(node: BuildNode, *, build_id: str = "", template: str = "base") -> SandboxRecord:
+    """What the supervisor knows of a sandbox."""
+    return SandboxRecord(
+        sandbox_id="x", template=template, build_id=build_id or node.base.build_id, runtime="namespace", state=SandboxState.RUNNING,
+        started_at=0.0, end_at=0.0, limits=LIMITS,
+    )  # fmt: skip
+
+
+def test_a_snapshot_says_what_the_sandboxs_template_says(node: BuildNode) -> None:
+    """User, variables and start command are those of the build that the sandbox was made of, also when a newer one is there."""
+    own = {"envs": {"A": "b"}, "user": "root", "start_cmd": "serve"}
+    made = replace(node.base, template_id="mine", name="mine", build_id=str(uuid.uuid4()), aliases=(), **own)
+    node.store.write_build(made)
+    snapshots, name = Snapshots(node.place, node.catalog.find), SnapshotName(build_id=str(uuid.uuid4()), template_id="s", name="snap")
+    with live(node) as sandbox:
+        run(sandbox, "echo x > /opt/x")
+        taken = snapshots.of(record_of(node, build_id=made.build_id), runtime_of(sandbox), name)
+        assert (taken.name, taken.template_id, taken.user, taken.envs, taken.start_cmd) == ("snap", "s", "root", {"A": "b"}, "serve")
+        run(sandbox, "echo more > /opt/y")
+        assert snapshots.of(record_of(node), runtime_of(sandbox), name) == taken  # asked again: the same
+        rebuilt = SnapshotName(build_id=str(uuid.uuid4()), template_id="s", name="snap")
+        assert snapshots.of(record_of(node, build_id=str(uuid.uuid4())), runtime_of(sandbox), rebuilt).user == node.base.user
+        gone = record_of(node, build_id=str(uuid.uuid4()), template="mine")
+        with pytest.raises(TemplateNotFoundError):
+            snapshots.of(gone, runtime_of(sandbox), SnapshotName(build_id=str(uuid.uuid4()), template_id="s", name="snap"))
+
+
+def test_a_snapshot_of_a_sandbox_that_ends_says_so(node: BuildNode) -> None:
+    """The error is that there is no such sandbox, and nothing is recorded."""
+    name = SnapshotName(build_id=str(uuid.uuid4()), template_id="s", name="snap")
+    with live(node) as sandbox:
+        run(sandbox, "echo x > /opt/x")
+        ended = runtime_of(sandbox)
+    with pytest.raises(SandboxNotFoundError, match="ended while"):
+        Snapshots(node.place, node.catalog.find).of(record_of(node), ended, name)
+    with pytest.raises(TemplateNotFoundError):
+        node.store.build(name.build_id)

@@ -28,8 +28,10 @@ from cloister.node.host import close_host, open_host
 from cloister.node.journal import Journal
 from cloister.node.pool import PoolSize
 from cloister.node.server import NodeServer
+from cloister.node.snapshots import Snapshots
 from cloister.node.supervisor import Supervisor
 from cloister.telemetry.logging import configure_logging
+from cloister.template.copier import BuildPlace
 from cloister.template.layers import LayerStore
 
 __all__ = ["add_parser", "run"]
@@ -67,6 +69,8 @@ async def _serve(settings: Settings, ready_fd: int | None) -> None:
     supervisor = Supervisor(host, catalog, journal, creator, upstream_dns, pool)
     supervisor.sampler.interval_s = settings.metrics_interval_s
     supervisor.ceiling = host_ceiling(settings.default_limits(), settings.max_cpu_count, settings.max_mem_mib, settings.max_disk_mib)
+    place = BuildPlace(runtime=host.runtime, store=store, agent_tree=catalog.agent_tree, disk_reserve_mib=settings.disk_reserve_mib)
+    supervisor.snapshots = Snapshots(place, catalog.find)
     warm = warm_from_threads(supervisor.warm)
     shared = BuildHost(host=host, store=store, catalog=catalog, bootstrap=host_bootstrap(), warm=warm)
     building = Building(make_builds(settings, shared), supervisor.ceiling)

@@ -61,6 +61,8 @@ class SandboxRecord:
     limits: Limits
     allow_internet: bool = True
     attributes: dict[str, Any] = field(default_factory=dict)
+    build_id: str = ""
+    """Of the template as it was when the sandbox was made; empty in entries from before this was kept."""
 
     def to_json(self) -> dict[str, Any]:
         """As JSON-ready data; :meth:`from_json` reads it back."""

@@ -88,6 +88,7 @@ class Creator:
         return SandboxRecord(
             sandbox_id=request.sandbox_id,
             template=template.template_id,
+            build_id=template.build_id,
             runtime=self._runtime.name,
             state=SandboxState.CREATING,
             started_at=time.time(),

@@ -6,31 +6,72 @@ always goes on, also when the copy fails, when it is killed meanwhile, or when t
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
 
 import structlog
 
-from cloister.errors import LimitError
+from cloister.errors import InternalError, InvalidRequestError, LimitError, SandboxNotFoundError, TemplateNotFoundError
+from cloister.model.sandbox import SandboxRecord
 from cloister.model.template import Template
+from cloister.runtime.base import RuntimeSandbox
 from cloister.runtime.namespace.sandbox import NamespaceSandbox
 from cloister.runtime.spec import MAX_LAYERS
 from cloister.template.copier import BuildPlace, Copier, NewLayer
 from cloister.template.layers import layer_key
 
-__all__ = ["Snapshots"]
+__all__ = ["SnapshotName", "Snapshots"]
 
 _log = structlog.get_logger("cloister.node")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SnapshotName:
+    """What a snapshot is to be called."""
+
+    build_id: str
+    template_id: str
+    name: str
 
 
 class Snapshots:
     """Takes snapshots into the store of ``place``. Thread-safe; of one sandbox one is taken at a time."""
 
-    def __init__(self, place: BuildPlace) -> None:
+    def __init__(self, place: BuildPlace, find: Callable[[str], Template]) -> None:
+        """``find`` gives the template of a build id or name, or raises TemplateNotFoundError."""
         self._store = place.store
         self._copier = Copier(place)
+        self._find = find
+
+    def of(self, record: SandboxRecord, sandbox: RuntimeSandbox, name: SnapshotName) -> Template:
+        """The snapshot of a sandbox of this node; the one of that build id, if it has been taken already.
+
+        Raises: InvalidRequestError (its runtime cannot), TemplateNotFoundError (what its template says is known no more),
+        SandboxNotFoundError (it ended meanwhile), and as :meth:`take`.
+        """
+        with contextlib.suppress(TemplateNotFoundError):
+            return self._store.build(name.build_id)
+        if not isinstance(sandbox, NamespaceSandbox):
+            raise InvalidRequestError(f"the runtime {record.runtime!r} takes no snapshots")
+        like = dataclasses.replace(self._origin(record), template_id=name.template_id, name=name.name, build_id=name.build_id)
+        try:
+            return self.take(sandbox, like)
+        except (InternalError, OSError) as error:
+            if sandbox.has_ended():
+                raise SandboxNotFoundError(f"sandbox {record.sandbox_id} ended while its snapshot was taken") from error
+            raise
+
+    def _origin(self, record: SandboxRecord) -> Template:
+        """The template that the sandbox was made of; a stock one that was built anew since then says the same."""
+        try:
+            return self._find(record.build_id or record.template)
+        except TemplateNotFoundError:
+            return self._find(record.template)
 
     def take(self, sandbox: NamespaceSandbox, like: Template) -> Template:
         """The template of the files that ``sandbox`` has now, recorded under its build id.

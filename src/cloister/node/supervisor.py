@@ -23,6 +23,7 @@ from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 import structlog
@@ -48,6 +49,7 @@ from cloister.node.journal import Entry, Journal
 from cloister.node.pool import HOT_S, Pool, Pooled, PoolSize, PoolSource
 from cloister.node.sampler import Sampler
 from cloister.node.server import DnsSockets
+from cloister.node.snapshots import SnapshotName, Snapshots
 from cloister.node.waiting import readable
 from cloister.runtime.base import RuntimeSandbox
 from cloister.runtime.spec import SandboxSpec
@@ -60,6 +62,8 @@ _WORKERS = 16
 _CLEANERS = 2
 _PREPARERS = 4
 """Of templates, whose own Python may take all its time to become ready."""
+_SNAPSHOOTERS = 2
+"""Snapshots at a time: they share the disk."""
 _START_GRACE_S = 10.0
 _ROOM_WAIT_S, _ROOM_POLL_S = 3.0, 0.02
 _FILL_TIMEOUT_S = 90.0
@@ -99,6 +103,7 @@ class Supervisor:
         self._workers = ThreadPoolExecutor(_WORKERS, thread_name_prefix="node")
         self._cleaners = ThreadPoolExecutor(_CLEANERS, thread_name_prefix="cleaner")
         self._preparers = ThreadPoolExecutor(_PREPARERS, thread_name_prefix="preparer")
+        self._snapshooters = ThreadPoolExecutor(_SNAPSHOOTERS, thread_name_prefix="snapshooter")
         self._dead: dict[str, asyncio.Task[None]] = {}
         self._starting: dict[str, asyncio.Task[Any] | None] = {}
         """Creations whose template starts something, while that comes up; who waits for it."""
@@ -115,6 +120,7 @@ class Supervisor:
         self.on_note: Callable[[SandboxNote], Coroutine[Any, Any, None]] | None = None
         """Called on the event loop when a sandbox met one of its limits, or the network refused it something."""
         self.sampler.on_note = self._note
+        self.snapshots: Snapshots | None = None
         self.ceiling: Ceiling | None = None
         """What a creation may ask for at most."""
         self.is_resolver_served = asyncio.Event()
@@ -153,6 +159,7 @@ class Supervisor:
             await asyncio.gather(*(self._end(sandbox_id, EndReason.STOPPED) for sandbox_id in tuple(self._live)))
         await asyncio.gather(*self._dead.values())
         self._preparers.shutdown(wait=False, cancel_futures=True)
+        self._snapshooters.shutdown(wait=True, cancel_futures=True)
         self._cleaners.shutdown(wait=True)
         self._workers.shutdown(wait=True)
 
@@ -384,9 +391,14 @@ class Supervisor:
             builds=self.count_builds(),
         )
 
-    async def snapshot(self, _sandbox_id: str, _build_id: str, _template_id: str, _name: str) -> Template:
+    async def snapshot(self, sandbox_id: str, build_id: str, template_id: str, name: str) -> Template:
         """See :class:`NodeService`."""
-        raise InvalidRequestError("this node makes no snapshots yet")
+        live = self._find(sandbox_id)
+        if self.snapshots is None:
+            raise InvalidRequestError("this node takes no snapshots")
+        take = partial(self.snapshots.of, live.record, live.sandbox, SnapshotName(build_id=build_id, template_id=template_id, name=name))
+        taking = asyncio.get_running_loop().run_in_executor(self._snapshooters, take)
+        return await asyncio.shield(taking)
 
     # ---- one sandbox's life ----
 

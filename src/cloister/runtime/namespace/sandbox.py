@@ -143,6 +143,10 @@ class NamespaceSandbox:
         if not wait_pidfd(self.pidfd, _KILL_TIMEOUT_S):
             raise RuntimeFailedError(f"sandbox {self._spec.sandbox_id} did not end after SIGKILL")
 
+    def has_ended(self) -> bool:
+        """Whether all its processes are gone."""
+        return self._released or wait_pidfd(self.pidfd, 0)
+
     @property
     def trees(self) -> tuple[Path, ...]:
         """The directories of the host that it stands on: its layers, lowest first, then others."""
@@ -175,8 +179,8 @@ class NamespaceSandbox:
 
         Not after :meth:`release`. Raises: IsolationError.
         """
-        if self._disk_fd is None:
-            raise RuntimeFailedError(f"sandbox {self._spec.sandbox_id} was not created whole")
+        if self._disk_fd is None or self._released:
+            raise RuntimeFailedError(f"sandbox {self._spec.sandbox_id} has no disk")
         return rootfs.show_disk(self._spec.directory / "disk.img", os.minor(os.fstat(self._disk_fd).st_dev), userns_fd)
 
     def release(self) -> None:
