@@ -6,6 +6,7 @@ Reads only; works while the server runs, after a crash and after a stop. Exit co
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import re
@@ -16,7 +17,8 @@ from pathlib import Path
 from cloister.config.load import add_arguments, load
 from cloister.config.settings import Settings
 from cloister.errors import PermissionDeniedError
-from cloister.linux.cgroup import find_tree
+from cloister.ids import is_sandbox_id
+from cloister.linux.cgroup import CgroupTree, find_tree
 from cloister.linux.process import start_ticks
 from cloister.model.sandbox import SandboxState
 from cloister.network.slots import NetworkConfig, NetworkNode
@@ -78,21 +80,25 @@ def take_census(settings: Settings) -> Census:
     if sandboxes.is_dir():
         _read_journal(Journal(sandboxes), census)
     if number is None:
+        census.leftovers += [f"directory of a build's sandbox {name}" for name in sorted(_boxes(settings.data_dir))]
         census.leftovers += [f"loop device {line}" for line in _loops(settings.data_dir)]
         return census
     served = (settings.run_dir / str(number)).is_dir()
     zones = _live_zones(settings.run_dir / str(number) / "zones")
-    for name in sorted(find_tree(number).names()):
+    boxes = _boxes(settings.data_dir)
+    tree = find_tree(number)
+    for name in sorted(tree.names()):
         of_zone = re.sub("-(agent|kernel)$", "", name)  # the groups of its zygotes
-        _sort(census, name in census.live or of_zone in zones, f"control group {name}")
+        of_build = served and (name in boxes or (name.startswith("copy-") and _has_processes(tree, name)))
+        _sort(census, name in census.live or of_zone in zones or of_build, f"control group {name}")
     _count_processes(census, number, served)
     network = NetworkNode(NetworkConfig(number, settings.run_dir / str(number), None, (), ()))
     for line in network.survey():
         _sort(census, served, line)
     network.close()
     for line in _loops(settings.data_dir):
-        made_ahead = served and "/node/disks/" in line
-        _sort(census, made_ahead or any(sandbox_id in line for sandbox_id in census.live), f"loop device {line}")
+        is_ours = served and ("/node/disks/" in line or any(f"/node/boxes/{name}/" in line for name in boxes))
+        _sort(census, is_ours or any(sandbox_id in line for sandbox_id in census.live), f"loop device {line}")
     return census
 
 
@@ -128,6 +134,21 @@ def _live_zones(directory: Path) -> set[str]:
         if start_ticks(data["pid"]) == data["start_ticks"]:
             found.update(groups_of_zone(int(note.parent.name)))
     return found
+
+
+def _boxes(data_dir: Path) -> set[str]:
+    """Ids of the sandboxes of builds: each has a directory while it lives."""
+    directory = data_dir / "node" / "boxes"
+    return {path.name for path in directory.iterdir() if is_sandbox_id(path.name)} if directory.is_dir() else set()
+
+
+def _has_processes(tree: CgroupTree, name: str) -> bool:
+    """Whether a control group is of use to somebody."""
+    for directory in tree.directories(name).values():
+        with contextlib.suppress(OSError):
+            if (directory / "cgroup.procs").read_text():
+                return True
+    return False
 
 
 def _count_processes(census: Census, number: int, served: bool) -> None:
