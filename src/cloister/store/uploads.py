@@ -65,7 +65,9 @@ class UploadFiles:
     def keep(self, incoming: Incoming, team_id: str, upload_hash: str) -> None:
         """Make what came in the archive of that hash, in place of one that was there. Raises: OSError."""
         path = self.path(team_id, upload_hash)
-        path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        for directory in (path.parent.parent, path.parent):
+            directory.mkdir(exist_ok=True)
+            directory.chmod(0o755)  # whatever the umask is
         incoming.finish(path)
 
     def remove(self, team_id: str, upload_hash: str) -> None:
