@@ -62,12 +62,14 @@ def test_what_comes_in_is_not_there_before_it_is_whole(files: UploadFiles, tmp_p
 def test_a_start_removes_what_was_cut_off_and_keeps_the_key(files: UploadFiles, tmp_path: Path) -> None:
     """After a crash nothing half is left, and links that were given out are still good."""
     put(files, b"kept")
-    files.receive(4).write(b"half")
+    half = files.receive(4)
+    half.write(b"half")
     again = UploadFiles(tmp_path / "uploads")
     again.open()
     assert again.key == files.key
     assert again.is_there(TEAM, HASH, 4)
     assert list((tmp_path / "uploads" / ".incoming").iterdir()) == []
+    half.drop()
 
 
 def test_removing_leaves_no_directories(files: UploadFiles, tmp_path: Path) -> None:
