@@ -42,8 +42,8 @@ _ALLOWED = {
 _DISTRIBUTIONS = {"multidict": "aiohttp", "yarl": "aiohttp"}
 """Modules of another distribution than their name says; these two are aiohttp's own types."""
 _AGENT_LIBRARIES = {"aiohttp"}
-_DRIVER_LIBRARIES = {"IPython", "traitlets", "numpy", "pandas", "matplotlib", "PIL", "plotly", "e2b_charts"}
-"""What the Python driver uses of the template, all of it optional but IPython."""
+_DRIVER_LIBRARIES = {"IPython", "traitlets", "numpy", "pandas", "matplotlib", "PIL", "plotly", "e2b_charts", "zmq"}
+"""What the Python driver uses of the template, all of it optional but IPython; zmq is the agent's own, for Jupyter kernels."""
 _SLOW_OR_LOOSE = {"asyncio", "aiohttp", "structlog", "sqlite3"}
 
 

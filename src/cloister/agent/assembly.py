@@ -29,7 +29,7 @@ class Assembly:
         self.launcher = launcher
         self._state = state
         self.events = EventLog()
-        self.contexts = Contexts((), "/", launcher.start, launcher.envs_for, self.events.record)
+        self.contexts = Contexts((), "/", launcher.start, launcher.envs_for, self.events.record, launcher.kernelspecs)
         self._metrics = Metrics(launcher.cgroup, state)
         self._control = control_app(state, self._metrics, self.events)
         self.startup = Startup(state, self._control[PROCESSES], self.events)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,8 @@ __all__ = ["Context", "Contexts", "KernelFactory", "Run"]
 
 KernelFactory = Callable[[Language, str], Kernel]
 """(language, cwd) to a started kernel."""
+OtherLanguages = Callable[[], Sequence[Language]]
+"""Languages beside those of the template, as they are at this moment."""
 EnvsFor = Callable[[Kernel], dict[str, str]]
 Record = Callable[..., None]
 """``EventLog.record``."""
@@ -45,6 +47,8 @@ class Run:
         """At least one event; waits for the turn and the kernel first. May be cancelled without loss."""
         if self._kernel is None:
             await asyncio.wait({self._turn})
+            if self._request.envs and not self._context.language.takes_envs:
+                return self._refuse_envs()
             try:
                 kernel = await self._context.running_kernel()
             except CloisterError as error:
@@ -52,7 +56,7 @@ class Run:
                 self._leave()
                 return [Failure("KernelStartError", str(error), str(error)), Finished(None, Cost(0))]
             self._kernel = kernel
-            kernel.begin(self._request.code, {**self._context.envs_for(kernel), **self._request.envs})
+            kernel.begin(self._request.code, {**self._context.envs_of_run(kernel), **self._request.envs})
             notice = self._context.take_notice()
             if notice:
                 return [Output("stderr", notice)]
@@ -77,6 +81,15 @@ class Run:
             self._drain = asyncio.create_task(self._see_it_end())
             self._context.drains.add(self._drain)
             self._drain.add_done_callback(self._context.drains.discard)
+
+    def _refuse_envs(self) -> list[KernelEvent]:
+        self._leave()
+        language = self._context.language.name
+        text = (
+            f"A run of the Jupyter kernel '{language}' cannot have environment variables of its own: kernels have no way to be told "
+            "of them. Nothing was run. Give them to the sandbox when it is created, or set them in the code."
+        )
+        return [Failure("EnvsNotSupported", text, text), Finished(None, Cost(0))]
 
     async def _see_it_end(self) -> None:
         while not self._over:
@@ -116,6 +129,7 @@ class Context:
         self.drains: set[asyncio.Task[None]] = set()
         self.told = False
         self._notice = ""
+        self._changed: dict[str, str] = {}
         self._closed = False
 
     def submit(self, request: ExecuteRequest) -> Run:
@@ -157,6 +171,18 @@ class Context:
             await asyncio.wait(set(self.drains))
         if not self._queue:
             await self._drop_kernel()
+
+    def envs_of_run(self, kernel: Kernel) -> dict[str, str]:
+        """The sandbox's variables that a run must be given. A kernel that takes none has those of its start; a change is told."""
+        changed = self.envs_for(kernel)
+        if self.language.takes_envs:
+            return changed
+        if changed and changed != self._changed:
+            names = ", ".join(sorted(changed))
+            notice = "This kernel has the sandbox's variables as they were when it started"
+            self._notice += f"{notice}. Changed since: {names}. A restart brings them.\n"
+        self._changed = changed
+        return {}
 
     # -- the queue ------------------------------------------------------------------------------------------------------
 
@@ -247,12 +273,14 @@ class Contexts:
         start: KernelFactory,
         envs_for: EnvsFor,
         record: Record = lambda _kind, **_fields: None,
+        others: OtherLanguages = tuple,
     ) -> None:
         self._languages = languages
         self._cwd = cwd
         self._start = start
         self.envs_for = envs_for
         self._record = record
+        self._others = others
         self._contexts: dict[str, Context] = {}
         self._defaults: dict[str, str] = {}
 
@@ -294,6 +322,9 @@ class Contexts:
 
         Raises: NotFoundError.
         """
+        context_id = self._defaults.get(language_name or "")
+        if context_id is not None:  # a name that needs no second look at what is installed
+            return self._contexts[context_id]
         language = self._language(language_name)
         context_id = self._defaults.get(language.name)
         if context_id is None:
@@ -326,7 +357,7 @@ class Contexts:
     def _language(self, name: str | None) -> Language:
         if name is None:
             name = "python"  # what SDKs mean; a template without it says what it needs rather than run the code as another language
-        return find_language(name, self._languages)
+        return find_language(name, self._languages, self._others)
 
     def _add(self, language: Language, cwd: str) -> Context:
         context = Context(str(uuid.uuid4()), language, cwd, self._start, self.envs_for, self._record)

@@ -7,13 +7,13 @@ except bash's driver, which runs on the agent's own interpreter and so needs no 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from cloister.errors import NotFoundError
 
-__all__ = ["LANGUAGES", "Language", "LanguageContext", "find_language"]
+__all__ = ["LANGUAGES", "Language", "LanguageContext", "find_language", "on_our_python"]
 
 _RT = Path("/.cloister/rt")
 _JAVA = "/usr/local/lib/cloister/java"
@@ -31,12 +31,14 @@ class LanguageContext:
 
 @dataclass(frozen=True)
 class Language:
-    """One language. ``interrupt`` is ``signal`` (SIGINT) or ``message``."""
+    """One language. ``interrupt`` is ``signal`` (SIGINT), ``message`` (and SIGINT to what does not obey), or ``bridge`` (messages only)."""
 
     name: str
     aliases: tuple[str, ...]
     argv: Callable[[LanguageContext], list[str]]
     interrupt: str = "signal"
+    takes_envs: bool = True
+    """Whether a run can have variables of its own."""
 
 
 def _python(context: LanguageContext) -> list[str]:
@@ -60,11 +62,16 @@ def _java(context: LanguageContext) -> list[str]:
     return [context.programs.get("java", "/usr/bin/java"), *options, *lean, "-jar", f"{_JAVA}/kernel.jar"]
 
 
-def _bash(context: LanguageContext) -> list[str]:
+def on_our_python(script: Path) -> list[str]:
+    """The command line of a driver that runs on the agent's own interpreter."""
     if not _RT.exists():
-        return [sys.executable, "-I", "-S", str(context.drivers / "bash.py")]
+        return [sys.executable, "-I", "-S", str(script)]
     loader = [f"{_RT}/lib64/ld-linux-x86-64.so.2", "--argv0", f"{_RT}/bin/python3.13", "--library-path", f"{_RT}/lib/x86_64-linux-gnu"]
-    return [*loader, f"{_RT}/bin/python3.13", "-I", "-S", str(context.drivers / "bash.py")]
+    return [*loader, f"{_RT}/bin/python3.13", "-I", "-S", str(script)]
+
+
+def _bash(context: LanguageContext) -> list[str]:
+    return on_our_python(context.drivers / "bash.py")
 
 
 LANGUAGES = (
@@ -77,17 +84,24 @@ LANGUAGES = (
 )
 
 
-def find_language(name: str, available: Iterable[str]) -> Language:
-    """The language that ``name`` or an alias of it names, in any case, when it is among ``available``.
+def find_language(name: str, available: Iterable[str], others: Callable[[], Sequence[Language]] = tuple) -> Language:
+    """The language that ``name`` or an alias of it names, in any case: among ``available`` ones first, then among ``others``.
 
-    Raises: NotFoundError, which lists the available ones, and says what Python needs.
+    Raises: NotFoundError, which lists them all, and says what Python needs.
     """
     wanted = name.strip().lower()
     names = tuple(available)
     for language in LANGUAGES:
         if wanted in (language.name, *language.aliases) and language.name in names:
             return language
-    available_ones = f"Available: {', '.join(names) or 'none'}"
+    found = others()
+    for belongs in (lambda language: wanted == language.name.lower(), lambda language: wanted in language.aliases):
+        for language in found:
+            if belongs(language):
+                return language
+    native = {alias for language in LANGUAGES if language.name in names for alias in (language.name, *language.aliases)}
+    known = [*names, *sorted({language.name for language in found if language.name.lower() not in native})]
+    available_ones = f"Available: {', '.join(known) or 'none'}"
     raise NotFoundError(f"The language '{name[:80]}' is not available in this sandbox. {available_ones}{_remedy(wanted)}")
 
 

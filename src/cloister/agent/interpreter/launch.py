@@ -5,6 +5,7 @@ The one place that turns a language into a kernel; a second kind of kernel is ch
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import socket
 from collections.abc import Mapping
@@ -15,9 +16,10 @@ from cloister.agent.cgroup import Cgroup
 from cloister.agent.init import SandboxState
 from cloister.agent.interpreter.adopted import adopt
 from cloister.agent.interpreter.kernel import Kernel
+from cloister.agent.interpreter.kernelspecs import find_kernelspecs, kernelspec_directories
 from cloister.agent.interpreter.languages import Language, LanguageContext
 from cloister.agent.interpreter.native import KernelSettings, NativeKernel
-from cloister.agent.interpreter.process import LaunchSpec, StartedProcess
+from cloister.agent.interpreter.process import BridgedProcess, LaunchSpec, StartedProcess
 from cloister.agent.orphans import Orphans
 from cloister.errors import AuthenticationError, InvalidRequestError, UnavailableError
 
@@ -42,7 +44,16 @@ class KernelLauncher:
         Raises: InvalidRequestError (no such directory or user), UnavailableError.
         """
         envs = dict(self.state.envs)
-        return NativeKernel(StartedProcess(self._spec(language, cwd, envs)), self._settings(language), self.cgroup, envs)
+        start = BridgedProcess if language.interrupt == "bridge" else StartedProcess
+        return NativeKernel(start(self._spec(language, cwd, envs)), self._settings(language), self.cgroup, envs)
+
+    def kernelspecs(self) -> list[Language]:
+        """The Jupyter kernels that are installed at this moment."""
+        homes = []
+        for name in dict.fromkeys((self.state.document.kernel_user, self.state.document.user)):
+            with contextlib.suppress(AuthenticationError):
+                homes.append(find_account(name).home)
+        return find_kernelspecs(kernelspec_directories(self.state.envs, self.state.envs.get("PATH", _PATH), homes))
 
     async def adopt(self, channel: socket.socket, orphans: Orphans, language: Language, cwd: str) -> Kernel:
         """A kernel that is ready: the one forked at the other end of ``channel``, or a started one when that does not come to life.

@@ -48,7 +48,7 @@ class KernelSettings:
 
     language: str
     interrupt: str
-    """``signal`` (SIGINT) or ``message``."""
+    """``signal`` (SIGINT), ``message``, or ``bridge``: messages alone, the driver signals whom it must."""
     max_output_bytes: int
     mem_limit_mib: int
 
@@ -364,15 +364,16 @@ class NativeKernel:
     # -- writing --------------------------------------------------------------------------------------------------------
 
     def _interrupt(self) -> None:
-        if self._settings.interrupt == "message":
+        if self._settings.interrupt != "signal":
             self._send({"op": "interrupt", "id": self._run_id})
         else:
             self._process.signal(signal.SIGINT)
 
     def _interrupt_tree(self) -> None:
-        if self._settings.interrupt == "message":
+        if self._settings.interrupt != "signal":
             self._send({"op": "interrupt", "id": self._run_id})
-        self._process.signal_tree(signal.SIGINT)
+        if self._settings.interrupt != "bridge":
+            self._process.signal_tree(signal.SIGINT)
 
     def _send(self, message: Mapping[str, object]) -> None:
         self._outgoing += json.dumps(message).encode("ascii") + b"\n"

@@ -22,7 +22,16 @@ from cloister.agent.accounts import Account
 from cloister.agent.process.tree import kill_tree, signal_tree
 from cloister.errors import InvalidRequestError, UnavailableError
 
-__all__ = ["OOM_SCORE", "UNKNOWN_STATUS", "KernelProcess", "LaunchSpec", "OutputPipes", "StartedProcess", "check_directory"]
+__all__ = [
+    "OOM_SCORE",
+    "UNKNOWN_STATUS",
+    "BridgedProcess",
+    "KernelProcess",
+    "LaunchSpec",
+    "OutputPipes",
+    "StartedProcess",
+    "check_directory",
+]
 
 OOM_SCORE = 600
 """Above the agent's: when memory runs out the kernel goes first, and the agent can say why."""
@@ -96,6 +105,10 @@ class KernelProcess(ABC):
         """SIGKILL for the process and everything below it."""
         kill_tree(self.pid)
 
+    def _measured(self) -> int:
+        """The process whose cost is a run's cost."""
+        return self.pid
+
     def close(self) -> None:
         """Kill what is left, see it end, and close the descriptors."""
         self.kill_tree()
@@ -110,9 +123,10 @@ class KernelProcess(ABC):
 
     def cpu_ns(self) -> int | None:
         """Processor time of the process and of the children it has waited for."""
+        pid = self._measured()
         try:
-            own = time.clock_gettime_ns((~self.pid << 3) | 2)  # the process clock of another pid: clock_getcpuclockid(3)
-            stat = Path(f"/proc/{self.pid}/stat").read_text(encoding="ascii", errors="replace")
+            own = time.clock_gettime_ns((~pid << 3) | 2)  # the process clock of another pid: clock_getcpuclockid(3)
+            stat = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
         except OSError:
             return None
         fields = stat[stat.rindex(")") + 2 :].split()
@@ -120,12 +134,12 @@ class KernelProcess(ABC):
 
     def reset_peak(self) -> None:
         """Begin to measure the peak anew. Source: proc_pid_clear_refs(5), value 5."""
-        _write(f"/proc/{self.pid}/clear_refs", "5")
+        _write(f"/proc/{self._measured()}/clear_refs", "5")
 
     def peak_bytes(self) -> int | None:
         """The largest resident size since :meth:`reset_peak`."""
         try:
-            with Path(f"/proc/{self.pid}/status").open(encoding="ascii", errors="replace") as status:
+            with Path(f"/proc/{self._measured()}/status").open(encoding="ascii", errors="replace") as status:
                 for line in status:
                     if line.startswith("VmHWM:"):
                         return int(line.split()[1]) * 1024
@@ -171,6 +185,17 @@ class StartedProcess(KernelProcess):
 
     def _release(self) -> None:
         self._process.wait()
+
+
+class BridgedProcess(StartedProcess):
+    """A started driver that has the kernel as its only child."""
+
+    def _measured(self) -> int:
+        try:
+            children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text(encoding="ascii").split()
+        except OSError:
+            return self.pid
+        return int(children[0]) if children else self.pid
 
 
 def check_directory(cwd: str) -> None:
