@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from cloister.config.load import load
 from cloister.model.resources import Limits
@@ -49,19 +50,19 @@ class BuildNode:
 
 
 @contextlib.contextmanager
-def build_node(*, zygotes: bool = True) -> Iterator[BuildNode]:
-    """The node and its store; nothing is left of either."""
+def build_node(*, zygotes: bool = True, further_layers: tuple[Path, ...] = (), **settings_of_test: Any) -> Iterator[BuildNode]:
+    """The node and its store, which has ``further_layers`` too; nothing is left of either."""
     stock = LayerStore(load(None, os.environ).store_dir)
     base = stock.template("base")
     with tempfile.TemporaryDirectory(prefix="cloister-test-", dir=stock.root) as directory:
         store = LayerStore(Path(directory) / "store")
-        for key in base.layers:
-            (store.root / "layers" / key).symlink_to(stock.root / "layers" / key)
+        for layer in {stock.root / "layers" / key for key in base.layers} | set(further_layers):
+            (store.root / "layers" / layer.name).symlink_to(layer)
         (store.root / "agent").rmdir()
         (store.root / "agent").symlink_to(stock.root / "agent")
         store.write_template(base)
-        settings = replace(load(None, os.environ), data_dir=Path(directory) / "data", zygotes=zygotes)
-        with build_host(settings, host_nameservers()) as host:
+        settings = replace(load(None, os.environ), data_dir=Path(directory) / "data", zygotes=zygotes, **settings_of_test)
+        with build_host(settings, settings.dns_upstreams or host_nameservers()) as host:
             catalog = Catalog(store, host.host_layer, Limits())
             place = BuildPlace(runtime=host.runtime, store=store, agent_tree=catalog.agent_tree, disk_reserve_mib=1)
             workbench = NodeWorkbench(place, host.host_layer, Path(directory) / "data" / "node" / "boxes", lambda: None)

@@ -47,24 +47,27 @@ class PretendInternet:
     """A running pretend internet.
 
     ``directory`` is the test's own. ``host`` is a network namespace that plays the host; None: the one of the calling process. ``names``
-    resolve to the web servers, and their certificate is made out for them; every other name does not exist.
+    resolve to the web servers, and their certificate is made out for them; every other name does not exist. ``addresses`` are further ones
+    that belong to the other side, private ones for instance, and are in the certificate too.
     """
 
     dns_address = DNS_ADDRESS
     web_address = WEB_ADDRESS
 
-    def __init__(self, directory: Path, host: Namespace | None = None, names: Sequence[str] = NAMES) -> None:
+    def __init__(self, directory: Path, host: Namespace | None = None, names: Sequence[str] = NAMES, addresses: Sequence[str] = ()) -> None:
         self._host = host
         self._undo = ExitStack()
         directory = directory / "pretend"
         directory.mkdir(parents=True, exist_ok=True)
         self.ca_file = directory / "ca.pem"
+        self.certificate = directory / "server.pem"
+        self._addresses = addresses
         with ExitStack() as undo:
             self._far = Namespace(directory / "netns")
             undo.callback(self._far.close)
             self._join(undo)
-            _write_certificates(self.ca_file, directory / "server.pem", names)
-            self._serve(undo, directory / "server.pem", names)
+            _write_certificates(self.ca_file, self.certificate, names, addresses)
+            self._serve(undo, self.certificate, names)
             self._undo = undo.pop_all()
 
     def _in_host(self, command: str) -> None:
@@ -78,7 +81,11 @@ class PretendInternet:
         self._in_host(f"ip link add pi0 type veth peer name pi1 netns {self._far.path}")
         undo.callback(self._remove_link)
         self._in_host(f"echo 1 > /proc/sys/net/ipv6/conf/pi0/disable_ipv6;ip address add {HOST_ADDRESS}/24 dev pi0 && ip link set pi0 up")
-        addresses = " && ".join(f"ip address add {address}/24 dev pi1" for address in (FAR_ADDRESS, DNS_ADDRESS, WEB_ADDRESS))
+        addresses = " && ".join(
+            f"ip address add {address}/24 dev pi1" for address in (FAR_ADDRESS, DNS_ADDRESS, WEB_ADDRESS, *self._addresses)
+        )
+        for address in self._addresses:
+            self._in_host(f"ip route add {address}/32 dev pi0")
         self._far.run(f"{addresses} && ip link set pi1 up && ip route add default via {HOST_ADDRESS}", f"echo '{_COUNT}' | nft -f -")
 
     def _remove_link(self) -> None:
@@ -95,6 +102,11 @@ class PretendInternet:
         assert process.stdout is not None
         if process.stdout.readline() != b"ready\n":
             raise AssertionError("the pretend internet's servers did not start: " + (certificate.parent / "server.log").read_text())
+
+    @property
+    def namespace(self) -> Path:
+        """The network namespace of the other side, for further servers."""
+        return self._far.path
 
     def packets(self, *, source: str | None = None, destination: str | None = None) -> int:
         """Packets that have arrived, of that source and destination when they are given."""
@@ -124,9 +136,11 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 @contextmanager
-def pretend_internet(directory: Path, host: Namespace | None = None, names: Sequence[str] = NAMES) -> Iterator[PretendInternet]:
+def pretend_internet(
+    directory: Path, host: Namespace | None = None, names: Sequence[str] = NAMES, addresses: Sequence[str] = ()
+) -> Iterator[PretendInternet]:
     """A :class:`PretendInternet` for the time of a ``with``."""
-    made = PretendInternet(directory, host, names)
+    made = PretendInternet(directory, host, names, addresses)
     try:
         yield made
     finally:
@@ -160,12 +174,12 @@ def _usage(*, is_ca: bool) -> x509.KeyUsage:
     )
 
 
-def _write_certificates(ca_file: Path, server_file: Path, names: Sequence[str]) -> None:
-    """A fresh CA, and a chain and key for ``names`` and the web servers' address, strict enough for every language's TLS library."""
+def _write_certificates(ca_file: Path, server_file: Path, names: Sequence[str], addresses: Sequence[str]) -> None:
+    """A fresh CA, and a chain and key for ``names`` and all addresses, strict enough for every language's TLS library."""
     ca_key, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
     ca = _builder("Pretend Internet CA", ca_key, ca_key).add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
     ca_certificate = ca.add_extension(_usage(is_ca=True), critical=True).sign(ca_key, hashes.SHA256())
-    alternatives = [*(x509.DNSName(name) for name in names), x509.IPAddress(ip_address(WEB_ADDRESS))]
+    alternatives = [*(x509.DNSName(name) for name in names), *(x509.IPAddress(ip_address(one)) for one in (WEB_ADDRESS, *addresses))]
     server = _builder(names[0], key, ca_key).add_extension(x509.SubjectAlternativeName(alternatives), critical=False)
     server = server.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True).add_extension(
         _usage(is_ca=False), critical=True

@@ -1,0 +1,72 @@
+"""A node that builds from images of a registry in the pretend internet."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from cloister.model.build import ImageSource
+from cloister.model.resources import Limits
+from cloister.runtime.namespace.step import StepRunner
+from cloister.template.builder import BuildContext
+from cloister.template.images import Images
+from cloister.template.imagetools import ImageTools
+from cloister.template.interfaces import BaseImage, BoxSpec, Command
+from cloister.template.progress import PlainProgress
+from cloister.template.reference import ImageMap
+from framework.build_node import LIMITS, BuildNode, NoCancellation, build_node
+from framework.image_tools import ensure_tree
+from framework.pretend_internet import PretendInternet
+
+__all__ = ["ImageNode", "image_node"]
+
+
+class _Log:
+    """Keeps a build's log as text."""
+
+    def __init__(self) -> None:
+        self.text = ""
+
+    def add(self, level: str, message: str, step: str | None = None) -> None:
+        """See :class:`BuildLog`."""
+        self.text += f"{level}: {message}\n"
+
+
+@dataclass
+class ImageNode:
+    """``log`` is that of the last build."""
+
+    node: BuildNode
+    images: Images
+    log: str = ""
+
+    def base(self, reference: str, limits: Limits = LIMITS, username: str | None = None, password: str | None = None) -> BaseImage:
+        """The image as layers, for the team ``team``."""
+        log = _Log()
+        source = ImageSource(reference=reference, username=username, password=password)
+        try:
+            return self.images.base(source, "team", replace(limits, mem_mib=1024), log, NoCancellation(), force=False)
+        finally:
+            self.log = log.text
+
+    def run(self, base: BaseImage, text: str, user: str | None = None) -> str:
+        """What a command writes in a sandbox on the image, as the SDKs would run it; it must succeed."""
+        said: list[bytes] = []
+        with self.node.workbench.open(base.layers, BoxSpec(limits=LIMITS, envs=base.envs), NoCancellation()) as box:
+            status = box.run(Command(text=text, user=user or base.user, cwd=base.workdir), lambda _kind, data: said.append(data))
+        assert status == 0, b"".join(said)
+        return b"".join(said).decode(errors="surrogateescape")
+
+
+@contextmanager
+def image_node(internet: PretendInternet, *image_map: str, allow_private: tuple[str, ...] = ()) -> Iterator[ImageNode]:
+    """A node whose only internet is the pretended one; ``image_map`` are entries of the setting."""
+    tools = ensure_tree("images")
+    settings: dict[str, Any] = {"dns_upstreams": (internet.dns_address,), "extra_ca_file": internet.ca_file, "allow_private": allow_private}
+    with build_node(further_layers=tools, **settings) as node, Path("/dev/null").open("w") as nowhere:
+        run_step = StepRunner(node.host.runtime).run_step
+        context = BuildContext(store=node.store, run_step=run_step, progress=PlainProgress(nowhere), host_layer=node.host.host_layer)
+        yield ImageNode(node, Images(node.store, node.workbench, ImageTools(context), ImageMap(image_map)))
