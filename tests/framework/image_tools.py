@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,12 +29,16 @@ def ensure_tree(name: str) -> tuple[Path, ...]:
     below = interpreter_layers(store.template("base")) if definition.parent else ()
     keys = layer_keys(definition, below)
     if not all(store.has(key) for key in keys):
-        with store.builder_directory() as directory, build_host(replace(settings, data_dir=directory), host_nameservers()) as host:
+        with ExitStack() as stack:
+            directory = stack.enter_context(store.builder_directory())
+            host = stack.enter_context(build_host(replace(settings, data_dir=directory), host_nameservers()))
+            shown = stack.enter_context(os.fdopen(os.dup(2), "w"))
+            host_layer = host.host_layer if below else replace(host.host_layer, path=host.host_layer.over(f"{name}/system"))
             context = BuildContext(
                 store=store,
                 run_step=StepRunner(host.runtime).run_step,
-                progress=PlainProgress(os.fdopen(os.dup(2), "w")),
-                host_layer=host.host_layer,
+                progress=PlainProgress(shown),
+                host_layer=host_layer,
                 bootstrap=Bootstrap(mirror=host_mirror(Path("/etc"), definition.steps[0].suite)),
             )
             build_layers(definition, below, context)

@@ -77,8 +77,8 @@ def test_image_with_nothing_but_a_static_program(hub: Registry, node: ImageNode)
     assert "State" in said
     assert "curl 8" in said
     assert re.search("lacks .*bash, .*ss, ", node.log)
-    script = "printf '#!/bin/bash\\necho script $0\\n' > s; chmod 755 s; ./s"
-    assert node.run(base, f"echo x > /tmp/x && cat /tmp/x; bash -c 'echo inner $0'; {script}") == "x\ninner bash\nscript ./s\n"
+    script = "printf '#!/bin/bash\\necho script $0\\n' > ls; chmod 755 ls; ./ls"  # a name that there is a command of
+    assert node.run(base, f"echo x > /tmp/x && cat /tmp/x; bash -c 'echo inner $0'; {script}") == "x\ninner bash\nscript ./ls\n"
 
 
 def test_image_is_fetched_and_unpacked_once(hub: Registry, node: ImageNode) -> None:

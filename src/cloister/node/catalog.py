@@ -93,7 +93,7 @@ class Catalog:
             sandbox_id=request.sandbox_id,
             template_key=template.build_id,
             directory=directory,
-            layers=(*(self._store.rootfs(key) for key in template.layers), self._host_layer.path),
+            layers=(*(self._store.rootfs(key) for key in template.layers), self._host_layer.over(self._store.lowest(template.layers))),
             agent=self.agent_tree(),
             limits=record.limits,
             allow_internet=record.allow_internet,

@@ -15,7 +15,7 @@ import re
 import secrets
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -47,6 +47,9 @@ done
 """
 
 
+_RELEASES = {"base/system": "trixie", "bookworm/system": "bookworm"}
+"""Names of lowest layers to the Debian releases that they are."""
+_SOURCES = "etc/apt/sources.list.d/debian.sources"
 _LOGIN_PATH = """\
 # A PATH that the template, the sandbox or the call sets holds in login shells too; /etc/profile has just set the distribution's.
 if [ -n "${CLOISTER_LOGIN_PATH-}" ]; then
@@ -81,6 +84,12 @@ class HostLayer:
     path: Path
     envs: dict[str, str]
     notes: tuple[str, ...] = ()
+    releases: dict[str, Path] = field(default_factory=dict)
+    """The same with the host's apt sources for other Debian releases; "" is for every other system, and has none."""
+
+    def over(self, lowest: str) -> Path:
+        """The tree to stack above layers of which the lowest has that name (``Layer.name``): apt must not mix releases."""
+        return self.releases.get(_RELEASES.get(lowest, ""), self.path)
 
 
 def build_host_layer(target: Path, config: HostLayerConfig) -> HostLayer:
@@ -91,6 +100,16 @@ def build_host_layer(target: Path, config: HostLayerConfig) -> HostLayer:
     """
     notes: list[str] = []
     files = _files(config, notes)
+    releases = {config.suite: _ensure_tree(target, files)}
+    bare = {name: content for name, content in files.items() if name != _SOURCES}
+    releases[""] = _ensure_tree(target, bare)
+    for suite in set(_RELEASES.values()) - {config.suite}:
+        sources = _apt(replace(config, suite=suite), []).get(_SOURCES)
+        releases[suite] = _ensure_tree(target, bare if sources is None else {**bare, _SOURCES: (0o644, sources.encode())})
+    return HostLayer(path=releases[config.suite], envs=_environment(config, notes), notes=tuple(notes), releases=releases)
+
+
+def _ensure_tree(target: Path, files: dict[str, tuple[int, bytes]]) -> Path:
     same = {name: content for name, content in files.items() if name != _JAVA_STORE}  # holds a random salt, and no more than the bundle
     digest = hashlib.sha256(repr(sorted(same.items())).encode()).hexdigest()
     path = target / digest[:32]
@@ -104,7 +123,7 @@ def build_host_layer(target: Path, config: HostLayerConfig) -> HostLayer:
             shutil.rmtree(temporary)
             if not path.is_dir():
                 raise
-    return HostLayer(path=path, envs=_environment(config, notes), notes=tuple(notes))
+    return path
 
 
 def host_environment(config: HostLayerConfig) -> dict[str, str]:
@@ -195,7 +214,7 @@ def _apt(config: HostLayerConfig, notes: list[str]) -> dict[str, str]:
     if options:
         files["etc/apt/apt.conf.d/99cloister-host"] = "".join(f'{name} "{value}";\n' for name, value in sorted(options.items()))
     if sources:
-        files["etc/apt/sources.list.d/debian.sources"] = deb822(sources)
+        files[_SOURCES] = deb822(sources)
     return files
 
 

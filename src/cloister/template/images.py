@@ -74,7 +74,7 @@ class Images:
         )
 
     def _of_registry(self, reference: Reference, credentials: Credentials, team_id: str, work: Work) -> BaseImage:
-        tools = self._tools.tools(work.log)
+        tools = self._fetching_tools(work)
         work.say(f"asking {reference.host} for {reference}")
         facts = self._importer.inspect(str(reference), credentials, tools, work)
         scope = team_id if credentials else ""
@@ -87,6 +87,13 @@ class Images:
         made = self._provisioned(layers, facts, work)
         self._records.remember(team_id, str(reference), facts, scope)
         return made
+
+    def _fetching_tools(self, work: Work) -> tuple[str, ...]:
+        """Where they cannot be made, no registry can be asked: the same as one that is not reached. Raises: PullFailedError."""
+        try:
+            return self._tools.tools(work.log)
+        except BuildError as error:
+            raise PullFailedError("unreached", error.message) from None
 
     def _provisioned(self, layers: tuple[str, ...], facts: ImageFacts, work: Work) -> BaseImage:
         if facts.starts:
@@ -133,7 +140,8 @@ class Images:
         """The layer with a program out of npm's registry."""
         script = install_script(equivalent)
         key = layer_key(base.layers[-1], {"kind": "image-packages", "script": script, "again": secrets.token_hex(8) if force else ""})
-        with self._store.lock(key, on_wait=lambda: work.say("waiting for another build that makes the same")):
+        waiting = "waiting for another build that makes the same"
+        with self._store.lock(key, on_wait=lambda: work.say(waiting), check=work.cancellation.check):
             if self._store.has(key):
                 return key
             work.cancellation.check()

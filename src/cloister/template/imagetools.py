@@ -6,7 +6,8 @@ Debian's archives, checked by their keys.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from cloister.errors import BuildError
@@ -21,15 +22,20 @@ if TYPE_CHECKING:
 __all__ = ["ImageTools"]
 
 
-@dataclass(frozen=True)
-class ImageTools:
-    """Makes them in ``context``; its progress is replaced by the log of the build that needs them."""
+_PATIENCE_S = 300.0
+"""For so long after a failure it is not tried again: without a mirror each attempt takes its time."""
 
-    context: BuildContext
+
+class ImageTools:
+    """Makes them in ``context``, whose progress is replaced by the log of the build that needs them. Thread-safe."""
+
+    def __init__(self, context: BuildContext) -> None:
+        self._context = context
+        self._failures: dict[str, tuple[float, BuildError]] = {}
 
     def tools(self, log: BuildLog) -> tuple[str, ...]:
         """The layers of the tools tree. Raises: BuildError."""
-        base = interpreter_layers(self.context.store.template("base"))
+        base = interpreter_layers(self._context.store.template("base"))
         return self._made("images", base, log, "the tools that fetch images cannot be made here")
 
     def release(self, suite: str, log: BuildLog) -> tuple[str, ...]:
@@ -37,12 +43,20 @@ class ImageTools:
         return self._made(suite, (), log, f"Debian's release '{suite}' cannot be made here")
 
     def _made(self, name: str, below: tuple[str, ...], log: BuildLog, complaint: str) -> tuple[str, ...]:
-        context = replace(self.context, progress=_Progress(log))
+        at, failure = self._failures.get(name, (-_PATIENCE_S, None))
+        if failure is not None and time.monotonic() - at < _PATIENCE_S:
+            raise BuildError(failure.message, hint=failure.hint)
+        definition, host = read_definition(name), self._context.host_layer
+        if host is not None and not below:
+            host = replace(host, path=host.over(f"{name}/{definition.steps[0].name}"))
+        context = replace(self._context, progress=_Progress(log), host_layer=host)
         try:
-            return build_layers(read_definition(name), below, context)
+            return build_layers(definition, below, context)
         except BuildError as error:
             tail = error.log_tail.strip().rpartition("\n")[2]
-            raise BuildError(f"{complaint}: {tail or error.message}", hint="a Debian mirror must be reachable, once") from error
+            failure = BuildError(f"{complaint}: {tail or error.message}", hint="a Debian mirror must be reachable, once")
+            self._failures[name] = time.monotonic(), failure
+            raise failure from error
 
 
 class _Progress:

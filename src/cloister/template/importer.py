@@ -6,9 +6,7 @@ looks at nothing in it (I2). What is unpacked is keyed by the chain of digests, 
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
@@ -16,6 +14,7 @@ from importlib import resources
 from typing import Any
 
 from cloister.errors import BuildError
+from cloister.linux.trees import remove_tree
 from cloister.model.build import BASE_STEP
 from cloister.model.resources import Limits
 from cloister.template.imagerecords import ImageFacts, ImageRecords, Made, read_facts
@@ -111,7 +110,8 @@ class Importer:
     ) -> tuple[str, ...]:
         """Fetch the image and make those of its layers that are not there. Raises: PullFailedError, BuildError."""
         key = layer_key(None, {"kind": "image-fetch", "format": _FORMAT, "digest": facts.digest, "scope": scope})
-        with self._store.lock(key, on_wait=lambda: work.say("waiting for another build that fetches this image")):
+        waiting = "waiting for another build that fetches this image"
+        with self._store.lock(key, on_wait=lambda: work.say(waiting), check=work.cancellation.check):
             if (found := self.layers(facts, scope)) is not None:
                 return found
             work.cancellation.check()
@@ -123,8 +123,7 @@ class Importer:
                 with self._store.hold((key,)):
                     return self._unpack(facts, scope, key, work)
             finally:
-                with contextlib.suppress(FileNotFoundError):
-                    shutil.rmtree(self._store.root / "layers" / key)
+                remove_tree(self._store.root / "layers" / key)
 
     def provision(self, layers: tuple[str, ...], facts: ImageFacts, work: Work) -> tuple[tuple[str, ...], dict[str, Any]]:
         """The layers with what every template has on top, and what the program said. Raises: BuildError."""
@@ -149,7 +148,7 @@ class Importer:
         self, key: str, name: str, below: tuple[str, ...], spec: BoxSpec, operation: tuple[str, dict[str, Any]], work: Work
     ) -> Made:
         """What the operation makes on top of ``below``, once."""
-        with self._store.lock(key):
+        with self._store.lock(key, check=work.cancellation.check):
             made = self._records.made(key)
             if made is not None and (made.layer is None or self._store.has(made.layer)):
                 return made

@@ -26,7 +26,7 @@ import re
 import secrets
 import subprocess
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -115,6 +115,10 @@ class LayerStore:
             return Layer(**json.loads((self.root / "layers" / key / "layer.json").read_text()))
         except (OSError, ValueError, TypeError) as error:
             raise StoreError(f"layer {key[:12]} of {self.root} cannot be read: {error}") from error
+
+    def lowest(self, keys: Sequence[str]) -> str:
+        """The name of the lowest of a template's layers; "" when it has none."""
+        return self.layer(keys[0]).name if keys else ""
 
     @contextlib.contextmanager
     def lock(self, name: str, on_wait: Callable[[], None] | None = None, check: Callable[[], None] | None = None) -> Iterator[None]:

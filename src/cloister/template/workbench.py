@@ -97,7 +97,7 @@ class NodeWorkbench:
             sandbox_id=sandbox_id,
             template_key=BUILD_ZONE,
             directory=directory,
-            layers=(*paths, self._host_layer.path) if spec.host_layer else paths,
+            layers=(*paths, self._host_layer.over(self._store.lowest(layers))) if spec.host_layer else paths,
             agent=tree,
             limits=spec.limits,
             allow_internet=spec.allow_internet,

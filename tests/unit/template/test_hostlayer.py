@@ -161,3 +161,16 @@ def test_another_distribution_gives_no_apt_sources(host: Path) -> None:
     _write(host, "etc/os-release", "ID=ubuntu\nVERSION_CODENAME=noble\n")
     _write(host, "etc/apt/sources.list", "deb http://mirror.example/debian noble main\n")
     assert not (_build(host).path / "etc/apt").exists()
+
+
+def test_apt_of_another_release_gets_no_sources_of_this_one(host: Path) -> None:
+    """Above the base template the host's mirrors serve its release, above an older Debian that one, and any other system has its own."""
+    _write(host, "etc/os-release", "ID=debian\nVERSION_CODENAME=trixie\n")
+    _write(host, "etc/apt/sources.list", "deb http://mirror.example/debian trixie main\n")
+    layer = _build(host)
+    sources = "etc/apt/sources.list.d/debian.sources"
+    assert "Suites: trixie" in (layer.over("base/system") / sources).read_text()
+    assert "Suites: bookworm" in (layer.over("bookworm/system") / sources).read_text()
+    for other in ("image/0123456789ab", ""):
+        assert not (layer.over(other) / sources).exists()
+        assert (layer.over(other) / "etc/pip.conf").read_text() == (layer.path / "etc/pip.conf").read_text()

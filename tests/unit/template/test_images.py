@@ -105,13 +105,15 @@ class Box:
 
 
 class Tools(ImageTools):
-    """Trees that are there."""
+    """Trees that are there, unless they are missing."""
 
     def __init__(self) -> None:
-        pass
+        self.missing = False
 
     def tools(self, log: BuildLog) -> tuple[str, ...]:
         """See ImageTools."""
+        if self.missing:
+            raise BuildError("no mirror was reached")
         return ("tools",)
 
     def release(self, suite: str, log: BuildLog) -> tuple[str, ...]:
@@ -136,7 +138,8 @@ class Place:
         self.base_layer = layer_key(None, {"base": 1})
         add_layer(self.store, self.base_layer)
         self.store.write_template(Template(template_id="t", name="base", build_id="b", layers=(self.base_layer,), envs={"LANG": "C.UTF-8"}))
-        self.images = Images(self.store, self.bench, Tools(), ImageMap(("gone=template:nowhere",)))
+        self.tools = Tools()
+        self.images = Images(self.store, self.bench, self.tools, ImageMap(("gone=template:nowhere",)))
 
     def base(self, reference: str, team: str = "team", username: str | None = None, password: str | None = None) -> BaseImage:
         """As a build asks for it."""
@@ -242,6 +245,15 @@ def test_equivalents(place: Place) -> None:
     count = len(place.bench.commands)
     assert place.base("node:22") == node
     assert len(place.bench.commands) == count
+
+
+def test_host_that_reaches_nothing_at_all(place: Place) -> None:
+    """Not even a mirror for the tools that ask registries: the base template stands in all the same, and other images are an error."""
+    place.tools.missing = True
+    assert place.base("python:3").layers == (place.base_layer,)
+    assert not place.bench.opened
+    with pytest.raises(BuildError, match="no mirror was reached"):
+        place.base("ubuntu:22.04")
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 /* Runs a program of the agent's interpreter tree under its own name, in an image that has none of that name: provision.py makes
  * /bin/bash, say, a link to this. The tree brings its own dynamic loader and libraries, so the image's libc, if any, plays no part;
- * programs that are started from there are the image's own again. Static; compiled where the agent's tree is made (tree.sh). */
+ * programs that are started from there are the image's own again. To the kernel the program is called ld-linux-x86-64 (ps, pgrep without -f).
+ * Static; compiled where the agent's tree is made (tree.sh). */
 
 #include <errno.h>
 #include <stdio.h>
@@ -10,6 +11,7 @@
 #include <unistd.h>
 
 #define RT "/.cloister/rt"
+#define SELF "/.cloister/agent/bin/borrow"
 #define NOT_EXECUTABLE 126
 #define NOT_FOUND 127
 
@@ -21,11 +23,13 @@ static const char *base_name(const char *path)
     return slash ? slash + 1 : path;
 }
 
-/* The name of the link by which the kernel came here; a caller may put anything into argv[0]. */
+/* The name of the link by which the kernel came here, since a caller may put anything into argv[0]. For a script it came by the script, which
+ * is no such link; then argv[0] is what its first line names. */
 static const char *wanted_name(const char *argv0)
 {
     const char *path = (const char *)getauxval(AT_EXECFN);
-    if (path && strncmp(path, "/dev/fd/", 8) != 0)
+    char target[sizeof SELF];
+    if (path && readlink(path, target, sizeof target) == sizeof SELF - 1 && memcmp(target, SELF, sizeof SELF - 1) == 0)
         return base_name(path);
     return base_name(argv0[0] == '-' ? argv0 + 1 : argv0);
 }

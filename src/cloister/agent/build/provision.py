@@ -43,6 +43,7 @@ def run(params: dict[str, Any], root: Path = Path("/")) -> dict[str, Any]:
     for name, mode in _DIRECTORIES.items():
         _directory(root / name, mode)
     _borrow(root)
+    _share_npmrc(root)
     accounts = Accounts(root)
     accounts.ensure("user")
     accounts.allow_sudo("user")
@@ -66,6 +67,14 @@ def _directory(path: Path, mode: int) -> None:
         if mode == 0o700 or stat.S_IMODE(path.stat().st_mode) & mode == mode:
             return
     path.chmod(mode)
+
+
+def _share_npmrc(root: Path) -> None:
+    """Let npm below /usr/local read the host's settings, which are at /etc/npmrc."""
+    path = root / "usr/local/etc/npmrc"
+    if _is_program(root / "usr/local/bin/npm") and not path.exists() and not path.is_symlink():
+        path.parent.mkdir(exist_ok=True)
+        path.symlink_to("/etc/npmrc")
 
 
 def _borrow(root: Path) -> None:

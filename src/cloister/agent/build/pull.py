@@ -28,7 +28,7 @@ __all__ = ["run"]
 
 _IMAGE = Path("/.image")
 _MEMORY = Path("/dev/shm")  # noqa: S108  # a directory of its own is made in it
-_INSPECT_S, _COPY_S = 60, 3000
+_INSPECT_S, _COPY_S = 30, 3000
 _MAX_LAYERS = 100
 _PLATFORM = ("--override-os", "linux", "--override-arch", "amd64")
 _INDEXES = ("application/vnd.oci.image.index.v1+json", "application/vnd.docker.distribution.manifest.list.v2+json")

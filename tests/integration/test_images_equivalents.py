@@ -1,0 +1,79 @@
+"""What stands for well-known images when no registry answers, made of packages; needs Debian's archive and npm's registry."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cloister.runtime.namespace.step import StepRunner
+from cloister.template.bootstrap import Bootstrap, host_mirror
+from cloister.template.builder import BuildContext
+from cloister.template.images import Images
+from cloister.template.imagetools import ImageTools
+from cloister.template.progress import PlainProgress
+from cloister.template.reference import ImageMap
+from framework.build_node import build_node
+from framework.image_node import ImageNode
+from framework.image_tools import ensure_tree
+
+pytestmark = [pytest.mark.root, pytest.mark.templates]
+
+
+@pytest.fixture(scope="module")
+def node(stock_templates: None) -> Iterator[ImageNode]:
+    """Docker's registry is mapped to a name that does not exist."""
+    layers = (*ensure_tree("images"), *ensure_tree("bookworm"))
+    with build_node(further_layers=layers) as node:
+        context = BuildContext(
+            store=node.store,
+            run_step=StepRunner(node.host.runtime).run_step,
+            progress=PlainProgress(io.StringIO()),
+            host_layer=node.host.host_layer,
+            bootstrap=Bootstrap(mirror=host_mirror(Path("/etc"), "bookworm")),
+        )
+        image_map = ImageMap(("docker.io/*=registry.invalid/*",))
+        yield ImageNode(node, Images(node.store, node.workbench, ImageTools(context), image_map))
+
+
+@pytest.mark.parametrize(
+    ("reference", "command", "said"),
+    [
+        ("python:3", "python --version; python3 -c 'print(3)'; pip --version | cut -c1-4", "Python 3.13"),
+        ("python:3.11-slim", "python --version; python3 -c 'print(3)'; pip --version | cut -c1-4", "Python 3.11"),
+        ("node:lts", "node --version", "v20."),
+        ("node:22", "node --version; npm --version", "v22."),
+        ("oven/bun:latest", "bun --version", "1."),
+        ("debian:stable", "cat /etc/debian_version", "13"),
+        ("debian:bookworm-slim", "cat /etc/debian_version", "12"),
+    ],
+)
+def test_it_is_the_version_that_was_asked_for(node: ImageNode, reference: str, command: str, said: str) -> None:
+    """And the log says what it is."""
+    base = node.base(reference)
+    assert "instead of docker.io/" in node.log
+    assert node.run(base, command).startswith(said)
+
+
+@pytest.mark.parametrize("reference", ["python:3", "python:3.11"])
+@pytest.mark.parametrize("user", ["root", "user"])
+def test_pip_installs_without_further_options(node: ImageNode, reference: str, user: str) -> None:
+    """As in the official image: no word of an environment that is managed externally, and the package is found."""
+    said = node.run(
+        node.base(reference), "pip install -q --no-warn-script-location six && python -c 'import six; print(six.__name__)'", user=user
+    )
+    assert said == "six\n"
+
+
+def test_packages_of_a_release_come_from_its_own_archive(node: ImageNode) -> None:
+    """The host's mirrors are for the base template's release; above Debian 12 they must not be."""
+    install = "(apt-get -q update && apt-get -q -y install tree) > /tmp/log 2>&1 || cat /tmp/log; tree --version"
+    said = node.run(node.base("debian:12"), install, user="root")
+    assert said.startswith("tree v2.1")
+
+
+def test_npm_keeps_the_hosts_settings(node: ImageNode) -> None:
+    """Also the npm that works below another prefix."""
+    assert node.run(node.base("node:22"), "npm config get cafile").strip() == "/etc/ssl/certs/ca-certificates.crt"
