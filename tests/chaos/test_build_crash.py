@@ -12,8 +12,6 @@ from cloister.model.build import BuildStatus
 from framework.node_peer import NodePeer, build_request, run
 from framework.server import Server, running_server
 
-from .test_crash import kill_child
-
 pytestmark = [pytest.mark.root, pytest.mark.templates, pytest.mark.slow]
 
 
@@ -29,7 +27,7 @@ def test_death_of_the_supervisor_in_the_middle_of_a_build() -> None:
         request = build_request(*run("echo one > /tmp/one", "echo be''gun; sleep 3; cat /tmp/one > /tmp/two", "cat /tmp/two"))
         peer.start(request)
         before = peer.wait_line(request.build_id, "begun").entries
-        kill_child(server, "node")
+        server.kill_child("node")
         report = peer.wait_ready(request.build_id)
         assert report.entries[: len(before)] == before
         rest = [entry.message for entry in report.entries[len(before) :]]
@@ -48,7 +46,7 @@ def test_death_of_the_api_process_in_the_middle_of_a_build() -> None:
         request = build_request(*run("echo be''gun; sleep 3; echo one > /tmp/one"))
         peer.start(request)
         peer.wait_line(request.build_id, "begun")
-        kill_child(server, "api")
+        server.kill_child("api")
         peer.wait_ready(request.build_id)
         assert peer.lines(request.build_id).count("begun") == 1
         server.census()
@@ -62,7 +60,7 @@ def test_supervisor_dies_again_and_again_under_many_builds() -> None:
         builds = [peer.start(build_request(*steps)) for _ in range(4)]
         for _ in range(2):
             time.sleep(random.uniform(0.5, 3.0))
-            kill_child(server, "node")
+            server.kill_child("node")
         for build_id in builds:
             peer.wait_ready(build_id, timeout_s=150)
             assert [line for line in peer.lines(build_id) if line in {"1", "2", "3"}][-3:] == ["1", "2", "3"]
@@ -78,7 +76,7 @@ def test_a_cancelled_build_stays_cancelled() -> None:
         peer.start(request)
         peer.wait_line(request.build_id, "begun")
         assert peer.cancel(request.build_id)
-        kill_child(server, "node")
+        server.kill_child("node")
         report = peer.wait_failed(request.build_id)
         assert (report.status, report.message) == (BuildStatus.ERROR, "the build was cancelled")
         server.census()

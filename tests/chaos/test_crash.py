@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import random
 import signal
 import threading
@@ -20,19 +19,6 @@ from framework.inside import python
 from framework.server import Server, running_server
 
 pytestmark = [pytest.mark.root, pytest.mark.templates, pytest.mark.slow]
-
-
-def kill_child(server: Server, name: str) -> None:
-    """Kill -9 the api process or the supervisor, and wait until another one is there."""
-    old = server.child(name)
-    os.kill(old, signal.SIGKILL)
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline:
-        with contextlib.suppress(Exception):
-            if server.child(name) != old:
-                return
-        time.sleep(0.05)
-    pytest.fail(f"{name} was not started again")
 
 
 def answers(sandbox: Sandbox, code: str, expected: str) -> None:
@@ -54,7 +40,7 @@ def test_running_sandbox_survives(name: str, server: Server) -> None:
     """A sandbox keeps its state and answers after the process is killed; killing it afterwards works."""
     sandbox = Sandbox.create(timeout=300, **server.sdk)
     python(sandbox, "kept = 41")
-    kill_child(server, name)
+    server.kill_child(name)
     answers(sandbox, "print(kept + 1)", "42")
     assert sandbox.is_running()
     assert sandbox.kill()
@@ -68,7 +54,7 @@ def test_frozen_sandbox_goes_on_after_the_death_of_who_froze_it(server: Server) 
     groups = next(tree for tree in map(find_tree, range(INSTANCES)) if sandbox.sandbox_id in tree.names())
     groups.freeze(sandbox.sandbox_id, 10)
     assert groups.is_frozen(sandbox.sandbox_id)
-    kill_child(server, "node")
+    server.kill_child("node")
     answers(sandbox, "print(kept + 1)", "42")
     assert sandbox.kill()
 
@@ -93,7 +79,7 @@ def test_death_of_a_process_during_creations_and_runs(name: str) -> None:
             thread.start()
         for _ in range(4):
             time.sleep(random.uniform(0.5, 2.0))
-            kill_child(server, name)
+            server.kill_child(name)
         stop.set()
         for thread in threads:
             thread.join()
@@ -107,7 +93,7 @@ def test_death_of_a_process_during_creations_and_runs(name: str) -> None:
 def test_expiry_does_not_need_the_api_process(server: Server) -> None:
     """A sandbox's lifetime ends although the api process was killed just before."""
     sandbox = Sandbox.create(timeout=4, **server.sdk)
-    kill_child(server, "api")
+    server.kill_child("api")
     time.sleep(6)
     assert not sandbox.is_running()
     server.census()

@@ -45,6 +45,18 @@ class Server:
         )
         return int(listed.stdout.split()[0])
 
+    def kill_child(self, name: str) -> None:
+        """Kill -9 the child ``node`` or ``api``, and wait until another one is there."""
+        old = self.child(name)
+        os.kill(old, signal.SIGKILL)
+        deadline = time.monotonic() + 30
+        while True:
+            with contextlib.suppress(subprocess.CalledProcessError, IndexError):
+                if self.child(name) != old:
+                    return
+            assert time.monotonic() < deadline, f"{name} was not started again"
+            time.sleep(0.05)
+
     def cli(self, *words: str, check: bool = True, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
         """Run a ``cloister`` command against this server's data directory."""
         command = [sys.executable, "-m", "cloister.cli.main", *words]
