@@ -3,6 +3,9 @@
 Runs in: supervisor, in a thread. The host names two directories and walks neither. The copier sees the disk read-only at
 ``/.cloister/from`` and the layer to be at ``/.cloister/to``, both id-mapped to it, so that ids of files are in the layer what they are in
 the sandbox. It has limits, no internet, and runs one program of ours (``agent/build/upper.py``) on the agent's interpreter.
+
+What lies where a host layer has a file is left out: nothing of the host stays in a template, and no sandbox would see it, since each has a
+host layer on top.
 """
 
 from __future__ import annotations
@@ -26,6 +29,7 @@ from cloister.runtime.namespace.runtime import NamespaceRuntime
 from cloister.runtime.namespace.sandbox import NamespaceSandbox
 from cloister.runtime.namespace.step import run_payload
 from cloister.runtime.spec import AgentTree, SandboxSpec
+from cloister.template.hostlayer import overlaid_files
 from cloister.template.layers import Layer, LayerStore, Workspace
 
 __all__ = ["BUILD_ZONE", "BuildPlace", "Copier", "NewLayer"]
@@ -105,7 +109,8 @@ class Copier:
             limits=_LIMITS,
             allow_internet=False,
         )
-        payload = Payload(argv=(*AGENT_PYTHON, _PROGRAM, "/.cloister/from/u", "/.cloister/to"), envs={"LANG": "C.UTF-8"})
+        argv = (*AGENT_PYTHON, _PROGRAM, "/.cloister/from/u", "/.cloister/to", "\n".join(self._of_the_host(sandbox)))
+        payload = Payload(argv=argv, envs={"LANG": "C.UTF-8"})
 
         def mounts(userns_fd: int, stack: ExitStack) -> list[tuple[str, int]]:
             sealed = MountFlag.NO_SUID | MountFlag.NO_DEV | MountFlag.NO_EXEC
@@ -118,6 +123,10 @@ class Copier:
         said = bytearray()
         run_payload(self._place.runtime, spec, payload, mounts, said.extend, _TIMEOUT_S)
         return _report(bytes(said[-_MAX_REPORT_BYTES:]))
+
+    def _of_the_host(self, sandbox: NamespaceSandbox) -> list[str]:
+        """Paths of files in the trees below the sandbox that are in no store."""
+        return [name for tree in sandbox.trees if self._store.key_of(tree) is None for name in overlaid_files(tree)]
 
     def _failure(self, report: dict[str, Any]) -> CloisterError:
         if report.get("errno") in _NO_ROOM:

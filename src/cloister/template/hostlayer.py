@@ -22,12 +22,13 @@ from urllib.parse import urlsplit
 from cloister.template import certificates
 from cloister.template.apt import deb822, debian_sources, has_credentials, host_codename, read_options
 
-__all__ = ["BUNDLE", "HostLayer", "HostLayerConfig", "build_host_layer", "host_environment"]
+__all__ = ["BUNDLE", "HostLayer", "HostLayerConfig", "build_host_layer", "host_environment", "overlaid_files"]
 
 BUNDLE = "/etc/ssl/certs/ca-certificates.crt"
 """Where the certificate bundle is inside, on every distribution."""
 
 _JAVA_STORE = "etc/ssl/certs/java/cacerts"
+_LOCAL_CERTIFICATES = "etc/ca-certificates/host"
 _CA_VARIABLES = (
     "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "NODE_EXTRA_CA_CERTS", "CURL_CA_BUNDLE", "PIP_CERT", "GIT_SSL_CAINFO", "AWS_CA_BUNDLE",
 )  # fmt: skip
@@ -131,6 +132,15 @@ def host_environment(config: HostLayerConfig) -> dict[str, str]:
     return _environment(config, [])
 
 
+def overlaid_files(tree: Path) -> tuple[str, ...]:
+    """The paths, from the root of a sandbox, at which the host layer ``tree`` hides whatever a template has: files, and the directory that
+    is the host's alone.
+    """
+    files = (path.relative_to(tree) for path in sorted(tree.rglob("*")) if not path.is_dir())
+    names = (str(name) for name in files)
+    return tuple(dict.fromkeys(_LOCAL_CERTIFICATES if name.startswith(_LOCAL_CERTIFICATES) else name for name in names))
+
+
 def _files(config: HostLayerConfig, notes: list[str]) -> dict[str, tuple[int, bytes]]:
     """Path inside to mode and content, of everything in the layer."""
     texts = {
@@ -155,7 +165,7 @@ def _certificates(config: HostLayerConfig) -> dict[str, tuple[int, bytes]]:
         "etc/ca-certificates/update.d/zz-cloister-host": (0o755, _HOOK.encode()),
     }
     for certificate in trusted.local:
-        files[f"etc/ca-certificates/host/{certificates.fingerprint(certificate)[:16]}.crt"] = (0o644, certificates.to_pem([certificate]))
+        files[f"{_LOCAL_CERTIFICATES}/{certificates.fingerprint(certificate)[:16]}.crt"] = (0o644, certificates.to_pem([certificate]))
     return files
 
 

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.serialization.pkcs12 import load_pkcs12
 from cryptography.x509.oid import NameOID
 
 from cloister.errors import InvalidRequestError
-from cloister.template.hostlayer import HostLayer, HostLayerConfig, build_host_layer
+from cloister.template.hostlayer import HostLayer, HostLayerConfig, build_host_layer, overlaid_files
 
 
 def _certificate(name: str) -> bytes:
@@ -154,6 +154,14 @@ def test_the_tree_has_ordinary_modes_and_the_mount_points(host: Path) -> None:
     assert {path.stat().st_mode & 0o777 for path in (layer.path, *layer.path.rglob("*")) if path.is_dir()} == {0o755}
     assert sorted(path.name for path in (layer.path / ".cloister").iterdir()) == ["agent", "cgroup", "rt"]
     assert sorted(path.name for path in layer.path.iterdir()) == [".cloister", "etc"]
+
+
+def test_what_it_lays_over_is_known(host: Path) -> None:
+    """Every file by its path in a sandbox, the directory of the host's own certificates as a whole, and nothing of the mount points."""
+    found = overlaid_files(_build(host).path)
+    assert {"etc/pip.conf", "etc/resolv.conf", "etc/ssl/certs/ca-certificates.crt", "etc/ca-certificates/host"} <= set(found)
+    assert not [name for name in found if ".cloister/" in name or (name.endswith(".crt") and "host/" in name)]
+    assert len(found) == len(set(found))
 
 
 def test_another_distribution_gives_no_apt_sources(host: Path) -> None:

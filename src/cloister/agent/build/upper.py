@@ -1,12 +1,13 @@
 """Copies the upper directory of a sandbox's disk into a layer: run by the agent's interpreter as root of a sandbox of its own, the copier.
 
-Usage: ``upper.py SOURCE TARGET``; both are directories, TARGET empty. Prints one JSON object: ``{"entries", "bytes"}`` (bytes are those
-allocated; no entries: nothing was written in the sandbox), or ``{"error", "errno"}`` with status 1.
+Usage: ``upper.py SOURCE TARGET LEFT_OUT``: two directories, TARGET empty, and paths below SOURCE, one a line, that are not to be copied.
+Prints one JSON object: ``{"entries", "bytes"}`` (bytes are those allocated; no entries: nothing was written in the sandbox), or
+``{"error", "errno"}`` with status 1.
 
 What is in SOURCE was written by foreign code, which is dead or stands still. It is walked by descriptors, one name at a time, and no
 link is followed. Of overlayfs come along: whiteouts (device 0/0) and the marks of opaque directories; its notes about the layers below
-do not. Not copied: what the runtime puts into every sandbox (mount points, its own name, the agent's log), sockets, and devices, which
-a sandbox cannot make. Imports nothing of ours: it starts in the time that the interpreter needs.
+do not. Not copied: LEFT_OUT, what the runtime puts into every sandbox (mount points, its own name, the agent's log), sockets, and
+devices, which a sandbox cannot make. Imports nothing of ours: it starts in the time that the interpreter needs.
 """
 
 import errno
@@ -28,10 +29,11 @@ _CHUNK = 16 << 20
 class _Copy:
     """One run; counts what it copied."""
 
-    def __init__(self, target: int) -> None:
+    def __init__(self, target: int, left_out: frozenset[str]) -> None:
         self.entries = 0
         self.blocks = 0
         self._target = target
+        self._left_out = left_out | _MOUNT_POINTS | _OF_THE_RUNTIME
         self._links: dict[int, str] = {}
 
     def directory(self, source: int, target: int, where: str) -> int:
@@ -41,7 +43,7 @@ class _Copy:
             names = [entry.name for entry in entries]
         for name in names:
             path = f"{where}/{name}" if where else name
-            if path in _MOUNT_POINTS or path in _OF_THE_RUNTIME:
+            if path in self._left_out:
                 continue
             count += self._entry(source, target, name, path)
         return count
@@ -165,13 +167,13 @@ def _is_plain(info: os.stat_result) -> bool:
     return (stat.S_IMODE(info.st_mode), info.st_uid, info.st_gid) == (0o755, 0, 0)
 
 
-def main(source_path: str, target_path: str) -> int:
+def main(source_path: str, target_path: str, left_out: str) -> int:
     """Copy, and print what became of it."""
     sys.setrecursionlimit(1_000_000)
     os.umask(0)
     source = os.open(source_path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     target = os.open(target_path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-    copy = _Copy(target)
+    copy = _Copy(target, frozenset(left_out.split("\n")))
     try:
         copy.directory(source, target, "")
         _dress(source, target, os.fstat(source))
