@@ -33,6 +33,7 @@ class Row:
     npm: str = ""
     pypi: str = ""
     url: str = ""
+    apt: tuple[str, ...] = ()
     command: str = ""
     args: tuple[str, ...] = ()
     env: Mapping[str, str] = field(default_factory=dict)
@@ -51,6 +52,8 @@ class Plan:
     pypi: str = ""
     url: str = ""
     repository: str = ""
+    apt: tuple[str, ...] = ()
+    """Debian packages that it needs."""
     command: str = ""
     """A program of the package; a shell text for a repository."""
     args: tuple[str, ...] = ()
@@ -114,7 +117,7 @@ class Table:
         return self._rows[name]
 
     def _package(self, row: Row) -> Plan:
-        return Plan(name=row.name, npm=row.npm, pypi=row.pypi, url=row.url)
+        return Plan(name=row.name, npm=row.npm, pypi=row.pypi, url=row.url, apt=row.apt)
 
     def _repository(self, name: str) -> Plan | None:
         return Plan(name=name, repository=_repository(name)) if name.startswith("github/") else None
@@ -126,6 +129,7 @@ class Table:
             name=name,
             npm=row.npm,
             pypi=row.pypi,
+            apt=row.apt,
             url=_texts([row.url], values)[0] if row.url else "",
             command=row.command,
             args=tuple(_texts(row.args, values)),

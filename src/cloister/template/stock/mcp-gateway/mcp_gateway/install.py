@@ -14,6 +14,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,6 +58,7 @@ class Installer:
         self._user = user
         self._home = home
         self._git_base = git_base.rstrip("/")
+        self._apt_turn = threading.Lock()
 
     def ready(self, plan: Plan) -> bool:
         """Whether nothing is to be done for it."""
@@ -73,6 +75,8 @@ class Installer:
             if self.ready(plan):
                 return
             directory = self._directory(plan)
+            if plan.apt:
+                self._apt(plan)
             if plan.npm:
                 _empty(directory)
                 self._npm(plan, directory)
@@ -102,6 +106,12 @@ class Installer:
         with (directory.parent / f".{directory.name}.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
+
+    def _apt(self, plan: Plan) -> None:
+        environ = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+        with self._apt_turn:
+            _run(plan, ("apt-get", "-q", "update"), environ, quiet=True)
+            _run(plan, ("apt-get", "-q", "-y", "--no-install-recommends", "install", *plan.apt), environ, quiet=True)
 
     def _npm(self, plan: Plan, directory: Path) -> None:
         options = ("--no-audit", "--no-fund", "--no-update-notifier", "--loglevel=error")
@@ -134,7 +144,7 @@ def _empty(directory: Path) -> None:
     directory.mkdir(parents=True)
 
 
-def _run(plan: Plan, argv: tuple[str, ...], environ: Mapping[str, str], cwd: Path | None = None) -> None:
+def _run(plan: Plan, argv: tuple[str, ...], environ: Mapping[str, str], cwd: Path | None = None, *, quiet: bool = False) -> None:
     print(f"{plan.name}: {shlex.join(argv)}", flush=True)
     child = subprocess.run(argv, env=dict(environ), cwd=cwd, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
     if child.returncode:
@@ -142,4 +152,4 @@ def _run(plan: Plan, argv: tuple[str, ...], environ: Mapping[str, str], cwd: Pat
         status = child.returncode
         end = f"exit status {status}" if status > 0 else f"ended by signal {-status}, as when memory is exhausted"
         raise GatewayError("\n".join([f"{plan.name} could not be installed ({argv[-1]}): {end}", *output]))
-    sys.stdout.write(child.stdout)
+    sys.stdout.write("" if quiet else child.stdout)
