@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from e2b import CommandExitException, Sandbox, SandboxException
+from e2b import CommandExitException, Sandbox, SandboxException, Template
+from e2b.exceptions import BuildException
 from mcp.client import Client
 
 from framework.http import call
@@ -203,6 +204,27 @@ def test_without_internet(server: Server) -> None:
         assert "a note" in ask(server, made.sandbox_id, token, lambda client: tool_text(client, "read_text_file", path="/srv/note.txt"))
     finally:
         made.kill()
+
+
+@pytest.mark.slow
+def test_a_template_with_servers_installed_ahead(server: Server) -> None:
+    """What ``add_mcp_server`` installs at build is there in a sandbox that reaches nothing; an unknown name ends the build."""
+    connection: Any = {"api_key": server.api_key, "api_url": server.url}
+    base = Template().from_template("mcp-gateway")
+    with pytest.raises(BuildException, match="mcp-gateway pull nothere"):
+        Template.build(base.add_mcp_server("nothere"), "mcp-unknown", **connection)
+    built = Template.build(Template().from_template("mcp-gateway").add_mcp_server(["everything"]), "mcp-ahead", **connection)
+    try:
+        made = Sandbox.create("mcp-ahead", mcp={"everything": {}}, allow_internet_access=False, timeout=120, **server.sdk)
+        try:
+            token = made.get_mcp_token()
+            assert token is not None
+            assert "hello" in ask(server, made.sandbox_id, token, lambda client: tool_text(client, "echo", message="hello"))
+        finally:
+            made.kill()
+    finally:
+        for name in (built.template_id, "mcp-unknown"):
+            assert call(server.url, "DELETE", f"/templates/{name}", headers={"X-API-Key": server.api_key}).status == 204
 
 
 @pytest.mark.skipif(

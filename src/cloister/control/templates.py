@@ -179,7 +179,8 @@ class Templates:
 
     async def _missing(self, text: str) -> TemplateNotFoundError:
         names = ", ".join(sorted({template.name for template in self._stock})) or "none"
-        return TemplateNotFoundError(f"template '{text[:200]}' not found", hint=f"templates of this server: {names}")
+        hint = f"templates of this server: {names}; 'cloister template build all' builds those that come with it"
+        return TemplateNotFoundError(f"template '{text[:200]}' not found", hint=hint)
 
     def spawned(self, found: FoundTemplate) -> None:
         """A sandbox was created from it."""
