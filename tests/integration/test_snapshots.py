@@ -213,8 +213,8 @@ def record_of(node: BuildNode, *, build_id: str = "", template: str = "base") ->
 
 def test_a_snapshot_says_what_the_sandboxs_template_says(node: BuildNode) -> None:
     """User, variables and start command are those of the build that the sandbox was made of, also when a newer one is there."""
-    own = {"envs": {"A": "b"}, "user": "root", "start_cmd": "serve"}
-    made = replace(node.base, template_id="mine", name="mine", build_id=str(uuid.uuid4()), aliases=(), **own)
+    made = replace(node.base, template_id="mine", name="mine", build_id=str(uuid.uuid4()), aliases=())
+    made = replace(made, envs={"A": "b"}, user="root", start_cmd="serve")
     node.store.write_build(made)
     snapshots, name = Snapshots(node.place, node.catalog.find), SnapshotName(build_id=str(uuid.uuid4()), template_id="s", name="snap")
     with live(node) as sandbox:

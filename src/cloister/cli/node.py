@@ -11,6 +11,7 @@ import asyncio
 import json
 import os
 import signal
+from functools import partial
 
 import structlog
 
@@ -25,13 +26,16 @@ from cloister.node.catalog import Catalog
 from cloister.node.ceiling import host_ceiling
 from cloister.node.creation import Creator
 from cloister.node.host import close_host, open_host
+from cloister.node.housekeeping import keep_house
 from cloister.node.journal import Journal
+from cloister.node.livetrees import live_trees
 from cloister.node.pool import PoolSize
 from cloister.node.server import NodeServer
 from cloister.node.snapshots import Snapshots
 from cloister.node.supervisor import Supervisor
 from cloister.telemetry.logging import configure_logging
 from cloister.template.copier import BuildPlace
+from cloister.template.garbage import Collector
 from cloister.template.layers import LayerStore
 
 __all__ = ["add_parser", "run"]
@@ -82,6 +86,8 @@ async def _serve(settings: Settings, ready_fd: int | None) -> None:
     await supervisor.start()
     await building.load()
     await server.start()
+    collector = Collector(store, partial(live_trees, settings.run_dir), [settings.data_dir / "hostlayer"])
+    housekeeping = asyncio.create_task(keep_house(collector, settings.layer_retention_s))
     beginning = asyncio.create_task(building.begin_after(supervisor.is_resolver_served))
     if ready_fd is not None:
         with os.fdopen(ready_fd, "w") as ready:
@@ -91,6 +97,7 @@ async def _serve(settings: Settings, ready_fd: int | None) -> None:
     structlog.get_logger("cloister.node").info("node.stopping", signal=number.name, keep_sandboxes=keep)
     await server.close()
     beginning.cancel()
+    housekeeping.cancel()
     await building.stop()
     await supervisor.stop(keep_sandboxes=keep)
     if not keep:

@@ -1,4 +1,4 @@
-"""``cloister template``: build the stock templates into the store, and list what is there.
+"""``cloister template``: build the stock templates into the store, list what is there, and remove what nothing uses.
 
 Wires a build: a node of its own for the time of it (instance number, network, resolver, runtime, host layer). Every
 step runs in that node's sandboxes; nothing is left of the node afterwards. Needs root.
@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from cloister.config.load import add_arguments, load
@@ -21,10 +22,12 @@ from cloister.errors import BuildError, PermissionDeniedError, TemplateNotFoundE
 from cloister.model.template import Template
 from cloister.network.dns_relay import host_nameservers
 from cloister.node.host import build_host
+from cloister.node.livetrees import live_trees
 from cloister.runtime.namespace.step import StepRunner
 from cloister.template.agenttree import agent_tree, ensure_agent_tree
 from cloister.template.bootstrap import Bootstrap, host_mirror
 from cloister.template.builder import BuildContext, build_template, layer_keys
+from cloister.template.garbage import Collector
 from cloister.template.layers import LayerStore
 from cloister.template.progress import make_progress
 from cloister.template.stock import BASE_SUITE, STOCK_NAMES, handed_on, load_stock
@@ -42,6 +45,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     add_arguments(build)
     check = actions.add_parser("check", help="whether the stock templates are built in their present definition (exit code)")
     add_arguments(check)
+    collecting = actions.add_parser("gc", help="remove layers that no template, build or sandbox uses, and other leftovers of builds")
+    collecting.add_argument("--all", action="store_true", help="also what was used lately: it spares later builds their steps")
+    collecting.add_argument("--dry-run", action="store_true", help="only tell what would be removed")
+    add_arguments(collecting)
     listing = actions.add_parser("list", help="the templates in the store and their layers")
     listing.add_argument("--layers", action="store_true", help="show every layer")
     add_arguments(listing)
@@ -54,6 +61,8 @@ def run(args: argparse.Namespace) -> int:
         raise PermissionDeniedError("templates belong to root", hint="run it with sudo")
     if args.action == "list":
         return _list(settings, args.layers)
+    if args.action == "gc":
+        return _collect(settings, everything=args.all, is_rehearsal=args.dry_run)
     if args.action == "check":
         return 0 if _find_built(LayerStore(settings.store_dir), STOCK_NAMES) is not None else 1
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that a build that is told to stop ends its sandbox first
@@ -138,6 +147,18 @@ def _list(settings: Settings, show_layers: bool) -> int:
         print(f"{template.name:24}{_size_mib(store, template):6} MiB  {len(template.layers)} layers  {languages}")
         for layer in (store.layer(key) for key in template.layers) if show_layers else ():
             print(f"    {layer.key[:12]}  {layer.size_bytes / 2**20:6.0f} MiB  {layer.build_s:6.1f} s  {layer.name}")
+    return 0
+
+
+def _collect(settings: Settings, *, everything: bool, is_rehearsal: bool) -> int:
+    store = LayerStore(settings.store_dir)
+    directories = [settings.data_dir / "hostlayer", *(store.root / "builders").glob("*/hostlayer")]
+    collector = Collector(store, partial(live_trees, settings.run_dir), directories)
+    removed = collector.collect(0 if everything else settings.layer_retention_s, is_rehearsal=is_rehearsal)
+    for one in removed:
+        print(f"{one.kind:11} {one.name[:40]:40} {one.size_bytes / 2**20:9.1f} MiB")
+    total_mib = sum(one.size_bytes for one in removed) / 2**20
+    print(f"{'would remove' if is_rehearsal else 'removed'} {len(removed)}: {total_mib:.1f} MiB")
     return 0
 
 

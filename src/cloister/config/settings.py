@@ -67,6 +67,9 @@ class Settings:
     max_mem_mib: int | None = _setting(None, "Most memory one sandbox or build may ask for; none takes the host's.", unit="MiB")
     max_disk_mib: int = _setting(65_536, "Largest disk one sandbox or build may ask for.", unit="MiB")
     disk_reserve_mib: int = _setting(2048, "Free disk below which no sandbox is created and no template built.", unit="MiB")
+    layer_retention_s: int = _setting(
+        604_800, "How long layers that no template, build or sandbox uses are kept: they spare later builds their steps.", unit="s"
+    )
     zygotes: bool = _setting(
         True,
         "Whether agents and Python kernels are copies of prepared processes; if not, each is started anew: slower, larger, and with a "

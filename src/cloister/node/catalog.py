@@ -116,7 +116,9 @@ class Catalog:
         base = self._store.template(_BASE)
         if base.build_id not in self._agent_trees:
             layers = tuple(self._store.rootfs(key) for key in interpreter_layers(base))
-            self._agent_trees[base.build_id] = AgentTree(interpreter=layers, agent=agent_tree(self._store.root, base))
+            tree = AgentTree(interpreter=layers, agent=agent_tree(self._store.root, base))
+            self._store.keep((*layers, tree.agent))
+            self._agent_trees[base.build_id] = tree
         return self._agent_trees[base.build_id]
 
 

@@ -5,6 +5,7 @@ Used by the supervisor and by template builds, each for a data directory of its 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -57,6 +58,8 @@ def open_host(settings: Settings, upstream_dns: tuple[str, ...]) -> NodeHost:
         resolver=network.gateway_address, extra_ca_file=settings.extra_ca_file, include_credentials=settings.include_credentials
     )
     host_layer = build_host_layer(settings.data_dir / "hostlayer", layer_config)
+    runtime.holds.take((host_layer.path,))
+    os.utime(host_layer.path)
     return NodeHost(instance=instance, network=network, runtime=runtime, host_layer=host_layer)
 
 

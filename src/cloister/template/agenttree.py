@@ -19,7 +19,7 @@ from cloister.template.builder import BuildContext, build_layers, layer_keys, ru
 from cloister.template.layers import layer_key
 from cloister.template.stock import SOURCE_SUFFIXES, Definition, Step, handed_on, load_stock, read_definition
 
-__all__ = ["agent_tree", "ensure_agent_tree", "interpreter_layers"]
+__all__ = ["agent_tree", "ensure_agent_tree", "interpreter_layers", "library_layers"]
 
 _SOURCE = Path(cloister.__file__).parent
 _SHARED = ("__init__.py", "errors.py", "protocol", "agent")
@@ -58,6 +58,11 @@ def ensure_agent_tree(base: Template, context: BuildContext) -> Path:
             (workspace.upper / _OUTPUT).rename(path)
     context.progress.step_done(time.monotonic() - started, None, cached=False)
     return path
+
+
+def library_layers(base: Template) -> tuple[str, ...]:
+    """The layers that the trees of the present libraries are made on; no template has them."""
+    return layer_keys(_definitions()[0], interpreter_layers(base))
 
 
 def interpreter_layers(base: Template) -> tuple[str, ...]:

@@ -24,7 +24,6 @@ import json
 import os
 import re
 import secrets
-import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -34,7 +33,7 @@ from typing import Any, TextIO
 from cloister.errors import NoCapacityError, StoreError, TemplateNotFoundError
 from cloister.linux.holds import Holds
 from cloister.linux.syscall import sync_filesystem
-from cloister.linux.trees import remove_tree
+from cloister.linux.trees import remove_tree, tree_size
 from cloister.model.template import Template
 
 __all__ = ["FORMAT_VERSION", "Layer", "LayerStore", "Workspace", "layer_key"]
@@ -154,6 +153,17 @@ class LayerStore:
         finally:
             self._holds.give(trees)
 
+    def keep(self, trees: Iterable[Path]) -> None:
+        """Keep directories of the store from being removed for as long as this process lives; counts as a use of them.
+
+        Raises:
+            OSError: one of them is not there.
+        """
+        kept = tuple(trees)
+        self._holds.take(kept)
+        for tree in kept:
+            os.utime(tree if self.key_of(tree) is None else tree.parent)
+
     @contextlib.contextmanager
     def workspace(self, key: str) -> Iterator[Workspace]:
         """A fresh workspace, removed at the end with whatever was not published."""
@@ -194,7 +204,7 @@ class LayerStore:
 
         ``size_bytes`` spares the walk that measures it.
         """
-        size = _measure(workspace.upper) if size_bytes is None else size_bytes
+        size = tree_size(workspace.upper) if size_bytes is None else size_bytes
         layer = Layer(key=key, name=name, parent=parent, size_bytes=size, created_at=time.time(), build_s=round(build_s, 1))
         (workspace.upper.parent / "layer.json").write_text(json.dumps(asdict(layer), indent=1))
         sync_filesystem(self.root)
@@ -243,6 +253,15 @@ class LayerStore:
             with contextlib.suppress(TemplateNotFoundError):
                 found.append(self.template(path.stem))
         return found
+
+    def records(self) -> list[Template]:
+        """Every stock template as it is recorded; a layer of it may be gone.
+
+        Raises:
+            StoreError: a record cannot be read.
+        """
+        found = [_read_record(path) for path in sorted((self.root / "templates").glob("*.json"))]
+        return [template for template in found if template is not None]
 
     def write_build(self, template: Template) -> None:
         """Record what the build ``template.build_id`` made: from then on its layers are in use."""
@@ -297,10 +316,6 @@ def _read_record(path: Path) -> Template | None:
         return None
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise StoreError(f"the record {path} is damaged: {error}") from error
-
-
-def _measure(tree: Path) -> int:
-    return int(subprocess.run(["du", "-sxk", tree], capture_output=True, check=True, text=True).stdout.split()[0]) * 1024
 
 
 def _poll_lock(file: TextIO, check: Callable[[], None]) -> None:

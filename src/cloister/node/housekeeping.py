@@ -1,0 +1,31 @@
+"""Once an hour: removes from the store what nothing uses any more (template/garbage.py)."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import structlog
+
+from cloister.errors import CloisterError
+from cloister.template.garbage import Collector
+
+__all__ = ["keep_house"]
+
+_log = structlog.get_logger("cloister.node")
+_INTERVAL_S = 3600.0
+
+
+async def keep_house(collector: Collector, retention_s: float, interval_s: float = _INTERVAL_S) -> None:
+    """Collect every ``interval_s``, in a thread of its own, until cancelled; a collection under way then runs to its end."""
+    while True:
+        await asyncio.sleep(interval_s)
+        began = time.monotonic()
+        try:
+            removed = await asyncio.to_thread(collector.collect, retention_s)
+        except (CloisterError, OSError):  # task border: the next round tries again
+            _log.exception("store.not_collected")
+        else:
+            if removed:
+                mib, seconds = sum(one.size_bytes for one in removed) >> 20, round(time.monotonic() - began, 3)
+                _log.info("store.collected", removed=[f"{one.kind} {one.name}" for one in removed], mib=mib, seconds=seconds)
