@@ -14,10 +14,9 @@ from pathlib import Path
 import pytest
 
 from cloister.config.load import load
-from cloister.errors import InvalidRequestError, TemplateNotFoundError
+from cloister.errors import TemplateNotFoundError
 from cloister.ids import new_sandbox_id
-from cloister.model.build import BuildFiles, BuildStatus, BuildStep
-from cloister.model.resources import Limits
+from cloister.model.build import BuildStatus
 from cloister.model.sandbox import EndReason, SandboxRequest
 from cloister.template.layers import LayerStore
 from framework.node_peer import NodePeer, build_request, run
@@ -146,28 +145,6 @@ def test_a_step_that_fills_its_disk_hurts_itself_only(peer: NodePeer) -> None:
     assert report.step == "1"
     assert "No space left" in "\n".join(peer.lines(full.build_id))
     peer.wait_ready(other.build_id)
-
-
-def test_api_process_cannot_ask_for_more_than_the_host_has(peer: NodePeer) -> None:
-    """Limits of creations and builds are bounded by the node, whoever asks."""
-    greedy = replace(sandbox_of("base"), limits=Limits(mem_mib=1 << 30))
-    with pytest.raises(InvalidRequestError, match="max_mem_mib"):
-        peer.call(lambda node: node.create(greedy))
-    with pytest.raises(InvalidRequestError, match="max_disk_mib"):
-        peer.start(build_request(disk_mib=1 << 30))
-    with pytest.raises(InvalidRequestError, match="pids"):
-        peer.call(lambda node: node.create(replace(sandbox_of("base"), limits=Limits(pids=1 << 22))))
-
-
-def test_api_process_cannot_show_a_build_other_files(peer: NodePeer) -> None:
-    """An archive's path that is a link of the api process's making leads nowhere."""
-    uploads = peer.server.data_dir / "api" / "uploads"
-    (uploads / "team").mkdir(parents=True, exist_ok=True)
-    (uploads / "team" / "linked").symlink_to(peer.server.data_dir / "node")
-    files = BuildFiles(path="team/linked", digest="0" * 64)
-    report = peer.wait_failed(peer.start(build_request(BuildStep(kind="COPY", args=("a", "/b", "", ""), files=files))))
-    assert report.step == "1"
-    assert "uploaded files" in report.message
 
 
 def test_a_stop_during_a_build(directory: Path) -> None:

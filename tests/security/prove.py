@@ -255,6 +255,50 @@ STEPS = (
         "if not name:",
         "cannot_become_ready",
     ),
+    Step(
+        "an archive's path has two plain names",
+        "src/cloister/node/requests.py",
+        "if len(components) != 2 or not all(_COMPONENT.match(one) for one in components):",
+        "if not components:",
+        "cannot_name_a_directory_of_the_host",
+    ),
+    Step(
+        "a build id is a UUID",
+        "src/cloister/node/requests.py",
+        "if not isinstance(value, str) or not is_build_id(value):",
+        "if not isinstance(value, str):",
+        "cannot_write_elsewhere_by_a_build_id",
+    ),
+    Step(
+        "ceiling of what an api process may ask for",
+        "src/cloister/node/supervisor.py",
+        "self.ceiling.check(request.limits)",
+        "pass",
+        "cannot_ask_for_more_than_the_host_has",
+    ),
+    Step(
+        "plain text in a build's log",
+        "src/cloister/node/build_log.py",
+        '_CONTROL.sub("", _last_overwritten(line))',
+        "_last_overwritten(line)",
+        "cannot_steer_the_terminal",
+        (("src/cloister/node/build_log.py", '_ESCAPE.sub("", message.replace("\\r\\n", "\\n"))', "message"),),
+    ),
+    Step(
+        "bounds of a build's log",
+        "src/cloister/node/build_log.py",
+        "if fits < len(rows):",
+        "fits = len(rows)\n            if not rows:",
+        "cannot_fill_the_disk_by_its_log",
+        (("src/cloister/node/build_log.py", "self._append(rows[:fits])", "self._append(rows)"),),
+    ),
+    Step(
+        "credentials of an ended build are removed",
+        "src/cloister/node/builds.py",
+        "            self._records.forget_request(build.build_id)\n            self._save",
+        "            self._save",
+        "cannot_find_credentials_of_a_build",
+    ),
 )
 
 
