@@ -1,0 +1,217 @@
+"""Steps of builds and live sandboxes as attackers of the host by way of layers: what they write, what they see, and the copier between."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cloister.errors import BuildError, NoCapacityError, RuntimeFailedError
+from cloister.model.template import Template
+from cloister.node.snapshots import Snapshots
+from cloister.runtime.namespace.plan import AGENT_PYTHON
+from cloister.template.interfaces import BoxSpec, Command
+from cloister.template.workbench import NodeBuildSandbox
+from framework.build_node import LIMITS, BuildNode, NoCancellation, build_node
+
+pytestmark = [pytest.mark.root, pytest.mark.templates]
+
+
+@pytest.fixture(scope="module", params=["forked", "cold"])
+def node(request: pytest.FixtureRequest, stock_templates: None) -> Iterator[BuildNode]:
+    """A node whose build sandboxes' agents are forked from a zygote, and one whose are started by exec."""
+    with build_node(zygotes=request.param == "forked") as made:
+        yield made
+
+
+@contextmanager
+def box(node: BuildNode, *above: str, context: Path | None = None) -> Iterator[NodeBuildSandbox]:
+    """A build sandbox on the base template, started as the node says."""
+    with node.workbench.open((*node.base.layers, *above), BoxSpec(limits=LIMITS, context=context), NoCancellation()) as sandbox:
+        yield sandbox
+
+
+def run(sandbox: NodeBuildSandbox, text: str) -> str:
+    """What ``text`` writes; it must succeed."""
+    parts: list[bytes] = []
+    assert sandbox.run(Command(text=text, user="root"), lambda _kind, data: parts.append(data)) == 0, b"".join(parts)
+    return b"".join(parts).decode()
+
+
+def named() -> Template:
+    """What a snapshot is to be called."""
+    return Template(template_id="t", name="of-mine", build_id=secrets.token_hex(8), layers=())
+
+
+def test_step_cannot_fill_the_hosts_disk(node: BuildNode) -> None:
+    """A step that writes without end fails at its own bound, which the error names; the host loses no more than that, and gets it back."""
+    before = shutil.disk_usage(node.store.root).free
+    fill = Command(text="cat /dev/zero > /opt/x", user="root")
+    with box(node) as sandbox:
+        with pytest.raises(BuildError, match=f"the disk is full: the build has {LIMITS.disk_mib} MiB"):
+            sandbox.run(fill, lambda _kind, _data: None)
+        image = next(node.workbench.directory.glob("*/disk.img"))
+        assert image.stat().st_blocks * 512 <= (LIMITS.disk_mib + 1) << 20
+        assert before - shutil.disk_usage(node.store.root).free < (LIMITS.disk_mib + 300) << 20  # others write meanwhile
+    assert not image.exists()
+
+
+def test_step_cannot_fill_the_store_beyond_its_reserve(node: BuildNode) -> None:
+    """A layer that would leave less than the reserve is refused before anything of it is written."""
+    free_mib = shutil.disk_usage(node.store.root).free >> 20
+    place = replace(node.place, disk_reserve_mib=free_mib - 50)
+    with box(node) as sandbox:
+        run(sandbox, "head -c 200M /dev/zero > /opt/x")
+        sandbox._copier._place = place
+        with pytest.raises(NoCapacityError, match=r"there is no room for a layer of up to 2\d\d MiB"):
+            sandbox.publish(secrets.token_hex(32), "test")
+    assert list((node.store.root / "tmp").iterdir()) == []
+
+
+def test_step_cannot_change_what_it_is_shown(node: BuildNode, tmp_path: Path) -> None:
+    """Files of a context: no write, no new mount over it, no privilege by it, no device in it; nor by a layer's links to it."""
+    (tmp_path / "file").write_text("of the host")
+    (tmp_path / "tool").write_bytes(Path("/bin/true").read_bytes())
+    (tmp_path / "tool").chmod(0o6755)
+    os.mknod(tmp_path / "null", stat.S_IFCHR | 0o666, os.makedev(1, 3))
+    with box(node, context=tmp_path) as sandbox:
+        attacks = "! echo x >> file; ! touch new; ! rm file; ! chmod 777 file; ! chown user file; ! ln file other; ! ./tool; ! cat null;"
+        attacks += "! mount -o remount,rw /.cloister/context; ! mount --bind /tmp /.cloister/context; ! umount /.cloister/context;"
+        attacks += "! ln file /opt/hard; ! mv file /opt/; ! truncate -s 0 file; ! python3 -c 'import os; os.setxattr(\"file\", \"user.a\", b\"b\")'"
+        run(sandbox, f"set -e; cd /.cloister/context; ({attacks}) 2> /dev/null; ln -s /.cloister/context /opt/link; ! echo x > /opt/link/file")
+        layer = sandbox.publish(secrets.token_hex(32), "test")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "null", "tool"]
+    assert (tmp_path / "file").read_text() == "of the host"
+    assert layer is not None
+    assert (node.store.rootfs(layer.key) / "opt/link").is_symlink()
+
+
+def test_step_cannot_have_a_layer_take_another_place(node: BuildNode) -> None:
+    """Links in the places that the copier goes through are copied as links; what they lead to is neither read nor written."""
+    with box(node) as sandbox:
+        run(sandbox, "rm -rf /srv /opt /media; ln -s / /srv; ln -s /.cloister/to /opt; ln -s ../../../../../../etc /media; ln -s /x /home/x")
+        layer = sandbox.publish(secrets.token_hex(32), "test")
+    assert layer is not None
+    tree = node.store.rootfs(layer.key)
+    assert sorted(str(path.relative_to(tree)) for path in tree.rglob("*")) == ["home", "home/x", "media", "opt", "srv"]
+    assert [str((tree / name).readlink()) for name in ("media", "opt", "srv")] == ["../../../../../../etc", "/.cloister/to", "/"]
+
+
+_TRAPS = """
+mkdir /opt/t; cd /opt/t
+ln -s /etc/shadow absolute; ln -s ../../../../../../../../etc/shadow relative; ln -s /proc/self/root/etc/shadow magic
+ln -s / root; ln -s /.cloister/from from; ln -s /.cloister/to to; ln -s /proc/1/root/etc proc
+cd /opt; (while :; do rm -rf race; mkdir race; echo mine > race/shadow; rm -rf race; ln -s /etc race; done) > /dev/null 2>&1 &
+"""
+
+
+def test_sandbox_cannot_get_other_files_into_its_snapshot(node: BuildNode, tmp_path: Path) -> None:
+    """Links to files of the host, of the copier and of itself stay links, also ones that come and go; what is mounted is not copied."""
+    secret = tmp_path / "host-file"
+    secret.write_text("of the host")
+    inodes = {secret.stat().st_ino, Path("/etc/shadow").stat().st_ino}
+    with box(node) as sandbox:
+        run(sandbox, f"{_TRAPS}\nln -s {secret} host; sleep 0.3; echo x > /dev/shm/x")
+        for _ in range(5):
+            template = Snapshots(node.place, node.catalog.find).take(sandbox.sandbox, named())
+            tree = node.store.rootfs(template.layers[-1])
+            assert all(path.is_symlink() for path in (tree / "opt/t").iterdir())
+            found = [path for path in tree.rglob("*") if stat.S_ISREG(path.lstat().st_mode)]
+            assert {path.stat().st_ino for path in found}.isdisjoint(inodes)
+            assert {path.read_text() for path in found} <= {"mine\n", ""}
+            assert not any((tree / name).exists() for name in ("proc", "dev", "sys", ".cloister"))
+
+
+def test_sandbox_cannot_write_while_it_is_copied(node: BuildNode) -> None:
+    """Nothing of it runs during the copy, so nothing it is asked for can change under the copier."""
+    with box(node) as sandbox:
+        run(sandbox, "(while :; do date +%s%N > /opt/clock; done) > /dev/null 2>&1 &")
+        seen: list[tuple[str, str]] = []
+        real = Snapshots(node.place, node.catalog.find)
+        copy = real._copier._copy
+
+        def watched(*given: Any) -> dict[str, Any]:
+            usage = sandbox.sandbox.cpu_used_s
+            before = usage()
+            report = copy(*given)
+            seen.append((f"{before:.6f}", f"{usage():.6f}"))
+            return report
+
+        real._copier._copy = watched  # type: ignore[assignment,method-assign]
+        real.take(sandbox.sandbox, named())
+    assert seen[0][0] == seen[0][1]
+
+
+_OVERTAKEN = """
+import json, os, socket, sys
+found = {"ids": [os.getuid(), open("/proc/self/uid_map").read().split()[1]]}
+def attempt(name, what):
+    try: found[name] = what() or "done"
+    except OSError as error: found[name] = f"refused: {error.strerror}"
+def write(path):
+    with open(path, "w") as file: file.write("x")
+attempt("write the disk", lambda: write("/.cloister/from/u/opt/mine"))
+attempt("remove from the disk", lambda: os.unlink("/.cloister/from/u/opt/mine"))
+attempt("own the disk", lambda: os.chown("/.cloister/from/u/opt/mine", 5, 5))
+attempt("mark the disk", lambda: os.setxattr("/.cloister/from/u/opt/mine", "user.x", b"y"))
+attempt("write the agent", lambda: write("/.cloister/agent/site/x"))
+attempt("make a device", lambda: os.mknod("/.cloister/to/disk", 0o60666, os.makedev(8, 0)))
+attempt("reach the internet", lambda: socket.create_connection(("198.51.100.1", 80), 3))
+attempt("enter a namespace", lambda: os.unshare(0x10000000) if hasattr(os, "unshare") else None)
+with open("/.cloister/to/program", "w") as file: file.write("#!/bin/sh\\n")
+os.chmod("/.cloister/to/program", 0o4755)
+attempt("run what it copied", lambda: os.execv("/.cloister/to/program", ["x"]) )
+found["owner of the disk"] = os.stat("/.cloister/from/u/opt/mine").st_uid
+found["processes"] = len([name for name in os.listdir("/proc") if name.isdigit()])
+found["places"] = sorted(name for name in os.listdir("/") if name not in ("proc", "dev", "sys", ".cloister"))
+print(json.dumps({"error": json.dumps(found), "errno": 0}))
+"""
+
+
+def test_copier_cannot_be_used_by_what_it_copies(node: BuildNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Were it overtaken, it could change neither the disk nor anything but its own layer, see no host, and reach nobody."""
+    monkeypatch.setattr("cloister.template.copier.AGENT_PYTHON", (*AGENT_PYTHON, "-c", _OVERTAKEN))
+    with box(node) as sandbox:
+        run(sandbox, "echo mine > /opt/mine; chown 1000 /opt/mine; chmod 600 /opt/mine")
+        with pytest.raises(RuntimeFailedError) as caught:
+            sandbox.publish(secrets.token_hex(32), "test")
+    found = json.loads(caught.value.message.partition("copied: ")[2])
+    uid, host_uid = found.pop("ids")
+    assert (uid, found.pop("owner of the disk")) == (0, 1000)
+    assert int(host_uid) >= 65_536  # as the zone sees it, whose own first id is far above those of the host
+    assert found.pop("processes") <= 3
+    assert found.pop("places") == []
+    assert {name for name, outcome in found.items() if not str(outcome).startswith("refused")} == set()
+    assert list((node.store.root / "tmp").iterdir()) == []
+
+
+def test_step_cannot_run_in_a_zygote_that_others_share(node: BuildNode) -> None:
+    """A zone for all builds forks only from the base template: a layer's own interpreter is in no process before the step's sandbox."""
+    with box(node) as sandbox:
+        run(sandbox, "echo 'echo stolen > /tmp/stolen' > /etc/ld.so.preload.sh; cp /bin/false /usr/bin/python3.13; rm -f /lib64/ld-linux-x86-64.so.2.x")
+        layer = sandbox.publish(secrets.token_hex(32), "test")
+    assert layer is not None
+    for zygotes in node.host.runtime._zygotes.values():
+        assert set(zygotes._spec.layers) <= {node.store.rootfs(key) for key in node.base.layers}
+    with box(node, layer.key) as sandbox:
+        assert run(sandbox, "echo alive") == "alive\n"
+
+
+def test_step_cannot_leave_a_process(node: BuildNode) -> None:
+    """What a step leaves running is dead before its layer is made, and writes nothing more."""
+    with box(node) as sandbox:
+        run(sandbox, "(trap '' TERM HUP; while :; do date +%s%N >> /opt/clock; done) > /dev/null 2>&1 & sleep 0.2")
+        layer = sandbox.publish(secrets.token_hex(32), "test")
+        assert layer is not None
+        assert sandbox.sandbox.has_ended()
+        with pytest.raises(BuildError, match="its sandbox ended"):
+            run(sandbox, "true")
