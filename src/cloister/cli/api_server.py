@@ -116,6 +116,7 @@ class ApiServer:
             builds = Builds(self._node, store, templates, uploads, build_policy(settings))
             await builds.load()
             stack.push_async_callback(builds.close)
+            self.builds = builds
             snapshots = Snapshots(self._node, store, templates, builds, sandboxes)
             stack.push_async_callback(snapshots.close)
             ingress = Ingress(RegistryRoutes(registry), self._node)
