@@ -105,7 +105,6 @@ class _FakeBox:
         answer = self._workbench.results.get(operation, {})
         if isinstance(answer, Exception):
             raise answer
-        self._wrote = answer.pop("wrote", True) if operation in self._workbench.results else True
         return answer
 
     def publish(self, key: str, name: str) -> Layer | None:

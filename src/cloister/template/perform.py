@@ -109,15 +109,18 @@ class Performer:
             return None, replace(ground.state, workdir="/")
         with self._open(ground, self._closed()) as (box, output):
             result = box.operate("workdir", {"path": wanted, "user": ground.state.user, "workdir": ground.state.workdir}, output)
-            return self._publish(box, ground), replace(ground.state, workdir=_checked_path(result.get("path")))
+            layer = self._publish(box, ground) if result.get("made", True) else None
+            return layer, replace(ground.state, workdir=_checked_path(result.get("path")))
 
     def _user(self, step: BuildStep, ground: _Ground) -> tuple[str | None, StepState]:
         wanted = self._expanded(step.args[0], ground)
         check_user(wanted)
         sudo = len(step.args) > 1 and step.args[1] == "true"
         with self._open(ground, self._closed()) as (box, output):
-            name, home = _checked_account(box.operate("accounts", {"user": wanted, "sudo": sudo}, output))
-            return self._publish(box, ground), replace(ground.state, user=name, home=home)
+            result = box.operate("accounts", {"user": wanted, "sudo": sudo}, output)
+            name, home = _checked_account(result)
+            layer = self._publish(box, ground) if sudo or result.get("made", True) else None
+            return layer, replace(ground.state, user=name, home=home)
 
     def _env(self, step: BuildStep, ground: _Ground) -> tuple[str | None, StepState]:
         """Later names of one step see the values of the ones before them, as Dockerfiles are read by the SDKs."""

@@ -55,6 +55,8 @@ def test_directories(tmp_path: Path) -> None:
     assert default_directory(InitDocument(sandbox_id="s", workdir="/app"), VERA) == "/app"
     plain = InitDocument(sandbox_id="s", user="user", workdir="/home/user")
     assert default_directory(plain, VERA) == "/home/vera"
+    assert default_directory(InitDocument(sandbox_id="s", user="root", workdir="/root"), VERA) == "/home/vera"
+    assert default_directory(InitDocument(sandbox_id="s", user="root", workdir="/"), VERA) == "/"
     assert working_directory(str(tmp_path), plain, VERA) == str(tmp_path)
     assert working_directory(None, plain, VERA) == "/"  # a user whose home was never made
     for wrong in (str(tmp_path / "no"), "a\0b", "x" * 5000):

@@ -152,7 +152,7 @@ def test_words_of_steps_have_variables(lab: Lab) -> None:
 
 def test_what_writes_nothing_makes_no_layer(lab: Lab) -> None:
     """A command, a user or a directory that is there already."""
-    lab.workbench.results = {"accounts": {"name": "root", "home": "/root", "wrote": False}, "workdir": {"path": "/app", "wrote": False}}
+    lab.workbench.results = {"accounts": {"name": "root", "home": "/root", "made": False}, "workdir": {"path": "/app", "made": False}}
     made = lab.build(run_step("true"), step("USER", "root"), step("WORKDIR", "/app"), step("WORKDIR", "/"), step("ENV", "A", "1"))
     assert made.layers == (_BASE,)
     assert len(lab.workbench.opened) == 3

@@ -15,10 +15,12 @@ _ETC = Path("/etc")
 
 
 def run(params: dict[str, Any]) -> dict[str, Any]:
-    """``path``, ``user``, ``workdir`` (where a relative path begins; "" is the root). Returns the absolute ``path``."""
+    """``path``, ``user``, ``workdir`` (where a relative path begins; "" is the root). Returns the absolute ``path``,
+    and whether it was ``made``.
+    """
     user = find_user(params["user"], _ETC)
     if user is None:
         raise InvalidRequestError(f"invalid username: '{params['user']}'")
     path = absolute(params["path"], params["workdir"], user.home)
-    Directories((user.uid, user.gid)).ensure(path)
-    return {"path": path}
+    made = Directories((user.uid, user.gid)).ensure(path)
+    return {"path": path, "made": made}

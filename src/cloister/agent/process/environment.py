@@ -57,7 +57,8 @@ def default_directory(document: InitDocument, account: Account) -> str:
 
     A template that sets no directory of its own has the default user's home; that is no reason to put other users there.
     """
-    return account.home if account.name != document.user and document.workdir == f"/home/{document.user}" else document.workdir
+    home = "/root" if document.user == "root" else f"/home/{document.user}"
+    return account.home if account.name != document.user and document.workdir == home else document.workdir
 
 
 def working_directory(cwd: str | None, document: InitDocument, account: Account) -> str:
