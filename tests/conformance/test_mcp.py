@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ import pytest
 from e2b import CommandExitException, Sandbox, SandboxException, Template
 from e2b.exceptions import BuildException
 from mcp.client import Client
+from mcp.shared.exceptions import MCPError
 
 from framework.http import call
 from framework.mcp import address, ask, tool_names, tool_text
@@ -149,6 +151,32 @@ def test_a_server_that_ended_is_started_again(server: Server, plain: Sandbox) ->
     assert ask(server, plain.sandbox_id, TOKEN, said)["pid"] != before
 
 
+def test_a_server_that_stays_away_does_not_take_the_others_with_it(server: Server, plain: Sandbox) -> None:
+    """It is missing in the lists, its tools say why, and the other server's work; the log names it."""
+    once = "test -e /tmp/once && { echo gone for good >&2; exit 1; }; touch /tmp/once; exec python3 server.py"
+    start(plain, {"github/acme/one": {"runCmd": once}, "time": {}})
+    assert "whoami" in ask(server, plain.sandbox_id, TOKEN, tool_names)
+    with pytest.raises(BaseException):  # noqa: B017, PT011 - whatever the client makes of it
+        ask(server, plain.sandbox_id, TOKEN, lambda client: tool_text(client, "end"))
+    names = ask(server, plain.sandbox_id, TOKEN, tool_names)
+    assert "get_current_time" in names
+    assert "whoami" not in names
+    assert "gone for good" in plain.commands.run("grep -A3 'is missing in the list' /var/log/mcp-gateway/gateway.log", user="root").stdout
+
+
+@pytest.mark.parametrize("account", ["nobody-here", "root"])
+def test_servers_run_as_the_account_that_is_named(server: Server, plain: Sandbox, account: str) -> None:
+    """The variable names another account; one that is not there is refused."""
+    config = {"github/acme/two": {"runCmd": "python3 server.py"}}
+    if account == "root":
+        start(plain, config, MCP_GATEWAY_USER=account)
+        assert ask(server, plain.sandbox_id, TOKEN, said)["uid"] == 0
+        return
+    with pytest.raises(CommandExitException) as caught:
+        start(plain, config, MCP_GATEWAY_USER=account)
+    assert f"'{account}', which is no account of this sandbox" in caught.value.stderr
+
+
 def test_a_server_that_cannot_start_is_told_with_its_words(plain: Sandbox) -> None:
     """The exit code is not 0, the message ends with what the server wrote, and no gateway is left."""
     with pytest.raises(CommandExitException) as caught:
@@ -179,6 +207,26 @@ def test_a_server_elsewhere_is_asked_with_its_headers(server: Server, plain: San
     assert ask(server, plain.sandbox_id, TOKEN, lambda client: tool_text(client, "far")) == "secret"
 
 
+async def other_than_tools(client: Client) -> None:
+    """Prompts, resources with and without a list, and progress of the server ``everything`` come through."""
+    prompts = {prompt.name for prompt in (await client.list_prompts()).prompts}
+    assert "simple-prompt" in prompts
+    assert (await client.get_prompt("simple-prompt")).messages
+    listed = (await client.list_resources()).resources
+    assert (await client.read_resource(str(listed[0].uri))).contents
+    (template, *_) = (await client.list_resource_templates()).resource_templates
+    assert (await client.read_resource(re.sub(r"{\w+}", "1", template.uri_template))).contents
+    with pytest.raises(MCPError):
+        await client.read_resource("nothing://here")
+    steps: list[float] = []
+
+    async def note(progress: float, total: float | None, message: str | None) -> None:
+        steps.append(progress)
+
+    await client.call_tool("trigger-long-running-operation", {"duration": 1, "steps": 3}, progress_callback=note)
+    assert steps == [1, 2, 3]
+
+
 @pytest.mark.slow
 def test_what_was_pulled_needs_no_registry(server: Server, plain: Sandbox) -> None:
     """A server that was installed ahead starts when no registry is reached; one that was not says so."""
@@ -189,6 +237,7 @@ def test_what_was_pulled_needs_no_registry(server: Server, plain: Sandbox) -> No
         return await tool_text(client, "echo", message="hello"), await tool_text(client, "list_tables")
 
     assert ask(server, plain.sandbox_id, TOKEN, tour) == ("Echo: hello", "[]")
+    ask(server, plain.sandbox_id, TOKEN, other_than_tools)
     with pytest.raises(CommandExitException) as caught:
         start(plain, {"duckduckgo": {}}, **DEAD)
     assert "duckduckgo could not be installed" in caught.value.stderr

@@ -1,12 +1,14 @@
 """All configured MCP servers as one: lists are joined, calls go to the server that they name.
 
 Names are those of the servers. When two servers offer the same name, each gets its server's before it: ``time__now`` and ``clock__now``.
-Lists are asked for anew each time, so what a server adds later is there.
+Lists are asked for anew each time, so what a server adds later is there. A server that does not answer is missing in them, and the log
+says so: one that broke must not take the others with it.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -23,7 +25,9 @@ from mcp_gateway.catalog import GatewayError
 
 __all__ = ["Gateway"]
 
+_LIST_TIMEOUT_S = 30.0
 _Result = TypeVar("_Result")
+_log = logging.getLogger("mcp-gateway")
 _Context = ServerRequestContext[Any, Any]
 _Owned = tuple[Backend, Any]
 
@@ -90,17 +94,14 @@ class Gateway:
 
     async def _read_resource(self, _context: _Context, params: types.ReadResourceRequestParams) -> types.ReadResourceResult:
         uri = str(params.uri)
-        candidates = [self._resources[uri]] if uri in self._resources else await self._serving("resources")
+        candidates = [self._resources[uri]] if uri in self._resources else self._backends
         refusal = MCPError(types.INVALID_PARAMS, f"there is no resource '{uri}'")
         for backend in candidates:
             try:
                 return await _asked(backend, lambda session: session.read_resource(uri))
             except MCPError as error:
-                refusal = error
+                refusal = error if error.code != types.METHOD_NOT_FOUND else refusal
         raise refusal
-
-    async def _serving(self, capability: str) -> list[Backend]:
-        return [backend for backend in self._backends if await _serves(backend, capability)]
 
     async def _all(
         self, capability: str, attribute: str, ask: Callable[[ClientSession, types.PaginatedRequestParams | None], Awaitable[Any]]
@@ -108,30 +109,32 @@ class Gateway:
         """Every page of every server that has any, in the order of the configuration."""
 
         async def pages(backend: Backend) -> list[_Owned]:
-            if not await _serves(backend, capability):
+            if not await backend.serves(capability):
                 return []
             found: list[_Owned] = []
             page: types.PaginatedRequestParams | None = None
             while True:
-                result = await _asked(backend, lambda session, page=page: ask(session, page))  # type: ignore[misc]
+                result = await backend.ask(lambda session, page=page: ask(session, page))  # type: ignore[misc]
                 found += [(backend, item) for item in getattr(result, attribute)]
                 if not result.next_cursor:
                     return found
                 page = types.PaginatedRequestParams(cursor=result.next_cursor)
 
-        return [item for items in await asyncio.gather(*map(pages, self._backends)) for item in items]
+        async def answered(backend: Backend) -> list[_Owned]:
+            try:
+                async with asyncio.timeout(_LIST_TIMEOUT_S):
+                    return await pages(backend)
+            except (GatewayError, MCPError, TimeoutError) as error:
+                if not isinstance(error, MCPError) or error.code != types.METHOD_NOT_FOUND:
+                    _log.warning("%s is missing in the list of %s: %s", backend.name, attribute, error or "no answer in time")
+                return []
+
+        return [item for items in await asyncio.gather(*map(answered, self._backends)) for item in items]
 
 
 async def _asked(backend: Backend, request: Callable[[ClientSession], Awaitable[_Result]]) -> _Result:
     try:
         return await backend.ask(request)
-    except GatewayError as error:
-        raise MCPError(types.INTERNAL_ERROR, str(error)) from error
-
-
-async def _serves(backend: Backend, capability: str) -> bool:
-    try:
-        return await backend.serves(capability)
     except GatewayError as error:
         raise MCPError(types.INTERNAL_ERROR, str(error)) from error
 

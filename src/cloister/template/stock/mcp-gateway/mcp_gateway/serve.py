@@ -27,6 +27,7 @@ from mcp_gateway.settings import LOG_DIR, PORT, installer, table
 
 __all__ = ["main"]
 
+_SESSION_IDLE_S = 24 * 3600.0
 _UNAUTHORIZED = b'{"error": "unauthorized", "message": "this address needs the header Authorization: Bearer <token>"}'
 
 
@@ -78,7 +79,7 @@ async def serve(plans: Sequence[Plan], token: str) -> None:
             raise GatewayError("\n".join(map(str, failures)))
         gateway = Gateway(backends).server()
         settings = TransportSecuritySettings(enable_dns_rebinding_protection=False)  # clients come by many names, and all need the token
-        app = Guarded(gateway.streamable_http_app(transport_security=settings, session_idle_timeout=None), token)
+        app = Guarded(gateway.streamable_http_app(transport_security=settings, session_idle_timeout=_SESSION_IDLE_S), token)
         config = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=2, lifespan="on", ws="none")
         server = uvicorn.Server(config)
         serving = asyncio.create_task(server.serve(sockets=sockets))

@@ -6,7 +6,7 @@ import os
 import pwd
 from pathlib import Path
 
-from mcp_gateway.catalog import OWN_TABLE, Table, read_table
+from mcp_gateway.catalog import OWN_TABLE, GatewayError, Table, read_table
 from mcp_gateway.install import Installer
 
 __all__ = ["LOG_DIR", "PID_FILE", "PORT", "ROOT", "TOKEN_FILE", "installer", "table"]
@@ -24,7 +24,10 @@ def table() -> Table:
 
 
 def installer() -> Installer:
-    """Servers run as the variable MCP_GATEWAY_USER says, repositories come from MCP_GATEWAY_GIT."""
+    """Servers run as the variable MCP_GATEWAY_USER says, repositories come from MCP_GATEWAY_GIT. Raises: GatewayError."""
     user = os.environ.get("MCP_GATEWAY_USER", "user")
-    home = pwd.getpwnam(user).pw_dir
+    try:
+        home = pwd.getpwnam(user).pw_dir
+    except KeyError:
+        raise GatewayError(f"MCP servers run as '{user}', which is no account of this sandbox; MCP_GATEWAY_USER names another") from None
     return Installer(ROOT, user=user, home=home, git_base=os.environ.get("MCP_GATEWAY_GIT", "https://github.com"))
