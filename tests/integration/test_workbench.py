@@ -233,7 +233,9 @@ def test_a_context_is_shown_and_cannot_be_changed(node: BuildNode, tmp_path: Pat
     (tmp_path / "tool").chmod(0o4755)
     with box(node, context=tmp_path) as sandbox:
         assert run(sandbox, "cat /.cloister/context/secret; stat -c %u /.cloister/context/secret").split() == ["of", "the", "context", "0"]
-        run(sandbox, "cd /.cloister/context; ! touch new; ! echo x >> secret; ! rm tool; ! chmod 777 secret; ! ./tool; ! mv tool x")
+        attempts = ("touch new", "echo x >> secret", "rm tool", "chmod 777 secret", "./tool", "mv tool x")
+        script = "cd /.cloister/context\n" + "\n".join(f"if {one}; then echo done; fi" for one in attempts)
+        assert run(sandbox, f"({script}) 2> /dev/null") == ""
         options = run(sandbox, "grep ' /.cloister/context ' /proc/self/mountinfo").split()[5].split(",")
         assert {"ro", "nosuid", "nodev", "noexec"} <= set(options)
         assert sandbox.publish(secrets.token_hex(32), "test") is None

@@ -77,6 +77,13 @@ def test_step_cannot_fill_the_store_beyond_its_reserve(node: BuildNode) -> None:
     assert list((node.store.root / "tmp").iterdir()) == []
 
 
+_ON_A_CONTEXT = (
+    "echo x >> file", "touch new", "rm file", "chmod 777 file", "chown user file", "ln file other", "mv file /opt/", "truncate -s 0 file",
+    "./tool", "cat null", "setpriv --reuid 1000 ./tool", "echo x > /opt/link/file", "ln file /opt/hard", "mount -o remount,rw /.cloister/context",
+    "mount --bind /tmp /.cloister/context", "umount /.cloister/context", "mv /.cloister/context /.cloister/other",
+)  # fmt: skip
+
+
 def test_step_cannot_change_what_it_is_shown(node: BuildNode, tmp_path: Path) -> None:
     """Files of a context: no write, no new mount over it, no privilege by it, no device in it; nor by a layer's links to it."""
     (tmp_path / "file").write_text("of the host")
@@ -84,10 +91,9 @@ def test_step_cannot_change_what_it_is_shown(node: BuildNode, tmp_path: Path) ->
     (tmp_path / "tool").chmod(0o6755)
     os.mknod(tmp_path / "null", stat.S_IFCHR | 0o666, os.makedev(1, 3))
     with box(node, context=tmp_path) as sandbox:
-        attacks = "! echo x >> file; ! touch new; ! rm file; ! chmod 777 file; ! chown user file; ! ln file other; ! ./tool; ! cat null;"
-        attacks += "! mount -o remount,rw /.cloister/context; ! mount --bind /tmp /.cloister/context; ! umount /.cloister/context;"
-        attacks += "! ln file /opt/hard; ! mv file /opt/; ! truncate -s 0 file; ! python3 -c 'import os; os.setxattr(\"file\", \"user.a\", b\"b\")'"
-        run(sandbox, f"set -e; cd /.cloister/context; ({attacks}) 2> /dev/null; ln -s /.cloister/context /opt/link; ! echo x > /opt/link/file")
+        run(sandbox, "ln -s /.cloister/context /opt/link")
+        script = "cd /.cloister/context\n" + "\n".join(f"if {attack}; then echo '{attack}'; fi" for attack in _ON_A_CONTEXT)
+        assert run(sandbox, f"({script}) 2> /dev/null") == ""
         layer = sandbox.publish(secrets.token_hex(32), "test")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "null", "tool"]
     assert (tmp_path / "file").read_text() == "of the host"
@@ -167,9 +173,10 @@ attempt("write the agent", lambda: write("/.cloister/agent/site/x"))
 attempt("make a device", lambda: os.mknod("/.cloister/to/disk", 0o60666, os.makedev(8, 0)))
 attempt("reach the internet", lambda: socket.create_connection(("198.51.100.1", 80), 3))
 attempt("enter a namespace", lambda: os.unshare(0x10000000) if hasattr(os, "unshare") else None)
-with open("/.cloister/to/program", "w") as file: file.write("#!/bin/sh\\n")
+loader = open("/.cloister/rt/lib64/ld-linux-x86-64.so.2", "rb").read()
+with open("/.cloister/to/program", "wb") as file: file.write(loader)
 os.chmod("/.cloister/to/program", 0o4755)
-attempt("run what it copied", lambda: os.execv("/.cloister/to/program", ["x"]) )
+attempt("run what it copied", lambda: os.posix_spawn("/.cloister/to/program", ["x", "--help"], {}))
 found["owner of the disk"] = os.stat("/.cloister/from/u/opt/mine").st_uid
 found["processes"] = len([name for name in os.listdir("/proc") if name.isdigit()])
 found["places"] = sorted(name for name in os.listdir("/") if name not in ("proc", "dev", "sys", ".cloister"))
