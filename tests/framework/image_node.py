@@ -43,12 +43,14 @@ class ImageNode:
     images: Images
     log: str = ""
 
-    def base(self, reference: str, limits: Limits = LIMITS, username: str | None = None, password: str | None = None) -> BaseImage:
-        """The image as layers, for the team ``team``."""
+    def base(
+        self, reference: str, limits: Limits = LIMITS, username: str | None = None, password: str | None = None, *, team: str = "team"
+    ) -> BaseImage:
+        """The image as layers."""
         log = _Log()
         source = ImageSource(reference=reference, username=username, password=password)
         try:
-            return self.images.base(source, "team", replace(limits, mem_mib=1024), log, NoCancellation(), force=False)
+            return self.images.base(source, team, replace(limits, mem_mib=1024), log, NoCancellation(), force=False)
         finally:
             self.log = log.text
 

@@ -32,6 +32,7 @@ _OPEN_PORT, _CLOSED_PORT = 5000, 5001
 _MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 _INDEX = "application/vnd.oci.image.index.v1+json"
 _CONFIG = "application/vnd.oci.image.config.v1+json"
+_FOREIGN = "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip"
 _LAYER = "application/vnd.oci.image.layer.v1.tar"
 
 
@@ -65,6 +66,8 @@ class Image:
     architecture: str = "amd64"
     diff_ids: Sequence[str] | None = None
     """None: the right ones."""
+    elsewhere: str = ""
+    """A URL that the layers are said to be at, instead of the registry."""
     index: bool = False
     """Whether it is listed in an index, beside one of another platform."""
 
@@ -89,6 +92,7 @@ class Registry:
                 "version": 0.1,
                 "log": {"level": "warn"},
                 "storage": {"filesystem": {"rootdirectory": str(self._directory / "data")}},
+                "validation": {"manifests": {"urls": {"allow": [".*"]}}},
                 "http": {"addr": f"0.0.0.0:{port}", "tls": dict.fromkeys(("certificate", "key"), str(self._internet.certificate))},
             }
             if auth:
@@ -120,8 +124,11 @@ class Registry:
             "schemaVersion": 2,
             "mediaType": _MANIFEST,
             "config": self._blob(name, config, _CONFIG),
-            "layers": [self._blob(name, packed, _LAYER + suffix) for _blob, packed in blobs],
+            "layers": [self._blob(name, packed, _LAYER + suffix) for _blob, packed in blobs] if not image.elsewhere else [],
         }
+        for _blob, packed in blobs if image.elsewhere else ():
+            named = {"digest": _digest(packed), "size": len(packed), "urls": [image.elsewhere]}
+            document["layers"].append({"mediaType": _FOREIGN, **named})
         digest, size = self.manifest(name, tag, document)
         if image.index:
             entry = {

@@ -360,6 +360,27 @@ STEPS = (
         "zygote_layers=None,",
         "forked and zygote_that_others_share",
     ),
+    Step(
+        "digests of images' layers",
+        "src/cloister/agent/build/image.py",
+        'if digest != params["diff_id"]:',
+        "if not digest:",
+        "poison_anothers_layer",
+    ),
+    Step(
+        "private layers of a team",
+        "src/cloister/template/images.py",
+        'scope = team_id if credentials else ""',
+        'scope = ""',
+        "anothers_layers_by_their_digests",
+    ),
+    Step(
+        "bound of entries of images",
+        "src/cloister/agent/build/image.py",
+        "if self.entries > self._max_entries:",
+        "if False:",
+        "entries_without_bound",
+    ),
 )
 
 
