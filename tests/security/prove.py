@@ -298,6 +298,8 @@ STEPS = (
         "            self._records.forget_request(build.build_id)\n            self._save",
         "            self._save",
         "cannot_find_credentials_of_a_build",
+    ),
+    Step(
         "read-only disk for the copier",
         "src/cloister/runtime/namespace/rootfs.py",
         "    sealed = MountFlag.READ_ONLY | MountFlag.NO_SUID | MountFlag.NO_DEV | MountFlag.NO_EXEC\n    try:",
