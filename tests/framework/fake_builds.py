@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -49,6 +50,7 @@ class Work:
     keep_fault: BaseException | None = None
     prepare_fault: BaseException | None = None
     capacity_fault: BaseException | None = None
+    held: list[tuple[str, ...]] = field(default_factory=list)
     hears: bool = True
     """Whether the recipe is stopped by a cancellation at once."""
     on_trial: Callable[[], Any] = lambda: None
@@ -79,6 +81,13 @@ class Work:
             raise self.fault
         return Template(template_id=request.template_id, name=request.name, build_id=request.build_id, layers=("a",))
 
+    @contextlib.contextmanager
+    def hold(self, layers: tuple[str, ...]) -> Iterator[None]:
+        """See BuildWork."""
+        self.held.append(layers)
+        yield
+        self.held.remove(layers)
+
     def trial(self, template: Template, log: BuildLog, cancellation: Cancellation) -> Template:
         """See Trial."""
         log.add("info", "trying")
@@ -92,6 +101,7 @@ class Work:
         """See BuildWork."""
         if self.keep_fault is not None:
             raise self.keep_fault
+        assert template.layers in self.held
         self.made[template.build_id] = template
         self.on_keep()
 
@@ -110,6 +120,7 @@ class Work:
         return BuildWork(
             check_capacity=self.check_capacity,
             recipe=self.recipe,
+            hold=self.hold,
             trial=self.trial,
             keep=self.keep,
             drop=self.drop,

@@ -56,6 +56,7 @@ def make_builds(settings: Settings, shared: BuildHost) -> Builds:
     work = BuildWork(
         check_capacity=check_room,
         recipe=partial(_recipe, parts),
+        hold=shared.store.hold,
         trial=NodeTrial(parts.workbench, shared.catalog.limits, settings.ready_timeout_s),
         keep=shared.store.write_build,
         drop=shared.store.drop_build,

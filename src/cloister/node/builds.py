@@ -18,6 +18,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -56,6 +57,8 @@ class BuildWork:
     check_capacity: Callable[[], None]
     """Raises: NoCapacityError: the host has no room for a build."""
     recipe: Recipe
+    hold: Callable[[tuple[str, ...]], AbstractContextManager[None]]
+    """Keep layers from being collected. Raises: StoreError: one is gone."""
     trial: Trial
     keep: Callable[[Template], None]
     """Record what was made: from then on sandboxes can be created of it."""
@@ -289,15 +292,16 @@ class Builds:
         cancellation.check()
         template = self._work.recipe(request, log, cancellation)
         cancellation.check()
-        try:
-            template = self._work.trial(template, log, cancellation)
-        except BuildError as error:
-            error.step = error.step or FINALIZE_STEP
-            raise
-        with self._lock:
-            cancellation.check()
-            build.is_committed = True
-        self._work.keep(template)
+        with self._work.hold(template.layers):
+            try:
+                template = self._work.trial(template, log, cancellation)
+            except BuildError as error:
+                error.step = error.step or FINALIZE_STEP
+                raise
+            with self._lock:
+                cancellation.check()
+                build.is_committed = True
+            self._work.keep(template)
         try:
             self._work.prepare(template, cancellation)
         except (CloisterError, OSError, RuntimeError):  # creations do without; the template is whole
