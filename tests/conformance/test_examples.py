@@ -27,21 +27,37 @@ AREAS = {
     "14_metrics": "processors: 2|processor: | of 1024 MiB|disk: ",
     "15_lifecycle": "state: running|template: base|metadata: ada|seconds to live: 60|more than before: yes|found: yes"
     "|connected: remembered|running: no",
-    "16_environment": "sandbox: blue round|command: it's \"red\" round|afterwards: blue round|in a sandbox: true",
+    "16_environment": 'sandbox: blue round|command: it\'s "red" round|afterwards: blue round|in a sandbox: true',
     "17_access": "web server, without a token: 403|web server, with the token: 200|files, with only that token: 401|files, by the SDK: yes",
     "18_urls": "in the sandbox: uploaded|downloaded: uploaded|another file by the same signature: 401",
     "19_mcp": "tools: |convert_time|12:00 in Paris is 1|without the token: 401",
 }
 """What each of the other programs prints, in this order, in both languages."""
+TEMPLATES = {
+    "20_template": "built: example-first|from the cache: yes|note: made at build|jq: [1,2]|moo",
+    "21_template_steps": "steps: 24|root 755 /opt/app/main.py|hello from the app|./config.json ./index.html ./style.css\n|blue|one.txt two.txt"
+    '|700 /home/user/data|/opt/app/main.py|draft|removed|tree|tinydb|left-pad|it\'s "live" in /home/user/data|worker /srv/work|root|worker'
+    "|/srv/work|first|built",
+    "22_template_dockerfile": "FROM e2bdev/base|RUN echo hi|directory: /srv/app|output: hello from the app|variable: hello-world world|served: "
+    "|blue",
+    "23_template_start": "port: ready; running: python3 -m http.server|answers: 200|url: ready|process: ready|file: ready|timeout: ready"
+    "|command: ready; running: nothing",
+    "24_template_manage": "log: info|RUN echo one|status: ready|exists: |tags: production stable v1 v2|v1: one|stable: one|production: two",
+    "25_template_errors": "a failing step: failed to run command 'cat /does/not/exist': command failed: exit status 1|at: |cat /does/not/exist"
+    "|no such user: failed to run command 'whoami': command failed: unauthenticated: invalid username: 'nobody-knows'|at: |nobody-knows"
+    "|no such image: image 'docker.io/library/fedora:44' cannot be fetched|at: |fedora:44|a start command that dies: |exit status 7|no licence|at: ",
+    "26_snapshot": "copy 1: work so far|copy 2: work so far|the first: and more|listed: yes|deleted: yes",
+}
+"""The same of those that build templates, which need package registries."""
 ALL = sorted(path.relative_to(EXAMPLES) for path in EXAMPLES.glob("*/[0-9]*"))
 STREAMING = sorted([*EXAMPLES.glob("python/6_*.py"), *EXAMPLES.glob("javascript/6_*.mjs")])
 
 
-def run(program: Path, server: Server) -> str:
+def run(program: Path, server: Server, timeout_s: float = 120) -> str:
     """Run one example as a person would; what it printed."""
     command = [sys.executable if program.suffix == ".py" else "node", str(program)]
     environ = {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/root"), **server.environ}
-    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=120, env=environ, cwd=program.parent)
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=timeout_s, env=environ, cwd=program.parent)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -50,10 +66,12 @@ def test_programs_are_in_both_languages_and_listed() -> None:
     """None is missing, none is left out of these tests, and the list of the directory names each."""
     assert len(PROGRAMS) == 10
     assert len(STREAMING) == 2
-    areas = {Path(language) / f"{name}{end}" for name in AREAS for language, end in (("python", ".py"), ("javascript", ".mjs"))}
+    areas = {
+        Path(language) / f"{name}{end}" for name in {**AREAS, **TEMPLATES} for language, end in (("python", ".py"), ("javascript", ".mjs"))
+    }
     assert set(ALL) == areas | {path.relative_to(EXAMPLES) for path in (*PROGRAMS, *STREAMING)}
     listed = (EXAMPLES / "README.md").read_text()
-    assert [name for name in AREAS if f"| {name.replace('_', ' ')} |" not in listed] == []
+    assert [name for name in {**AREAS, **TEMPLATES} if f"| {name.replace('_', ' ')} |" not in listed] == []
 
 
 @pytest.mark.parametrize("program", PROGRAMS, ids=lambda path: f"{path.parent.name}-{path.stem}")
@@ -75,8 +93,21 @@ def test_streaming(program: Path, online_server: Server) -> None:
 def test_area(name: str, language: str, online_server: Server) -> None:
     """Each area's program prints what it shows, in order."""
     (program,) = (EXAMPLES / language).glob(f"{name}.*")
-    printed, place = run(program, online_server), 0
-    for words in AREAS[name].split("|"):
+    in_order(run(program, online_server), AREAS[name])
+
+
+@pytest.mark.parametrize("language", ["python", "javascript"])
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_templates(name: str, language: str, server: Server) -> None:
+    """Likewise those that build templates."""
+    (program,) = (EXAMPLES / language).glob(f"{name}.*")
+    in_order(run(program, server, 420), TEMPLATES[name])
+
+
+def in_order(printed: str, expected: str) -> None:
+    """Each of the words between bars is there, after those before it."""
+    place = 0
+    for words in expected.split("|"):
         place = printed.find(words, place)
         assert place >= 0, f"{words!r} is not printed, or too early:\n{printed}"
         place += len(words)

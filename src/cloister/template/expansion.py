@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 from cloister.errors import BuildError
 
-__all__ = ["MAX_VALUE", "expand"]
+__all__ = ["MAX_VALUE", "expand", "expand_value"]
 
 MAX_VALUE = 100_000
 """Bytes of one value; what a program is started with has at most 131,072 in one piece (execve(2))."""
@@ -24,6 +24,17 @@ _OPERATOR = re.compile(r":?[-+]")
 def expand(text: str, variables: Mapping[str, str]) -> str:
     """``text`` with the values of ``variables``; one that is not set is empty. Raises: BuildError: the outcome is too long."""
     return _Expansion(variables).expand(text, 0)
+
+
+def expand_value(text: str, variables: Mapping[str, str]) -> str:
+    """The value of a variable that was set as ``text``: as :func:`expand`, but a pair of quotes around all of it is taken off.
+
+    The JavaScript SDK passes ``ENV A="$B"`` of a Dockerfile on with its quotes, and the official service gives values to a shell. In single
+    quotes nothing is put in. Raises: BuildError: the outcome is too long.
+    """
+    if len(text) >= 2 and text[0] == text[-1] and text[0] in "\"'" and text[0] not in text[1:-1]:
+        return text[1:-1] if text[0] == "'" else expand(text[1:-1], variables)
+    return expand(text, variables)
 
 
 class _Expansion:

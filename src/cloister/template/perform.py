@@ -16,7 +16,7 @@ from cloister.errors import BuildError
 from cloister.linux.beneath import directory_beneath
 from cloister.model.build import BuildStep
 from cloister.model.resources import Limits
-from cloister.template.expansion import expand
+from cloister.template.expansion import expand, expand_value
 from cloister.template.interfaces import BoxSpec, BuildLog, BuildSandbox, Cancellation, Command, Workbench
 from cloister.template.stepcheck import check_user
 from cloister.template.steplog import OutputLines
@@ -127,7 +127,7 @@ class Performer:
         state = self._at_home(" ".join(step.args[1::2]), ground)
         envs = dict(state.envs)
         for name, value in zip(step.args[::2], step.args[1::2], strict=True):
-            envs[name] = expand(value, _variables(replace(state, envs=envs)))
+            envs[name] = expand_value(value, _variables(replace(state, envs=envs)))
         if sum(len(name) + len(value) + 2 for name, value in envs.items()) > _MAX_ENVS:
             raise BuildError(f"the variables of a template are longer than {_MAX_ENVS} bytes together")
         return None, replace(state, envs=envs)

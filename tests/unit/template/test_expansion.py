@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from cloister.errors import BuildError
-from cloister.template.expansion import expand
+from cloister.template.expansion import expand, expand_value
 
 _VARIABLES = {"A": "1", "B": "two words", "E": "", "N": "a\nb", "D": "$A", "Q": "'\"`$(id)"}
 
@@ -28,6 +28,18 @@ _VARIABLES = {"A": "1", "B": "two words", "E": "", "N": "a\nb", "D": "$A", "Q": 
 def test_expansion(text: str, expected: str) -> None:
     """Values are data: what is in them is not looked at again, and nothing is ever run."""
     assert expand(text, _VARIABLES) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('"$A"', "1"), ("'$A'", "$A"), ('""', ""), ('"', '"'), ("''", ""), ('"a" or "b"', '"a" or "b"'), ("$A", "1"),
+        ('it\'s "$A"', 'it\'s "1"'), ('"it\'s"', "it's"), ("\"mixed'", "\"mixed'"),
+    ],
+)  # fmt: skip
+def test_quotes_around_a_value_are_taken_off(text: str, expected: str) -> None:
+    """As a shell would; all others are data."""
+    assert expand_value(text, _VARIABLES) == expected
 
 
 def test_results_are_bounded() -> None:

@@ -1,0 +1,4 @@
+#!/usr/bin/env python3
+"""What the template examples copy."""
+
+print("hello from the app")
