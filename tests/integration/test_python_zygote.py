@@ -243,3 +243,11 @@ def test_memory_is_collected_as_in_a_cold_kernel(start: Any) -> None:
     """Objects of the kernel's own code are freed, by count and by the collector."""
     code = "import gc, weakref\nclass Thing: pass\none, two = Thing(), Thing(); two.me = two\nrefs = weakref.ref(one), weakref.ref(two)\n"
     assert answer(start(), f"{code}del one, two\ngc.collect()\n[ref() for ref in refs]") == [None, None]
+
+
+def test_looking_for_a_package_does_not_import_it_twice(start: Any) -> None:
+    """``find_spec``, as libraries ask whether another is installed, gives what the import after it takes."""
+    kernel = start()
+    code = "import importlib.util, warnings; warnings.simplefilter('error')\nfound = importlib.util.find_spec('numpy') is not None\nimport numpy"
+    assert not [one for one in kernel.execute(code) if one["op"] == "error"]
+    assert answer(kernel, "found, int(numpy.arange(3).sum())") == (True, 3)

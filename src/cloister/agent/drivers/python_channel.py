@@ -216,7 +216,11 @@ def install_streams() -> None:
 
 def _flush_before_children(flusher: _Flusher) -> None:
     """Let an unfinished line out before a child process can write: subprocess and os.system fork without our fork hook."""
-    fork_exec, system = subprocess._fork_exec, os.system  # type: ignore[attr-defined]
+    place: Any = subprocess
+    if not hasattr(subprocess, "_fork_exec"):  # before Python 3.11
+        place = subprocess._posixsubprocess  # type: ignore[attr-defined]
+    name = "_fork_exec" if place is subprocess else "fork_exec"
+    fork_exec, system = getattr(place, name), os.system
 
     def flushed_fork_exec(*args: Any) -> Any:
         flusher.flush()
@@ -227,5 +231,5 @@ def _flush_before_children(flusher: _Flusher) -> None:
         flusher.flush()
         return system(command)
 
-    subprocess._fork_exec = flushed_fork_exec  # type: ignore[attr-defined]
+    setattr(place, name, flushed_fork_exec)
     os.system = flushed_system

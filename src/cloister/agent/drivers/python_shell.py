@@ -20,17 +20,24 @@ import warnings
 from collections.abc import Coroutine, Iterator
 from typing import Any
 
+from IPython.core import interactiveshell
 from IPython.core.autocall import ExitAutocall
 from IPython.core.displayhook import DisplayHook
 from IPython.core.displaypub import DisplayPublisher
 from IPython.core.error import StdinNotImplementedError
 from IPython.core.interactiveshell import InteractiveShell
+from IPython.core.profiledir import ProfileDir
 from python_channel import Channel
 from traitlets import Type, default
 from traitlets.config import Config
 
 __all__ = ["Shell", "make_shell"]
 
+_PICKLES: Any = getattr(interactiveshell, "PickleShareDB", None)
+"""IPython 8's database of variables, in the profile directory."""
+_OWN_GROUP: dict[str, Any] = {"process_group": 0} if sys.version_info >= (3, 11) else {"preexec_fn": os.setpgrp}
+_GROUP: Any = getattr(builtins, "BaseExceptionGroup", ())
+"""Before Python 3.11 there are none."""
 _LOOP_WORDS = ("create_task", "ensure_future", "get_running_loop")
 
 
@@ -109,12 +116,16 @@ class Shell(InteractiveShell):  # type: ignore[misc]
         """As IPython does, or not yet."""
         if not self.homeless:
             super().init_profile_dir(profile_dir)
+        elif _PICKLES is not None:
+            self.profile_dir = ProfileDir()  # IPython 8 asks where it is, and is told of no place
 
     def take_home(self) -> None:
         """Make up for what was left out: a forked kernel learns its HOME late."""
         self.homeless = False
         self.init_ipython_dir(None)
         self.init_profile_dir(None)
+        if _PICKLES is not None:
+            self.db = _PICKLES(os.path.join(self.profile_dir.location, "db"))
 
     @contextlib.contextmanager
     def _tee(self, channel: str) -> Iterator[None]:
@@ -143,8 +154,8 @@ class Shell(InteractiveShell):  # type: ignore[misc]
     def showtraceback(self, exc_tuple: Any = None, *args: Any, **kwargs: Any) -> None:
         """As IPython does, but exception groups, which it would print to stderr, are sent too."""
         _, value, _ = self._get_exc_info(exc_tuple)
-        if isinstance(value, BaseExceptionGroup):
-            self.send_error(type(value).__name__, value, "".join(traceback.format_exception(_without_ours(value))))
+        if isinstance(value, _GROUP):
+            self.send_error(type(value).__name__, value, "".join(traceback.format_exception(*_parts_of(_without_ours(value)))))
         else:
             super().showtraceback(exc_tuple, *args, **kwargs)
 
@@ -172,7 +183,7 @@ class Shell(InteractiveShell):  # type: ignore[misc]
         result = self.run_cell(code, store_history=True)
         error = result.error_before_exec or result.error_in_exec if result is not None else None
         if error is not None and not self.error_sent:  # IPython could not show it
-            self.send_error(type(error).__name__, error, "".join(traceback.format_exception(_without_ours(error))))
+            self.send_error(type(error).__name__, error, "".join(traceback.format_exception(*_parts_of(_without_ours(error)))))
         return count
 
     # -- asyncio --------------------------------------------------------------------------------------------------------
@@ -234,7 +245,7 @@ class Shell(InteractiveShell):  # type: ignore[misc]
         sys.stdout.flush()
         sys.stderr.flush()
         shell = "/bin/bash" if os.path.exists("/bin/bash") else "/bin/sh"
-        process = subprocess.Popen([shell, "-c", command], process_group=0)
+        process = subprocess.Popen([shell, "-c", command], **_OWN_GROUP)
         try:
             code = process.wait()
         except BaseException:
@@ -265,6 +276,11 @@ def _without_ours(error: BaseException) -> BaseException:
     return error.with_traceback(tb) if tb is not None else error
 
 
+def _parts_of(error: BaseException) -> tuple[type[BaseException], BaseException, Any]:
+    """As Python 3.9 wants them too."""
+    return type(error), error, error.__traceback__
+
+
 def _end_group(process: subprocess.Popen[bytes]) -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
         with contextlib.suppress(ProcessLookupError):
@@ -287,7 +303,13 @@ def make_shell(channel: Channel) -> Shell:
     config.InteractiveShell.xmode = "Context"
     Shell.channel = channel
     builtins.input = _no_input  # type: ignore[assignment]
-    shell: Shell = Shell.instance(config=config)
+    if Shell.homeless and _PICKLES is not None:
+        interactiveshell.PickleShareDB = lambda _path: {}  # until the shell has a home
+    try:
+        shell: Shell = Shell.instance(config=config)
+    finally:
+        if _PICKLES is not None:
+            interactiveshell.PickleShareDB = _PICKLES
     shell.loop_runner = shell.run_coroutine
     warnings.filterwarnings("ignore", message="To exit: use 'exit'")
     return shell

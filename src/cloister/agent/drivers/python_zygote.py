@@ -22,6 +22,7 @@ import linecache
 import select
 import warnings
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
 _HERE = os.path.dirname(os.path.abspath(__file__))
@@ -80,7 +81,8 @@ class _Before:
         for name in ("last_exc", "last_type", "last_value", "last_traceback"):
             vars(sys).pop(name, None)
         for module in list(sys.modules.values()):
-            getattr(module, "__dict__", {}).pop("__warningregistry__", None)
+            if isinstance(module, ModuleType):  # typing.io and others are classes before 3.13
+                vars(module).pop("__warningregistry__", None)
 
 
 def prepare() -> tuple[Callable[[], Any], Callable[[Any], None]]:

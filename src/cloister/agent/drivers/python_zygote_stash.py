@@ -61,11 +61,13 @@ class Stash(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> importlib.machinery.ModuleSpec | None:
         """Give the module that was imported ahead, or leave the import to the others."""
-        if name not in self._modules or not self._take_out(name):
-            return None
-        module = sys.modules.pop(name)  # importlib puts it back; when it finds it here it takes its old spec, and executes it again
-        self._given[name] = (module, getattr(module, "__spec__", None))
-        return importlib.machinery.ModuleSpec(name, self, is_package=hasattr(module, "__path__"))
+        if name not in self._given:  # else somebody asked before, who did not import it then
+            if name not in self._modules or not self._take_out(name):
+                return None
+            module = sys.modules.pop(name)  # importlib puts it back; when it finds it here it takes its old spec, and executes it again
+            self._given[name] = (module, getattr(module, "__spec__", None))
+        is_package = hasattr(self._given[name][0], "__path__")
+        return importlib.machinery.ModuleSpec(name, self, is_package=is_package)
 
     def create_module(self, spec: importlib.machinery.ModuleSpec) -> Any:
         """The module itself."""
