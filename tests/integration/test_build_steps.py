@@ -188,6 +188,12 @@ def test_a_user_in_an_image_without_tools(lab: BuildLab) -> None:
     assert lab.look(made, "stat -c %U /home/bare/x") == "bare\n"
 
 
+def test_paths_of_the_agent_are_the_templates_own(lab: BuildLab) -> None:
+    """A template may have files of the names that the agent's tree has, which is mounted elsewhere."""
+    made = lab.build(step("RUN", "mkdir -p /drivers /site /bin; echo mine > /drivers/package.json; echo mine > /bin/borrow", "root"))
+    assert lab.look(made, "cat /drivers/package.json /bin/borrow") == "mine\nmine\n"
+
+
 def test_output_is_in_the_log(lab: BuildLab) -> None:
     """Both outputs, by lines, under the number of their step."""
     lab.build(step("RUN", "echo out; echo err >&2; printf 'a\\rb\\n'; printf end"))

@@ -95,7 +95,7 @@ def test_step_cannot_read_archives_of_others(lab: BuildLab) -> None:
     [
         {"l": "-> /", "l/proc/sys/kernel/hostname": "x"},
         {"l": "-> /.cloister", "l/agent/evil": "x"},
-        {"l": "-> /proc/1/root", "l/evil": "x"},
+        {"l": "-> /proc/1/root", "l/evil-of-a-test": "x"},
         {"l": "-> ../../../../..", "l/evil-of-a-test": "x"},
     ],
 )
@@ -107,9 +107,8 @@ def test_archive_cannot_write_on_the_host(lab: BuildLab, tree: dict[str, str | N
     except BuildError:
         pass
     else:
-        assert lab.look(made, "cat /evil* 2> /dev/null; true") == "x"
+        assert lab.look(made, "cat /evil-of-a-test 2> /dev/null; true") == "x"
     assert not Path("/evil-of-a-test").exists()
-    assert not Path("/evil").exists()
     agent = lab.node.place.agent_tree().agent
     assert not (agent / "evil").exists()
 

@@ -125,7 +125,7 @@ class Copier:
         return _report(bytes(said[-_MAX_REPORT_BYTES:]))
 
     def _of_the_host(self, sandbox: NamespaceSandbox) -> list[str]:
-        """Paths of files in the trees below the sandbox that are in no store."""
+        """Paths of the host's files below the sandbox. A layer of the store is never the host's, whatever it holds."""
         return [name for tree in sandbox.trees if self._store.key_of(tree) is None for name in overlaid_files(tree)]
 
     def _failure(self, report: dict[str, Any]) -> CloisterError:

@@ -16,6 +16,7 @@ import secrets
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -29,6 +30,7 @@ BUNDLE = "/etc/ssl/certs/ca-certificates.crt"
 
 _JAVA_STORE = "etc/ssl/certs/java/cacerts"
 _LOCAL_CERTIFICATES = "etc/ca-certificates/host"
+_MOUNT_POINTS = ".cloister"
 _CA_VARIABLES = (
     "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "NODE_EXTRA_CA_CERTS", "CURL_CA_BUNDLE", "PIP_CERT", "GIT_SSL_CAINFO", "AWS_CA_BUNDLE",
 )  # fmt: skip
@@ -132,10 +134,13 @@ def host_environment(config: HostLayerConfig) -> dict[str, str]:
     return _environment(config, [])
 
 
+@lru_cache(maxsize=64)
 def overlaid_files(tree: Path) -> tuple[str, ...]:
     """The paths, from the root of a sandbox, at which the host layer ``tree`` hides whatever a template has: files, and the directory that
-    is the host's alone.
+    is the host's alone. A tree without the mount points is no host layer, and hides nothing that it should not.
     """
+    if not (tree / _MOUNT_POINTS).is_dir():
+        return ()
     files = (path.relative_to(tree) for path in sorted(tree.rglob("*")) if not path.is_dir())
     names = (str(name) for name in files)
     return tuple(dict.fromkeys(_LOCAL_CERTIFICATES if name.startswith(_LOCAL_CERTIFICATES) else name for name in names))
@@ -266,7 +271,7 @@ def _environment(config: HostLayerConfig, notes: list[str]) -> dict[str, str]:
 
 def _write_tree(root: Path, files: dict[str, tuple[int, bytes]]) -> None:
     for mount_point in ("rt", "agent", "cgroup"):
-        (root / ".cloister" / mount_point).mkdir(parents=True)
+        (root / _MOUNT_POINTS / mount_point).mkdir(parents=True)
     for name, (mode, content) in files.items():
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)

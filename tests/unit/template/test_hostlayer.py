@@ -162,6 +162,9 @@ def test_what_it_lays_over_is_known(host: Path) -> None:
     assert {"etc/pip.conf", "etc/resolv.conf", "etc/ssl/certs/ca-certificates.crt", "etc/ca-certificates/host"} <= set(found)
     assert not [name for name in found if ".cloister/" in name or (name.endswith(".crt") and "host/" in name)]
     assert len(found) == len(set(found))
+    (host / "site").mkdir()
+    (host / "site" / "file").touch()
+    assert overlaid_files(host) == ()
 
 
 def test_another_distribution_gives_no_apt_sources(host: Path) -> None:
