@@ -9,8 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from cloister.agent.cgroup import Cgroup
+from cloister.agent.init import InitDocument, SandboxState
 from cloister.agent.interpreter.kernelspecs import find_kernelspecs, kernelspec_directories
 from cloister.agent.interpreter.languages import LanguageContext, find_language
+from cloister.agent.interpreter.launch import KernelLauncher
 from cloister.errors import NotFoundError
 
 NATIVE = ("python", "bash")
@@ -100,3 +103,13 @@ def test_a_directory_of_many_is_not_read_whole(tmp_path: Path) -> None:
         (tmp_path / f"k{number}").mkdir()
         (tmp_path / f"k{number}" / "kernel.json").write_text('{"argv": []}')
     assert 0 < len(find_kernelspecs([tmp_path])) <= 200
+
+
+def test_the_zygote_finds_no_kernel(tmp_path: Path) -> None:
+    """What exercises the agent before there is a sandbox cannot start a kernel of the template."""
+    install(tmp_path / "kernels", "python3", language="python")
+    launcher = KernelLauncher(SandboxState.blank(), tmp_path, Cgroup(tmp_path))
+    launcher.state.envs["JUPYTER_PATH"] = str(tmp_path)
+    assert launcher.kernelspecs() == []
+    launcher.state.become(InitDocument(sandbox_id="s", envs={"JUPYTER_PATH": str(tmp_path)}, kernel_user="root"))
+    assert "python3" in [language.name for language in launcher.kernelspecs()]

@@ -48,7 +48,9 @@ class KernelLauncher:
         return NativeKernel(start(self._spec(language, cwd, envs)), self._settings(language), self.cgroup, envs)
 
     def kernelspecs(self) -> list[Language]:
-        """The Jupyter kernels that are installed at this moment."""
+        """The Jupyter kernels that are installed at this moment; none where there is no sandbox yet, in the agent's zygote."""
+        if not self.state.document.sandbox_id:
+            return []
         homes = []
         for name in dict.fromkeys((self.state.document.kernel_user, self.state.document.user)):
             with contextlib.suppress(AuthenticationError):
