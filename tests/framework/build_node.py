@@ -17,6 +17,7 @@ from cloister.model.template import Template
 from cloister.network.dns_relay import host_nameservers
 from cloister.node.catalog import Catalog
 from cloister.node.host import NodeHost, build_host
+from cloister.template.agenttree import agent_tree
 from cloister.template.copier import BuildPlace
 from cloister.template.layers import LayerStore
 from cloister.template.workbench import NodeWorkbench
@@ -58,8 +59,8 @@ def build_node(*, zygotes: bool = True, further_layers: tuple[Path, ...] = (), *
         store = LayerStore(Path(directory) / "store")
         for layer in {stock.root / "layers" / key for key in base.layers} | set(further_layers):
             (store.root / "layers" / layer.name).symlink_to(layer)
-        (store.root / "agent").rmdir()
-        (store.root / "agent").symlink_to(stock.root / "agent")
+        tree = agent_tree(stock.root, base)
+        (store.root / "agent" / tree.name).symlink_to(tree)
         store.write_template(base)
         settings = replace(load(None, os.environ), data_dir=Path(directory) / "data", zygotes=zygotes, **settings_of_test)
         with build_host(settings, settings.dns_upstreams or host_nameservers()) as host:

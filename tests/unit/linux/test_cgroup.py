@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import pytest
 
-from cloister.errors import IsolationError
+from cloister.errors import DeadlineError, IsolationError
 from cloister.linux.cgroup import find_tree
 from cloister.model.resources import Limits
 
@@ -109,3 +110,45 @@ def test_host_without_controllers_is_refused(tmp_path: Path) -> None:
     with pytest.raises(IsolationError) as caught:
         find_tree(0, tmp_path)
     assert caught.value.hint
+
+
+def test_v1_freezing(v1: Path) -> None:
+    """Written until the kernel says that all stands still; thawing is one write."""
+    tree = find_tree(3, v1)
+    tree.create("a", None)
+    state = v1 / "freezer/cloister/3/a/freezer.state"
+    state.write_text("FREEZING")
+    told = threading.Timer(0.1, lambda: state.write_text("FROZEN\n"))
+    told.start()
+    tree.freeze("a", 5)
+    assert tree.is_frozen("a")
+    told.join()
+    tree.thaw("a")
+    assert state.read_text().startswith("THAWED")
+
+
+def test_v2_freezing(v2: Path) -> None:
+    """The wish goes to one file, the answer comes from another."""
+    tree = find_tree(3, v2)
+    tree.create("a", None)
+    group = v2 / "cloister/3/a"
+    (group / "cgroup.freeze").write_text("0")
+    (group / "cgroup.events").write_text("populated 1\nfrozen 1\n")
+    tree.freeze("a", 5)
+    assert (group / "cgroup.freeze").read_text() == "1"
+    tree.thaw("a")
+    assert (group / "cgroup.freeze").read_text() == "0"
+
+
+def test_what_does_not_freeze_in_time_is_thawed(v2: Path) -> None:
+    """And a group that is gone is thawed without a word, but not made by it."""
+    tree = find_tree(3, v2)
+    tree.create("a", None)
+    group = v2 / "cloister/3/a"
+    (group / "cgroup.freeze").write_text("0")
+    (group / "cgroup.events").write_text("populated 1\nfrozen 0\n")
+    with pytest.raises(DeadlineError, match="a did not stand still"):
+        tree.freeze("a", 0.05)
+    assert (group / "cgroup.freeze").read_text() == "0"
+    tree.thaw("none")
+    assert not (v2 / "cloister/3/none").exists()
