@@ -50,10 +50,9 @@ async def make(tmp_path: Path) -> AsyncIterator[Make]:
         argv = [sys.executable, str(FAKE), "{connection_file}", *words]
         (spec / "kernel.json").write_text(json.dumps({"argv": argv, "language": "fake", **fields}), encoding="utf-8")
         settings = KernelSettings(language="fake", interrupt="bridge", max_output_bytes=max_output_bytes, mem_limit_mib=512)
-        language = Language("fake", (), lambda _context: [], "bridge", takes_envs=False)
+        language = Language("fake", ("python",), lambda _context: [], "bridge", takes_envs=False)
         contexts = Contexts((), str(tmp_path), start_with(settings, spec), lambda _kernel: {}, others=lambda: [language])
         made.append(Interpreter(contexts, tmp_path, []))
-        made[-1].contexts.begin(("fake",), str(tmp_path))
         return made[-1]
 
     yield make_one
@@ -75,6 +74,12 @@ async def test_output_results_and_errors_keep_their_order(make: Make) -> None:
     assert displays[0].data == {"text/html": "<b>1</b>", "text/plain": "1"}
     assert displays[2].data["image/png"] == "aGk="
     assert (outcome.stdout, outcome.stderr, outcome.count) == ("a\n", "b\n", 1)
+
+
+async def test_empty_result_is_none(make: Make) -> None:
+    """Kernels that answer a statement with an empty text have no result to show."""
+    outcome = await make().run("result(''); result({}); result({'text/plain': None})")
+    assert [type(event).__name__ for event in outcome.events] == ["Finished"]
 
 
 async def test_state_and_count_are_kept(make: Make) -> None:

@@ -56,7 +56,8 @@ class Cells:
         if kind in ("execute_result", "display_data", "update_display_data"):
             data = content.get("data")
             main = kind == "execute_result" and ours
-            return [{"op": "result", "id": self.run_id, "main": main, "data": data, "extra": {}}] if isinstance(data, dict) and data else []
+            shown = isinstance(data, dict) and any(value not in ("", None) for value in data.values())
+            return [{"op": "result", "id": self.run_id, "main": main, "data": data, "extra": {}}] if shown else []
         if kind == "error":
             self._failed = self._failed or ours
             return [self._error(content, self.run_id if ours and self.running else 0)]
