@@ -300,6 +300,13 @@ STEPS = (
         "cannot_find_credentials_of_a_build",
     ),
     Step(
+        "files of the host left out of layers",
+        "src/cloister/template/copier.py",
+        '"\\n".join(self._of_the_host(sandbox))',
+        '""',
+        "cannot_keep_files_of_the_host",
+    ),
+    Step(
         "read-only disk for the copier",
         "src/cloister/runtime/namespace/rootfs.py",
         "    sealed = MountFlag.READ_ONLY | MountFlag.NO_SUID | MountFlag.NO_DEV | MountFlag.NO_EXEC\n    try:",
