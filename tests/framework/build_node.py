@@ -16,13 +16,13 @@ from cloister.model.resources import Limits
 from cloister.model.template import Template
 from cloister.network.dns_relay import host_nameservers
 from cloister.node.catalog import Catalog
-from cloister.node.host import NodeHost, build_host
+from cloister.node.host import NodeHost, build_host, open_host
 from cloister.template.agenttree import agent_tree
 from cloister.template.copier import BuildPlace
 from cloister.template.layers import LayerStore
 from cloister.template.workbench import NodeWorkbench
 
-__all__ = ["LIMITS", "BuildNode", "NoCancellation", "build_node"]
+__all__ = ["LIMITS", "BuildNode", "NoCancellation", "build_node", "node_at"]
 
 LIMITS = Limits(cpu_count=2.0, mem_mib=512, disk_mib=512, inodes=50_000)
 
@@ -64,7 +64,17 @@ def build_node(*, zygotes: bool = True, further_layers: tuple[Path, ...] = (), *
         store.write_template(base)
         settings = replace(load(None, os.environ), data_dir=Path(directory) / "data", zygotes=zygotes, **settings_of_test)
         with build_host(settings, settings.dns_upstreams or host_nameservers()) as host:
-            catalog = Catalog(store, host.host_layer, Limits())
-            place = BuildPlace(runtime=host.runtime, store=store, agent_tree=catalog.agent_tree, disk_reserve_mib=1)
-            workbench = NodeWorkbench(place, host.host_layer, Path(directory) / "data" / "node" / "boxes", lambda: None)
-            yield BuildNode(host, store, base, place, workbench, catalog)
+            yield _parts(host, store, settings.data_dir)
+
+
+def node_at(data_dir: Path) -> BuildNode:
+    """A node on the stock store that stays until somebody closes it: what an earlier one left in ``data_dir`` is there."""
+    settings = replace(load(None, os.environ), data_dir=data_dir)
+    return _parts(open_host(settings, host_nameservers()), LayerStore(settings.store_dir), data_dir)
+
+
+def _parts(host: NodeHost, store: LayerStore, data_dir: Path) -> BuildNode:
+    catalog = Catalog(store, host.host_layer, Limits())
+    place = BuildPlace(runtime=host.runtime, store=store, agent_tree=catalog.agent_tree, disk_reserve_mib=1)
+    workbench = NodeWorkbench(place, host.host_layer, data_dir / "node" / "boxes", lambda: None)
+    return BuildNode(host, store, store.template("base"), place, workbench, catalog)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import secrets
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,9 +16,11 @@ from pathlib import Path
 import pytest
 
 from cloister.errors import BuildError
+from cloister.linux.trees import remove_tree
 from cloister.model.resources import Limits
+from cloister.node.host import close_host
 from cloister.template.interfaces import BoxSpec, BuildSandbox, Command
-from framework.build_node import LIMITS, BuildNode, NoCancellation, build_node
+from framework.build_node import LIMITS, BuildNode, NoCancellation, build_node, node_at
 
 pytestmark = [pytest.mark.root, pytest.mark.templates]
 
@@ -259,3 +264,71 @@ def test_nothing_is_left(node: BuildNode) -> None:
     assert [path.name for path in node.workbench.directory.iterdir()] == ["empty"]
     left = [line for line in node.host.runtime.survey() if "control group" in line and "zone-" not in line]
     assert left == []
+
+
+_DEEP = """
+import os, struct
+os.chdir("/opt")
+for level in range(3000):
+    os.mkdir("d"); os.chdir("d")
+open("bottom", "w").write("far")
+open("/opt/listed", "w").close()
+entries = [(1, 6, 2**32 - 1), (2, 4, 1000), (4, 4, 2**32 - 1), (16, 6, 2**32 - 1), (32, 0, 2**32 - 1)]
+os.setxattr("/opt/listed", "system.posix_acl_access", struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *entry) for entry in entries))
+"""
+
+_DEEP_LOOK = """
+import os
+os.chdir("/opt")
+for level in range(3000):
+    os.chdir("d")
+print(open("bottom").read(), os.getxattr("/opt/listed", "system.posix_acl_access").hex())
+"""
+
+
+def test_any_depth_and_access_lists_survive(node: BuildNode) -> None:
+    """More levels than a path can name, and a list that names a user of the sandbox."""
+    with box(node) as sandbox:
+        run(sandbox, f"python3 - <<'P'\n{_DEEP}\nP")
+        before = run(sandbox, f"python3 - <<'P'\n{_DEEP_LOOK}\nP")
+        layer = sandbox.publish(secrets.token_hex(32), "test")
+    assert layer is not None
+    assert "far" in before
+    assert "e8030000" in before
+    with box(node, layer.key) as sandbox:
+        assert run(sandbox, f"python3 - <<'P'\n{_DEEP_LOOK}\nP") == before
+    remove_tree(node.store.root / "layers" / layer.key)  # pytest's own removal cannot
+
+
+_CUT_OFF = """
+import sys, time
+from pathlib import Path
+from framework.build_node import LIMITS, NoCancellation, node_at
+from cloister.template.interfaces import BoxSpec
+node = node_at(Path(sys.argv[1]))
+with node.workbench.open(node.base.layers, BoxSpec(limits=LIMITS), NoCancellation()):
+    print("open", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_build_sandboxes_of_a_supervisor_that_died_are_swept(stock_templates: None, tmp_path: Path) -> None:
+    """The next one finds them by their slots and groups, ends them, and clears their disks away."""
+    environ = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen([sys.executable, "-c", _CUT_OFF, tmp_path], stdout=subprocess.PIPE, text=True, env=environ) as first:
+        assert first.stdout is not None
+        while "open" not in first.stdout.readline():
+            assert first.poll() is None
+        first.kill()
+    assert len(list((tmp_path / "node" / "boxes").iterdir())) == 2
+    second = node_at(tmp_path)
+    try:
+        removed = " ".join(second.host.runtime.sweep(set))
+        assert "slot 0/1" in removed
+        assert "control group" in removed
+        assert [path.name for path in second.workbench.directory.iterdir()] == ["empty"]
+        assert [line for line in second.host.runtime.survey() if "control group" in line and "zone-" not in line] == []
+        with second.workbench.open(second.base.layers, BoxSpec(limits=LIMITS), NoCancellation()) as sandbox:
+            assert run(sandbox, "echo on") == "on\n"
+    finally:
+        close_host(second.host)
