@@ -12,6 +12,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -84,8 +85,8 @@ def first_sandbox(samples: Samples, server: Server) -> None:
     Template.build(Template().from_template(_STOCK).run_cmd(f"echo {name} > /home/user/name"), name, **server.sdk)
     for row, template in (("first sandbox of a template", name), ("second sandbox", name), (f"sandbox of {_STOCK}", _STOCK)):
         time.sleep(1.0)  # the pool has made the next one
-        sandbox = timed(samples, f"{row}: create", lambda chosen=template: Sandbox.create(chosen, timeout=60, **server.sdk))
-        timed(samples, f"{row}: first run", lambda made=sandbox: made.run_code("1 + 1"))
+        sandbox = timed(samples, f"{row}: create", partial(Sandbox.create, template, timeout=60, **server.sdk))
+        timed(samples, f"{row}: first run", partial(sandbox.run_code, "1 + 1"))
         sandbox.kill()
 
 

@@ -32,7 +32,7 @@ from cloister.config.settings import Settings
 from cloister.errors import InvalidRequestError, PermissionDeniedError, UnavailableError
 from cloister.telemetry.logging import configure_logging
 
-__all__ = ["add_parser", "run"]
+__all__ = ["add_parser", "give_directory", "run"]
 
 _log = structlog.get_logger("cloister.serve")
 _READY_TIMEOUT_S = 60.0
@@ -172,7 +172,7 @@ class _Launcher:
     async def _start_api(self) -> None:
         uid = int(str(self._info["api_uid"]))
         directory = self._settings.data_dir / "api"
-        _give_directory(directory, uid)
+        give_directory(directory, uid)
         listen_fd = self._listener.fileno()
         options = ("--uid", str(uid), "--listen-fd", str(listen_fd), "--node-socket", f"{self._info['run_dir']}/supervisor.sock")
         with contextlib.ExitStack() as stack:
@@ -236,10 +236,12 @@ class _Launcher:
             await child.process.wait()
 
 
-def _give_directory(directory: Path, uid: int) -> None:
+def give_directory(directory: Path, uid: int) -> None:
     """Make the api process's directory its own; the instance number, and with it the uid, may have changed since the last start."""
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     if directory.stat().st_uid == uid:
         return
-    for path in (directory, *directory.iterdir()):
-        os.chown(path, uid, uid, follow_symlinks=False)  # the api process may have made any of them
+    for _, names, files, below in os.fwalk(directory, topdown=False, follow_symlinks=False):  # the api process may have made any of them
+        for name in (*names, *files):
+            os.chown(name, uid, uid, dir_fd=below, follow_symlinks=False)
+    os.chown(directory, uid, uid)  # last: it says that all of it is done
