@@ -8,7 +8,7 @@ template = (
     Template()
     .from_template("code-interpreter-v1")
     .pip_install(PACKAGES)
-    # Imported once as root, so that the byte code is in the template and no sandbox compiles it again.
+    # A build that cannot import its packages is to fail now.
     .run_cmd("python3 -c 'import polars, pyarrow.parquet, duckdb, statsmodels.api, xgboost, lightgbm, altair'", user="root")
 )
 

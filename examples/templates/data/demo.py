@@ -12,7 +12,7 @@ duckdb.sql("select kind, count(*) as n, round(avg(y), 1) as mean from frame grou
 REGRESSION = """
 import statsmodels.api as sm
 fit = sm.OLS(frame["y"].to_numpy(), sm.add_constant(frame["x"].to_numpy())).fit()
-round(fit.params[1], 2)
+float(round(fit.params[1], 2))
 """
 MODEL = """
 import xgboost as xgb, matplotlib.pyplot as plt
