@@ -29,26 +29,24 @@ pytestmark = [pytest.mark.root, pytest.mark.templates]
 
 _NO_VOLUMES = "volumes are not built: there is none that could be missing"
 _NO_SECRETS = "secrets are not built: there is none that could be missing"
-_NO_BUILDS = "a build is refused (BuildError, BuildException) before any file of it is uploaded"
 NOT_REACHABLE = {
     "DockerfileSyntaxError": "raised by the SDK's own parser, before any request",
-    "FileUploadException": _NO_BUILDS,
     "GuestUnresponsiveException": "resuming a paused sandbox, which is not built",
     "SecretNotFoundException": _NO_SECRETS,
     "VolumeNotFoundException": _NO_VOLUMES,
     "VolumePathNotFoundException": _NO_VOLUMES,
 }
 NOT_REACHABLE_JS = {
-    "FileUploadError": _NO_BUILDS,
     "SecretNotFoundError": _NO_SECRETS,
     "VolumeNotFoundError": _NO_VOLUMES,
     "VolumePathNotFoundError": _NO_VOLUMES,
 }
 JAVASCRIPT = {
     "AuthenticationError": "^Unauthorized.* the API key is not valid",
-    "BuildError": "^400: building templates by the API is not supported",
+    "BuildError": "^403: Alias 'base' already used",
     "CommandExitError": "^exit status 3$",
     "FileNotFoundError": "^path '/home/user/nothing' does not exist$",
+    "FileUploadError": "^Failed to upload file: Insufficient Storage$",
     "GitAuthError": "^Git clone requires credentials",
     "GitUpstreamError": "^Git pull failed because no upstream branch",
     "InvalidArgumentError": "^path '/home' is a directory$",
@@ -59,7 +57,7 @@ JAVASCRIPT = {
     "SandboxNotFoundError": "^Sandbox [a-z0-9]{20} not found$",
     "SecretError": "^400: secrets is not supported",
     "ServiceBusyError": "^Service temporarily unavailable.* fewer than the reserve",
-    "TemplateError": "^400: template tags is not supported",
+    "TemplateError": "^404: template 'nothing' not found",
     "TimeoutError": "deadline_exceeded.*exceeding 'timeoutMs'",
     "VolumeError": "^400: volumes is not supported",
 }
@@ -110,6 +108,13 @@ def write_to_a_full_disk(place: Place) -> None:
         sandbox.files.write("big", io.BytesIO(bytes(64 << 20)))
 
 
+def upload_to_a_full_server(place: Place) -> None:
+    """A file of a build, and a disk without room for it."""
+    server: Server = place.ask("full_server")
+    template = Template(file_context_path=str(JS)).from_image("debian").copy("package.json", "/")
+    Template.build(template, "mine", api_key=server.api_key, api_url=server.url)
+
+
 def reach_a_dead_agent(place: Place) -> None:
     """The fake node's sandbox runs, and its ports are closed: a real agent is started again at once."""
     plane: ControlPlane = place.ask("control_plane")
@@ -130,9 +135,10 @@ PYTHON: dict[str, tuple[Callable[[Place], object], str]] = {
         lambda at: Sandbox.create(**{**at.server.sdk, "api_key": "e2b_" + "0" * 40}),
         "^401: Unauthorized.* the API key is not valid",
     ),
-    "BuildException": (lambda at: Template.build(Template().from_image("debian"), "mine", **at.api), "building templates by the API is not"),
+    "BuildException": (lambda at: Template.build(Template().from_image("debian"), "base", **at.api), "^403: Alias 'base' already used"),
     "CommandExitException": (lambda at: at.sandbox.commands.run("echo oh >&2; exit 3"), "^Command exited with code 3"),
     "FileNotFoundException": (lambda at: at.sandbox.files.read("nothing"), "^path '/home/user/nothing' does not exist$"),
+    "FileUploadException": (upload_to_a_full_server, "^Failed to upload file: .*507"),
     "GitAuthException": (clone_with_password, "^Git clone requires credentials"),
     "GitUpstreamException": (pull_without_upstream, "^Git pull failed because no upstream branch"),
     "InvalidArgumentException": (lambda at: at.sandbox.files.read("/home"), "^path '/home' is a directory$"),
@@ -145,7 +151,7 @@ PYTHON: dict[str, tuple[Callable[[Place], object], str]] = {
     "SandboxUnreachableException": (reach_a_dead_agent, "port is not open"),
     "SecretException": (lambda at: Secret.list(**at.api).next_items(), "secrets is not supported"),
     "ServiceBusyException": (lambda at: Sandbox.create(retries=0, **at.ask("full_server").sdk), "fewer than the reserve"),
-    "TemplateException": (lambda at: Template.get_tags("base", **at.api), "template tags is not supported"),
+    "TemplateException": (lambda at: Template.get_tags("nothing", **at.api), "^404: template 'nothing' not found"),
     "TimeoutException": (lambda at: at.sandbox.commands.run("sleep 30", timeout=0.3), "exceeding 'timeout'"),
     "VolumeException": (lambda at: Volume.create("mine", **at.api), "volumes is not supported"),
 }
@@ -221,7 +227,7 @@ def test_javascript(server: Server, small_server: Server, full_server: Server) -
         assert set(told["exported"][package]) == set(JAVASCRIPT) | set(NOT_REACHABLE_JS), package
         assert None not in told["exported"][package].values()
     assert not set(JAVASCRIPT) & set(NOT_REACHABLE_JS)
-    seen = told["seen"] | in_javascript(full_server, "ServiceBusyError")["seen"]
+    seen = told["seen"] | in_javascript(full_server, "ServiceBusyError", "FileUploadError")["seen"]
     with Sandbox.create("base", **small_server.sdk):
         seen |= in_javascript(small_server, "RateLimitError")["seen"]
     assert {name: kind for name, (kind, _) in seen.items()} == {name: name for name in JAVASCRIPT}

@@ -125,6 +125,7 @@ def test_stock_templates_cannot_be_changed(plane: ControlPlane) -> None:
         assert ask(plane, method, path, body).status == 403
     sandbox_id = create(plane)["sandboxID"]
     assert ask(plane, "POST", f"/sandboxes/{sandbox_id}/snapshots", {"name": "base"}).status == 403
+    assert [one["tag"] for one in ask(plane, "GET", "/templates/base/tags").json()] == ["default"]
 
 
 # ---- ends ----

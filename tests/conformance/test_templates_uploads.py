@@ -152,6 +152,16 @@ def test_damaged_archive_fails_its_step(plane: ControlPlane) -> None:
         assert link(plane, ids[0], upload_hash)["present"] is False
 
 
+def test_odd_names_of_sources_end_their_build(plane: ControlPlane) -> None:
+    """A source that is no Unicode, as JSON can have it, ends the build with an error like any other."""
+    ids = request_build(plane, new_name())
+    put(link(plane, ids[0], "c" * 64)["url"], archive(checkable=True))
+    plan = f'{{"fromImage": "debian", "steps": [{{"type": "COPY", "args": ["\\ud800", "b"], "filesHash": "{"c" * 64}"}}]}}'
+    assert ask(plane, "POST", f"/v2/templates/{ids[0]}/builds/{ids[1]}", plan.encode()).status == 202
+    reason = wait_for(plane, *ids, "error")["reason"]
+    assert (reason["step"], "of '?' does not hold the files" in reason["message"]) == ("1", True)
+
+
 # ---- plans ----
 
 

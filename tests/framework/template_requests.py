@@ -78,13 +78,14 @@ def build(plane: ControlPlane, name: str, **plan: Any) -> tuple[str, str]:
     return ids
 
 
-def archive(name: str = "f", content: bytes = b"data") -> bytes:
-    """A tar archive with a directory, so that no hash can be told to be false, and a file."""
+def archive(name: str = "f", content: bytes = b"data", *, checkable: bool = False) -> bytes:
+    """A tar archive with a file, and with a directory unless it is ``checkable``: then a false hash is noticed."""
     into = io.BytesIO()
     with tarfile.open(fileobj=into, mode="w") as tar:
         directory = tarfile.TarInfo("d")
         directory.type = tarfile.DIRTYPE
-        tar.addfile(directory)
+        if not checkable:
+            tar.addfile(directory)
         info = tarfile.TarInfo(name)
         info.size = len(content)
         tar.addfile(info, io.BytesIO(content))

@@ -8,8 +8,9 @@ from aiohttp import web
 
 from cloister.api.handlers import Api, json_answer, read_json
 from cloister.api.paging import parse_cursor, parse_limit, render_cursor
+from cloister.api.schemas import render_time
 from cloister.api.template_schemas import parse_tags, render_assignment, render_tag
-from cloister.control.names import clean_tags
+from cloister.control.names import DEFAULT_TAG, clean_tags
 from cloister.errors import InvalidRequestError
 from cloister.store.base import Team
 
@@ -35,6 +36,10 @@ async def remove(api: Api, request: web.Request, team: Team) -> web.Response:
 
 async def list_tags(api: Api, request: web.Request, team: Team) -> web.Response:
     """``GET /templates/{template_id}/tags``: what each means, latest first."""
+    stock = await api.templates.find_stock(request.match_info["template_id"].strip().lower())
+    if stock is not None:
+        created_at = render_time(stock.created_at or api.templates.since)
+        return json_answer([{"tag": DEFAULT_TAG, "buildID": stock.build_id, "createdAt": created_at}])
     _, tags = await api.templates.tags(team, request.match_info["template_id"])
     return json_answer([render_tag(one) for one in sorted(tags, key=lambda one: -one.number)])
 

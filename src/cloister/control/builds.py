@@ -46,6 +46,7 @@ _QUEUE_WAIT_S = 600.0
 _QUEUE_RETRY_S = 2.0
 _UNSTARTED_S = 86_400.0
 _KEPT_S = 86_400.0
+_MAX_MESSAGE = 10_000
 _TAIL = 20
 _PAGE = 1000
 
@@ -313,7 +314,8 @@ class Builds:
             if build is None or build.status.is_final:
                 return build
             now = time.time()
-            ended = replace(build, status=status, message=message, step=step, updated_at=now, finished_at=now, version=build.version + 1)
+            told = message[:_MAX_MESSAGE].encode("utf-8", "replace").decode()  # it may quote what no database takes
+            ended = replace(build, status=status, message=told, step=step, updated_at=now, finished_at=now, version=build.version + 1)
             if await self._rows.change_build(ended, expected_version=build.version):
                 self._needed.pop(build_id, None)
                 _log.info("build.ended", build_id=build_id, template_id=build.template_id, status=status, step=step)

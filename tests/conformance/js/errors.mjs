@@ -32,7 +32,7 @@ const fillDisk = async () => {
 
 const faults = {
   AuthenticationError: async () => Sandbox.create({ apiKey: 'e2b_' + '0'.repeat(40) }),
-  BuildError: async () => Template.build(Template().fromImage('debian'), 'mine'),
+  BuildError: async () => Template.build(Template().fromImage('debian'), 'base'),
   CommandExitError: async () => (await sandbox()).commands.run('echo oh >&2; exit 3'),
   FileNotFoundError: async () => (await sandbox()).files.read('nothing'),
   GitAuthError: async () => (await sandbox()).git.clone(await refusingGit(), { path: 'a' }),
@@ -47,7 +47,7 @@ const faults = {
   SandboxError: async () => Sandbox.create('nope'),
   SandboxNotFoundError: async () => Sandbox.getInfo(await ended()),
   SecretError: async () => Secret.list().nextItems(),
-  TemplateError: async () => Template.getTags('base'),
+  TemplateError: async () => Template.getTags('nothing'),
   TimeoutError: async () => (await sandbox()).commands.run('sleep 30', { timeoutMs: 300 }),
   VolumeError: async () => Volume.create('mine'),
   NotEnoughSpaceError: async () => {
@@ -56,6 +56,8 @@ const faults = {
   },
 }
 const elsewhere = {
+  FileUploadError: async () =>
+    Template.build(Template({ fileContextPath: process.cwd() }).fromImage('debian').copy('package.json', '/'), 'mine'),
   RateLimitError: async () => Sandbox.create({ retries: 0 }),
   ServiceBusyError: async () => Sandbox.create({ retries: 0 }),
 }

@@ -1,0 +1,185 @@
+"""Templates of clients in the SQLite store: what is kept, what a tag means, compare-and-set, and what nobody can reach."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from cloister.errors import AlreadyExistsError, StoreError
+from cloister.model.build import BuildStatus
+from cloister.store.base import Team
+from cloister.store.sqlite import SqliteStore
+from cloister.store.templates import Build, OwnedTemplate, TemplateKind, TemplateStore, Upload
+
+TEMPLATE = OwnedTemplate(template_id="tpl", team_id="t1", name="mine", public=True, created_at=1.0, updated_at=2.0)
+BUILD = Build(
+    build_id="b1",
+    template_id="tpl",
+    created_at=3.0,
+    updated_at=4.0,
+    started_at=5.0,
+    cpu_count=1.5,
+    mem_mib=10,
+    disk_mib=20,
+    message="ü",
+    step="2",
+    parent="base",
+    uploads=("a", "b"),
+)
+READY = replace(BUILD, status=BuildStatus.READY, finished_at=6.0)
+UPLOAD = Upload(team_id="t1", hash="h", size_bytes=5, created_at=1.0, used_at=2.0)
+
+
+@pytest.fixture
+async def rows(tmp_path: Path) -> AsyncIterator[TemplateStore]:
+    """An open store with two teams and a template."""
+    store = await SqliteStore.open(tmp_path / "x.db")
+    for team in ("t1", "t2"):
+        await store.add_team(Team(team_id=team, name=team, created_at=1.0))
+    await store.templates.add_template(TEMPLATE)
+    yield store.templates
+    await store.close()
+
+
+async def test_rows_come_back_as_they_went(rows: TemplateStore) -> None:
+    """Every field of a template, a build and an upload survives."""
+    await rows.add_build(BUILD, ["x"], 7.0)
+    await rows.put_upload(UPLOAD)
+    assert await rows.find_template("tpl") == replace(TEMPLATE, updated_at=7.0)
+    assert await rows.find_named_template("t1", "mine") == replace(TEMPLATE, updated_at=7.0)
+    assert await rows.find_build("b1") == BUILD
+    assert list(await rows.list_builds("tpl")) == [BUILD]
+    assert await rows.find_upload("t1", "h") == UPLOAD
+    assert await rows.find_named_template("t2", "mine") is None
+    assert await rows.find_upload("t2", "h") is None
+
+
+async def test_names_are_unique_in_a_team_until_deletion(rows: TemplateStore) -> None:
+    """A team has a name once, another team may have it too, snapshots need none, and a deleted template's name is free."""
+    with pytest.raises(AlreadyExistsError):
+        await rows.add_template(replace(TEMPLATE, template_id="other"))
+    await rows.add_template(replace(TEMPLATE, template_id="theirs", team_id="t2"))
+    for number in range(2):
+        await rows.add_template(replace(TEMPLATE, template_id=f"s{number}", name=None, kind=TemplateKind.SNAPSHOT))
+    assert [one.template_id for one in await rows.list_templates("t1")] == ["tpl"]
+    assert await rows.count_templates("t1") == 3
+    assert await rows.delete_template("tpl", 9.0)
+    assert not await rows.delete_template("tpl", 9.0)
+    assert await rows.find_template("tpl") is None
+    await rows.add_template(replace(TEMPLATE, template_id="other"))
+    await rows.forget_deleted_templates()
+    with pytest.raises(StoreError):
+        await rows.add_build(BUILD, [], 9.0)
+
+
+async def test_a_tag_means_its_latest_assignment_that_is_ready(rows: TemplateStore) -> None:
+    """Builds that wait or failed change no tag; a later assignment does; a removed tag means nothing."""
+    await rows.add_build(replace(READY, build_id="old"), ["t", "u"], 7.0)
+    await rows.add_build(replace(BUILD, build_id="waiting"), ["t"], 8.0)
+    await rows.add_build(replace(READY, build_id="failed", status=BuildStatus.ERROR), ["t"], 9.0)
+    found = await rows.find_tagged_build("tpl", "t")
+    assert found is not None
+    assert found.build_id == "old"
+    waiting = await rows.find_build("waiting")
+    assert waiting is not None
+    assert await rows.change_build(replace(waiting, status=BuildStatus.READY, finished_at=10.0, version=2), expected_version=1)
+    assert {one.tag: one.build_id for one in await rows.list_tags("tpl")} == {"t": "waiting", "u": "old"}
+    assert [one.build_id for one in await rows.list_assignments("tpl", "t", before=None, limit=9)] == ["waiting", "old"]
+    await rows.assign_tags("tpl", "old", ["t"], 11.0)
+    history = await rows.list_assignments("tpl", "t", before=None, limit=2)
+    assert [one.build_id for one in history] == ["old", "waiting"]
+    assert [one.build_id for one in await rows.list_assignments("tpl", "t", before=history[1].number, limit=2)] == ["old"]
+    assert await rows.remove_tags("tpl", ["t", "none"]) == 1
+    assert await rows.find_tagged_build("tpl", "t") is None
+    assert [one.tag for one in await rows.list_tags("tpl")] == ["u"]
+
+
+async def test_compare_and_set_of_builds(rows: TemplateStore) -> None:
+    """Of two writers of one build the second is told."""
+    await rows.add_build(BUILD, [], 7.0)
+    writes = [replace(BUILD, message=text, version=2) for text in ("one", "two")]
+    assert sorted(await asyncio.gather(*(rows.change_build(one, expected_version=1) for one in writes))) == [False, True]
+
+
+async def test_a_build_is_added_with_its_tags_or_not_at_all(rows: TemplateStore) -> None:
+    """A second build of the same id leaves no assignment behind."""
+    await rows.add_build(READY, ["a"], 7.0)
+    with pytest.raises(AlreadyExistsError):
+        await rows.add_build(READY, ["b"], 8.0)
+    assert list(await rows.list_build_tags("b1")) == ["a"]
+
+
+async def test_what_nobody_can_reach(rows: TemplateStore) -> None:
+    """Failed and superseded builds are unwanted once they are old, those of deleted templates at once, parents of running ones never."""
+    for build_id, tags, status in (("old", ["t"], BuildStatus.READY), ("new", ["t"], BuildStatus.READY), ("bad", ["t"], BuildStatus.ERROR)):
+        await rows.add_build(replace(READY, build_id=build_id, status=status, parent=None), tags, 7.0)
+    await rows.add_build(replace(BUILD, build_id="running", parent="old"), ["x"], 8.0)
+
+    async def unwanted(before: float) -> set[str]:
+        return {one.build_id for one in await rows.list_unwanted_builds(before)}
+
+    assert await unwanted(6.0) == set()
+    assert await unwanted(6.5) == {"bad"}
+    await rows.forget_build("running")
+    assert await unwanted(6.5) == {"bad", "old"}
+    await rows.delete_template("tpl", 9.0)
+    assert await unwanted(0.0) == {"bad", "old", "new"}
+    await rows.forget_deleted_templates()
+    assert await rows.find_build("new") is not None
+    for build_id in ("bad", "old", "new"):
+        await rows.forget_build(build_id)
+    await rows.forget_deleted_templates()
+    assert await unwanted(99.0) == set()
+
+
+async def test_unfinished_builds_of_a_team(rows: TemplateStore) -> None:
+    """Only what waits or is built counts, for one team or for all."""
+    await rows.add_template(replace(TEMPLATE, template_id="theirs", team_id="t2"))
+    await rows.add_build(BUILD, [], 7.0)
+    await rows.add_build(replace(BUILD, build_id="b2", status=BuildStatus.BUILDING, created_at=4.0, template_id="theirs"), [], 7.0)
+    await rows.add_build(replace(READY, build_id="b3"), [], 7.0)
+    assert [one.build_id for one in await rows.list_unfinished_builds()] == ["b1", "b2"]
+    assert [one.build_id for one in await rows.list_unfinished_builds("t2")] == ["b2"]
+
+
+async def test_snapshots_are_listed_by_team_and_sandbox(rows: TemplateStore) -> None:
+    """Snapshots come latest first, in pages, without other builds and without other teams'."""
+    await rows.add_build(replace(READY, build_id="plain"), ["plain"], 7.0)
+    for number in range(3):
+        await rows.add_build(replace(READY, build_id=f"s{number}", sandbox_id=f"box{number % 2}"), [f"v{number}"], 8.0)
+    page = await rows.list_snapshots("t1", sandbox_id=None, before=None, limit=2)
+    assert [one.assignment.tag for one in page] == ["v2", "v1"]
+    assert page[0].template.name == "mine"
+    rest = await rows.list_snapshots("t1", sandbox_id=None, before=page[-1].assignment.number, limit=2)
+    assert [one.assignment.tag for one in rest] == ["v0"]
+    assert [one.assignment.tag for one in await rows.list_snapshots("t1", sandbox_id="box1", before=None, limit=9)] == ["v1"]
+    assert list(await rows.list_snapshots("t2", sandbox_id=None, before=None, limit=9)) == []
+
+
+async def test_an_upload_that_was_replaced_or_used_stays(rows: TemplateStore) -> None:
+    """A digest is kept for the very upload that was read, and only what nobody touched meanwhile is removed."""
+    await rows.put_upload(UPLOAD)
+    assert await rows.note_digest(UPLOAD, "d")
+    await rows.use_upload("t1", "h", 3.0)
+    assert not await rows.remove_upload(UPLOAD)
+    await rows.put_upload(replace(UPLOAD, created_at=4.0, used_at=4.0))
+    assert not await rows.note_digest(UPLOAD, "d")
+    present = await rows.find_upload("t1", "h")
+    assert present is not None
+    assert (present.digest, present.created_at) == (None, 4.0)
+    assert await rows.remove_upload(present)
+    assert list(await rows.list_uploads()) == []
+
+
+async def test_spawns_and_publication(rows: TemplateStore) -> None:
+    """Creations are counted, and a template is published and taken back."""
+    await rows.note_spawn("tpl", 7.0)
+    await rows.note_spawn("tpl", 8.0)
+    await rows.change_template("tpl", public=False, at=9.0)
+    found = await rows.find_template("tpl")
+    assert found is not None
+    assert (found.spawn_count, found.last_spawned_at, found.public, found.updated_at) == (2, 8.0, False, 9.0)
