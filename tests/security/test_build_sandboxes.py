@@ -7,7 +7,7 @@ import os
 import secrets
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +19,9 @@ from cloister.errors import BuildError, NoCapacityError, RuntimeFailedError
 from cloister.model.template import Template
 from cloister.node.snapshots import Snapshots
 from cloister.runtime.namespace.plan import AGENT_PYTHON
+from cloister.template.copier import Copier
 from cloister.template.interfaces import BoxSpec, Command
+from cloister.template.layers import Layer
 from cloister.template.workbench import NodeBuildSandbox
 from framework.build_node import LIMITS, BuildNode, NoCancellation, build_node
 
@@ -71,7 +73,7 @@ def test_step_cannot_fill_the_store_beyond_its_reserve(node: BuildNode) -> None:
     place = replace(node.place, disk_reserve_mib=free_mib - 50)
     with box(node) as sandbox:
         run(sandbox, "head -c 200M /dev/zero > /opt/x")
-        sandbox._copier._place = place
+        sandbox._copier = Copier(place)
         with pytest.raises(NoCapacityError, match=r"there is no room for a layer of up to 2\d\d MiB"):
             sandbox.publish(secrets.token_hex(32), "test")
     assert list((node.store.root / "tmp").iterdir()) == []
@@ -141,20 +143,24 @@ def test_sandbox_cannot_write_while_it_is_copied(node: BuildNode) -> None:
     """Nothing of it runs during the copy, so nothing it is asked for can change under the copier."""
     with box(node) as sandbox:
         run(sandbox, "(while :; do date +%s%N > /opt/clock; done) > /dev/null 2>&1 &")
-        seen: list[tuple[str, str]] = []
-        real = Snapshots(node.place, node.catalog.find)
-        copy = real._copier._copy
+        used: list[float] = []
+        snapshots = Snapshots(node.place, node.catalog.find)
+        publish = snapshots._copier.publish
 
-        def watched(*given: Any) -> dict[str, Any]:
-            usage = sandbox.sandbox.cpu_used_s
-            before = usage()
-            report = copy(*given)
-            seen.append((f"{before:.6f}", f"{usage():.6f}"))
-            return report
+        def watched(*given: Any, on_ready: Callable[[], None], on_copied: Callable[[], None]) -> Layer | None:
+            def stand_still() -> None:
+                on_ready()
+                used.append(sandbox.sandbox.cpu_used_s())
 
-        real._copier._copy = watched  # type: ignore[assignment,method-assign]
-        real.take(sandbox.sandbox, named())
-    assert seen[0][0] == seen[0][1]
+            def go_on() -> None:
+                used.append(sandbox.sandbox.cpu_used_s())
+                on_copied()
+
+            return publish(*given, on_ready=stand_still, on_copied=go_on)
+
+        snapshots._copier.publish = watched  # type: ignore[assignment,method-assign]
+        snapshots.take(sandbox.sandbox, named())
+    assert used[0] == used[1]
 
 
 _OVERTAKEN = """

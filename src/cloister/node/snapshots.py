@@ -90,22 +90,25 @@ class Snapshots:
             name=f"{like.name}/snapshot",
             parent=layers[-1] if layers else None,
         )
-        stood_still: list[float] = []
-
-        def go_on() -> None:
-            sandbox.thaw()
-            stood_still.append(time.monotonic() - frozen_at)
-
-        frozen_at = time.monotonic()
+        times: list[float] = []
         with self._store.hold(layers):
-            with sandbox.frozen():
-                layer = self._copier.publish(sandbox, new, on_copied=go_on)
+            with contextlib.ExitStack() as still:
+
+                def stand_still() -> None:
+                    times.append(time.monotonic())
+                    still.enter_context(sandbox.frozen())
+
+                def go_on() -> None:
+                    still.close()
+                    times.append(time.monotonic())
+
+                layer = self._copier.publish(sandbox, new, on_ready=stand_still, on_copied=go_on)
             if layer is not None:
                 layers = (*layers, layer.key)
             template = dataclasses.replace(like, layers=layers, limits=sandbox.limits, aliases=(), created_at=time.time())
             self._store.write_build(template)
         seconds, size = round(time.monotonic() - began, 3), layer.size_bytes if layer else 0
-        _log.info("snapshot.taken", build_id=like.build_id, seconds=seconds, frozen_s=round(stood_still[0], 3), bytes=size)
+        _log.info("snapshot.taken", build_id=like.build_id, seconds=seconds, frozen_s=round(times[1] - times[0], 3), bytes=size)
         return template
 
     def _layers_of(self, trees: tuple[Path, ...]) -> tuple[str, ...]:

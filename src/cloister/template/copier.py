@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import shutil
 import time
 from collections.abc import Callable
@@ -40,6 +41,7 @@ _PROGRAM = "/.cloister/agent/site/cloister/agent/build/upper.py"
 _LIMITS = Limits(cpu_count=2.0, mem_mib=1024, pids=8)
 _TIMEOUT_S = 3600.0
 _MAX_REPORT_BYTES = 65536
+_READY = b"R\n"
 _MIB = 1 << 20
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
@@ -71,17 +73,25 @@ class Copier:
         self._place = place
         self._store = place.store
 
-    def publish(self, sandbox: NamespaceSandbox, new: NewLayer, *, on_copied: Callable[[], None] = lambda: None) -> Layer | None:
-        """The layer of what ``sandbox``, which is dead or frozen, wrote; None when it wrote nothing. A layer that is there already wins.
+    def publish(
+        self,
+        sandbox: NamespaceSandbox,
+        new: NewLayer,
+        *,
+        on_ready: Callable[[], None] = lambda: None,
+        on_copied: Callable[[], None] = lambda: None,
+    ) -> Layer | None:
+        """The layer of what ``sandbox`` wrote; None when it wrote nothing. A layer that is there already wins.
 
-        ``on_copied`` is called when the sandbox is needed no more, before the layer is on disk and published; not after an error.
+        The sandbox is dead, or stands still from ``on_ready``, which is called when the copier waits to begin, until ``on_copied``, which
+        is called before the layer is on disk and published; after an error it is not.
 
         Raises: NoCapacityError (the store has no room; nothing is left there), IsolationError, RuntimeFailedError, StoreError, OSError.
         """
         began = time.monotonic()
         self._check_room(sandbox.usage().disk_used_bytes)
         with self._store.workspace(new.key) as workspace:
-            report = self._copy(sandbox, workspace)
+            report = self._copy(sandbox, workspace, on_ready)
             on_copied()
             if "error" in report:
                 raise self._failure(report)
@@ -99,7 +109,7 @@ class Copier:
                 hint="cloister template gc",
             )
 
-    def _copy(self, sandbox: NamespaceSandbox, workspace: Workspace) -> dict[str, Any]:
+    def _copy(self, sandbox: NamespaceSandbox, workspace: Workspace, on_ready: Callable[[], None]) -> dict[str, Any]:
         spec = SandboxSpec(
             sandbox_id="copy-" + new_sandbox_id(),
             template_key=BUILD_ZONE,
@@ -110,18 +120,32 @@ class Copier:
             allow_internet=False,
         )
         argv = (*AGENT_PYTHON, _PROGRAM, "/.cloister/from/u", "/.cloister/to", "\n".join(self._of_the_host(sandbox)))
-        payload = Payload(argv=argv, envs={"LANG": "C.UTF-8"})
+        payload = Payload(argv=argv, envs={"LANG": "C.UTF-8"}, keep=("go",))
 
         def mounts(userns_fd: int, stack: ExitStack) -> list[tuple[str, int]]:
             sealed = MountFlag.NO_SUID | MountFlag.NO_DEV | MountFlag.NO_EXEC
             return [
+                ("go", waiting),
                 ("upper", close_with(stack, clone_tree(workspace.work, MountFlag.NO_DEV, userns_fd=userns_fd))),
                 ("mount:/.cloister/from", close_with(stack, sandbox.open_disk(userns_fd))),
                 ("mount:/.cloister/to", close_with(stack, clone_tree(workspace.upper, sealed, userns_fd=userns_fd))),
             ]
 
         said = bytearray()
-        run_payload(self._place.runtime, spec, payload, mounts, said.extend, _TIMEOUT_S)
+
+        def hear(data: bytes) -> None:
+            was_ready = said.startswith(_READY)
+            said.extend(data)
+            if not was_ready and said.startswith(_READY):
+                on_ready()
+                os.write(go, b"g")
+
+        waiting, go = os.pipe()
+        try:
+            run_payload(self._place.runtime, spec, payload, mounts, hear, _TIMEOUT_S)
+        finally:
+            os.close(waiting)
+            os.close(go)
         return _report(bytes(said[-_MAX_REPORT_BYTES:]))
 
     def _of_the_host(self, sandbox: NamespaceSandbox) -> list[str]:

@@ -2,7 +2,8 @@
 
 Usage: ``upper.py SOURCE TARGET LEFT_OUT``: two directories, TARGET empty, and paths below SOURCE, one a line, that are not to be copied.
 Prints one JSON object: ``{"entries", "bytes"}`` (bytes are those allocated; no entries: nothing was written in the sandbox), or
-``{"error", "errno"}`` with status 1.
+``{"error", "errno"}`` with status 1. Before it looks at SOURCE it prints a line ``R`` and waits for a byte on descriptor 3: so a live
+sandbox stands still for the time of the copy only, and not while the copier starts.
 
 What is in SOURCE was written by foreign code, which is dead or stands still. It is walked by descriptors, one name at a time, and no
 link is followed. Of overlayfs come along: whiteouts (device 0/0) and the marks of opaque directories; its notes about the layers below
@@ -22,6 +23,7 @@ _PARENTS = frozenset({"etc", "var", "var/log"})
 """Made by the runtime, or copied up from below, for those files' sake: left out when they hold nothing else and are as it makes them."""
 _OVERLAY = "user.overlay."
 _KEPT_OVERLAY = ("user.overlay.opaque", "user.overlay.whiteout", "user.overlay.overlay.")
+_GO_FD = 3
 _SMALL = 256 << 10
 _CHUNK = 16 << 20
 
@@ -170,6 +172,9 @@ def _is_plain(info: os.stat_result) -> bool:
 def main(source_path: str, target_path: str, left_out: str) -> int:
     """Copy, and print what became of it."""
     sys.setrecursionlimit(1_000_000)
+    print("R", flush=True)
+    if not os.read(_GO_FD, 1):
+        return 1
     os.umask(0)
     source = os.open(source_path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     target = os.open(target_path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
