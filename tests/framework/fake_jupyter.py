@@ -87,6 +87,9 @@ class Kernel:
             elif header["msg_type"] == "execute_request":
                 answer = self.execute(content)
                 self.shell.send_multipart([*identities, *frames("execute_reply", answer, header)])
+            for text in self.names.pop("after", []):
+                time.sleep(0.3)
+                self.out(text)
             if "never-idle" not in WORDS:
                 self.publish("status", {"execution_state": "idle"})
 

@@ -108,6 +108,12 @@ async def test_nothing_is_lost_between_reply_and_idle(make: Make) -> None:
     assert outcome.stdout == "".join(f"{i}\n" for i in range(30000))
 
 
+async def test_output_after_the_reply_belongs_to_the_run(make: Make) -> None:
+    """A run is not over before its kernel is idle: what is published between reply and idle is its output."""
+    outcome = await make().run("after = ['a', 'b', 'c']; out('first;')")
+    assert (outcome.stdout, outcome.stderr) == ("first;abc", "")
+
+
 async def test_output_arrives_while_the_code_runs(make: Make) -> None:
     """Output is given when it is published, not at the end."""
     run = make().submit("out('first'); time.sleep(1.5); out('second')")
