@@ -353,10 +353,11 @@ def test_a_waiting_build_can_be_cancelled(lab: Lab) -> None:
         lab.build(run_step("one"), cancellation=FakeCancellation(after=4))
 
 
-@pytest.mark.parametrize("path", ["absent", "../uploads/team/files", "link", "team/files/archive", "/etc"])
+@pytest.mark.parametrize("path", ["absent", "../uploads/team/files", "link", "inner", "team/files/archive", "/etc"])
 def test_a_compromised_api_process_cannot_name_other_directories(lab: Lab, path: str) -> None:
     """Archives come from below the uploads, by no link and no detour."""
     (lab.uploads / "link").symlink_to("/etc")
+    (lab.uploads / "inner").symlink_to("team/files")
     (lab.uploads / "team" / "files" / "archive").write_bytes(b"")
     with pytest.raises(BuildError, match="not there") as caught:
         lab.build(copy_step(path=path))
