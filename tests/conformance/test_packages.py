@@ -49,6 +49,13 @@ def test_package_is_installed_here_and_gone_in_the_next_sandbox(server: Server, 
         other.kill()
 
 
+def test_apt_keeps_no_second_copy_of_packages(sandbox: Sandbox) -> None:
+    """What is downloaded goes when it is installed, so that no layer of a template has it twice."""
+    done = shell(sandbox, "apt-get update -q && apt-get install -y -q hello && hello && ls /var/cache/apt/archives/*.deb | wc -l", timeout=240)
+    assert "Hello, world!" in done.text, done.text
+    assert done.text.split()[-1] == "0", done.text
+
+
 def test_pip_works_for_the_ordinary_user(sandbox: Sandbox) -> None:
     """``pip install`` as ``user`` works too."""
     done = shell(

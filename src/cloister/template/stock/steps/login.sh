@@ -40,3 +40,6 @@ if [ -d /etc/profile.d ]; then
   unset i
 fi
 PROFILE
+
+# As in the container images of Debian: packages that are installed are not kept a second time, in a layer for good.
+echo 'APT::Keep-Downloaded-Packages "false";' > /etc/apt/apt.conf.d/90keep-no-packages
