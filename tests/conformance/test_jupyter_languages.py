@@ -139,32 +139,3 @@ def test_through_the_javascript_sdk(server: Server, sandbox: Sandbox) -> None:
         "timeout": "TimeoutError",
         "after": "41",
     }
-
-
-@pytest.mark.parametrize(
-    "spec",
-    [
-        {"argv": ["sleep", "600"]},
-        {"argv": ["python3", "-c", "import os\nfor _ in range(1 << 20): os.write(1, b'x' * 1024)"]},
-        {"argv": ["python3", "-c", "import os\nwhile True: os.fork()"]},
-        {"argv": ["/proc/self/mem"]},
-        {"argv": []},
-        {"argv": ["true"], "env": {"A": 5}},
-    ],
-    ids=["hangs", "floods", "forks", "no-program", "empty", "wrong-env"],
-)
-def test_hostile_kernelspec_cannot_hurt_more_than_its_own_runs(server: Server, spec: dict[str, object]) -> None:
-    """A kernel that hangs, floods, forks or is none fails by itself: the agent answers, and other languages of the sandbox work."""
-    with Sandbox.create(timeout=300, **server.sdk) as made:
-        made.files.write("/usr/local/share/jupyter/kernels/evil/kernel.json", json.dumps({"language": "evil", **spec}), user="root")
-        context = made.create_code_context(language="evil")
-        time.sleep(2)
-        assert made.is_running()
-        made.remove_code_context(context)
-        deadline = time.monotonic() + 60
-        while True:  # forks are gone when their context is
-            execution = made.run_code("print('alive')", timeout=60)
-            if execution.error is None or time.monotonic() > deadline:
-                break
-        assert "".join(execution.logs.stdout) == "alive\n", execution
-        assert made.files.read("/etc/hostname")

@@ -390,6 +390,13 @@ STEPS = (
         "if False:",
         "entries_without_bound",
     ),
+    Step(
+        "kernelspecs read without waiting",
+        "src/cloister/agent/interpreter/kernelspecs.py",
+        "os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY",
+        "os.O_RDONLY | os.O_NOCTTY",
+        "cannot_hold_the_agent and pipe",
+    ),
 )
 
 
