@@ -381,9 +381,7 @@ class Builds:
             try:
                 report = await node.report_build(build.build_id, 0, 0)
             except NotFoundError:
-                await self._finish(
-                    build.build_id, BuildStatus.ERROR, "the server was restarted while the build was prepared; build again", BASE_STEP
-                )
+                await self._finish(build.build_id, BuildStatus.ERROR, _CUT_OFF, BASE_STEP)
             else:
                 await self._settle(build, report)
         for build_id in tuple(self._uncancelled):
