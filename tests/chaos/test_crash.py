@@ -141,3 +141,11 @@ def test_sandboxes_take_signals_that_their_server_ignores() -> None:
                 sandbox = Sandbox.create(timeout=60, **server.sdk)
     finally:
         signal.signal(signal.SIGQUIT, signal.SIG_DFL)
+
+
+def test_a_stop_does_not_wait_for_what_is_only_being_prepared() -> None:
+    """A server that is stopped as soon as it serves ends its zygotes while they start, instead of waiting until they are ready."""
+    with running_server() as server:
+        began = time.monotonic()
+        assert server.stop() == 0
+        assert time.monotonic() - began < 20

@@ -7,6 +7,7 @@ Invariants: I1, I3, I7.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import socket
@@ -174,6 +175,8 @@ class Zygotes:
         self._host = host
         self._lock = threading.Lock()
         self._stopped = False
+        self._unready: dict[str, socket.socket] = {}
+        """Sockets to zygotes that are being started."""
         self._places = {kind: _Place(kind) for kind in kinds_for(spec) if host.enabled}
 
     def ready(self, kind: str) -> Zygote | None:
@@ -207,6 +210,9 @@ class Zygotes:
             self._stopped = True
             for place in self._places.values():
                 self._bury(place)
+            for control in self._unready.values():  # nobody waits for one that starts: it may take all its time
+                with contextlib.suppress(OSError):
+                    control.shutdown(socket.SHUT_RDWR)
         for place in self._places.values():
             if place.starting is not None:
                 place.starting.join()
@@ -262,6 +268,11 @@ class Zygotes:
             undo.callback(kill_pidfd, pidfd)
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             undo.callback(ours.close)
+            undo.callback(self._unready.pop, kind, None)
+            with self._lock:
+                if self._stopped:
+                    raise RuntimeFailedError("its zone is being stopped")
+                self._unready[kind] = ours
             log = os.memfd_create(f"{kind} zygote log", os.MFD_CLOEXEC)
             undo.callback(os.close, log)
             with setup, theirs, ExitStack() as given:
@@ -275,6 +286,7 @@ class Zygotes:
                 zygote = Zygote(kind, pidfd, ours, log)
                 raise RuntimeFailedError(f"the {kind} zygote did not become ready: {zygote.last_words()}")
             ours.settimeout(_FORK_TIMEOUT_S)
+            del self._unready[kind]
             undo.pop_all()
         return Zygote(kind, pidfd, ours, log)
 
