@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
@@ -21,13 +22,13 @@ pytestmark = [pytest.mark.root, pytest.mark.templates]
 
 @pytest.fixture
 def store(stock_templates: None) -> Iterator[LayerStore]:
-    """A store with the base template alone, whose layers are links to the stock ones, and a layer that nobody uses."""
+    """A store with the base template alone, in directories that nobody else holds, and a layer that nobody uses."""
     stock = LayerStore(load(None, os.environ).store_dir)
     base = stock.template("base")
     with tempfile.TemporaryDirectory(prefix="cloister-test-", dir=stock.root) as directory:
         made = LayerStore(Path(directory))
         for key in base.layers:
-            (made.root / "layers" / key).symlink_to(stock.root / "layers" / key)
+            subprocess.run(["cp", "-al", stock.root / "layers" / key, made.root / "layers" / key], check=True)  # directories of its own
         tree = agent_tree(stock.root, base)
         (made.root / "agent" / tree.name).symlink_to(tree)
         made.write_template(base)
