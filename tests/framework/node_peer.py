@@ -7,7 +7,7 @@ import contextlib
 import time
 import uuid
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -40,6 +40,7 @@ class NodePeer:
     """Each call is a connection of its own, which waits for a supervisor that is starting."""
 
     server: Server
+    started: list[str] = field(default_factory=list)
 
     def call(self, work: Callable[[NodeClient], Awaitable[_T]]) -> _T:
         """What ``work`` gives."""
@@ -61,7 +62,13 @@ class NodePeer:
     def start(self, request: BuildRequest) -> str:
         """Ask for a build; its id."""
         self.call(lambda node: node.start_build(request))
+        self.started.append(request.build_id)
         return request.build_id
+
+    def drop_all(self) -> None:
+        """Leave nothing of what was started to the store that all tests share."""
+        while self.started:
+            self.drop(self.started.pop())
 
     def report(self, build_id: str) -> BuildReport:
         """All of a build's report."""

@@ -29,7 +29,9 @@ pytestmark = [pytest.mark.root, pytest.mark.templates]
 def peer(stock_templates: None) -> Iterator[NodePeer]:
     """A server of this file's own: others' builds would change what it finds running."""
     with running_server("--pool-size", "1") as server:
-        yield NodePeer(server)
+        peer = NodePeer(server)
+        yield peer
+        peer.drop_all()
 
 
 @pytest.fixture

@@ -26,7 +26,9 @@ _LOG_BYTES = 18 << 20
 def peer(stock_templates: None) -> Iterator[NodePeer]:
     """A server that builds one template at a time, and what speaks in its api process's place."""
     with running_server("--pool-size", "0", "--max-builds", "1") as server:
-        yield NodePeer(server)
+        peer = NodePeer(server)
+        yield peer
+        peer.drop_all()
 
 
 def copy_of(path: str) -> BuildStep:
