@@ -27,11 +27,14 @@ from typing import Any
 __all__ = ["run"]
 
 _IMAGE = Path("/.image")
+_SKOPEO = "/usr/bin/skopeo"
 _MEMORY = Path("/dev/shm")  # noqa: S108  # a directory of its own is made in it
 _INSPECT_S, _COPY_S = 30, 3000
 _MAX_LAYERS = 100
 _PLATFORM = ("--override-os", "linux", "--override-arch", "amd64")
 _INDEXES = ("application/vnd.oci.image.index.v1+json", "application/vnd.docker.distribution.manifest.list.v2+json")
+_BLOCKED = r"pinging container registry .*(forbidden|\b40[37]\b|proxy authentication|method not allowed|blocked)|toomanyrequests|\b429\b"
+"""A registry answers the first question with 200 or 401; anything else comes from something on the way. One that counts is none for now."""
 _UNREACHED = (
     "no such host|server misbehaving|connection refused|connection reset|no route to host|network is unreachable|i/o timeout|"
     "deadline exceeded|proxyconnect|tls handshake timeout|temporary failure in name resolution|operation not permitted|"
@@ -39,6 +42,7 @@ _UNREACHED = (
 )
 _KINDS = (
     ("full", "no space left on device"),
+    ("unreached", _BLOCKED),
     ("missing", r"manifest unknown|name unknown|name_unknown|not found|status 404|404 \(not found\)|repository .* not known"),
     (
         "denied",
@@ -139,7 +143,7 @@ def _parsed(raw: bytes) -> dict[str, Any]:
 
 def _skopeo(words: list[str], timeout_s: int, *, shown: bool = False) -> bytes:
     """Its standard output, which goes to the log if ``shown``. Raises: _RefusedError."""
-    argv = ["/usr/bin/skopeo", "--insecure-policy", f"--command-timeout={timeout_s}s", *_PLATFORM, *words]
+    argv = [_SKOPEO, "--insecure-policy", f"--command-timeout={timeout_s}s", *_PLATFORM, *words]
     environ = {**os.environ, "HOME": "/nonexistent", "XDG_RUNTIME_DIR": "/nonexistent", "TMPDIR": "/var/tmp"}  # noqa: S108
     out = sys.stderr if shown else subprocess.PIPE
     done = subprocess.run(argv, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.PIPE, env=environ, check=False)
@@ -153,4 +157,5 @@ def _last_words(text: str) -> str:
     """What went wrong, of skopeo's log line."""
     line = next((line for line in reversed(text.strip().splitlines()) if "level=fatal" in line), text.strip().rpartition("\n")[2])
     found = re.search(r'msg="((?:[^"\\]|\\.)*)"', line)
-    return (found[1].replace('\\"', '"') if found else line)[-1000:]
+    message = found[1].replace('\\"', '"') if found else line
+    return re.sub(r'\A(Error parsing image name "[^"]*"|Error parsing manifest for image): ', "", message)[-1000:]
