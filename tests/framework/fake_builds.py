@@ -88,7 +88,7 @@ class Work:
         yield
         self.held.remove(layers)
 
-    def trial(self, template: Template, log: BuildLog, cancellation: Cancellation) -> Template:
+    def trial(self, template: Template, log: BuildLog, cancellation: Cancellation, *, force: bool) -> Template:
         """See Trial."""
         log.add("info", "trying")
         self.on_trial()

@@ -60,7 +60,7 @@ def try_it(node: BuildNode, template: Template, timeout_s: float = 20.0, cancell
     """What a trial finds, and what it says."""
     log = RecordedLog()
     trial = NodeTrial(node.workbench, lambda _template: LIMITS, timeout_s)
-    return trial(template, log, cancellation or NoCancellation()), log
+    return trial(template, log, cancellation or NoCancellation(), force=True), log
 
 
 def starting(start_cmd: str, ready_cmd: str = "") -> Template:

@@ -57,7 +57,7 @@ def make_builds(settings: Settings, shared: BuildHost) -> Builds:
         check_capacity=check_room,
         recipe=partial(_recipe, parts),
         hold=shared.store.hold,
-        trial=NodeTrial(parts.workbench, shared.catalog.limits, settings.ready_timeout_s),
+        trial=NodeTrial(parts.workbench, shared.catalog.limits, settings.ready_timeout_s, shared.store.builds),
         keep=shared.store.write_build,
         drop=shared.store.drop_build,
         prepare=shared.warm,

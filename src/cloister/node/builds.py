@@ -294,7 +294,7 @@ class Builds:
         cancellation.check()
         with self._work.hold(template.layers):
             try:
-                template = self._work.trial(template, log, cancellation)
+                template = self._work.trial(template, log, cancellation, force=request.force)
             except BuildError as error:
                 error.step = error.step or FINALIZE_STEP
                 raise

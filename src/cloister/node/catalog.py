@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -91,7 +92,7 @@ class Catalog:
         """What the runtime needs to create the sandbox."""
         return SandboxSpec(
             sandbox_id=request.sandbox_id,
-            template_key=template.build_id,
+            template_key=self.zone_key(template),
             directory=directory,
             layers=(*(self._store.rootfs(key) for key in template.layers), self._host_layer.over(self._store.lowest(template.layers))),
             agent=self.agent_tree(),
@@ -103,6 +104,12 @@ class Catalog:
             python=template.programs.get("python", _PYTHON),
             start_timeout_s=self.start_timeout_s if template.starts_something else None,
         )
+
+    def zone_key(self, template: Template) -> str:
+        """What a template's zygotes depend on: builds of the same layers share a zone, so that one from the cache finds it ready."""
+        python = template.programs.get("python", _PYTHON) if "python" in template.languages else ""
+        document = [str(self.agent_tree().agent), python, *template.layers]
+        return hashlib.sha256(json.dumps(document).encode()).hexdigest()[:32]
 
     def _start_plan(self, template: Template) -> dict[str, Any] | None:
         """Without the request's variables: a sandbox made ahead has none when it starts, and they are all to start alike."""

@@ -268,7 +268,7 @@ class Supervisor:
         found = self._catalog.find(template)
         deadline = time.monotonic() + _ROOM_WAIT_S
         made = False
-        while not await self._in_thread(lambda: self._host.runtime.has_room(found.build_id)):
+        while not await self._in_thread(lambda: self._host.runtime.has_room(self._catalog.zone_key(found))):
             given = self._pool.give_way(_key(template, found))
             await asyncio.gather(*(self._end_pooled(pooled) for pooled in given))
             made = made or bool(given)

@@ -7,15 +7,16 @@ are checked here for shape, and concern only sandboxes of this template (I2).
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import re
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from cloister.errors import BuildError
+from cloister.errors import BuildError, StoreError
 from cloister.model.build import FINALIZE_STEP
 from cloister.model.resources import Limits
 from cloister.model.template import Template
@@ -38,14 +39,25 @@ _MAX_SHOWN = 300
 class NodeTrial:
     """See :class:`Trial`."""
 
-    def __init__(self, workbench: Workbench, limits: Callable[[Template], Limits], ready_timeout_s: float) -> None:
-        """``limits`` are what sandboxes of a template get."""
+    def __init__(
+        self,
+        workbench: Workbench,
+        limits: Callable[[Template], Limits],
+        ready_timeout_s: float,
+        tried: Callable[[], Iterable[Template]] = tuple,
+    ) -> None:
+        """``limits`` are what sandboxes of a template get; ``tried`` the templates that have passed."""
         self._workbench = workbench
+        self._tried = tried
         self._limits = limits
         self._ready_timeout_s = ready_timeout_s
 
-    def __call__(self, template: Template, log: BuildLog, cancellation: Cancellation) -> Template:
+    def __call__(self, template: Template, log: BuildLog, cancellation: Cancellation, *, force: bool) -> Template:
         """See :class:`Trial`."""
+        if not force and (earlier := self._find_tried(template)) is not None:
+            log.add("info", "CACHED the same template was tried before", FINALIZE_STEP)
+            _tell_languages(earlier.languages, log)
+            return dataclasses.replace(template, languages=earlier.languages, programs=earlier.programs)
         spec = BoxSpec(limits=self._limits(template), envs=dict(template.envs))
         with _named(), self._workbench.open(template.layers, spec, cancellation) as box:
             template = self._with_languages(template, box, log)
@@ -53,6 +65,12 @@ class NodeTrial:
             with _named(), self._workbench.open(template.layers, spec, cancellation) as box:
                 _Start(template, box, log, cancellation, self._ready_timeout_s).run()
         return template
+
+    def _find_tried(self, template: Template) -> Template | None:
+        wanted = _outcome_aside(template)
+        with contextlib.suppress(StoreError):  # a record that cannot be read: then it is tried
+            return next((one for one in self._tried() if _outcome_aside(one) == wanted), None)
+        return None
 
     def _with_languages(self, template: Template, box: BuildSandbox, log: BuildLog) -> Template:
         params = {
@@ -68,9 +86,18 @@ class NodeTrial:
         missing = found.get("missing")
         if "python" not in languages and isinstance(missing, dict) and missing.get("python"):
             log.add("info", _NO_PYTHON, FINALIZE_STEP)
-        log.add("info", f"Languages of run_code: {', '.join(languages) or 'none'}", FINALIZE_STEP)
+        _tell_languages(languages, log)
         programs = {name: program for name, program in languages.items() if _DEFAULT_PROGRAMS.get(name, program) != program}
         return dataclasses.replace(template, languages=tuple(languages), programs={n: p for n, p in programs.items() if n not in _ALIKE})
+
+
+def _tell_languages(languages: Iterable[str], log: BuildLog) -> None:
+    log.add("info", f"Languages of run_code: {', '.join(languages) or 'none'}", FINALIZE_STEP)
+
+
+def _outcome_aside(template: Template) -> Template:
+    """What a trial depends on: all but names, times, and what a trial finds."""
+    return dataclasses.replace(template, template_id="", name="", build_id="", aliases=(), created_at=0.0, languages=(), programs={})
 
 
 def _languages(found: Mapping[str, Any]) -> dict[str, str]:

@@ -138,8 +138,10 @@ class ImageLibrary(Protocol):
 class Trial(Protocol):
     """Tries a template whose layers are published, in a sandbox of its own."""
 
-    def __call__(self, template: Template, log: BuildLog, cancellation: Cancellation) -> Template:
-        """The template with its languages; start command started and ready command passed.
+    def __call__(self, template: Template, log: BuildLog, cancellation: Cancellation, *, force: bool) -> Template:
+        """The template with its languages; its start command was started and its ready command has passed.
+
+        Without ``force`` an earlier build of the same will do.
 
         Raises: BuildError: the start command ended with an error, or the ready command did not pass in time.
         """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ def found_in(tmp_path: Path, answer: dict[str, Any]) -> Template:
     """The template after a trial in which the sandbox answers so."""
     workbench = FakeWorkbench(LayerStore(tmp_path / "store"), results={"inspect": answer})
     trial = NodeTrial(workbench, lambda _template: Limits(), 1.0)
-    template = trial(TEMPLATE, RecordedLog(), FakeCancellation())
+    template = trial(TEMPLATE, RecordedLog(), FakeCancellation(), force=False)
     assert workbench.opened[0].done[0][1]["path"] == "/opt/bin:/usr/bin"
     return template
 
@@ -52,3 +53,29 @@ def test_sandbox_cannot_name_what_is_no_program(tmp_path: Path, rows: Any) -> No
     """Such a language is not there; the words would become those of a program's start."""
     template = found_in(tmp_path, {"languages": rows})
     assert (template.languages, template.programs) == ((), {})
+
+
+EARLIER = dataclasses.replace(TEMPLATE, build_id="c", name="other", created_at=1.0, languages=("python", "bash"), programs={"python": "/a"})
+
+
+@pytest.mark.parametrize(
+    ("template", "force", "is_tried"),
+    [
+        (TEMPLATE, False, False),
+        (TEMPLATE, True, True),
+        (dataclasses.replace(TEMPLATE, workdir="/"), False, True),
+        (dataclasses.replace(TEMPLATE, ready_cmd="true"), False, True),
+        (dataclasses.replace(TEMPLATE, envs={}), False, True),
+        (dataclasses.replace(TEMPLATE, user="root"), False, True),
+        (dataclasses.replace(TEMPLATE, limits=Limits(mem_mib=64)), False, True),
+    ],
+)
+def test_the_same_template_is_not_tried_again(tmp_path: Path, template: Template, force: bool, is_tried: bool) -> None:
+    """What was found before is taken, unless something that matters is different, or the build is forced."""
+    workbench = FakeWorkbench(LayerStore(tmp_path / "store"), results={"inspect": {"languages": []}})
+    trial = NodeTrial(workbench, lambda _template: Limits(), 1.0, lambda: [dataclasses.replace(EARLIER, user="nobody"), EARLIER])
+    found = trial(template, log := RecordedLog(), FakeCancellation(), force=force)
+    assert bool(workbench.opened) is is_tried
+    assert found.languages == (() if is_tried else EARLIER.languages)
+    assert (found.build_id, found.name) == (template.build_id, template.name)
+    assert is_tried is not any("CACHED" in line for line in log.lines())
