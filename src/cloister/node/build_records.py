@@ -12,7 +12,6 @@ Writes are atomic (rename). The request is written first: a directory without on
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import Any
 
 import structlog
 
+from cloister.linux.files import write_whole
 from cloister.model.build import BuildRequest, BuildStatus
 
 __all__ = ["BuildRecords", "BuildState"]
@@ -87,8 +87,8 @@ class BuildRecords:
 
     def forget_request(self, build_id: str) -> None:
         """Remove the request and the credentials in it."""
-        for name in ("request.json", "request.json.new"):
-            (self._directory / build_id / name).unlink(missing_ok=True)
+        for path in (self._directory / build_id).glob("*request.json*"):  # one half written, too
+            path.unlink()
 
     def load(self) -> dict[str, BuildState]:
         """All builds, oldest first. What is no build, or cannot be read, is removed."""
@@ -113,9 +113,4 @@ class BuildRecords:
             return BuildState(status=BuildStatus.WAITING, team_id=request.team_id, queued_at=directory.stat().st_mtime)
 
     def _write(self, build_id: str, name: str, data: dict[str, Any]) -> None:
-        path = self._directory / build_id / name
-        temporary = path.with_suffix(".json.new")
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            json.dump(data, file)
-        temporary.rename(path)
+        write_whole(self._directory / build_id / name, json.dumps(data))

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cloister.linux.files import write_whole
 from cloister.model.sandbox import SandboxRecord
 
 __all__ = ["Entry", "Journal"]
@@ -46,9 +47,7 @@ class Journal:
         """Create or replace the entry. Raises: OSError (the disk is full, for one)."""
         directory = self.directory_of(record.sandbox_id)
         directory.mkdir(mode=0o700, exist_ok=True)
-        temporary = directory / "record.json.new"
-        temporary.write_text(json.dumps({"version": _VERSION, "record": record.to_json(), "runtime": runtime_state}))
-        temporary.rename(directory / "record.json")
+        write_whole(directory / "record.json", json.dumps({"version": _VERSION, "record": record.to_json(), "runtime": runtime_state}))
 
     def entries(self) -> tuple[list[Entry], list[str]]:
         """All readable entries, and the ids of directories without one (their creation had not begun)."""

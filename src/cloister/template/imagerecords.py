@@ -11,13 +11,13 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import secrets
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from cloister.errors import BuildError
+from cloister.linux.files import write_whole
 
 __all__ = ["ImageFacts", "ImageRecords", "Made", "Pulled", "read_facts"]
 
@@ -124,9 +124,7 @@ def _name(team_id: str, reference: str) -> str:
 
 def _write(path: Path, data: dict[str, Any]) -> None:
     path.parent.mkdir(parents=True, mode=0o700, exist_ok=True)
-    temporary = path.with_suffix(f".{secrets.token_hex(4)}")
-    temporary.write_text(json.dumps(data))
-    temporary.rename(path)
+    write_whole(path, json.dumps(data))
 
 
 def _read(path: Path) -> dict[str, Any] | None:

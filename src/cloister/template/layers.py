@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from cloister.errors import NoCapacityError, StoreError, TemplateNotFoundError
+from cloister.linux.files import write_whole
 from cloister.linux.holds import Holds
 from cloister.linux.syscall import sync_filesystem
 from cloister.linux.trees import remove_tree, tree_size
@@ -300,12 +301,7 @@ class LayerStore:
 
 
 def _write_record(path: Path, template: Template) -> None:
-    temporary = path.with_suffix(f".{secrets.token_hex(4)}")
-    try:
-        temporary.write_text(json.dumps(template.to_json(), indent=1) + "\n")
-        temporary.rename(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_whole(path, json.dumps(template.to_json(), indent=1) + "\n")
 
 
 def _read_record(path: Path) -> Template | None:

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import json
 import re
-import secrets
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cloister.linux.files import write_whole
 from cloister.model.build import BuildRequest, BuildStep
 from cloister.template.layers import layer_key
 
@@ -72,9 +72,7 @@ class StepRecords:
 
     def write(self, key: str, record: StepRecord) -> None:
         """Remember what came of the step."""
-        temporary = self._directory / f".{key}.{secrets.token_hex(4)}"
-        temporary.write_text(json.dumps(asdict(record)))
-        temporary.rename(self._directory / f"{key}.json")
+        write_whole(self._directory / f"{key}.json", json.dumps(asdict(record)))
 
     def read(self, key: str) -> StepRecord | None:
         """What came of the step; None: it is not known."""

@@ -29,6 +29,7 @@ def test_a_build_becomes_ready(node: Node) -> None:
     assert node.report().status is BuildStatus.BUILDING
     assert SECRET in node.on_disk()
     assert (node.directory / build_id(1) / "request.json").stat().st_mode & 0o777 == 0o600
+    (node.directory / build_id(1) / ".request.json.0a1b2c3d").write_text(SECRET)  # as a crash would leave it
     node.work.gate.set()
     report = node.wait(BuildStatus.READY)
     assert (report.message, report.step) == ("", None)
