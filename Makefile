@@ -44,6 +44,7 @@ bench:  ## measure this machine (root)
 	$(VENV)/python bench/report.py
 	$(VENV)/python bench/files.py
 	$(VENV)/python bench/ingress.py
+	$(VENV)/python bench/templates.py
 
 docs:  ## renew the generated documents
 	$(VENV)/python -m cloister.config.document docs/configuration.md
