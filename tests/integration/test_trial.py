@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import pytest
 
@@ -56,11 +55,15 @@ def with_layer(node: BuildNode, script: str) -> Template:
     return dataclasses.replace(template, layers=(*template.layers, layer.key))
 
 
-def try_it(node: BuildNode, template: Template, timeout_s: float = 20.0, cancellation: Any = None) -> tuple[Template, RecordedLog]:
+def try_it(node: BuildNode, template: Template, timeout_s: float = 20.0) -> tuple[Template, RecordedLog]:
     """What a trial finds, and what it says."""
     log = RecordedLog()
-    trial = NodeTrial(node.workbench, lambda _template: LIMITS, timeout_s)
-    return trial(template, log, cancellation or NoCancellation(), force=True), log
+    return trial(node, timeout_s)(template, log, NoCancellation(), force=True), log
+
+
+def trial(node: BuildNode, timeout_s: float) -> NodeTrial:
+    """Trials on the node."""
+    return NodeTrial(node.workbench, lambda _template: LIMITS, timeout_s)
 
 
 def starting(start_cmd: str, ready_cmd: str = "") -> Template:
@@ -132,13 +135,19 @@ def test_a_start_command_may_end_well(node: BuildNode) -> None:
     try_it(node, starting("true"))
 
 
-class Cancelled:
-    """A build that is cancelled after a while."""
+class Cancelled(RecordedLog):
+    """A build, and its log, that is cancelled a moment after the ready command was begun."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.was = threading.Event()
         self._stops: list[Callable[[], None]] = []
-        self.timer = threading.Timer(2.0, self._cancel)
+
+    def add(self, level: str, message: str, step: str | None = None) -> None:
+        """See :class:`BuildLog`."""
+        super().add(level, message, step)
+        if message.startswith("Waiting for"):
+            threading.Timer(1.0, self._cancel).start()
 
     def _cancel(self) -> None:
         self.was.set()
@@ -161,9 +170,8 @@ class Cancelled:
 @pytest.mark.parametrize("ready_cmd", ["false", "sleep infinity"])
 def test_a_cancellation_ends_it(node: BuildNode, ready_cmd: str) -> None:
     """Between two runs of the ready command and during one, and says so."""
-    cancellation = Cancelled()
-    cancellation.timer.start()
+    build = Cancelled()
     began = time.monotonic()
     with pytest.raises(BuildError, match="the build was cancelled"):
-        try_it(node, starting("sleep infinity", ready_cmd), timeout_s=600.0, cancellation=cancellation)
-    assert time.monotonic() - began < 15
+        trial(node, 600.0)(starting("sleep infinity", ready_cmd), build, build, force=True)
+    assert time.monotonic() - began < 60
