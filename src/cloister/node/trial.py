@@ -22,6 +22,7 @@ from cloister.model.resources import Limits
 from cloister.model.template import Template
 from cloister.protocol.startup import Attempt, Tail, never_ready, ready_pauses, start_died
 from cloister.template.interfaces import BoxSpec, BuildLog, BuildSandbox, Cancellation, Command, Workbench
+from cloister.template.steplog import OutputLines
 
 __all__ = ["NodeTrial"]
 
@@ -161,18 +162,17 @@ class _Start:
                 starting.join()
 
     def _start(self) -> None:
-        lines = _Lines(self._log)
+        with OutputLines(self._log, FINALIZE_STEP) as lines:
 
-        def take(stream: str, data: bytes) -> None:
-            self._said.add(data)
-            lines.add(stream, data)
+            def take(stream: str, data: bytes) -> None:
+                self._said.add(data)
+                lines(stream, data)
 
-        try:
-            status = self._box.run(self._command(self._template.start_cmd, self._timeout_s + 60.0), take)
-            self._end.status = f"exit status {status}" if status else ""
-        except BuildError as error:  # thread border: told by the other thread, unless it has ended the sandbox itself
-            self._end.error = error
-        lines.end()
+            try:
+                status = self._box.run(self._command(self._template.start_cmd, self._timeout_s + 60.0), take)
+                self._end.status = f"exit status {status}" if status else ""
+            except BuildError as error:  # thread border: told by the other thread, unless it has ended the sandbox itself
+                self._end.error = error
         self._ended.set()
 
     def _ask(self) -> None:
@@ -217,25 +217,3 @@ class _Start:
 
 def _failed(message: str) -> BuildError:
     return BuildError(message, step=FINALIZE_STEP)
-
-
-class _Lines:
-    """Output as lines of the build's log."""
-
-    def __init__(self, log: BuildLog) -> None:
-        self._log = log
-        self._rest: dict[str, bytes] = {}
-
-    def add(self, stream: str, data: bytes) -> None:
-        """What came."""
-        whole, newline, rest = (self._rest.pop(stream, b"") + data).rpartition(b"\n")
-        if newline:
-            self._log.add("info", whole.decode("utf-8", "replace"), FINALIZE_STEP)
-        self._rest[stream] = rest
-
-    def end(self) -> None:
-        """No more will come."""
-        for rest in self._rest.values():
-            if rest:
-                self._log.add("info", rest.decode("utf-8", "replace"), FINALIZE_STEP)
-        self._rest.clear()

@@ -146,7 +146,8 @@ class Images:
                 return key
             work.cancellation.check()
             with self._workbench.open(base.layers, BoxSpec(limits=work.limits), work.cancellation) as box:
-                code = box.run(Command(text=script, user="root", cwd="/", timeout_s=900), work.output())
+                with work.output() as output:
+                    code = box.run(Command(text=script, user="root", cwd="/", timeout_s=900), output)
                 if code != 0:
                     what = f"'{equivalent.package}' of version {equivalent.version} could not be installed (exit status {code})"
                     raise BuildError(what, step=BASE_STEP, hint="npm's registry, or the host's mirror of it, must be reachable and have it")

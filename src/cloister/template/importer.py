@@ -7,7 +7,6 @@ looks at nothing in it (I2). What is unpacked is keyed by the chain of digests, 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from importlib import resources
@@ -20,6 +19,7 @@ from cloister.model.resources import Limits
 from cloister.template.imagerecords import ImageFacts, ImageRecords, Made, read_facts
 from cloister.template.interfaces import BoxSpec, BuildLog, BuildSandbox, Cancellation, Workbench
 from cloister.template.layers import LayerStore, layer_key
+from cloister.template.steplog import OutputLines
 
 __all__ = ["Credentials", "Importer", "PullFailedError", "Work"]
 
@@ -41,30 +41,15 @@ class Work:
     def __init__(self, limits: Limits, log: BuildLog, cancellation: Cancellation) -> None:
         self.limits = replace(limits, mem_mib=max(limits.mem_mib, _MIN_MEM_MIB))
         self.cancellation = cancellation
-        self._log = log
+        self.log = log
 
     def say(self, message: str, level: str = "info") -> None:
         """A line of the build's log."""
-        self._log.add(level, message, BASE_STEP)
+        self.log.add(level, message, BASE_STEP)
 
-    @property
-    def log(self) -> BuildLog:
-        """The log itself."""
-        return self._log
-
-    def output(self) -> Callable[[str, bytes], None]:
+    def output(self) -> OutputLines:
         """Takes an operation's output and logs its lines."""
-        partial = b""
-
-        def take(_stream: str, data: bytes) -> None:
-            nonlocal partial
-            *lines, partial = (partial + data).split(b"\n")
-            partial = partial[-4096:]
-            for line in lines:
-                if text := line.decode(errors="replace").strip():
-                    self.say(text)
-
-        return take
+        return OutputLines(self.log, BASE_STEP)
 
 
 class Credentials:
@@ -154,7 +139,8 @@ class Importer:
                 return made
             work.cancellation.check()
             with self._workbench.open(below, spec, work.cancellation) as box:
-                result = box.operate(*operation, work.output())
+                with work.output() as output:
+                    result = box.operate(*operation, output)
                 layer = self._store.layer(key) if self._store.has(key) else box.publish(key, name)
             made = Made(layer=layer.key if layer else None, result=result)
             self._records.note(key, made)
@@ -170,7 +156,8 @@ def _chain(facts: ImageFacts, scope: str) -> list[str]:
 
 
 def _pull(box: BuildSandbox, action: str, reference: str, credentials: Credentials, work: Work) -> dict[str, Any]:
-    answer = box.operate("pull", {"action": action, "reference": reference, **credentials.params()}, work.output())
+    with work.output() as output:
+        answer = box.operate("pull", {"action": action, "reference": reference, **credentials.params()}, output)
     if "failed" in answer:
         raise PullFailedError(str(answer["failed"]), str(answer.get("message", ""))[:1000])
     return answer

@@ -156,12 +156,8 @@ class Performer:
 
     @contextlib.contextmanager
     def _open(self, ground: _Ground, spec: BoxSpec) -> Iterator[tuple[BuildSandbox, OutputLines]]:
-        output = OutputLines(self._log, ground.place.step)
-        with self._workbench.open(ground.layers, spec, self._cancellation) as box:
-            try:
-                yield box, output
-            finally:
-                output.finish()
+        with self._workbench.open(ground.layers, spec, self._cancellation) as box, OutputLines(self._log, ground.place.step) as output:
+            yield box, output
 
     def _publish(self, box: BuildSandbox, ground: _Ground) -> str | None:
         layer = box.publish(ground.place.key, ground.place.name)

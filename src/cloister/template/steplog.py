@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Self
+
 from cloister.model.build import BuildStep
 from cloister.template.interfaces import BuildLog
 
@@ -20,7 +22,10 @@ def title(step: BuildStep) -> str:
 
 
 class OutputLines:
-    """Takes output in pieces and logs its lines, each stream by itself; of a line that was overwritten only the last state."""
+    """Takes output in pieces and logs its lines, each stream by itself; of a line that was overwritten only the last state.
+
+    A context, at whose end the lines without an end are logged.
+    """
 
     def __init__(self, log: BuildLog, step: str) -> None:
         self._log = log
@@ -36,6 +41,14 @@ class OutputLines:
             self._add(rest[:_MAX_LINE])
             rest = rest[_MAX_LINE:]
         self._partial[stream] = rest
+
+    def __enter__(self) -> Self:
+        """Itself."""
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        """See :meth:`finish`."""
+        self.finish()
 
     def finish(self) -> None:
         """Nothing more comes: log what has no end of line."""
