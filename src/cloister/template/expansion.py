@@ -19,6 +19,8 @@ MAX_VALUE = 100_000
 _MAX_DEPTH = 20
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _OPERATOR = re.compile(r":?[-+]")
+_SPECIAL = re.compile(r"\\?\$")
+_BRACE = re.compile(r"\$\{|\}")
 
 
 def expand(text: str, variables: Mapping[str, str]) -> str:
@@ -44,33 +46,33 @@ class _Expansion:
     def expand(self, text: str, depth: int) -> str:
         if depth > _MAX_DEPTH:
             raise BuildError("variables are nested too deeply")
+        closings = _closings(text)
         parts: list[str] = []
         size = at = 0
         while at < len(text):
-            part, at = self._next(text, at, depth)
+            part, at = self._next(text, at, depth, closings)
             parts.append(part)
             size += len(part.encode("utf-8", "replace"))
             if size > MAX_VALUE:
                 raise BuildError(f"a value is longer than {MAX_VALUE} bytes when its variables are put in")
         return "".join(parts)
 
-    def _next(self, text: str, at: int, depth: int) -> tuple[str, int]:
+    def _next(self, text: str, at: int, depth: int, closings: Mapping[int, int]) -> tuple[str, int]:
         """What stands for the text from ``at`` on, and where that ends."""
         if text.startswith("\\$", at):
             return "$", at + 2
         if text[at] != "$":
-            stops = [found for found in (text.find("$", at), text.find("\\$", at)) if found >= 0]
-            end = min(stops, default=len(text))
+            found = _SPECIAL.search(text, at)
+            end = found.start() if found else len(text)
             return text[at:end], end
-        if found := _NAME.match(text, at + 1):
-            return self._variables.get(found[0], ""), found.end()
+        if name := _NAME.match(text, at + 1):
+            return self._variables.get(name[0], ""), name.end()
         if text.startswith("{", at + 1):
-            return self._braced(text, at, depth)
+            return self._braced(text, at, depth, closings.get(at))
         return "$", at + 1
 
-    def _braced(self, text: str, at: int, depth: int) -> tuple[str, int]:
+    def _braced(self, text: str, at: int, depth: int, end: int | None) -> tuple[str, int]:
         name = _NAME.match(text, at + 2)
-        end = _closing(text, at + 1)
         if name is None or end is None:
             return "${", at + 2
         value = self._variables.get(name[0])
@@ -84,14 +86,13 @@ class _Expansion:
         return (self.expand(word, depth + 1) if is_there else ""), end + 1
 
 
-def _closing(text: str, opening: int) -> int | None:
-    """Where the brace at ``opening`` is closed; braces of variables within count."""
-    depth = 0
-    for found in re.finditer(r"\$?\{|\}", text[opening:]):
-        if found[0] == "}":
-            depth -= 1
-            if depth == 0:
-                return opening + found.start()
-        elif found[0] == "${" or found.start() == 0:
-            depth += 1
-    return None
+def _closings(text: str) -> dict[int, int]:
+    """Where each ``${`` is closed, by where it begins; one that is not closed is not there. One pass: the text is a client's."""
+    found: dict[int, int] = {}
+    opened: list[int] = []
+    for one in _BRACE.finditer(text):
+        if one[0] != "}":
+            opened.append(one.start())
+        elif opened:
+            found[opened.pop()] = one.start()
+    return found
