@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tarfile
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -14,6 +15,7 @@ from cloister.ids import new_sandbox_id
 from cloister.model.build import BuildFiles, BuildStatus, BuildStep, ImageSource
 from cloister.model.resources import Limits
 from cloister.model.sandbox import SandboxRequest
+from cloister.protocol.archive import archive_digest
 from framework.node_peer import NodePeer, build_request, run
 from framework.server import running_server
 
@@ -71,6 +73,27 @@ def test_api_process_cannot_show_a_build_other_files(peer: NodePeer) -> None:
     report = peer.wait_failed(peer.start(build_request(copy_of("team/linked"))))
     assert report.step == "1"
     assert "uploaded files" in report.message
+
+
+def test_api_process_cannot_put_another_directory_in_the_place_of_its_own(peer: NodePeer, tmp_path: Path) -> None:
+    """``uploads`` itself is the api process's to replace; an archive elsewhere is not found by it."""
+    elsewhere = tmp_path / "team" / "secret"
+    elsewhere.mkdir(parents=True)
+    with tarfile.open(elsewhere / "archive", "w") as tar:
+        tar.addfile(tarfile.TarInfo("a"))
+    with (elsewhere / "archive").open("rb") as stream:
+        step = replace(copy_of("team/secret"), files=BuildFiles(path="team/secret", digest=archive_digest(stream)))
+    uploads = peer.server.data_dir / "api" / "uploads"
+    uploads.rename(uploads.with_name("aside"))
+    try:
+        for place in (tmp_path, Path("../../../../..") / tmp_path.relative_to("/")):
+            uploads.symlink_to(place)
+            report = peer.wait_failed(peer.start(build_request(step)))
+            uploads.unlink()
+            assert "uploaded files" in report.message
+    finally:
+        uploads.unlink(missing_ok=True)
+        uploads.with_name("aside").rename(uploads)
 
 
 def test_step_cannot_steer_the_terminal_of_who_reads_its_log(peer: NodePeer) -> None:

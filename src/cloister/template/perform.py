@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -94,7 +95,7 @@ class Performer:
         }
         with contextlib.ExitStack() as stack:
             try:
-                context = stack.enter_context(directory_beneath(self._uploads, step.files.path))
+                context = stack.enter_context(self._archive(step.files.path))
             except OSError as error:
                 raise BuildError(
                     f"the uploaded files of COPY {source} are not there: {error.strerror}", hint="upload them again"
@@ -102,6 +103,11 @@ class Performer:
             box, output = stack.enter_context(self._open(ground, self._closed(context)))
             box.operate("copy", params, output)
             return self._publish(box, ground), ground.state
+
+    def _archive(self, path: str) -> AbstractContextManager[Path]:
+        """The directory ``path`` of the archives. The api process, whose they are, may put a link in the place of ``uploads`` itself."""
+        api = self._uploads.parent
+        return directory_beneath(api.parent, f"{api.name}/{self._uploads.name}", path)
 
     def _workdir(self, step: BuildStep, ground: _Ground) -> tuple[str | None, StepState]:
         wanted = self._path(step.args[0], ground)
