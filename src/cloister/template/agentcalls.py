@@ -163,7 +163,7 @@ def _refusal(data: bytes, within: str | None = None) -> RefusedError:
         found = json.loads(data)
         found = found[within] if within else found
         return RefusedError(str(found["code"]), str(found["message"]))
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return RefusedError("unknown", data[:500].decode(errors="replace"))
 
 

@@ -139,7 +139,7 @@ class Collector:
         root = self._store.root
         old = [("log", path) for path in (root / "logs").iterdir()] + [("lock", path) for path in (root / "locks").iterdir()]
         going = [(kind, path) for kind, path in old if _used_at(path) < before]
-        for directory in (root / "steps", root / "images" / "made"):
+        for directory in (root / "steps", root / "images" / "made", root / "images" / "pulled"):
             for path in directory.glob("*.json") if directory.is_dir() else ():
                 layers = _layers_of_record(path)
                 missing = any(key in lost or not self._store.has(key) for key in layers)

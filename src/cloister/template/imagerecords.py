@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import time
 from dataclasses import asdict, dataclass, field
@@ -23,7 +24,9 @@ __all__ = ["ImageFacts", "ImageRecords", "Made", "Pulled", "read_facts"]
 
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}\Z")
 _NAME = re.compile(r"[^=\0]{1,256}\Z", re.DOTALL)
-_MAX_LAYERS, _MAX_TEXT, _MAX_ENVS = 100, 32_768, 512
+_MAX_LAYERS, _MAX_TEXT, _MAX_ENVS, _MAX_WORDS = 100, 32_768, 512, 1000
+_MAX_ALL_TEXTS = 1 << 20
+"""Characters of variables and words together: each sandbox has the variables in memory of the host."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +73,9 @@ def read_facts(data: dict[str, Any]) -> ImageFacts:
         and _is_text(data.get("user"))
         and _is_text(data.get("workdir"))
         and isinstance(starts, list)
+        and len(starts) <= _MAX_WORDS
         and all(isinstance(word, str) for word in starts)
+        and sum(map(len, (*envs, *envs.values(), *starts))) <= _MAX_ALL_TEXTS
     )
     if not whole:
         raise BuildError("the image's configuration is not of the form that images have")
@@ -99,7 +104,12 @@ class ImageRecords:
 
     def pulled(self, team_id: str, reference: str) -> Pulled | None:
         """What the team pulled last under that reference."""
-        data = _read(self._pulled / _name(team_id, reference))
+        path = self._pulled / _name(team_id, reference)
+        data = _read(path)
+        try:
+            os.utime(path)  # it is of use: not to be collected
+        except OSError:
+            return None
         try:
             return None if data is None else Pulled(facts=read_facts(data["facts"]), scope=data["scope"], at=data["at"])
         except (KeyError, TypeError, BuildError):

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import datetime as dt
 import secrets
+from typing import Any
 
 from cloister.errors import BuildError, TemplateNotFoundError
 from cloister.model.build import BASE_STEP, ImageSource
@@ -27,10 +28,12 @@ from cloister.template.interfaces import BaseImage, BoxSpec, BuildLog, Cancellat
 from cloister.template.layers import LayerStore, layer_key
 from cloister.template.reference import ImageMap, Reference, parse_reference
 from cloister.template.scripts import install_script
+from cloister.template.stepcheck import check_user
 
 __all__ = ["Images"]
 
 _BASE = "base"
+_MAX_PATH = 4096
 
 
 class Images:
@@ -99,9 +102,7 @@ class Images:
         if facts.starts:
             work.say(f"the image's own command is not started: {_short(facts.starts)}. Name it with set_start_cmd if it is to run", "warn")
         layers, result = self._importer.provision(layers, facts, work)
-        user, workdir = result.get("user"), result.get("workdir")
-        if not isinstance(user, str) or not isinstance(workdir, str):
-            raise BuildError("the image could not be prepared: its user and work directory are not known")
+        user, workdir = _checked(result)
         return BaseImage(layers=layers, envs=facts.envs, user=user, workdir=workdir)
 
     def _without_registry(
@@ -131,7 +132,8 @@ class Images:
             layers, result = self._importer.provision(
                 self._tools.release(equivalent.suite, work.log), ImageFacts(digest="", diff_ids=()), work
             )
-            return BaseImage(layers=layers, envs={"LANG": "C.UTF-8"}, user=str(result["user"]), workdir=str(result["workdir"]))
+            user, workdir = _checked(result)
+            return BaseImage(layers=layers, envs={"LANG": "C.UTF-8"}, user=user, workdir=workdir)
         if not equivalent.program:
             return base
         return BaseImage(layers=(*base.layers, self._packages(equivalent, base, work, force=force)), envs=base.envs)
@@ -170,6 +172,17 @@ def _refused(reference: Reference, credentials: Credentials, error: PullFailedEr
         hint = "give the build a larger disk (setting default_disk_mib)"
         return BuildError(f"image '{reference}' does not fit in the disk of {limits.disk_mib} MiB", step=BASE_STEP, hint=hint)
     return BuildError(f"image '{reference}' cannot be used: {error}", step=BASE_STEP)
+
+
+def _checked(result: dict[str, Any]) -> tuple[str, str]:
+    """User and work directory, as the program said that ran beside the image's own. Raises: BuildError: they cannot be."""
+    user, workdir = result.get("user"), result.get("workdir")
+    if not isinstance(user, str) or not isinstance(workdir, str):
+        raise BuildError("the image could not be prepared: its user and work directory are not known")
+    check_user(user)
+    if not workdir.startswith("/") or "\0" in workdir or len(workdir) > _MAX_PATH:
+        raise BuildError(f"the image could not be prepared: {workdir[:100]!r} is no directory")
+    return user, workdir
 
 
 def _short(words: tuple[str, ...]) -> str:

@@ -208,6 +208,6 @@ def _last_object(said: bytes) -> dict[str, Any] | None:
     """The JSON object on the last line, if there is one."""
     try:
         found = json.loads(said.strip().rpartition(b"\n")[2])
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return found if isinstance(found, dict) else None

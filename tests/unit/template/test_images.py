@@ -60,6 +60,7 @@ class Bench:
         self.calls: list[tuple[str, dict[str, Any]]] = []
         self.commands: list[str] = []
         self.empty: set[str] = set()
+        self.provisioned: dict[str, Any] = {}
 
     @contextlib.contextmanager
     def open(self, layers: tuple[str, ...], spec: BoxSpec, cancellation: Cancellation) -> Iterator[Box]:
@@ -91,7 +92,7 @@ class Box:
         if operation == "pull":
             return self._bench.registry if params["action"] == "inspect" or "failed" in self._bench.registry else {}
         self._blob = params.get("blob", "")
-        return {"user": params["user"] or "user", "workdir": "/home/user"} if operation == "provision" else {}
+        return self._bench.provisioned or {"user": params["user"] or "user", "workdir": "/home/user"} if operation == "provision" else {}
 
     def publish(self, key: str, name: str) -> Layer | None:
         """See BuildSandbox."""
@@ -279,10 +280,26 @@ def test_what_a_registry_refuses_has_no_equivalent(place: Place, failed: str, cr
     [
         {"digest": "sha256:x"}, {"diff_ids": ["../../etc"]}, {"diff_ids": [_A] * 101}, {"diff_ids": None}, {"envs": {"A=B": ""}},
         {"envs": {"A": 1}}, {"envs": {"A": "\0"}}, {"user": None}, {"workdir": "x" * 40_000}, {"starts": "x"},
+        {"envs": {f"A{number}": "x" * 30_000 for number in range(40)}}, {"starts": ["x"] * 1001},
     ],
 )  # fmt: skip
 def test_facts_are_believed_only_in_their_form(place: Place, change: dict[str, Any]) -> None:
     """They come from a sandbox that read a stranger's data."""
     place.bench.registry |= change
     with pytest.raises(BuildError, match="not of the form"):
+        place.base("some/image:1")
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"user": "x" * 1_000_000, "workdir": "/"}, {"user": "a\nb", "workdir": "/"}, {"user": "user", "workdir": "relative"},
+        {"user": "user", "workdir": "/" + "x" * 5000}, {"user": "user", "workdir": "/a\0b"}, {"user": "user"},
+        {"user": ["user"], "workdir": "/"},
+    ],
+)  # fmt: skip
+def test_image_cannot_name_an_impossible_user_or_directory(place: Place, said: dict[str, Any]) -> None:
+    """What makes the base of an image runs beside programs of the image, which may answer in its place; every sandbox would be told."""
+    place.bench.provisioned = said
+    with pytest.raises(BuildError):
         place.base("some/image:1")
