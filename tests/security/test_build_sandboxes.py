@@ -6,7 +6,9 @@ import json
 import os
 import secrets
 import shutil
+import socket
 import stat
+import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -19,6 +21,7 @@ from cloister.errors import BuildError, NoCapacityError, RuntimeFailedError
 from cloister.model.template import Template
 from cloister.node.snapshots import Snapshots
 from cloister.runtime.namespace.plan import AGENT_PYTHON
+from cloister.template import copier
 from cloister.template.copier import Copier
 from cloister.template.interfaces import BoxSpec, Command
 from cloister.template.layers import Layer
@@ -79,6 +82,86 @@ def test_step_cannot_fill_the_store_beyond_its_reserve(node: BuildNode) -> None:
     assert list((node.store.root / "tmp").iterdir()) == []
 
 
+def test_step_cannot_take_the_files_that_the_hosts_disk_may_have(node: BuildNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Empty files cost a disk no bytes, but it may have so many and no more: a layer of too many is refused, and nothing of it is written."""
+    disk = os.statvfs(node.store.root)
+    if not disk.f_files:
+        pytest.skip("this machine's file system has files without a bound")
+    monkeypatch.setattr(copier, "_RESERVED_FILES", disk.f_files / (disk.f_favail - 15_000))
+    with box(node) as sandbox:
+        run(sandbox, "mkdir /opt/many && cd /opt/many && seq 20000 | xargs touch")
+        with pytest.raises(NoCapacityError, match=r"there is no room for a layer of up to (19|20)\d\d\d files"):
+            sandbox.publish(secrets.token_hex(32), "test")
+    assert list((node.store.root / "tmp").iterdir()) == []
+    with box(node) as sandbox:
+        run(sandbox, "touch /opt/one")
+        assert sandbox.publish(secrets.token_hex(32), "test") is not None
+
+
+_MARKS = """
+import os, stat
+for path, names in (("/opt/m", ("opaque", "redirect", "metacopy", "origin", "whiteout")), ("/opt/m/f", ("metacopy", "redirect", "whiteout"))):
+    for name in names:
+        for prefix in ("user.overlay.", "trusted.overlay.", "user.overlay.overlay."):
+            try:
+                os.setxattr(path, prefix + name, b"/etc" if name == "redirect" else b"y")
+            except OSError:
+                pass
+for make in (lambda: os.mknod("/opt/m/w", 0o666 | stat.S_IFCHR, 0), lambda: os.mknod("/opt/m/d", 0o666 | stat.S_IFCHR, os.makedev(1, 1)),
+             lambda: os.mknod("/opt/m/b", 0o666 | stat.S_IFBLK, os.makedev(254, 0))):
+    try:
+        make()
+    except OSError:
+        pass
+"""
+
+
+def test_step_cannot_forge_what_overlayfs_notes_in_layers(node: BuildNode) -> None:
+    """A mark by which a layer would hide or take over what lies below, or above it, cannot be set by a program; nor is a device left."""
+    with box(node) as sandbox:
+        run(sandbox, f"mkdir /opt/m && touch /opt/m/f && python3 - <<'END'\n{_MARKS}END")
+        layer = sandbox.publish(secrets.token_hex(32), "test")
+    assert layer is not None
+    tree = node.store.rootfs(layer.key)
+    forged = ("user.overlay.", "trusted.overlay.")
+    for path in (tree, *tree.rglob("*")):
+        names = os.listxattr(path, follow_symlinks=False)
+        assert [name for name in names if name.startswith(forged) and not name.startswith("user.overlay.overlay.")] == []
+        assert stat.S_IFMT(path.lstat().st_mode) in (stat.S_IFDIR, stat.S_IFREG)
+    with box(node, layer.key) as above:
+        assert run(above, "ls /opt/m; ls /etc | wc -l").split()[0] == "f"
+
+
+def test_user_of_the_host_cannot_run_a_privileged_program_of_a_layer(node: BuildNode) -> None:
+    """Owners in layers are written as they are inside, so root's are root's: nobody but root gets to them."""
+    with box(node) as sandbox:
+        run(sandbox, "cp /bin/true /opt/tool && chmod 6755 /opt/tool && setcap cap_sys_admin+ep /bin/ls 2> /dev/null; true")
+        layer = sandbox.publish(secrets.token_hex(32), "test")
+    assert layer is not None
+    tool = node.store.rootfs(layer.key) / "opt/tool"
+    info = tool.stat()
+    assert (info.st_uid, stat.S_IMODE(info.st_mode)) == (0, 0o6755)
+    done = subprocess.run(
+        ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "sh", "-c", 'exec "$0"', tool], check=False, capture_output=True
+    )
+    assert done.returncode != 0
+    assert b"ermission" in done.stderr
+
+
+def test_step_cannot_reach_the_host_by_the_network(node: BuildNode) -> None:
+    """A build has the policy of sandboxes without the internet's ports of the host: not a loopback, not an address of it."""
+    addresses = {info[4][0] for info in socket.getaddrinfo(socket.gethostname(), None, socket.AF_INET)} | {"127.0.0.1", "169.254.169.254"}
+    with socket.create_server(("0.0.0.0", 0)) as listener:
+        port = listener.getsockname()[1]
+        listener.settimeout(0.5)
+        with box(node) as sandbox:
+            gateway = "$(ip route 2> /dev/null | sed -n 's/default via \\([^ ]*\\).*/\\1/p')"
+            tries = "; ".join(f"timeout 2 bash -c 'echo x > /dev/tcp/{address}/{port}'" for address in sorted(map(str, addresses)))
+            run(sandbox, f'({tries}; g={gateway}; timeout 2 bash -c "echo x > /dev/tcp/${{g:-10.0.0.1}}/{port}") 2> /dev/null; true')
+        with pytest.raises(TimeoutError):
+            listener.accept()
+
+
 _ON_A_CONTEXT = (
     "echo x >> file", "touch new", "rm file", "chmod 777 file", "chown user file", "ln file other", "mv file /opt/", "truncate -s 0 file",
     "./tool", "cat null", "setpriv --reuid 1000 ./tool", "echo x > /opt/link/file", "ln file /opt/hard", "mount -o remount,rw /.cloister/context",
@@ -106,7 +189,9 @@ def test_step_cannot_change_what_it_is_shown(node: BuildNode, tmp_path: Path) ->
 def test_step_cannot_have_a_layer_take_another_place(node: BuildNode) -> None:
     """Links in the places that the copier goes through are copied as links; what they lead to is neither read nor written."""
     with box(node) as sandbox:
-        run(sandbox, "rm -rf /srv /opt /media; ln -s / /srv; ln -s /.cloister/to /opt; ln -s ../../../../../../etc /media; ln -s /x /home/x")
+        run(
+            sandbox, "rm -rf /srv /opt /media; ln -s / /srv; ln -s /.cloister/to /opt; ln -s ../../../../../../etc /media; ln -s /x /home/x"
+        )
         layer = sandbox.publish(secrets.token_hex(32), "test")
     assert layer is not None
     tree = node.store.rootfs(layer.key)
@@ -210,7 +295,10 @@ def test_copier_cannot_be_used_by_what_it_copies(node: BuildNode, monkeypatch: p
 def test_step_cannot_run_in_a_zygote_that_others_share(node: BuildNode) -> None:
     """A zone for all builds forks only from the base template: a layer's own interpreter is in no process before the step's sandbox."""
     with box(node) as sandbox:
-        run(sandbox, "echo 'echo stolen > /tmp/stolen' > /etc/ld.so.preload.sh; cp /bin/false /usr/bin/python3.13; rm -f /lib64/ld-linux-x86-64.so.2.x")
+        run(
+            sandbox,
+            "echo 'echo stolen > /tmp/stolen' > /etc/ld.so.preload.sh; cp /bin/false /usr/bin/python3.13; rm -f /lib64/ld-linux-x86-64.so.2.x",
+        )
         layer = sandbox.publish(secrets.token_hex(32), "test")
     assert layer is not None
     for zygotes in node.host.runtime._zygotes.values():

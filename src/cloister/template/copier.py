@@ -13,7 +13,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import shutil
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -43,6 +42,8 @@ _TIMEOUT_S = 3600.0
 _MAX_REPORT_BYTES = 65536
 _READY = b"R\n"
 _MIB = 1 << 20
+_RESERVED_FILES = 20
+"""One part in so many of the files that the store's disk may have is a reserve. Some file systems have no bound, and tell of none."""
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -89,7 +90,8 @@ class Copier:
         Raises: NoCapacityError (the store has no room; nothing is left there), IsolationError, RuntimeFailedError, StoreError, OSError.
         """
         began = time.monotonic()
-        self._check_room(sandbox.usage().disk_used_bytes)
+        used = sandbox.usage()
+        self._check_room(used.disk_used_bytes, max(0, sandbox.limits.inodes - used.inodes_free))
         with self._store.workspace(new.key) as workspace:
             report = self._copy(sandbox, workspace, on_ready)
             on_copied()
@@ -100,8 +102,15 @@ class Copier:
             seconds = time.monotonic() - began
             return self._store.publish(workspace, new.key, new.name, new.parent, seconds, size_bytes=report["bytes"])
 
-    def _check_room(self, wanted_bytes: int) -> None:
-        free_mib, wanted_mib = shutil.disk_usage(self._store.root).free // _MIB, wanted_bytes // _MIB
+    def _check_room(self, wanted_bytes: int, wanted_files: int) -> None:
+        disk = os.statvfs(self._store.root)
+        if disk.f_files and disk.f_favail - wanted_files < int(disk.f_files / _RESERVED_FILES):
+            raise NoCapacityError(
+                f"there is no room for a layer of up to {wanted_files} files: {self._store.root} may have {disk.f_favail} more, "
+                f"of which {int(disk.f_files / _RESERVED_FILES)} are a reserve",
+                hint="cloister template gc",
+            )
+        free_mib, wanted_mib = disk.f_bavail * disk.f_frsize // _MIB, wanted_bytes // _MIB
         if free_mib - wanted_mib < self._place.disk_reserve_mib:
             raise NoCapacityError(
                 f"there is no room for a layer of up to {wanted_mib} MiB: {self._store.root} has {free_mib} MiB left, "
