@@ -81,7 +81,10 @@ class Settings:
     pool_templates: tuple[str, ...] = _setting(
         ("code-interpreter-v1",), "Templates of which some are always made ahead; others once they were asked for in the last ten minutes."
     )
-    max_builds: int = _setting(2, "Template builds of clients that run at a time; others wait.")
+    max_builds: int = _setting(
+        2,
+        "Template builds of clients that run at a time; others wait. No team waits for one that has several: up to twice as many run then.",
+    )
     build_timeout_s: float = _setting(7200.0, "Longest time one template build may take, without its waiting.", unit="s")
     start_timeout_s: float = _setting(
         50.0,

@@ -14,6 +14,7 @@ import hmac
 import json
 import re
 import time
+from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -35,6 +36,9 @@ LINK_S = 3600.0
 _RECEIVE_S = 3600.0
 _UNUSED_S = 7 * 86_400.0
 _CHUNK = 1 << 20
+_MIN_ROOM = 1 << 20
+"""What the smallest archive counts for: it has a row, two directories and a file."""
+_READERS = 4
 _HASH = re.compile(r"[0-9a-f]{64}\Z")
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -57,8 +61,11 @@ class Uploads:
         self._files = files
         self._store = store
         self._policy = policy
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="archives")
-        self._incoming_bytes = 0
+        self._threads = ThreadPoolExecutor(_READERS, thread_name_prefix="archives")
+        self._turns = defaultdict[str, asyncio.Lock](asyncio.Lock)
+        """Of one team an archive is read at a time."""
+        self._incoming_bytes = Counter[str]()
+        """By team."""
         self.in_use: Callable[[], Collection[tuple[str, str]]] = tuple
 
     async def open(self) -> None:
@@ -67,7 +74,7 @@ class Uploads:
 
     async def close(self) -> None:
         """Wait for work under way."""
-        await asyncio.to_thread(self._thread.shutdown, cancel_futures=True)
+        await asyncio.to_thread(self._threads.shutdown, cancel_futures=True)
 
     async def offer(self, team_id: str, upload_hash: str) -> tuple[bool, str]:
         """Whether the team's archive of that hash is here, and a token to upload it by.
@@ -119,8 +126,9 @@ class Uploads:
             raise InvalidRequestError("an upload needs a Content-Length")
         if size > self._policy.max_bytes:
             raise TooLargeError(f"the archive has {size} bytes, and this server takes {self._policy.max_bytes} (max_upload_mib)")
-        await self._make_room(size)
-        self._incoming_bytes += size
+        room = _room(size)
+        await self._make_room(team_id, room)
+        self._incoming_bytes[team_id] += room
         try:
             await self._take_in(team_id, upload_hash, size, chunks)
         except OSError as error:
@@ -128,7 +136,7 @@ class Uploads:
                 raise StorageFullError("the server's disk is full") from error
             raise
         finally:
-            self._incoming_bytes -= size
+            self._incoming_bytes[team_id] -= room
 
     async def _take_in(self, team_id: str, upload_hash: str, size: int, chunks: AsyncIterator[bytes]) -> None:
         incoming = await asyncio.to_thread(self._files.receive, size)
@@ -155,17 +163,19 @@ class Uploads:
             await asyncio.to_thread(incoming.write, bytes(gathered))
         return received
 
-    async def _make_room(self, size: int) -> None:
+    async def _make_room(self, team_id: str, size: int) -> None:
+        if self._incoming_bytes[team_id] + size > max(self._policy.total_bytes // 2, _room(self._policy.max_bytes)):
+            raise StorageFullError("the team's uploads under way take half of the room that all teams have (upload_total_mib)")
         if await asyncio.to_thread(self._files.free_bytes) - size < self._policy.reserve_bytes:
             raise StorageFullError("the server's disk is nearly full (disk_reserve_mib)")
         uploads = await self._store.list_uploads()
-        used = sum(upload.size_bytes for upload in uploads) + self._incoming_bytes
+        used = sum(_room(upload.size_bytes) for upload in uploads) + self._incoming_bytes.total()
         needed = set(self.in_use())
         for upload in uploads:
             if used + size <= self._policy.total_bytes:
                 return
             if (upload.team_id, upload.hash) not in needed and await self._remove(upload):
-                used -= upload.size_bytes
+                used -= _room(upload.size_bytes)
         if used + size > self._policy.total_bytes:
             raise StorageFullError("the archives of builds that have not ended take all the room there is for uploads (upload_total_mib)")
 
@@ -194,7 +204,8 @@ class Uploads:
         """The digest, or None when the archive was replaced meanwhile."""
         try:
             digest, claim = await self._run(
-                lambda: check_claim(lambda: self._files.open_archive(upload.team_id, upload.hash), source, destination, upload.hash)
+                upload.team_id,
+                lambda: check_claim(lambda: self._files.open_archive(upload.team_id, upload.hash), source, destination, upload.hash),
             )
         except InvalidArchiveError:
             await self._discard(upload)
@@ -215,8 +226,9 @@ class Uploads:
         if present is not None and present.created_at == upload.created_at:
             await self._remove(present)
 
-    async def _run(self, work: Callable[[], _T]) -> _T:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+    async def _run(self, team_id: str, work: Callable[[], _T]) -> _T:
+        async with self._turns[team_id]:
+            return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
     async def prune(self) -> None:
         """Remove what was of no use for a week."""
@@ -225,3 +237,7 @@ class Uploads:
         for upload in await self._store.list_uploads():
             if upload.used_at < oldest and (upload.team_id, upload.hash) not in needed:
                 await self._remove(upload)
+
+
+def _room(size: int) -> int:
+    return max(size, _MIN_ROOM)

@@ -240,15 +240,24 @@ class Builds:
     def _pump(self) -> None:
         """Begin builds while there is room: the longest waiting of the team that has the fewest running."""
         with self._lock:
-            while self._waiting and len(self._running) < self._bounds.running and self._is_building:
+            while self._waiting and self._is_building:
                 teams = Counter(build.state.team_id for build in self._running)
                 build = min(self._waiting, key=lambda one: teams[one.state.team_id])
+                if not self._has_room(teams, build.state.team_id):
+                    break
                 self._waiting.remove(build)
                 self._running.append(build)
                 # A daemon: one that hangs in the kernel must not keep the process from ending; the next start takes it up.
                 build.thread = threading.Thread(target=self._run, args=(build,), name=f"build-{build.build_id[:8]}", daemon=True)
                 self._save(build, replace(build.state, status=BuildStatus.BUILDING, attempts=build.state.attempts + 1))
                 build.thread.start()
+
+    def _has_room(self, teams: Counter[str], team_id: str) -> bool:
+        """A team that has none running does not wait for one that has several: for it there is as much room again."""
+        count = len(self._running)
+        if count < self._bounds.running:
+            return True
+        return not teams[team_id] and max(teams.values()) > 1 and count < 2 * self._bounds.running
 
     def _run(self, build: _Build) -> None:
         began = time.monotonic()
