@@ -37,10 +37,10 @@ class OutputLines:
         *lines, rest = (self._partial.get(stream, b"") + data).split(b"\n")
         for line in lines:
             self._add(line)
-        while len(rest) > _MAX_LINE:
-            self._add(rest[:_MAX_LINE])
-            rest = rest[_MAX_LINE:]
-        self._partial[stream] = rest
+        whole = max(0, len(rest) - 1) // _MAX_LINE * _MAX_LINE
+        if whole:
+            self._add(rest[:whole])
+        self._partial[stream] = rest[whole:]
 
     def __enter__(self) -> Self:
         """Itself."""
