@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import signal
 import time
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ _CONTROLLERS = ("memory", "cpu", "cpuacct", "pids", "freezer")
 _PERIOD_US = 100_000
 _REMOVE_ATTEMPTS = 50
 _FREEZE_POLL_S = 0.002
+_KILL_FREEZE_S = 2.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,6 +96,18 @@ class CgroupTree(ABC):
         """Let the processes of group ``name`` go on; nothing happens when they do, or when there is no such group. Raises: OSError."""
         with contextlib.suppress(FileNotFoundError):
             self._write_frozen(name, frozen=False)
+
+    def kill_all(self, name: str) -> None:
+        """End every process of group ``name``, also if they fork for ever; nothing happens when there is no such group. Raises: OSError."""
+        with contextlib.suppress(FileNotFoundError):
+            try:
+                with contextlib.suppress(DeadlineError):
+                    self.freeze(name, _KILL_FREEZE_S)
+                for pid in next(iter(self.directories(name).values())).joinpath("cgroup.procs").read_text().split():
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(int(pid), signal.SIGKILL)
+            finally:
+                self.thaw(name)
 
     def create(self, name: str, limits: Limits | None) -> None:
         """Make group ``name`` (kept if it is there) and set its limits.

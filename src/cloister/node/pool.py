@@ -38,6 +38,8 @@ _RETRY_S = (5.0, 15.0, 60.0, 300.0)
 _IDLE_POLL_S = 0.05
 _QUIET_S = 0.1
 """How long the machine is left to a client that has just got its sandbox."""
+_TURN_S = 2.0
+"""How long one that is being made keeps others from being made: whoever takes longer waits for something."""
 _ROUND_S = 30.0
 _MOST_WANTED = 8
 """Templates wanted beside those that always are: each holds a zone, of which a node has 15."""
@@ -211,7 +213,14 @@ class Pool:
                 await asyncio.sleep(_IDLE_POLL_S)
             if not self._is_missing(key):
                 return
-            pooled = await self._source.make(key)
+            making = asyncio.ensure_future(self._source.make(key))
+            try:
+                await asyncio.wait({making}, timeout=_TURN_S)
+            except asyncio.CancelledError:
+                making.cancel()
+                await asyncio.gather(making, return_exceptions=True)
+                raise
+        pooled = await making
         pooled.key = key
         await self._source.started(pooled)
         self._ready[pooled.record.sandbox_id] = pooled

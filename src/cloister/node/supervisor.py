@@ -37,7 +37,7 @@ from cloister.errors import (
     NoCapacityError,
     SandboxNotFoundError,
 )
-from cloister.ids import new_sandbox_id
+from cloister.ids import is_build_id, new_sandbox_id
 from cloister.model.node import EndedSandbox, NodeInfo, SandboxMetrics, SandboxNote, SandboxStats
 from cloister.model.sandbox import EndReason, SandboxRecord, SandboxRequest, SandboxState
 from cloister.model.template import Template
@@ -46,6 +46,7 @@ from cloister.node.ceiling import Ceiling
 from cloister.node.creation import Creator
 from cloister.node.host import NodeHost
 from cloister.node.journal import Entry, Journal
+from cloister.node.lanes import Lanes
 from cloister.node.pool import HOT_S, Pool, Pooled, PoolSize, PoolSource
 from cloister.node.sampler import Sampler
 from cloister.node.server import DnsSockets
@@ -60,8 +61,10 @@ _log = structlog.get_logger("cloister.node")
 _T = TypeVar("_T")
 _WORKERS = 16
 _CLEANERS = 2
-_PREPARERS = 4
-"""Of templates, whose own Python may take all its time to become ready."""
+_PREPARERS = 32
+"""Of templates, whose own Python may take all its time to become ready: more than zones, so that none waits for another's."""
+_NEW_S = 2.0
+"""How long a creation counts as one that needs the processors: one that takes longer waits for something."""
 _SNAPSHOOTERS = 2
 """Snapshots at a time: they share the disk."""
 _START_GRACE_S = 10.0
@@ -98,9 +101,10 @@ class Supervisor:
         self._creator = creator
         self._upstream_dns = upstream_dns
         self._live: dict[str, _Live] = {}
-        self._creating: set[str] = set()
+        self._creating: dict[str, float] = {}
         self._creations = Counter[str]()
         self._workers = ThreadPoolExecutor(_WORKERS, thread_name_prefix="node")
+        self._lanes = Lanes()
         self._cleaners = ThreadPoolExecutor(_CLEANERS, thread_name_prefix="cleaner")
         self._preparers = ThreadPoolExecutor(_PREPARERS, thread_name_prefix="preparer")
         self._snapshooters = ThreadPoolExecutor(_SNAPSHOOTERS, thread_name_prefix="snapshooter")
@@ -161,6 +165,7 @@ class Supervisor:
         self._preparers.shutdown(wait=False, cancel_futures=True)
         self._snapshooters.shutdown(wait=True, cancel_futures=True)
         self._cleaners.shutdown(wait=True)
+        self._lanes.close()
         self._workers.shutdown(wait=True)
 
     async def _adopt(self, entry: Entry) -> None:
@@ -194,7 +199,8 @@ class Supervisor:
 
     def _is_busy(self) -> bool:
         """Whether clients wait for creations on every processor, so that none is left to make one ahead."""
-        return len(self._creating) >= (os.cpu_count() or 1)
+        oldest = time.monotonic() - _NEW_S
+        return sum(began > oldest for began in self._creating.values()) >= (os.cpu_count() or 1)
 
     def _known(self) -> set[str]:
         """Ids that are no leftovers: alive, being created, or being released. Called from worker threads too."""
@@ -237,7 +243,7 @@ class Supervisor:
     async def _make_ahead(self, template: str) -> Pooled:
         sandbox_id = new_sandbox_id()
         self._ahead.add(sandbox_id)
-        making = asyncio.create_task(self._in_thread(lambda: self._creator.make_ahead(template, sandbox_id)))
+        making = asyncio.create_task(self._make(template, lambda: self._creator.make_ahead(template, sandbox_id)))
         try:
             return await asyncio.shield(making)
         except asyncio.CancelledError:  # a stop: what the thread still makes is nobody's
@@ -302,7 +308,7 @@ class Supervisor:
             raise AlreadyExistsError(f"there is a sandbox {sandbox_id} already")
         if self.ceiling is not None and request.limits is not None:
             self.ceiling.check(request.limits)
-        self._creating.add(sandbox_id)
+        self._creating[sandbox_id] = time.monotonic()
         return await asyncio.shield(asyncio.create_task(self._create_and_watch(request)))  # runs to its end, whoever still waits for it
 
     async def _create_and_watch(self, request: SandboxRequest) -> SandboxRecord:
@@ -312,12 +318,12 @@ class Supervisor:
             asyncio.get_running_loop().remove_reader(pooled.sandbox.pidfd)
         try:
             record, sandbox = await self._create_in_a_zone(request, pooled)
-            self._creating.discard(request.sandbox_id)  # nobody is to wait for a template's own commands
+            self._creating.pop(request.sandbox_id, None)  # nobody is to wait for a template's own commands
             self._starting[request.sandbox_id] = asyncio.current_task()
             record = await self._wait_started(record, sandbox, runs=True)
             self._watch(record, sandbox, cpu_before_s=0.0 if pooled is None else sandbox.cpu_used_s())
         finally:
-            self._creating.discard(request.sandbox_id)
+            self._creating.pop(request.sandbox_id, None)
             self._starting.pop(request.sandbox_id, None)
         seconds = round(time.monotonic() - began, 3)
         made_ahead = pooled is not None and pooled.sandbox is sandbox
@@ -328,11 +334,15 @@ class Supervisor:
 
     async def _create_in_a_zone(self, request: SandboxRequest, pooled: Pooled | None) -> tuple[SandboxRecord, RuntimeSandbox]:
         try:
-            return await self._in_thread(lambda: self._creator.create(request, pooled))
+            return await self._make(request.template, lambda: self._creator.create(request, pooled))
         except NoCapacityError:
             if not await self._make_room(request.template):
                 raise
-        return await self._in_thread(lambda: self._creator.create(request, None))
+        return await self._make(request.template, lambda: self._creator.create(request, None))
+
+    async def _make(self, template: str, work: Callable[[], _T]) -> _T:
+        """In a lane of the template's own, unless it is a stock template."""
+        return await self._lanes.run(self._catalog.zone_key(self._catalog.find(template)) if is_build_id(template) else None, work)
 
     async def kill(self, sandbox_id: str, reason: EndReason) -> bool:
         """See :class:`NodeService`."""

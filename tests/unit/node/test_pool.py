@@ -28,11 +28,15 @@ class Maker:
         self.faults: dict[str, Exception] = {}
         self.slow: dict[str, asyncio.Event] = {}
         """Templates whose sandboxes start only when the event is set."""
+        self.stuck: dict[str, asyncio.Event] = {}
+        """Templates whose sandboxes are made only when the event is set."""
 
     async def make(self, template: str) -> Pooled:
         """One more, or the fault that was set."""
         if fault := self.fault or self.faults.get(template):
             raise fault
+        if (event := self.stuck.get(template)) is not None:
+            await event.wait()
         self.made.append(f"{template}{len(self.made)}")
         record = SandboxRecord(
             sandbox_id=self.made[-1],
@@ -175,6 +179,19 @@ async def test_a_template_that_never_starts_holds_up_no_other(maker: Maker) -> N
     await asyncio.sleep(0.05)
     assert pool.reserve("a", "b1") is not None
     task.cancel()
+
+
+async def test_a_template_that_takes_long_to_be_made_holds_up_no_other(maker: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has its turn, and no more than that; a stop does not wait for it."""
+    monkeypatch.setattr(pool_module, "_TURN_S", 0.01)
+    maker.stuck["a"] = asyncio.Event()
+    pool = pool_of(maker, each=1, always=("a", "b"))
+    task = await settle(pool)
+    assert pool.reserve("a", "b1") is None
+    assert pool.reserve("b", "b1") is not None
+    task.cancel()
+    await asyncio.wait({task}, timeout=5)
+    assert task.done()
 
 
 async def test_a_template_that_cannot_be_made_is_tried_ever_less(maker: Maker) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,8 @@ _FOLLOWS = {"typescript": "javascript"}
 """Has the program of another language, and is there when that is."""
 _MOST_PROGRAMS = 4
 _READY_S = 60.0
+_ALL_READY_S = 120.0
+"""For all that is tried together: what is tried later has a second."""
 
 
 def run(params: dict[str, Any]) -> dict[str, Any]:
@@ -42,6 +45,7 @@ def run(params: dict[str, Any]) -> dict[str, Any]:
 async def _inspect(params: dict[str, Any], drivers: Path = _DRIVERS) -> dict[str, Any]:
     found: dict[str, str] = {}
     missing: dict[str, str] = {}
+    deadline = time.monotonic() + _ALL_READY_S
     for language in LANGUAGES:
         leader = _FOLLOWS.get(language.name)
         if leader is not None:
@@ -51,7 +55,7 @@ async def _inspect(params: dict[str, Any], drivers: Path = _DRIVERS) -> dict[str
         if language.name in _FILES and not Path(_FILES[language.name]).exists():
             continue
         for program in _candidates(language, params.get("path") or _PATH):
-            why = await _try(language, program, params, drivers)
+            why = await _try(language, program, params, drivers, min(_READY_S, max(1.0, deadline - time.monotonic())))
             if not why:
                 found[language.name] = program
                 missing.pop(language.name, None)
@@ -66,11 +70,11 @@ def _candidates(language: Language, path: str) -> list[str]:
     if name is None:
         return [""]
     directories = [directory.rstrip("/") for directory in (*path.split(":"), "/usr/local/bin", "/usr/bin") if directory.startswith("/")]
-    places = dict.fromkeys(f"{directory}/{name}" for directory in directories)
-    return [place for place in places if os.path.isfile(place) and os.access(place, os.X_OK)][:_MOST_PROGRAMS]
+    places = {os.path.realpath(directory): f"{directory}/{name}" for directory in reversed(directories)}  # /bin is /usr/bin, mostly
+    return [place for place in reversed(places.values()) if os.path.isfile(place) and os.access(place, os.X_OK)][:_MOST_PROGRAMS]
 
 
-async def _try(language: Language, program: str, params: dict[str, Any], drivers: Path) -> str:
+async def _try(language: Language, program: str, params: dict[str, Any], drivers: Path, timeout_s: float) -> str:
     """Why the language's driver does not become ready; empty: it does."""
     document = InitDocument(
         sandbox_id="inspect",
@@ -88,10 +92,10 @@ async def _try(language: Language, program: str, params: dict[str, Any], drivers
     except CloisterError as error:
         return str(error)
     try:
-        async with asyncio.timeout(_READY_S):
+        async with asyncio.timeout(timeout_s):
             await kernel.wait_ready()
     except (UnavailableError, TimeoutError) as error:
-        return str(error) or f"it was not ready after {_READY_S:.0f} s"
+        return str(error) or f"it was not ready after {timeout_s:.0f} s"
     finally:
         await kernel.close()
     return ""

@@ -32,13 +32,19 @@ from cloister.runtime.spec import SandboxSpec
 __all__ = ["KINDS", "Birth", "Zygote", "ZygoteFilters", "ZygoteHost", "Zygotes", "kinds_for", "sealed_file"]
 
 KINDS = ("agent", "kernel")
-_LIMITS = Limits(mem_mib=4096, cpu_count=64.0, pids=64, open_files=1 << 20)
-"""Memory has room for the page tables of every live child, which count as the zygote's that copied them."""
+_LIMITS = {
+    "agent": Limits(mem_mib=2048, cpu_count=64.0, pids=64, open_files=1 << 20),
+    "kernel": Limits(mem_mib=2048, cpu_count=1.0, pids=64, open_files=1 << 20),
+}
+"""Memory has room for the page tables of every live child, which count as the zygote's that copied them. A kernel's runs a
+template's code: what that starts is bounded by these too."""
 _SETUP_TIMEOUT_S = 30.0
-_READY_TIMEOUT_S = 120.0
+_READY_TIMEOUT_S = 60.0
 _FORK_TIMEOUT_S = 10.0
 _RETRY_S = (1.0, 5.0, 30.0, 300.0)
 _LOG_BYTES = 4000
+_LOG_SIZE = 64 << 10
+"""Of a zygote's log, which is memory: what it writes beyond that fails."""
 _CPU_WORDS = 16
 _REQUEST = struct.Struct(f"<Q{_CPU_WORDS}Q")
 _ANSWER = struct.Struct("<ii40s")
@@ -93,6 +99,10 @@ class Zygote:
         """Whether it may be asked."""
         return not self._closed and not wait_pidfd(self._pidfd, 0)
 
+    def is_open(self) -> bool:
+        """Whether it has not been found dead yet."""
+        return not self._closed
+
     def ask(self, birth: Birth, birth_fd: int) -> None:
         """Ask for a child; :meth:`answer` is to follow. Others can be asked meanwhile.
 
@@ -130,16 +140,18 @@ class Zygote:
 
     def last_words(self) -> str:
         """The end of what it wrote."""
-        size = os.fstat(self._log).st_size
-        return os.pread(self._log, _LOG_BYTES, max(0, size - _LOG_BYTES)).decode(errors="replace").strip()
+        return os.pread(self._log, _LOG_SIZE, 0).strip(b"\0\n ")[-_LOG_BYTES:].decode(errors="replace").strip()
 
     def kill(self) -> None:
-        """End it; its children live on."""
+        """End it, and whoever waits for its answer: what it started may hold its socket open. Its children live on."""
         kill_pidfd(self._pidfd)
+        with contextlib.suppress(OSError):
+            self._control.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
-        """End it and let go of its descriptors; a fork under way is waited for."""
-        self.kill()
+        """End it and let go of its descriptors."""
+        if not self._closed:
+            self.kill()
         with self._lock:
             if not self._closed:
                 self._closed = True
@@ -192,10 +204,10 @@ class Zygotes:
             return None
 
     def is_ready(self, kind: str) -> bool:
-        """Whether one of ``kind`` can be asked now; starts none."""
+        """Whether one of ``kind`` is there; starts none, and waits for nothing: it is asked on the event loop."""
         place = self._places.get(kind)
-        with self._lock:
-            return place is not None and place.zygote is not None and place.zygote.is_alive()
+        zygote = None if place is None else place.zygote
+        return zygote is not None and zygote.is_open()
 
     def wait(self, timeout_s: float) -> None:
         """Until each is ready or has failed to start."""
@@ -228,6 +240,15 @@ class Zygotes:
             self._tell("zygote.ended", place.kind, forks=zygote.forks, said=zygote.last_words())
             place.retry_at = time.monotonic() + _RETRY_S[0]
         zygote.close()
+        self._clear(place.kind)
+
+    def _clear(self, kind: str) -> None:
+        """End what a zygote has started for itself: a template's code may outlive it. Its children are in their sandboxes' groups."""
+        with contextlib.suppress(OSError):  # the group is gone with its zone
+            self._host.cgroups.kill_all(self._group(kind))
+
+    def _group(self, kind: str) -> str:
+        return f"zone-{self._zone.number}-{kind}"
 
     def _start(self, place: _Place) -> None:
         if self._stopped or place.starting is not None or time.monotonic() < place.retry_at:
@@ -244,6 +265,7 @@ class Zygotes:
         except (CloisterError, OSError) as error:  # thread border: sandboxes start cold until the next try
             place.retry_at = time.monotonic() + _RETRY_S[min(place.failures, len(_RETRY_S) - 1)]
             place.failures += 1
+            self._clear(place.kind)
             if not self._stopped:
                 again_in_s = round(place.retry_at - time.monotonic())
                 self._tell("zygote.not_started", place.kind, error=str(error), again_in_s=again_in_s)
@@ -260,8 +282,8 @@ class Zygotes:
 
     def _make(self, kind: str) -> Zygote:
         """Raises: IsolationError, RuntimeFailedError, OSError."""
-        group = f"zone-{self._zone.number}-{kind}"
-        self._host.cgroups.create(group, _LIMITS)
+        group = self._group(kind)
+        self._host.cgroups.create(group, _LIMITS[kind])
         with ExitStack() as undo:
             pidfd, setup = self._zone.make_zygote()
             undo.callback(os.close, pidfd)
@@ -273,7 +295,7 @@ class Zygotes:
                 if self._stopped:
                     raise RuntimeFailedError("its zone is being stopped")
                 self._unready[kind] = ours
-            log = os.memfd_create(f"{kind} zygote log", os.MFD_CLOEXEC)
+            log = _make_log(kind)
             undo.callback(os.close, log)
             with setup, theirs, ExitStack() as given:
                 wire.send_setup(setup, *self._setup(kind, group, theirs.fileno(), log, given), self._host.filters.zygote, _SETUP_TIMEOUT_S)
@@ -299,7 +321,15 @@ class Zygotes:
         fds.append(("filter", rootfs.close_with(given, sealed_file("seccomp filter", self._host.filters.sandbox))))
         fds.append(("library", rootfs.close_with(given, sealed_file("cloister join", _library()))))
         cpus = sorted(os.sched_getaffinity(0))
-        return setup_strings(zygote_payload(kind, self._spec.python), _LIMITS, "zygote", cpus), fds
+        return setup_strings(zygote_payload(kind, self._spec.python), _LIMITS[kind], "zygote", cpus), fds
+
+
+def _make_log(kind: str) -> int:
+    """A file in memory of a fixed size; the caller closes it."""
+    fd = os.memfd_create(f"{kind} zygote log", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    os.ftruncate(fd, _LOG_SIZE)
+    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL)
+    return fd
 
 
 def sealed_file(name: str, content: bytes) -> int:
