@@ -17,11 +17,12 @@ from cloister.template.imagetools import ImageTools
 from cloister.template.interfaces import BaseImage, BoxSpec, Command
 from cloister.template.progress import PlainProgress
 from cloister.template.reference import ImageMap
+from cloister.template.registries import Registries
 from framework.build_node import LIMITS, BuildNode, NoCancellation, build_node
 from framework.image_tools import ensure_tree
 from framework.pretend_internet import PretendInternet
 
-__all__ = ["ImageNode", "image_node"]
+__all__ = ["ImageNode", "host_node", "image_node"]
 
 
 class _Log:
@@ -66,9 +67,16 @@ class ImageNode:
 @contextmanager
 def image_node(internet: PretendInternet, *image_map: str, allow_private: tuple[str, ...] = ()) -> Iterator[ImageNode]:
     """A node whose only internet is the pretended one; ``image_map`` are entries of the setting."""
-    tools = ensure_tree("images")
     settings: dict[str, Any] = {"dns_upstreams": (internet.dns_address,), "extra_ca_file": internet.ca_file, "allow_private": allow_private}
+    with host_node(*image_map, **settings) as node:
+        yield node
+
+
+@contextmanager
+def host_node(*image_map: str, registries: Registries | None = None, **settings: Any) -> Iterator[ImageNode]:
+    """A node on this host as it is, with ``settings``."""
+    tools = ensure_tree("images")
     with build_node(further_layers=tools, **settings) as node, Path("/dev/null").open("w") as nowhere:
         run_step = StepRunner(node.host.runtime).run_step
         context = BuildContext(store=node.store, run_step=run_step, progress=PlainProgress(nowhere), host_layer=node.host.host_layer)
-        yield ImageNode(node, Images(node.store, node.workbench, ImageTools(context), ImageMap(image_map)))
+        yield ImageNode(node, Images(node.store, node.workbench, ImageTools(context), ImageMap(image_map), registries))

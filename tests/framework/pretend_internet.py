@@ -29,7 +29,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from framework.network_lab import Namespace
 
-__all__ = ["DNS_ADDRESS", "HOST_ADDRESS", "NAMES", "WEB_ADDRESS", "PretendInternet", "pretend_internet"]
+__all__ = ["DNS_ADDRESS", "HOST_ADDRESS", "NAMES", "WEB_ADDRESS", "PretendInternet", "pretend_internet", "write_certificates"]
 
 HOST_ADDRESS, FAR_ADDRESS = "198.51.100.1", "198.51.100.2"
 DNS_ADDRESS, WEB_ADDRESS = "198.51.100.53", "198.51.100.80"
@@ -66,7 +66,7 @@ class PretendInternet:
             self._far = Namespace(directory / "netns")
             undo.callback(self._far.close)
             self._join(undo)
-            _write_certificates(self.ca_file, self.certificate, names, addresses)
+            write_certificates(self.ca_file, self.certificate, names, addresses)
             self._serve(undo, self.certificate, names)
             self._undo = undo.pop_all()
 
@@ -174,7 +174,7 @@ def _usage(*, is_ca: bool) -> x509.KeyUsage:
     )
 
 
-def _write_certificates(ca_file: Path, server_file: Path, names: Sequence[str], addresses: Sequence[str]) -> None:
+def write_certificates(ca_file: Path, server_file: Path, names: Sequence[str], addresses: Sequence[str]) -> None:
     """A fresh CA, and a chain and key for ``names`` and all addresses, strict enough for every language's TLS library."""
     ca_key, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
     ca = _builder("Pretend Internet CA", ca_key, ca_key).add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)

@@ -15,15 +15,17 @@ import ssl
 import subprocess
 import tarfile
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from framework.pretend_internet import WEB_ADDRESS, PretendInternet
 
-__all__ = ["NAME", "PASSWORD", "USER", "Image", "Registry", "entry", "layer", "registry"]
+__all__ = ["NAME", "PASSWORD", "USER", "Image", "Registry", "Shelf", "entry", "layer", "registry"]
 
 NAME = "registry.example.com"
 USER, PASSWORD = "reader", "open sesame"  # what the line below is made of
@@ -72,7 +74,71 @@ class Image:
     """Whether it is listed in an index, beside one of another platform."""
 
 
-class Registry:
+class Shelf(ABC):
+    """Images are put on one; where it is, its heirs say."""
+
+    @abstractmethod
+    def connect(self) -> http.client.HTTPConnection:
+        """A connection to the registry."""
+
+    def push(self, name: str, tag: str, image: Image) -> str:
+        """Put the image there; returns its manifest's digest."""
+        blobs = [(blob, self._packed(blob, image.packed)) for blob in image.layers]
+        diff_ids = image.diff_ids if image.diff_ids is not None else [_digest(blob) for blob, _packed in blobs]
+        rootfs = {"type": "layers", "diff_ids": list(diff_ids)}
+        config = json.dumps({"os": "linux", "architecture": image.architecture, "config": image.config, "rootfs": rootfs}).encode()
+        suffix = f"+{image.packed}" if image.packed else ""
+        document: dict[str, Any] = {
+            "schemaVersion": 2,
+            "mediaType": _MANIFEST,
+            "config": self._blob(name, config, _CONFIG),
+            "layers": [self._blob(name, packed, _LAYER + suffix) for _blob, packed in blobs] if not image.elsewhere else [],
+        }
+        for _blob, packed in blobs if image.elsewhere else ():
+            named = {"digest": _digest(packed), "size": len(packed), "urls": [image.elsewhere]}
+            document["layers"].append({"mediaType": _FOREIGN, **named})
+        digest, size = self.manifest(name, tag, document)
+        if image.index:
+            entry = {
+                "mediaType": _MANIFEST,
+                "digest": digest,
+                "size": size,
+                "platform": {"os": "linux", "architecture": image.architecture},
+            }
+            other = {**entry, "platform": {"os": "linux", "architecture": "arm64"}}
+            digest, _size = self.manifest(name, tag, {"schemaVersion": 2, "mediaType": _INDEX, "manifests": [other, entry]})
+        return digest
+
+    def manifest(self, name: str, tag: str, document: dict[str, Any]) -> tuple[str, int]:
+        """Put a manifest or an index there; its digest and size."""
+        raw = json.dumps(document).encode()
+        self._request("PUT", f"/v2/{name}/manifests/{tag}", raw, {"Content-Type": document["mediaType"]})
+        return _digest(raw), len(raw)
+
+    def _blob(self, name: str, data: bytes, kind: str) -> dict[str, Any]:
+        place = self._request("POST", f"/v2/{name}/blobs/uploads/", b"", {})
+        where = urlsplit(place)
+        self._request("PUT", f"{where.path}?{where.query}&digest={_digest(data)}", data, {"Content-Type": "application/octet-stream"})
+        return {"mediaType": kind, "digest": _digest(data), "size": len(data)}
+
+    def _packed(self, data: bytes, how: str) -> bytes:
+        if how == "zstd":
+            return subprocess.run(["zstd", "-q", "-c"], input=data, capture_output=True, check=True).stdout
+        return gzip.compress(data, 1) if how else data
+
+    def _request(self, method: str, path: str, body: bytes, headers: dict[str, str]) -> str:
+        connection = self.connect()
+        try:
+            connection.request(method, path, body, headers)
+            answer = connection.getresponse()
+            said = answer.read()
+            assert answer.status in (201, 202), f"{method} {path}: {answer.status} {said!r}"
+            return answer.headers.get("Location", "")
+        finally:
+            connection.close()
+
+
+class Registry(Shelf):
     """A running one. ``open`` and ``closed`` are host and port of its two doors, ``private`` that at another address."""
 
     def __init__(self, internet: PretendInternet, directory: Path, undo: ExitStack) -> None:
@@ -113,70 +179,15 @@ class Registry:
             _end(process)
         self._processes.clear()
 
-    def push(self, name: str, tag: str, image: Image) -> str:
-        """Put the image there; returns its manifest's digest."""
-        blobs = [(blob, self._packed(blob, image.packed)) for blob in image.layers]
-        diff_ids = image.diff_ids if image.diff_ids is not None else [_digest(blob) for blob, _packed in blobs]
-        rootfs = {"type": "layers", "diff_ids": list(diff_ids)}
-        config = json.dumps({"os": "linux", "architecture": image.architecture, "config": image.config, "rootfs": rootfs}).encode()
-        suffix = f"+{image.packed}" if image.packed else ""
-        document: dict[str, Any] = {
-            "schemaVersion": 2,
-            "mediaType": _MANIFEST,
-            "config": self._blob(name, config, _CONFIG),
-            "layers": [self._blob(name, packed, _LAYER + suffix) for _blob, packed in blobs] if not image.elsewhere else [],
-        }
-        for _blob, packed in blobs if image.elsewhere else ():
-            named = {"digest": _digest(packed), "size": len(packed), "urls": [image.elsewhere]}
-            document["layers"].append({"mediaType": _FOREIGN, **named})
-        digest, size = self.manifest(name, tag, document)
-        if image.index:
-            entry = {
-                "mediaType": _MANIFEST,
-                "digest": digest,
-                "size": size,
-                "platform": {"os": "linux", "architecture": image.architecture},
-            }
-            other = {**entry, "platform": {"os": "linux", "architecture": "arm64"}}
-            digest, _size = self.manifest(name, tag, {"schemaVersion": 2, "mediaType": _INDEX, "manifests": [other, entry]})
-        return digest
-
-    def manifest(self, name: str, tag: str, document: dict[str, Any]) -> tuple[str, int]:
-        """Put a manifest or an index there; its digest and size."""
-        raw = json.dumps(document).encode()
-        self._request("PUT", f"/v2/{name}/manifests/{tag}", raw, {"Content-Type": document["mediaType"]})
-        return _digest(raw), len(raw)
-
-    def _blob(self, name: str, data: bytes, kind: str) -> dict[str, Any]:
-        place = self._request("POST", f"/v2/{name}/blobs/uploads/", b"", {})
-        path = place.split(f":{_OPEN_PORT}", 1)[-1]
-        self._request("PUT", f"{path}&digest={_digest(data)}", data, {"Content-Type": "application/octet-stream"})
-        return {"mediaType": kind, "digest": _digest(data), "size": len(data)}
-
-    def _packed(self, data: bytes, how: str) -> bytes:
-        if how == "zstd":
-            return subprocess.run(["zstd", "-q", "-c"], input=data, capture_output=True, check=True).stdout
-        return gzip.compress(data, 1) if how else data
-
-    def _connect(self, port: int) -> http.client.HTTPSConnection:
+    def connect(self, port: int = _OPEN_PORT) -> http.client.HTTPSConnection:
+        """See :class:`Shelf`."""
         context = ssl.create_default_context(cafile=str(self._internet.ca_file))
         return http.client.HTTPSConnection(WEB_ADDRESS, port, timeout=30, context=context)
-
-    def _request(self, method: str, path: str, body: bytes, headers: dict[str, str]) -> str:
-        connection = self._connect(_OPEN_PORT)
-        try:
-            connection.request(method, path, body, headers)
-            answer = connection.getresponse()
-            said = answer.read()
-            assert answer.status in (201, 202), f"{method} {path}: {answer.status} {said!r}"
-            return answer.headers.get("Location", "")
-        finally:
-            connection.close()
 
     def _wait(self, port: int) -> None:
         deadline = time.monotonic() + 20
         while True:
-            connection = self._connect(port)
+            connection = self.connect(port)
             try:
                 connection.request("GET", "/v2/")
                 connection.getresponse().read()

@@ -75,7 +75,7 @@ class Server:
         return self.process.wait(150)
 
 
-def _free_port() -> int:
+def free_port() -> int:
     """A port below the range from which the kernel gives ports to connections, so that none of those takes it meanwhile."""
     while True:
         port = random.randrange(20_000, 32_000)
@@ -95,7 +95,7 @@ def running_server(*options: str, data_dir: Path | None = None) -> Iterator[Serv
     with contextlib.ExitStack() as stack:
         directory = data_dir or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cloister-test-")))
         directory.chmod(0o755)
-        port = _free_port()
+        port = free_port()
         log_path = directory / "server.log"
         log = stack.enter_context(log_path.open("ab"))
         command = [

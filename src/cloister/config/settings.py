@@ -55,6 +55,16 @@ class Settings:
         "What is taken in place of an image that a template is built from: `REFERENCE=template:NAME` or `REFERENCE=OTHER-REFERENCE`, each "
         "perhaps with a last `*`, such as `docker.io/*=mirror.example.com/hub/*`. See docs/howto/images.md.",
     )
+    host_registries: tuple[str, ...] = _setting(
+        (),
+        "Registries of images on this very host, `host:port` as clients name them, such as `localhost:5000`: a pull from exactly such a "
+        "name reaches that address and port of the host, and no other sandbox does. Every team may pull from them.",
+    )
+    insecure_registries: tuple[str, ...] = _setting(
+        (),
+        "Registries, `host` or `host:port` as clients name them, that may be spoken to without TLS; those at loopback addresses always "
+        "may. A certificate must be right all the same.",
+    )
     default_runtime: str = _setting("namespace", "How sandboxes are isolated when a request does not say.", choices=("namespace",))
     default_cpu_count: float = _setting(Limits.cpu_count, "Processors a sandbox may use.", unit="cores")
     default_mem_mib: int = _setting(Limits.mem_mib, "Memory a sandbox may use.", unit="MiB")

@@ -26,11 +26,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from ipaddress import IPv4Address
 from typing import TypeVar
 
 from cloister.errors import IsolationError
 from cloister.linux.conntrack import forget_connections
+from cloister.linux.netlink import Netlink
 from cloister.linux.netns import NetnsThread, is_netns_pinned, open_current_netns, run_in_netns, unpin_netns
+from cloister.network.door import Door, find_target, inside_address
 from cloister.network.host_side import HostSide
 from cloister.network.plan import AddressPlan, NetworkConfig
 from cloister.network.reaper import Reaper
@@ -40,6 +43,8 @@ from cloister.network.router import Router
 __all__ = ["NetworkConfig", "NetworkNode", "NetworkSlot"]
 
 T = TypeVar("T")
+_LOOPBACK = 1
+"""The index of that interface in every namespace."""
 
 
 @dataclass(frozen=True)
@@ -206,6 +211,15 @@ class NetworkNode:
         """
         return run_in_netns(netns_fd, _new_socket)
 
+    def open_door(self, netns_fd: int, host: str, port: int) -> Door:
+        """Let ``host``, at ``port``, of the sandbox in the namespace lead to the same of this host, until the caller closes the door.
+
+        Raises: UnavailableError: there is nothing here to lead to; IsolationError; OSError.
+        """
+        target = run_in_netns(self._host_fd, partial(find_target, host, port))
+        listener = run_in_netns(netns_fd, partial(_new_listener, inside_address(host), port))
+        return run_in_netns(self._host_fd, partial(Door, listener, target))  # its thread stays in that namespace
+
     def dns_sockets(self) -> tuple[socket.socket, socket.socket]:
         """The sandboxes' resolver address, port 53: a UDP and a listening TCP socket, non-blocking, the caller's to close.
 
@@ -279,6 +293,21 @@ class NetworkNode:
         if self._host_thread is None:
             raise IsolationError("the network is not started", step="network")
         return self._host_thread.call(function)
+
+
+def _new_listener(address: IPv4Address, port: int) -> socket.socket:
+    """On loopback, which gets the address when it is none of its own."""
+    if not address.is_loopback:
+        with Netlink() as netlink:
+            netlink.add_address(_LOOPBACK, address)
+    sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        sock.bind((str(address), port))
+        sock.listen()
+    except OSError:
+        sock.close()
+        raise
+    return sock
 
 
 def _new_socket() -> socket.socket:

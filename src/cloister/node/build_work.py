@@ -26,6 +26,7 @@ from cloister.template.layers import LayerStore
 from cloister.template.progress import PlainProgress
 from cloister.template.recipe import BuildParts, run_build
 from cloister.template.reference import ImageMap
+from cloister.template.registries import Registries
 from cloister.template.workbench import NodeWorkbench
 
 __all__ = ["BuildHost", "make_builds"]
@@ -77,10 +78,11 @@ def _parts(settings: Settings, shared: BuildHost, check_room: Callable[[], None]
         host_layer=host.host_layer,
         bootstrap=shared.bootstrap,
     )
+    registries = Registries(settings.host_registries, settings.insecure_registries)
     return BuildParts(
         store=store,
         workbench=workbench,
-        images=Images(store, workbench, ImageTools(context), ImageMap(settings.image_map)),
+        images=Images(store, workbench, ImageTools(context), ImageMap(settings.image_map), registries),
         find_parent=shared.catalog.find,
         uploads=settings.data_dir / "api" / "uploads",
         limits=settings.default_limits(),

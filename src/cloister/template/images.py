@@ -14,6 +14,7 @@ fetched with credentials are the team's own: who merely knows an image's digests
 from __future__ import annotations
 
 import datetime as dt
+import re
 import secrets
 from typing import Any
 
@@ -27,6 +28,7 @@ from cloister.template.importer import Credentials, Importer, PullFailedError, W
 from cloister.template.interfaces import BaseImage, BoxSpec, BuildLog, Cancellation, Command, Workbench
 from cloister.template.layers import LayerStore, layer_key
 from cloister.template.reference import ImageMap, Reference, parse_reference
+from cloister.template.registries import Registries
 from cloister.template.scripts import install_script
 from cloister.template.stepcheck import check_user
 
@@ -39,13 +41,16 @@ _MAX_PATH = 4096
 class Images:
     """See :class:`cloister.template.interfaces.ImageLibrary`."""
 
-    def __init__(self, store: LayerStore, workbench: Workbench, tools: ImageTools, image_map: ImageMap) -> None:
+    def __init__(
+        self, store: LayerStore, workbench: Workbench, tools: ImageTools, image_map: ImageMap, registries: Registries | None = None
+    ) -> None:
         self._store = store
         self._workbench = workbench
         self._tools = tools
         self._map = image_map
         self._records = ImageRecords(store.root)
-        self._importer = Importer(store, workbench, self._records)
+        self._registries = registries or Registries()
+        self._importer = Importer(store, workbench, self._records, self._registries)
 
     def base(
         self, source: ImageSource, team_id: str, limits: Limits, log: BuildLog, cancellation: Cancellation, *, force: bool
@@ -59,6 +64,11 @@ class Images:
             return self._of_template(found)
         if found != written:
             work.say(f"image '{source.reference}' is mapped to {found}")
+        if self._registries.is_out_of_reach(found.host):
+            hint = f"if it is a registry of this very host, its operator lists it in the setting host_registries, as {found.host}"
+            raise BuildError(
+                f"image '{found}' cannot be fetched: builds do not reach this host", step=BASE_STEP, hint=hint + _port_note(found.host)
+            )
         credentials = Credentials(source.username, source.password)
         try:
             return self._of_registry(found, credentials, team_id, work)
@@ -120,8 +130,8 @@ class Images:
             raise BuildError(
                 f"image '{written}' cannot be fetched: {reference.host} cannot be reached ({error}), and nothing here can stand for it",
                 step=BASE_STEP,
-                hint=f"let this host reach the registry, name a mirror in the setting image_map, or list a private registry's network in "
-                f"allow_private; without a registry there are: {AVAILABLE}",
+                hint=f"let this host reach the registry, name a mirror in the setting image_map, list a private registry's network in "
+                f"allow_private, or a registry of this very host in host_registries; without a registry there are: {AVAILABLE}",
             )
         work.say(f"instead of {written}: {equivalent.told}", "warn")
         return self._of_equivalent(equivalent, work, force=force)
@@ -160,18 +170,40 @@ class Images:
 
 def _refused(reference: Reference, credentials: Credentials, error: PullFailedError, limits: Limits) -> BuildError:
     """In a person's words."""
-    if error.kind == "missing":
-        return BuildError(f"image '{reference}' does not exist: {error}", step=BASE_STEP, hint="check its name and tag")
-    if error.kind == "denied" and credentials:
-        hint = "check the user name and password of the registry, and that they may read this image"
-        return BuildError(f"{reference.host} refused the credentials for '{reference}': {error}", step=BASE_STEP, hint=hint)
-    if error.kind == "denied":
-        hint = "check its name; give a private image's credentials with from_image(image, username, password)"
-        return BuildError(f"{reference.host} does not hand out '{reference}': {error}", step=BASE_STEP, hint=hint)
-    if error.kind == "full":
-        hint = "give the build a larger disk (setting default_disk_mib)"
-        return BuildError(f"image '{reference}' does not fit in the disk of {limits.disk_mib} MiB", step=BASE_STEP, hint=hint)
-    return BuildError(f"image '{reference}' cannot be used: {error}", step=BASE_STEP)
+    host = reference.host
+    denied = (
+        (
+            f"{host} refused the credentials for '{reference}': {error}",
+            "check the user name and password of the registry, and that they may read this image",
+        )
+        if credentials
+        else (
+            f"{host} does not hand out '{reference}': {error}",
+            "check its name; give a private image's credentials with from_image(image, username, password)",
+        )
+    )
+    words = {
+        "missing": (f"image '{reference}' does not exist: {error}", "check its name and tag"),
+        "denied": denied,
+        "plain": (
+            f"{host} speaks plain HTTP, without TLS: '{reference}' is not fetched from it",
+            f"give the registry a certificate, or list {host} in the setting insecure_registries",
+        ),
+        "untrusted": (
+            f"the certificate of {host} is not trusted: {error}",
+            "give its authority by the setting extra_ca_file, and name the registry as its certificate does",
+        ),
+        "full": (
+            f"image '{reference}' does not fit in the disk of {limits.disk_mib} MiB",
+            "give the build a larger disk (setting default_disk_mib)",
+        ),
+    }
+    message, hint = words.get(error.kind, (f"image '{reference}' cannot be used: {error}", None))
+    return BuildError(message, step=BASE_STEP, hint=hint)
+
+
+def _port_note(host: str) -> str:
+    return "" if re.search(r":[0-9]+\Z", host) else ", with its port"
 
 
 def _checked(result: dict[str, Any]) -> tuple[str, str]:

@@ -7,18 +7,21 @@ looks at nothing in it (I2). What is unpacked is keyed by the chain of digests, 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
 from importlib import resources
 from typing import Any
 
-from cloister.errors import BuildError
+from cloister.errors import BuildError, UnavailableError
 from cloister.linux.trees import remove_tree
 from cloister.model.build import BASE_STEP
 from cloister.model.resources import Limits
 from cloister.template.imagerecords import ImageFacts, ImageRecords, Made, read_facts
 from cloister.template.interfaces import BoxSpec, BuildLog, BuildSandbox, Cancellation, Workbench
 from cloister.template.layers import LayerStore, layer_key
+from cloister.template.registries import Registries
 from cloister.template.steplog import OutputLines
 
 __all__ = ["Credentials", "Importer", "PullFailedError", "Work"]
@@ -70,15 +73,20 @@ class Credentials:
 class Importer:
     """See the module."""
 
-    def __init__(self, store: LayerStore, workbench: Workbench, records: ImageRecords) -> None:
+    def __init__(self, store: LayerStore, workbench: Workbench, records: ImageRecords, registries: Registries) -> None:
         self._store = store
         self._workbench = workbench
         self._records = records
+        self._registries = registries
 
     def inspect(self, reference: str, credentials: Credentials, tools: tuple[str, ...], work: Work) -> ImageFacts:
         """What the registry says of the image. Raises: PullFailedError, BuildError."""
-        with self._workbench.open(tools, BoxSpec(limits=work.limits), work.cancellation) as box:
-            return read_facts(_pull(box, "inspect", reference, credentials, work))
+        host = _host(reference)
+        with self._asking(host, tools, work) as box:
+            answer = self._pull(box, "inspect", reference, credentials, work)
+        if answer.get("plain"):
+            work.say(f"{host} is spoken to without TLS: what it says is not protected on the way", "warn")
+        return read_facts(answer)
 
     def layers(self, facts: ImageFacts, scope: str) -> tuple[str, ...] | None:
         """The image's layers, when every one of them is there."""
@@ -101,14 +109,33 @@ class Importer:
                 return found
             work.cancellation.check()
             try:
-                with self._workbench.open(tools, BoxSpec(limits=work.limits), work.cancellation) as box:
-                    _pull(box, "copy", reference, credentials, work)
+                with self._asking(_host(reference), tools, work) as box:
+                    self._pull(box, "copy", reference, credentials, work)
                     if box.publish(key, "image/fetched") is None:
                         raise BuildError("the fetched image is empty")
                 with self._store.hold((key,)):
                     return self._unpack(facts, scope, key, work)
             finally:
                 remove_tree(self._store.root / "layers" / key)
+
+    @contextmanager
+    def _asking(self, host: str, tools: tuple[str, ...], work: Work) -> Iterator[BuildSandbox]:
+        """A sandbox that speaks to the registry ``host``, by a door if it is on this very host. Raises: PullFailedError, BuildError."""
+        spec = BoxSpec(limits=work.limits, door=self._registries.door(host))
+        try:
+            with self._workbench.open(tools, spec, work.cancellation) as box:
+                yield box
+        except UnavailableError as error:
+            raise PullFailedError("unreached", str(error)) from None
+
+    def _pull(self, box: BuildSandbox, action: str, reference: str, credentials: Credentials, work: Work) -> dict[str, Any]:
+        host = _host(reference)
+        ways = {"insecure": self._registries.is_insecure(host), "door": self._registries.door(host) is not None}
+        with work.output() as output:
+            answer = box.operate("pull", {"action": action, "reference": reference, **ways, **credentials.params()}, output)
+        if "failed" in answer:
+            raise PullFailedError(str(answer["failed"]), str(answer.get("message", ""))[:1000])
+        return answer
 
     def provision(self, layers: tuple[str, ...], facts: ImageFacts, work: Work) -> tuple[tuple[str, ...], dict[str, Any]]:
         """The layers with what every template has on top, and what the program said. Raises: BuildError."""
@@ -155,12 +182,8 @@ def _chain(facts: ImageFacts, scope: str) -> list[str]:
     return keys
 
 
-def _pull(box: BuildSandbox, action: str, reference: str, credentials: Credentials, work: Work) -> dict[str, Any]:
-    with work.output() as output:
-        answer = box.operate("pull", {"action": action, "reference": reference, **credentials.params()}, output)
-    if "failed" in answer:
-        raise PullFailedError(str(answer["failed"]), str(answer.get("message", ""))[:1000])
-    return answer
+def _host(reference: str) -> str:
+    return reference.partition("/")[0]
 
 
 @cache

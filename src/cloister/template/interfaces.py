@@ -24,7 +24,7 @@ from cloister.model.resources import Limits
 from cloister.model.template import Template
 from cloister.template.layers import Layer
 
-__all__ = ["BaseImage", "BoxSpec", "BuildLog", "BuildSandbox", "Cancellation", "Command", "ImageLibrary", "Trial", "Workbench"]
+__all__ = ["BaseImage", "BoxSpec", "BuildLog", "BuildSandbox", "Cancellation", "Command", "HostDoor", "ImageLibrary", "Trial", "Workbench"]
 
 
 class BuildLog(Protocol):
@@ -58,6 +58,14 @@ class Command:
     timeout_s: float = 3600.0
 
 
+@dataclass(frozen=True)
+class HostDoor:
+    """A registry of this very host: its name or address, and its port."""
+
+    host: str
+    port: int
+
+
 @dataclass(frozen=True, kw_only=True)
 class BoxSpec:
     """What a build sandbox is made of, beside its layers."""
@@ -69,6 +77,8 @@ class BoxSpec:
     allow_internet: bool = True
     host_layer: bool = True
     """Whether the host's certificates and mirrors lie above the layers."""
+    door: HostDoor | None = None
+    """The one thing of the host that it reaches."""
 
 
 class BuildSandbox(Protocol):
@@ -106,7 +116,7 @@ class Workbench(Protocol):
     def open(self, layers: tuple[str, ...], spec: BoxSpec, cancellation: Cancellation) -> AbstractContextManager[BuildSandbox]:
         """A sandbox over the published ``layers`` (keys, lowest first; none: an empty tree). Nothing of it is left at the end.
 
-        Raises: BuildError, NoCapacityError, IsolationError, RuntimeFailedError.
+        Raises: BuildError, NoCapacityError, IsolationError, RuntimeFailedError, UnavailableError (nothing is behind the spec's door).
         """
         ...
 

@@ -76,6 +76,8 @@ class NodeWorkbench:
             sandbox = self._runtime.create(made, lambda _state: None)
             undo.callback(sandbox.release)
             undo.callback(sandbox.kill)
+            if spec.door is not None:
+                undo.enter_context(sandbox.door(spec.door.host, spec.door.port))
             box = NodeBuildSandbox(sandbox, self._copier, layers, spec, token)
             with cancellation.calling(box.kill):
                 yield box

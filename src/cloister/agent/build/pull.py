@@ -6,7 +6,10 @@ argument and no answer. A failure is an answer too, of a kind that the host deci
 
     {"action": "inspect", reference, username?, password?}  ->  {"digest", "diff_ids", "envs", "user", "workdir", "starts"}
     {"action": "copy", ...}                                 ->  {}, with the layers as plain tars at /.image/<hex of the digest>
-    either                                                  ->  {"failed": unreached | denied | missing | unfit | full | other, "message"}
+    either                                                  ->  {"failed": one of the kinds below, or "other", "message"}
+
+Two further parameters: ``insecure``, whether a registry that has no TLS will do (``plain`` in the answer says that it has none; a
+certificate must be right all the same); ``door``, whether the registry's name is to lead to this sandbox's own loopback (network/door.py).
 """
 
 from __future__ import annotations
@@ -28,6 +31,7 @@ __all__ = ["run"]
 
 _IMAGE = Path("/.image")
 _SKOPEO = "/usr/bin/skopeo"
+_HOSTS = Path("/etc/hosts")
 _MEMORY = Path("/dev/shm")  # noqa: S108  # a directory of its own is made in it
 _INSPECT_S, _COPY_S = 30, 3000
 _MAX_LAYERS = 100
@@ -42,6 +46,8 @@ _UNREACHED = (
 )
 _KINDS = (
     ("full", "no space left on device"),
+    ("plain", "server gave HTTP response to HTTPS client|first record does not look like a TLS handshake"),
+    ("untrusted", "x509:|failed to verify certificate"),
     ("unreached", _BLOCKED),
     ("missing", r"manifest unknown|name unknown|name_unknown|not found|status 404|404 \(not found\)|repository .* not known"),
     (
@@ -63,11 +69,28 @@ class _RefusedError(Exception):
 def run(params: dict[str, Any]) -> dict[str, Any]:
     """See the module."""
     reference = "docker://" + params["reference"]
+    if params.get("door"):
+        _lead_here(params["reference"])
+    skopeo = _Skopeo(params)
     try:
         with _auth_file(params) as auth:
-            return _inspect(reference, auth) if params["action"] == "inspect" else _copy(reference, auth)
+            return _inspect(skopeo, reference, auth) if params["action"] == "inspect" else _copy(skopeo, reference, auth)
     except _RefusedError as error:
         return {"failed": error.kind, "message": str(error)}
+
+
+def _lead_here(reference: str) -> None:
+    """The registry's name is loopback's; an address is loopback's already, and a proxy is asked for neither."""
+    host = _registry(reference).partition(":")[0]
+    if host != "localhost" and not re.fullmatch(r"[0-9.]+", host):
+        with _HOSTS.open("a") as hosts:
+            hosts.write(f"127.0.0.1 {host}\n")
+    others = os.environ.get("NO_PROXY") or os.environ.get("no_proxy") or ""
+    os.environ["NO_PROXY"] = os.environ["no_proxy"] = ",".join(filter(None, (host, others)))
+
+
+def _registry(reference: str) -> str:
+    return reference.split("/", 1)[0]
 
 
 @contextmanager
@@ -77,15 +100,15 @@ def _auth_file(params: dict[str, Any]) -> Iterator[list[str]]:
         yield []
         return
     words = f"{params['username']}:{params.get('password') or ''}".encode()
-    document = {"auths": {params["reference"].split("/", 1)[0]: {"auth": base64.b64encode(words).decode()}}}
+    document = {"auths": {_registry(params["reference"]): {"auth": base64.b64encode(words).decode()}}}
     with tempfile.TemporaryDirectory(dir=_MEMORY) as directory:
         path = Path(directory, "auth.json")
         path.write_text(json.dumps(document))
         yield ["--authfile", str(path)]
 
 
-def _inspect(reference: str, auth: list[str]) -> dict[str, Any]:
-    raw = _skopeo(["inspect", *auth, "--raw", reference], _INSPECT_S)
+def _inspect(skopeo: _Skopeo, reference: str, auth: list[str]) -> dict[str, Any]:
+    raw = skopeo.run(["inspect", *auth, "--raw", reference], _INSPECT_S)
     manifest = _parsed(raw)
     if manifest.get("schemaVersion") == 1:
         raise _RefusedError("unfit", "its manifest is of schema 1, which registries gave up in 2017")
@@ -93,7 +116,7 @@ def _inspect(reference: str, auth: list[str]) -> dict[str, Any]:
         _check_platforms(manifest)
     digest = "sha256:" + hashlib.sha256(raw).hexdigest()
     pinned = f"{_without_tag(reference)}@{digest}"
-    image = _parsed(_skopeo(["inspect", *auth, "--config", pinned], _INSPECT_S))
+    image = _parsed(skopeo.run(["inspect", *auth, "--config", pinned], _INSPECT_S))
     if (image.get("os"), image.get("architecture")) != ("linux", "amd64"):
         raise _RefusedError("unfit", f"it is for {image.get('os')}/{image.get('architecture')}; only linux/amd64 runs here")
     diff_ids = list((image.get("rootfs") or {}).get("diff_ids") or [])
@@ -107,6 +130,7 @@ def _inspect(reference: str, auth: list[str]) -> dict[str, Any]:
         "user": config.get("User") or "",
         "workdir": config.get("WorkingDir") or "",
         "starts": [*(config.get("Entrypoint") or []), *(config.get("Cmd") or [])],
+        "plain": skopeo.is_plain,
     }
 
 
@@ -121,9 +145,9 @@ def _without_tag(reference: str) -> str:
     return re.sub(r"(@sha256:[0-9a-f]+|:[A-Za-z0-9_.-]+)\Z", "", reference)
 
 
-def _copy(reference: str, auth: list[str]) -> dict[str, Any]:
+def _copy(skopeo: _Skopeo, reference: str, auth: list[str]) -> dict[str, Any]:
     credentials = ["--src-authfile", auth[1]] if auth else []
-    _skopeo(["copy", *credentials, "--dest-decompress", reference, f"dir:{_IMAGE}"], _COPY_S, shown=True)
+    skopeo.run(["copy", *credentials, "--dest-decompress", reference, f"dir:{_IMAGE}"], _COPY_S, shown=True)
     _IMAGE.chmod(0o755)
     for entry in os.scandir(_IMAGE):
         if entry.is_file(follow_symlinks=False):
@@ -139,6 +163,29 @@ def _parsed(raw: bytes) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise _RefusedError("other", "the registry's answer is no description of an image")
     return document
+
+
+class _Skopeo:
+    """Calls of it for one registry."""
+
+    def __init__(self, params: dict[str, Any]) -> None:
+        self._may_be_plain = bool(params.get("insecure"))
+        self._has_port = bool(re.search(r":[0-9]+\Z", _registry(params["reference"])))
+        self.is_plain = False
+        """Whether it has turned out that the registry has no TLS."""
+
+    def run(self, words: list[str], timeout_s: int, *, shown: bool = False) -> bytes:
+        """See :func:`_skopeo`. With TLS; without it only when that is allowed, and nothing there speaks it."""
+        if not self.is_plain:
+            try:
+                return _skopeo(words, timeout_s, shown=shown)
+            except _RefusedError as error:
+                # without a port, plain HTTP is at another one
+                if not self._may_be_plain or not (error.kind == "plain" or (error.kind == "unreached" and not self._has_port)):
+                    raise
+        self.is_plain = True
+        option = "--src-tls-verify=false" if words[0] == "copy" else "--tls-verify=false"
+        return _skopeo([words[0], option, *words[1:]], timeout_s, shown=shown)
 
 
 def _skopeo(words: list[str], timeout_s: int, *, shown: bool = False) -> bytes:

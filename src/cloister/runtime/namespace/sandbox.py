@@ -92,6 +92,18 @@ class NamespaceSandbox:
         """See :class:`RuntimeSandbox`."""
         return self._runtime.network.dial_socket(self._started.netns_fd)
 
+    @contextmanager
+    def door(self, host: str, port: int) -> Iterator[None]:
+        """For the time of the block ``host``, at ``port``, is in this sandbox what it is on the host.
+
+        Raises: UnavailableError, when there is nothing; IsolationError, OSError.
+        """
+        door = self._runtime.network.open_door(self._started.netns_fd, host, port)
+        try:
+            yield
+        finally:
+            door.close()
+
     def rewrite_init(self, document: bytes) -> None:
         """See :class:`RuntimeSandbox`. Raises: OSError."""
         if self._init_fd is None:
