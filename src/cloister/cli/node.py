@@ -30,6 +30,7 @@ from cloister.node.housekeeping import keep_house
 from cloister.node.journal import Journal
 from cloister.node.livetrees import live_trees
 from cloister.node.pool import PoolSize
+from cloister.node.recent import Recent
 from cloister.node.server import NodeServer
 from cloister.node.snapshots import Snapshots
 from cloister.node.supervisor import Supervisor
@@ -82,6 +83,8 @@ async def _serve(settings: Settings, ready_fd: int | None) -> None:
     supervisor.on_ended = server.broadcast_ended
     supervisor.on_note = server.broadcast_note
     supervisor.count_builds = building.counts
+    recent = Recent(settings.data_dir / "node" / "recent.json")
+    supervisor.on_asked = recent.note
     building.on_ended = server.broadcast_build_ended
     await supervisor.start()
     await building.load()
@@ -89,6 +92,7 @@ async def _serve(settings: Settings, ready_fd: int | None) -> None:
     collector = Collector(store, partial(live_trees, settings.run_dir), [settings.data_dir / "hostlayer"])
     housekeeping = asyncio.create_task(keep_house(collector, settings.layer_retention_s))
     beginning = asyncio.create_task(building.begin_after(supervisor.is_resolver_served))
+    warming = asyncio.create_task(recent.warm(pool.always, supervisor.warm))
     if ready_fd is not None:
         with os.fdopen(ready_fd, "w") as ready:
             json.dump({"instance": host.instance.number, "run_dir": str(host.instance.run_dir), "api_uid": host.instance.api_uid}, ready)
@@ -97,6 +101,7 @@ async def _serve(settings: Settings, ready_fd: int | None) -> None:
     structlog.get_logger("cloister.node").info("node.stopping", signal=number.name, keep_sandboxes=keep)
     await server.close()
     beginning.cancel()
+    warming.cancel()
     housekeeping.cancel()
     await building.stop()
     await supervisor.stop(keep_sandboxes=keep)

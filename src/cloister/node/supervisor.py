@@ -129,6 +129,8 @@ class Supervisor:
         """What a creation may ask for at most."""
         self.is_resolver_served = asyncio.Event()
         """Whether an api process has come for the resolver's sockets, so that sandboxes can look names up."""
+        self.on_asked: Callable[[str], None] = lambda _template: None
+        """Called with what a creation asks for."""
         self.count_builds: Callable[[], dict[str, int]] = dict
         """Builds by status, for :meth:`ping`."""
 
@@ -299,6 +301,7 @@ class Supervisor:
     async def reserve(self, template: str) -> str:
         """See :class:`NodeService`."""
         found = self._catalog.find(template)
+        self.on_asked(template)
         return self._pool.reserve(_key(template, found), found.build_id) or new_sandbox_id()
 
     async def create(self, request: SandboxRequest) -> SandboxRecord:

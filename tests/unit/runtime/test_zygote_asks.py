@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from cloister.errors import RuntimeFailedError
+from cloister.errors import IsolationError, RuntimeFailedError
 from cloister.runtime.namespace import zygotes as zygotes_module
+from cloister.runtime.namespace.wire import send_setup
 from cloister.runtime.namespace.zygotes import Birth, Zygote
 
 BIRTH = Birth(namespaces=[], group_files=[], cpus=[0], nofile=10)
@@ -85,3 +86,11 @@ def test_its_log_is_bounded() -> None:
             os.ftruncate(log, 1 << 30)
         assert os.fstat(log).st_size == zygotes_module._LOG_SIZE
         assert zygote.last_words() == "x" * 4000
+
+
+def test_a_slot_that_is_killed_while_it_is_set_up_is_told_as_such() -> None:
+    """A template's zygote can kill the processes of its zone: the creation says what happened, not what a socket call did."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    theirs.close()
+    with ours, pytest.raises(IsolationError, match="the sandbox ended while it was set up"):
+        send_setup(ours, ["a=b"], [], b"filter", 1.0)

@@ -36,7 +36,7 @@ from cloister.runtime.spec import SandboxSpec
 __all__ = ["NamespaceRuntime"]
 
 _SETUP_TIMEOUT_S = 30.0
-_PREPARE_TIMEOUT_S = 60.0
+_PREPARE_TIMEOUT_S = 30.0
 _KILL_TIMEOUT_S = 30.0
 
 

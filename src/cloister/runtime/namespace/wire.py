@@ -103,6 +103,8 @@ def send_setup(
         answer, namespaces = receive_with_fds(control, _RESULT.size)
     except TimeoutError as error:
         raise IsolationError("the sandbox was not set up in time", step="set-up") from error
+    except ConnectionError as error:
+        raise IsolationError("the sandbox ended while it was set up", step="set-up") from error
     if len(answer) != _RESULT.size:
         raise IsolationError("the sandbox ended while it was set up", step="set-up")
     code, step = _RESULT.unpack(answer)
