@@ -118,6 +118,7 @@ def test_a_start_that_succeeds_is_in_the_log(node: BuildNode) -> None:
         ("no-such-program", "", "start command 'no-such-program' ended .* exit status 127; .*command not found"),
         ("sleep infinity", "echo not yet; exit 7", r"within 3 s: it was run \d+ times, the last one: exit status 7; .*\nnot yet"),
         ("", "sleep infinity", "did not succeed within 3 s: it did not end"),
+        ("true", "false", "did not succeed within 3 s; the start command has ended with status 0: it was run"),
     ],
 )
 def test_a_start_that_fails_names_its_cause(node: BuildNode, start_cmd: str, ready_cmd: str, message: str) -> None:

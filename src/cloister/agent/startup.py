@@ -49,7 +49,8 @@ class Startup:
             async with asyncio.timeout(plan.timeout_s):
                 reason = await self._run(plan)
         except TimeoutError:
-            reason = never_ready(plan.ready, plan.timeout_s, self._attempts, self._last)
+            ended = self._following is not None and self._following.done()
+            reason = never_ready(plan.ready, plan.timeout_s, self._attempts, self._last, start_ended=ended)
         except CloisterError as error:
             reason = f"the template's commands cannot be run: {error}"
         seconds = round(time.monotonic() - began, 3)

@@ -141,7 +141,9 @@ def parse_build(params: dict[str, Any]) -> BuildRequest:
 
 def _image(data: Any) -> ImageSource:
     fields = _object(data, "image", ImageSource)
-    reference = _matching(fields, "reference", _REFERENCE)
+    reference = _text(fields.get("reference"), "the image's reference")
+    if not _REFERENCE.match(reference):
+        raise InvalidRequestError(f"'{reference[:200]}' is no reference of an image", hint="an image is named like python:3.12")
     username, password = (
         None if fields.get(name) is None else _text(fields[name], f"the image's {name}", _MAX_SECRET) for name in ("username", "password")
     )

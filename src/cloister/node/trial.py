@@ -182,7 +182,7 @@ class _Start:
             self._check()
             left_s = self._deadline - time.monotonic()
             if left_s <= 0:
-                raise _failed(never_ready(self._template.ready_cmd, self._timeout_s, attempts, last))
+                raise _failed(never_ready(self._template.ready_cmd, self._timeout_s, attempts, last, start_ended=self._ended.is_set()))
             said = Tail()
             status = self._attempt(said, left_s)
             if status == 0:

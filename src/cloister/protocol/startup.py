@@ -53,10 +53,11 @@ def start_died(command: str, status: str, said: str) -> str:
     return f"the start command '{_shown(command)}' ended before the sandbox was ready: {status}{_quoted(said)}"
 
 
-def never_ready(command: str, timeout_s: float, attempts: int, last: Attempt | None) -> str:
+def never_ready(command: str, timeout_s: float, attempts: int, last: Attempt | None, *, start_ended: bool = False) -> str:
     """A ready command that did not pass in time. ``last`` is None when its first run did not end."""
+    started = "; the start command has ended with status 0" if start_ended else ""
     how = "it did not end" if last is None else f"it was run {attempts} times, the last one: {last.status}{_quoted(last.said)}"
-    return f"the ready command '{_shown(command)}' did not succeed within {timeout_s:g} s: {how}"
+    return f"the ready command '{_shown(command)}' did not succeed within {timeout_s:g} s{started}: {how}"
 
 
 def _shown(command: str) -> str:

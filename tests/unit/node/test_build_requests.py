@@ -126,3 +126,9 @@ def test_labels_are_for_people() -> None:
     assert label_of({"name": "Größe 5"}, "name") == "Größe 5"
     with pytest.raises(InvalidRequestError):
         label_of({"name": "a\u009bb"}, "name")
+
+
+def test_a_wrong_reference_is_named() -> None:
+    """It is what the client wrote in ``from_image``, and what the build ends with."""
+    with pytest.raises(InvalidRequestError, match="'not a ref!' is no reference of an image"):
+        parse_build({**GOOD, "parent": None, "image": {"reference": "not a ref!"}})
