@@ -46,6 +46,7 @@ def node(stock_templates: None) -> Iterator[ImageNode]:
         ("node:lts", "node --version", "v20."),
         ("node:22", "node --version; npm --version", "v22."),
         ("oven/bun:latest", "bun --version", "1."),
+        ("oven/bun:latest", "echo $BUN_INSTALL_BIN", "/usr/local/bin"),
         ("debian:stable", "cat /etc/debian_version", "13"),
         ("debian:bookworm-slim", "cat /etc/debian_version", "12"),
     ],

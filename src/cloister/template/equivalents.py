@@ -7,7 +7,7 @@ build's log says what it is. Everything else is for a registry, a mirror or the 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from cloister.template.reference import DOCKER_HUB, Reference
 
@@ -38,6 +38,8 @@ class Equivalent:
     """What the package is unpacked as, "node" or "bun"."""
     package: str = ""
     version: str = ""
+    envs: dict[str, str] = field(default_factory=dict)
+    """Variables of the image, without which its programs do something else."""
 
 
 def find_equivalent(reference: Reference) -> Equivalent | None:
@@ -88,5 +90,6 @@ def _bun(tag: str) -> Equivalent | None:
         version = "latest"
     if variant in ("", "debian", "slim") and (version == "latest" or re.fullmatch(r"\d{1,3}(\.\d{1,3}){0,2}", version)):
         told = f"Bun {version} of npm's package '@oven/bun-linux-x64-baseline' on the base template (Debian 13)"
-        return Equivalent(told, program="bun", package="@oven/bun-linux-x64-baseline", version=version)
+        envs = {"BUN_INSTALL_BIN": "/usr/local/bin"}
+        return Equivalent(told, program="bun", package="@oven/bun-linux-x64-baseline", version=version, envs=envs)
     return None

@@ -146,7 +146,8 @@ class Images:
             return BaseImage(layers=layers, envs={"LANG": "C.UTF-8"}, user=user, workdir=workdir)
         if not equivalent.program:
             return base
-        return BaseImage(layers=(*base.layers, self._packages(equivalent, base, work, force=force)), envs=base.envs)
+        layers = (*base.layers, self._packages(equivalent, base, work, force=force))
+        return BaseImage(layers=layers, envs={**base.envs, **equivalent.envs})
 
     def _packages(self, equivalent: Equivalent, base: BaseImage, work: Work, *, force: bool) -> str:
         """The layer with a program out of npm's registry."""

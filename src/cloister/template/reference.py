@@ -51,6 +51,8 @@ def parse_reference(text: str) -> Reference:
     Raises: BuildError.
     """
     rest = text.strip().removeprefix("docker://")
+    if rest == "scratch":
+        raise BuildError("'scratch' is no image, and a template needs one", hint="start from another, such as debian:stable or alpine")
     rest, at, digest = rest.partition("@")
     if at and not _DIGEST.match(digest):
         raise _wrong(text, "a digest is sha256: and 64 hexadecimal digits")

@@ -48,6 +48,13 @@ def test_what_is_no_reference_is_refused(written: str) -> None:
     assert caught.value.hint
 
 
+def test_scratch_is_no_image() -> None:
+    """Docker's word for nothing; a repository of somebody's may have the name."""
+    with pytest.raises(BuildError, match="'scratch' is no image"):
+        parse_reference("scratch")
+    assert str(parse_reference("someone/scratch")) == "docker.io/someone/scratch:latest"
+
+
 @pytest.mark.parametrize(
     ("written", "found"),
     [
