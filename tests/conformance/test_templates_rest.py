@@ -61,6 +61,8 @@ def test_newer_build_supersedes(plane: ControlPlane) -> None:
         unstarted, other = request_build(plane, name), request_build(plane, f"{name}:other")
         running = request_build(plane, name)
         assert "superseded" in status(plane, *unstarted)["reason"]["message"]
+        late = start(plane, *unstarted)
+        assert (late.status, "superseded" in late.json()["message"]) == (400, True), "a start that comes too late says why"
         assert start(plane, *running).status == 202
         newest = request_build(plane, name)
         assert status(plane, *running)["status"] == "waiting"

@@ -188,7 +188,7 @@ class Builds:
         now = time.time()
         started = replace(build, started_at=now, updated_at=now, uploads=hashes, parent=parent, version=build.version + 1)
         if build.started_at is not None or build.status.is_final:
-            raise InvalidRequestError("build is not in waiting state")
+            raise InvalidRequestError("build is not in waiting state", hint=build.message or None)
         self._needed[build.build_id] = frozenset((team.team_id, one) for one in hashes)
         if not await self._rows.change_build(started, expected_version=build.version):
             raise InvalidRequestError("build is not in waiting state")
