@@ -7,7 +7,7 @@ import json
 import socket
 
 from cloister.errors import AgentUnreachableError
-from cloister.runtime.spec import AGENT_PORT
+from cloister.runtime.agentcall import post
 
 __all__ = ["hand_over"]
 
@@ -20,16 +20,7 @@ def hand_over(sock: socket.socket, envs: dict[str, str], access_token: str | Non
     Raises: AgentUnreachableError.
     """
     body = json.dumps({"envVars": envs, "accessToken": access_token})
-    connection = http.client.HTTPConnection("127.0.0.1", AGENT_PORT, timeout=_TIMEOUT_S)
-    with sock:
-        try:
-            sock.settimeout(_TIMEOUT_S)
-            # An IPv6 socket reaches the agent's IPv4 address in its mapped form (RFC 4291, 2.5.5.2).
-            sock.connect(("::ffff:127.0.0.1" if sock.family == socket.AF_INET6 else "127.0.0.1", AGENT_PORT))
-            connection.sock = sock
-            connection.request("POST", "/init", body, {"Content-Type": "application/json", "Connection": "close"})
-            status = connection.getresponse().status
-        except (OSError, http.client.HTTPException) as error:
-            raise AgentUnreachableError(f"the agent of a sandbox made ahead does not answer: {error}") from error
+    with post(sock, "/init", body, {"Content-Type": "application/json"}, _TIMEOUT_S) as response:
+        status = response.status
     if status != http.client.NO_CONTENT:
         raise AgentUnreachableError(f"the agent of a sandbox made ahead refused its new owner: {status}")

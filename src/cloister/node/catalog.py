@@ -12,6 +12,7 @@ from typing import Any
 
 from cloister.errors import NoCapacityError, TemplateNotFoundError
 from cloister.ids import is_build_id
+from cloister.linux.meminfo import memory_mib
 from cloister.model.resources import Limits
 from cloister.model.sandbox import SandboxRecord, SandboxRequest
 from cloister.model.template import Template
@@ -134,7 +135,6 @@ def check_capacity(directory: Path, disk_reserve_mib: int) -> None:
     free_mib = shutil.disk_usage(directory).free // _MIB
     if free_mib < disk_reserve_mib:
         raise NoCapacityError(f"the host has {free_mib} MiB of disk left, fewer than the reserve of {disk_reserve_mib}")
-    fields = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
-    free_mib = int(fields["MemAvailable"].split()[0]) // 1024
+    free_mib = memory_mib("MemAvailable")
     if free_mib < _MEMORY_RESERVE_MIB:
         raise NoCapacityError(f"the host has {free_mib} MiB of memory left, fewer than the reserve of {_MEMORY_RESERVE_MIB}")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from pathlib import Path
 
 from cloister.errors import InvalidRequestError
+from cloister.linux.meminfo import memory_mib
 from cloister.model.build import BuildRequest
 from cloister.model.resources import Limits
 
@@ -40,10 +40,8 @@ class Ceiling:
 
 def host_ceiling(defaults: Limits, cpu_count: float | None, mem_mib: int | None, disk_mib: int) -> Ceiling:
     """The settings' bounds; where there is none the host's own size, but never less than a sandbox has by default."""
-    fields = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
-    host_mib = int(fields["MemTotal"].split()[0]) // 1024
     return Ceiling(
         cpu_count=cpu_count or max(float(os.cpu_count() or 1), defaults.cpu_count),
-        mem_mib=mem_mib or max(host_mib, defaults.mem_mib),
+        mem_mib=mem_mib or max(memory_mib("MemTotal"), defaults.mem_mib),
         disk_mib=max(disk_mib, defaults.disk_mib),
     )

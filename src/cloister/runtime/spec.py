@@ -7,10 +7,12 @@ from pathlib import Path
 
 from cloister.model.resources import Limits
 
-__all__ = ["AGENT_PORT", "INTERPRETER_PORT", "MAX_LAYERS", "AgentTree", "SandboxSpec"]
+__all__ = ["AGENT_PORT", "DEFAULT_PATH", "INTERPRETER_PORT", "MAX_LAYERS", "AgentTree", "SandboxSpec"]
 
 AGENT_PORT = 49983
 INTERPRETER_PORT = 49999
+DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+"""PATH where a template sets none; the agent has the same (agent/process/environment.py)."""
 MAX_LAYERS = 128
 """Layers that a template may have; one message to the kernel carries at most 253 descriptors, and its mount points are numbered ahead."""
 

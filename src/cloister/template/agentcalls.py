@@ -29,14 +29,13 @@ from cloister.protocol.process import (
     SendInputRequest,
     StartRequest,
 )
-from cloister.runtime.spec import AGENT_PORT
+from cloister.runtime.agentcall import post
 
 __all__ = ["AgentCalls", "Ended", "Program", "RefusedError"]
 
 _MAX_MESSAGE_BYTES = 32 << 20
 _INPUT_BYTES = 1 << 20
 _READ_BYTES = 64 << 10
-_CONNECT_TIMEOUT_S = 10.0
 _INPUT_TIMEOUT_S = 300.0
 _KEEPALIVE_S = 20
 _SILENCE_S = 120.0
@@ -120,21 +119,14 @@ class AgentCalls:
     @contextlib.contextmanager
     def _post(self, path: str, body: bytes, headers: dict[str, str], timeout_s: float) -> Iterator[http.client.HTTPResponse]:
         """The answer, whose status is 200. Raises: RefusedError, AgentUnreachableError, also for what goes wrong in the block."""
-        connection = http.client.HTTPConnection("127.0.0.1", AGENT_PORT)
         try:
-            with contextlib.closing(self._dial()) as sock:
-                sock.settimeout(_CONNECT_TIMEOUT_S)
-                # An IPv6 socket reaches the agent's IPv4 address in its mapped form (RFC 4291, 2.5.5.2).
-                sock.connect(("::ffff:127.0.0.1" if sock.family == socket.AF_INET6 else "127.0.0.1", AGENT_PORT))
-                sock.settimeout(timeout_s)
-                connection.sock = sock
-                connection.request("POST", path, body, {**headers, "X-Access-Token": self._access_token, "Connection": "close"})
-                with connection.getresponse() as response:  # it holds the socket, too
-                    if response.status != http.client.OK:
-                        raise _refusal(response.read(_READ_BYTES))
-                    yield response
-        except (OSError, http.client.HTTPException) as error:
-            raise AgentUnreachableError(f"the sandbox's agent does not answer: {error}") from error
+            sock = self._dial()
+        except OSError as error:
+            raise AgentUnreachableError(f"the sandbox's agent cannot be called: {error}") from error
+        with post(sock, path, body, {**headers, "X-Access-Token": self._access_token}, timeout_s) as response:
+            if response.status != http.client.OK:
+                raise _refusal(response.read(_READ_BYTES))
+            yield response
 
 
 def _events(response: http.client.HTTPResponse) -> Iterator[ProcessEvent]:

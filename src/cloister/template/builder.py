@@ -28,6 +28,7 @@ from cloister.errors import BuildError, DeadlineError, TemplateNotFoundError
 from cloister.model.resources import Limits
 from cloister.model.template import Template
 from cloister.runtime.namespace.step import StepSpec
+from cloister.runtime.spec import DEFAULT_PATH
 from cloister.template.bootstrap import Bootstrap, default_mirror, layer_sources, unpack
 from cloister.template.layers import LayerStore, Workspace, layer_key
 from cloister.template.stock import Definition, Step
@@ -38,8 +39,7 @@ if TYPE_CHECKING:
 __all__ = ["BuildContext", "Progress", "RunStep", "build_layers", "build_template", "layer_keys", "run_logged"]
 
 _TAIL_LINES = 30
-_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-_ENVS = {"PATH": _PATH, "HOME": "/root", "LANG": "C.UTF-8", "LC_ALL": "C.UTF-8", "TERM": "dumb", "DEBIAN_FRONTEND": "noninteractive"}
+_ENVS = {"PATH": DEFAULT_PATH, "HOME": "/root", "LANG": "C.UTF-8", "LC_ALL": "C.UTF-8", "TERM": "dumb", "DEBIAN_FRONTEND": "noninteractive"}
 _PROLOGUE = "set -euo pipefail\numask 022\ncd /\n"
 
 

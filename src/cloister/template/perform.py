@@ -17,6 +17,7 @@ from cloister.errors import BuildError
 from cloister.linux.beneath import directory_beneath
 from cloister.model.build import BuildStep
 from cloister.model.resources import Limits
+from cloister.runtime.spec import DEFAULT_PATH
 from cloister.template.expansion import expand, expand_value
 from cloister.template.interfaces import BoxSpec, BuildLog, BuildSandbox, Cancellation, Command, Workbench
 from cloister.template.stepcheck import check_user
@@ -25,8 +26,6 @@ from cloister.template.steprecords import StepState
 
 __all__ = ["Performer", "Place"]
 
-_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-"""Of a program whose template sets none (agent/process/environment.py)."""
 _MAX_ENVS = 1 << 20
 _MAX_PATH = 4096
 
@@ -182,7 +181,7 @@ class _Ground:
 def _variables(state: StepState) -> dict[str, str]:
     """What the words of a step may name."""
     home = {"HOME": state.home} if state.home else {}
-    return {"PATH": _PATH, "USER": state.user, "LOGNAME": state.user, **home, **state.envs}
+    return {"PATH": DEFAULT_PATH, "USER": state.user, "LOGNAME": state.user, **home, **state.envs}
 
 
 def _checked_account(result: dict[str, Any]) -> tuple[str, str]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from cloister.model.resources import Limits
 from cloister.runtime.namespace.procfiles import own_files, replaced_files, written_files
-from cloister.runtime.spec import AGENT_PORT, INTERPRETER_PORT
+from cloister.runtime.spec import AGENT_PORT, DEFAULT_PATH, INTERPRETER_PORT
 
 __all__ = ["AGENT_PYTHON", "Payload", "agent_payload", "setup_strings", "zygote_payload"]
 
@@ -28,7 +28,6 @@ AGENT_PYTHON = (
 _AGENT = "/.cloister/agent/site/cloister/agent"
 _AGENT_ZYGOTE = (*AGENT_PYTHON, f"{_AGENT}/main.py", "--zygote")
 _KERNEL_ZYGOTE = "/.cloister/agent/drivers/python_zygote.py"
-DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 @dataclass(frozen=True, kw_only=True)
