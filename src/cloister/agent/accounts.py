@@ -12,7 +12,7 @@ from pathlib import Path
 
 from cloister.errors import AuthenticationError
 
-__all__ = ["Account", "expand_path", "find_account"]
+__all__ = ["Account", "are_ids", "expand_path", "find_account", "list_lines"]
 
 _ETC = Path("/etc")
 
@@ -34,8 +34,8 @@ def find_account(name: str, etc: Path = _ETC) -> Account:
 
     Raises: AuthenticationError: there is no such user.
     """
-    for fields in _lines(etc / "passwd", 7):
-        if fields[0] == name and fields[2].isdigit() and fields[3].isdigit():
+    for fields in list_lines(etc / "passwd", 7):
+        if fields[0] == name and are_ids(fields[2], fields[3]):
             gid = int(fields[3])
             return Account(name, int(fields[2]), gid, _groups(name, gid, etc), fields[5] or "/", fields[6] or "/bin/sh")
     if name == "root":
@@ -50,15 +50,21 @@ def expand_path(path: str, account: Account, default: str) -> str:
     return os.path.normpath(os.path.join(default, path)) if path else default  # noqa: PTH118  # text, and it must not be resolved
 
 
-def _groups(name: str, gid: int, etc: Path) -> tuple[int, ...]:
-    found = {gid}
-    found.update(int(fields[2]) for fields in _lines(etc / "group", 4) if fields[2].isdigit() and name in fields[3].split(","))
-    return tuple(sorted(found))
+def are_ids(*words: str) -> bool:
+    """Whether each is a number that can be a user's or a group's."""
+    return all(word.isascii() and word.isdigit() and len(word) < 10 for word in words)
 
 
-def _lines(path: Path, count: int) -> list[list[str]]:
+def list_lines(path: Path, count: int) -> list[list[str]]:
+    """The fields of each line of a list that has ``count`` of them; other lines are passed over, and a list that is missing is empty."""
     try:
         text = path.read_text(encoding="utf-8", errors="surrogateescape")
     except (FileNotFoundError, NotADirectoryError):
         return []
-    return [fields for line in text.splitlines() if len(fields := line.split(":")) == count]
+    return [fields for line in text.split("\n") if len(fields := line.split(":")) == count]
+
+
+def _groups(name: str, gid: int, etc: Path) -> tuple[int, ...]:
+    found = {gid}
+    found.update(int(fields[2]) for fields in list_lines(etc / "group", 4) if are_ids(fields[2]) and name in fields[3].split(","))
+    return tuple(sorted(found))

@@ -190,4 +190,5 @@ def _host(reference: str) -> str:
 def _program_digest() -> str:
     """Of what decides how a base is provisioned."""
     folder = resources.files("cloister.agent.build")
-    return hashlib.sha256(b"\0".join(folder.joinpath(name).read_bytes() for name in ("provision.py", "accounts.py"))).hexdigest()
+    sources = (folder.joinpath(name).read_bytes() for name in ("provision.py", "accounts.py", "users.py", "paths.py"))
+    return hashlib.sha256(b"\0".join(sources)).hexdigest()

@@ -37,6 +37,13 @@ def test_unknown_accounts(etc: Path, name: str) -> None:
         find_account(name, etc)
 
 
+def test_numbers_of_other_scripts_are_no_ids(tmp_path: Path) -> None:
+    """A line that has some is passed over, like any broken one, and a line ends at a newline only."""
+    (tmp_path / "passwd").write_text("vera:x:\u0663:\u00b2::/:/bin/sh\nvera:x:1:2:a\u2028b:/home/vera:/bin/sh\n", encoding="utf-8")
+    (tmp_path / "group").write_text("users:x:\u00b2:vera\n", encoding="utf-8")
+    assert find_account("vera", tmp_path) == Account("vera", 1, 2, (2,), "/home/vera", "/bin/sh")
+
+
 def test_an_image_without_users_has_root(tmp_path: Path) -> None:
     """Root exists without any list; nobody else does."""
     assert find_account("root", tmp_path).uid == 0

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from cloister.agent.build.users import MAX_ID, User, find_group, find_user, read_groups, read_users
+from cloister.agent.process.environment import DEFAULT_PATH
 from cloister.errors import BuildError, InvalidRequestError
 
 __all__ = ["Accounts", "run"]
@@ -25,7 +26,6 @@ __all__ = ["Accounts", "run"]
 _FIRST_ID = 1000
 _ROOT_LINE = "root:x:0:0:root:/root:/bin/sh"
 _PROGRAM_DIRECTORIES = ("usr/sbin", "usr/local/sbin", "sbin", "usr/bin", "usr/local/bin", "bin")
-_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _USERADD_S = 60.0
 
 
@@ -174,7 +174,7 @@ def _call_useradd(program: str, name: str, shell: str, gid: int | None) -> None:
     group = ["--user-group"] if gid is None else ["--no-user-group", "--gid", str(gid)]
     argv = [program, "--create-home", "--home-dir", f"/home/{name}", "--shell", shell, *group, "--", name]
     try:
-        done = subprocess.run(argv, capture_output=True, timeout=_USERADD_S, check=False, env={"PATH": _PATH, "LC_ALL": "C"})
+        done = subprocess.run(argv, capture_output=True, timeout=_USERADD_S, check=False, env={"PATH": DEFAULT_PATH, "LC_ALL": "C"})
     except subprocess.TimeoutExpired:
         raise BuildError(f"useradd did not end within {_USERADD_S:.0f} seconds") from None
     said = (done.stderr + done.stdout).decode(errors="replace").strip()

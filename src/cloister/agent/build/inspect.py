@@ -19,13 +19,13 @@ from cloister.agent.cgroup import Cgroup
 from cloister.agent.init import AgentLimits, InitDocument, SandboxState
 from cloister.agent.interpreter.languages import LANGUAGES, Language
 from cloister.agent.interpreter.launch import KernelLauncher
+from cloister.agent.process.environment import DEFAULT_PATH
 from cloister.errors import CloisterError, UnavailableError
 
 __all__ = ["run"]
 
 _DRIVERS = Path("/.cloister/agent/drivers")
 _CGROUP = Path("/.cloister/cgroup")
-_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _PROGRAMS = {"python": "python3", "javascript": "node", "r": "Rscript", "java": "java"}
 _FILES = {"java": "/usr/local/lib/cloister/java/kernel.jar", "r": "/usr/local/lib/cloister/r/kernel.so", "bash": "/bin/bash"}
 """Parts that a language needs beside its program: without them it is not tried."""
@@ -54,7 +54,7 @@ async def _inspect(params: dict[str, Any], drivers: Path = _DRIVERS) -> dict[str
             continue
         if language.name in _FILES and not Path(_FILES[language.name]).exists():
             continue
-        for program in _candidates(language, params.get("path") or _PATH):
+        for program in _candidates(language, params.get("path") or DEFAULT_PATH):
             why = await _try(language, program, params, drivers, min(_READY_S, max(1.0, deadline - time.monotonic())))
             if not why:
                 found[language.name] = program

@@ -4,7 +4,7 @@ An operation is a module beside this one with a function ``run(params: dict) -> 
 standard input; one JSON object goes to standard output: ``{"result": {...}}`` with exit status 0, or ``{"error": "…"}`` with 1.
 Lines on standard error are for the build's log; what programs that an operation starts write to their standard output goes there too.
 
-Operations use the standard library, ``cloister.protocol`` and ``cloister.errors`` and need nothing of the image that they work on: no
+Operations use the standard library and the agent's own modules, and need nothing of the image that they work on: no
 shell, no C library, no list of users. What they say is believed by nobody: the host checks each result's shape.
 """
 

@@ -1,7 +1,6 @@
 """The image's users and groups, looked up by name or number. Reads the two lists below an ``etc`` directory and changes nothing.
 
-Files are those of the image and are parsed by our own code: the agent's C library would look for name service modules that the image may
-lack. Lines that are none are passed over.
+Beside agent/accounts.py, whose parser it uses: a step may mean a user by number, name a group, or make what is missing.
 """
 
 from __future__ import annotations
@@ -9,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from cloister.agent.accounts import are_ids, list_lines
 from cloister.errors import InvalidRequestError
 
 __all__ = ["MAX_ID", "Group", "User", "find_group", "find_user", "owner_ids", "read_groups", "read_users"]
@@ -37,13 +37,15 @@ class Group:
 
 def read_users(etc: Path) -> list[User]:
     """All users, in the list's order. ``root`` is one also where there is no list."""
-    found = [User(line[0], int(line[2]), int(line[3]), line[5] or "/") for line in _lines(etc / "passwd", 7) if _are_ids(line[2], line[3])]
+    found = [
+        User(line[0], int(line[2]), int(line[3]), line[5] or "/") for line in list_lines(etc / "passwd", 7) if are_ids(line[2], line[3])
+    ]
     return found if any(user.name == "root" for user in found) else [*found, User("root", 0, 0, "/root")]
 
 
 def read_groups(etc: Path) -> list[Group]:
     """All groups, in the list's order. ``root`` is one also where there is no list."""
-    found = [Group(line[0], int(line[2])) for line in _lines(etc / "group", 4) if _are_ids(line[2])]
+    found = [Group(line[0], int(line[2])) for line in list_lines(etc / "group", 4) if are_ids(line[2])]
     return found if any(group.name == "root" for group in found) else [*found, Group("root", 0)]
 
 
@@ -51,13 +53,13 @@ def find_user(word: str, etc: Path) -> User | None:
     """The user of that name, or of that number when nobody has it as a name."""
     users = read_users(etc)
     named = next((user for user in users if user.name == word), None)
-    return named or next((user for user in users if _are_ids(word) and user.uid == int(word)), None)
+    return named or next((user for user in users if are_ids(word) and user.uid == int(word)), None)
 
 
 def find_group(word: str, etc: Path) -> int | None:
     """The number of the group of that name; a number is its own."""
     named = next((group.gid for group in read_groups(etc) if group.name == word), None)
-    return int(word) if named is None and _are_ids(word) else named
+    return int(word) if named is None and are_ids(word) else named
 
 
 def owner_ids(owner: str, etc: Path) -> tuple[int, int]:
@@ -68,7 +70,7 @@ def owner_ids(owner: str, etc: Path) -> tuple[int, int]:
     """
     word, colon, group_word = owner.partition(":")
     user = find_user(word, etc)
-    if user is None and not _are_ids(word):
+    if user is None and not are_ids(word):
         raise InvalidRequestError(f"there is no user '{word}'")
     uid, gid = (user.uid, user.gid) if user is not None else (int(word), int(word))
     if colon:
@@ -79,15 +81,3 @@ def owner_ids(owner: str, etc: Path) -> tuple[int, int]:
     if max(uid, gid) > MAX_ID:
         raise InvalidRequestError(f"the numbers of users and groups end at {MAX_ID}: '{owner}'")
     return uid, gid
-
-
-def _are_ids(*words: str) -> bool:
-    return all(word.isascii() and word.isdigit() and len(word) < 10 for word in words)
-
-
-def _lines(path: Path, count: int) -> list[list[str]]:
-    try:
-        text = path.read_text(encoding="utf-8", errors="surrogateescape")
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    return [fields for line in text.split("\n") if len(fields := line.split(":")) == count]

@@ -21,13 +21,13 @@ from cloister.agent.interpreter.languages import Language, LanguageContext
 from cloister.agent.interpreter.native import KernelSettings, NativeKernel
 from cloister.agent.interpreter.process import BridgedProcess, LaunchSpec, StartedProcess
 from cloister.agent.orphans import Orphans
+from cloister.agent.process.environment import DEFAULT_PATH
 from cloister.errors import AuthenticationError, InvalidRequestError, UnavailableError
 
 __all__ = ["KernelLauncher"]
 
 _LOG = logging.getLogger(__name__)
 _ADOPTED_READY_S = 10.0
-_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 class KernelLauncher:
@@ -55,7 +55,7 @@ class KernelLauncher:
         for name in dict.fromkeys((self.state.document.kernel_user, self.state.document.user)):
             with contextlib.suppress(AuthenticationError):
                 homes.append(find_account(name).home)
-        return find_kernelspecs(kernelspec_directories(self.state.envs, self.state.envs.get("PATH", _PATH), homes))
+        return find_kernelspecs(kernelspec_directories(self.state.envs, self.state.envs.get("PATH", DEFAULT_PATH), homes))
 
     async def adopt(self, channel: socket.socket, orphans: Orphans, language: Language, cwd: str) -> Kernel:
         """A kernel that is ready: the one forked at the other end of ``channel``, or a started one when that does not come to life.
@@ -112,7 +112,7 @@ class KernelLauncher:
     def _environment(self, envs: Mapping[str, str], account: Account) -> dict[str, str]:
         document = self.state.document
         return {
-            "PATH": _PATH,
+            "PATH": DEFAULT_PATH,
             "HOME": account.home,
             "USER": account.name,
             "LOGNAME": account.name,

@@ -16,9 +16,10 @@ from cloister.agent.accounts import Account, expand_path
 from cloister.agent.init import InitDocument
 from cloister.errors import InvalidRequestError
 
-__all__ = ["default_directory", "login_environment", "process_environment", "working_directory"]
+__all__ = ["DEFAULT_PATH", "default_directory", "login_environment", "process_environment", "working_directory"]
 
-_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+"""PATH where a template sets none."""
 _LOGIN_PATH = "CLOISTER_LOGIN_PATH"
 
 
@@ -31,7 +32,7 @@ def process_environment(document: InitDocument, sandbox: Mapping[str, str], acco
         if not name or "=" in name or "\0" in name + value:
             raise InvalidRequestError(f"the environment variable {name!r} has a name or value that is not possible")
     return {
-        "PATH": _PATH,
+        "PATH": DEFAULT_PATH,
         "HOME": account.home,
         "USER": account.name,
         "LOGNAME": account.name,
