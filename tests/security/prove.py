@@ -397,6 +397,13 @@ STEPS = (
         "os.O_RDONLY | os.O_NOCTTY",
         "cannot_hold_the_agent and pipe",
     ),
+    Step(
+        "the host's door is for the listed name",
+        "src/cloister/template/registries.py",
+        "return self._doors.get(name.lower())",
+        "return _door(name) if _is_loopback(name) else None",
+        "another_port",
+    ),
 )
 
 
