@@ -20,13 +20,14 @@ from e2b.api.client.models import (
 
 from cloister.errors import NoCapacityError
 from cloister.model.build import BuildLogEntry, BuildReport, BuildStatus
-from framework.control_plane import ControlPlane, running_control_plane
+from framework.control_plane import ControlPlane
 from framework.http import Answer
 from framework.requests import ask, create
 from framework.template_requests import (
     archive,
     build,
     build_now,
+    building_plane,
     link,
     new_name,
     put,
@@ -43,10 +44,7 @@ pytestmark = pytest.mark.root
 @pytest.fixture(scope="module")
 def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
     """A control plane whose builds run."""
-    with running_control_plane(
-        tmp_path_factory.mktemp("templates") / "data", disk_reserve_mib=1, max_upload_mib=1, upload_total_mib=2
-    ) as plane:
-        plane.node.builds_run = True
+    with building_plane(tmp_path_factory.mktemp("templates") / "data") as plane:
         yield plane
 
 

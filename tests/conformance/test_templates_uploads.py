@@ -12,13 +12,14 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from framework.control_plane import ControlPlane, running_control_plane
+from framework.control_plane import ControlPlane
 from framework.http import call
 from framework.requests import ask
 from framework.template_requests import (
     HASH,
     archive,
     build,
+    building_plane,
     link,
     new_name,
     other_team,
@@ -35,10 +36,7 @@ pytestmark = pytest.mark.root
 @pytest.fixture(scope="module")
 def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
     """A control plane whose builds run."""
-    with running_control_plane(
-        tmp_path_factory.mktemp("templates") / "data", disk_reserve_mib=1, max_upload_mib=1, upload_total_mib=2
-    ) as plane:
-        plane.node.builds_run = True
+    with building_plane(tmp_path_factory.mktemp("templates") / "data") as plane:
         yield plane
 
 

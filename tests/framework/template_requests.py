@@ -7,13 +7,15 @@ import io
 import tarfile
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from cloister.control.keys import Keys
 from cloister.store.sqlite import SqliteStore
-from framework.control_plane import ControlPlane
+from framework.control_plane import ControlPlane, running_control_plane
 from framework.http import Answer, call
 from framework.requests import ask
 
@@ -22,6 +24,7 @@ __all__ = [
     "archive",
     "build",
     "build_now",
+    "building_plane",
     "link",
     "new_name",
     "other_team",
@@ -34,6 +37,14 @@ __all__ = [
 ]
 
 HASH = "0" * 64
+
+
+@contextmanager
+def building_plane(directory: Path) -> Iterator[ControlPlane]:
+    """A control plane whose builds run, with little room for uploads."""
+    with running_control_plane(directory, disk_reserve_mib=1, max_upload_mib=1, upload_total_mib=2) as plane:
+        plane.node.builds_run = True
+        yield plane
 
 
 def new_name() -> str:

@@ -36,10 +36,6 @@ class Cgroup:
         """The page cache's part of it."""
         return self._key("memory/memory.stat", "total_cache") if self._v1 else self._key("memory.stat", "file")
 
-    def memory_limit_bytes(self) -> int | None:
-        """The bound; None when there is none."""
-        return self._number("memory/memory.limit_in_bytes" if self._v1 else "memory.max")
-
     def cpu_used_ns(self) -> int | None:
         """Processor time of all processes so far."""
         if self._v1:

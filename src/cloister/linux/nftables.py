@@ -82,21 +82,6 @@ class Nftables:
         errors = self._lib.nft_ctx_get_error_buffer(self._ctx) or b""
         return status, output.decode(errors="replace"), errors.decode(errors="replace")
 
-    def delete_element(self, family: str, table: str, name: str, element: str) -> bool:
-        """Delete one element of a set; False when it is not there.
-
-        It is looked for first, since a transaction that fails costs the kernel's wait for its readers (15 ms).
-        Raises: IsolationError.
-        """
-        place = f"element {family} {table} {name} {{ {element} }}"
-        status, _, errors = self._run(f"get {place}", 0)
-        if status != 0:
-            if "No such file or directory" not in errors:
-                raise IsolationError(f"nftables cannot look up an element: {errors.strip()}", step="nftables")
-            return False
-        self.run(f"delete {place}")
-        return True
-
     def query(self, command: str) -> list[dict[str, Any]]:
         """The objects that a ``list …`` command gives, without the metainfo; an empty list when the named object does not exist."""
         status, output, errors = self._run(command, _OUTPUT_JSON)

@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 from cloister.template import certificates
 from cloister.template.apt import deb822, debian_sources, has_credentials, host_codename, read_options
 
-__all__ = ["BUNDLE", "HostLayer", "HostLayerConfig", "build_host_layer", "host_environment", "overlaid_files"]
+__all__ = ["BUNDLE", "HostLayer", "HostLayerConfig", "build_host_layer", "overlaid_files"]
 
 BUNDLE = "/etc/ssl/certs/ca-certificates.crt"
 """Where the certificate bundle is inside, on every distribution."""
@@ -127,11 +127,6 @@ def _ensure_tree(target: Path, files: dict[str, tuple[int, bytes]]) -> Path:
             if not path.is_dir():
                 raise
     return path
-
-
-def host_environment(config: HostLayerConfig) -> dict[str, str]:
-    """The variables that every sandbox and build step gets: where certificates are, and the host's proxies."""
-    return _environment(config, [])
 
 
 @lru_cache(maxsize=64)

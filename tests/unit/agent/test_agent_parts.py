@@ -24,7 +24,6 @@ def test_cgroup_v1(tmp_path: Path) -> None:
     for name, text in (
         ("memory/memory.oom_control", "oom_kill_disable 0\nunder_oom 0\noom_kill 3\n"),
         ("memory/memory.usage_in_bytes", "5\n"),
-        ("memory/memory.limit_in_bytes", "7\n"),
         ("memory/memory.stat", "cache 1\ntotal_cache 2\n"),
         ("cpuacct/cpuacct.usage", "9\n"),
     ):
@@ -34,19 +33,17 @@ def test_cgroup_v1(tmp_path: Path) -> None:
     numbers = (
         cgroup.oom_kills(),
         cgroup.memory_used_bytes(),
-        cgroup.memory_limit_bytes(),
         cgroup.memory_cache_bytes(),
         cgroup.cpu_used_ns(),
     )
-    assert numbers == (3, 5, 7, 2, 9)
+    assert numbers == (3, 5, 2, 9)
 
 
 def test_cgroup_v2(tmp_path: Path) -> None:
-    """Numbers of a v2 hierarchy lie in the directory itself; no bound is None."""
+    """Numbers of a v2 hierarchy lie in the directory itself."""
     for name, text in (
         ("memory.events", "low 0\noom 1\noom_kill 3\n"),
         ("memory.current", "5\n"),
-        ("memory.max", "max\n"),
         ("memory.stat", "anon 1\nfile 2\n"),
         ("cpu.stat", "usage_usec 9\n"),
     ):
@@ -55,11 +52,10 @@ def test_cgroup_v2(tmp_path: Path) -> None:
     numbers = (
         cgroup.oom_kills(),
         cgroup.memory_used_bytes(),
-        cgroup.memory_limit_bytes(),
         cgroup.memory_cache_bytes(),
         cgroup.cpu_used_ns(),
     )
-    assert numbers == (3, 5, None, 2, 9000)
+    assert numbers == (3, 5, 2, 9000)
 
 
 def test_missing_cgroup_is_unknown_not_zero(tmp_path: Path) -> None:

@@ -12,16 +12,7 @@ import pytest
 
 from cloister.agent.build.image import Unpacker
 from cloister.errors import InvalidRequestError
-
-
-def entry(name: str, kind: bytes = tarfile.REGTYPE, data: bytes = b"", **fields: object) -> tuple[tarfile.TarInfo, bytes]:
-    """One member of a tar."""
-    member = tarfile.TarInfo(name)
-    member.type, member.size, member.mtime = kind, len(data), 1_000_000_000
-    member.mode = 0o755 if kind == tarfile.DIRTYPE else 0o644
-    for key, value in fields.items():
-        setattr(member, key, value)
-    return member, data
+from framework.registry import entry
 
 
 def archive(*entries: tuple[tarfile.TarInfo, bytes]) -> io.BufferedReader:
