@@ -319,6 +319,18 @@ static int ends_pipe(struct init_plan *plan) {
     return pair[0];
 }
 
+/* Where a template's tree has no directory for it (an image may be a single program), that is made. */
+static int open_log(const char *path) {
+    int flags = O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC | O_NOFOLLOW, fd = open(path, flags, 0600);
+    if (fd >= 0 || errno != ENOENT) return fd;
+    char *parent = strdup(path);
+    check(!parent, "make directories");
+    *strrchr(parent, '/') = 0;
+    make_dirs(parent);
+    free(parent);
+    return open(path, flags, 0600);
+}
+
 /* "keep=…", in the order of the payload's descriptors from 3 on: a received one by role, "listen:PORT", or "ends", the pipe that tells
  * of orphans' ends. "once:" before it: only the first payload gets it. */
 static void fill_plan(struct init_plan *plan) {
@@ -341,7 +353,7 @@ static void fill_plan(struct init_plan *plan) {
     plan->birth_fd = fd_of("birth");
     plan->status_fd = fd_of("status");
     plan->log_fd = fd_of("log");
-    if (plan->log_fd < 0) plan->log_fd = open(value("log"), O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC | O_NOFOLLOW, 0600);
+    if (plan->log_fd < 0) plan->log_fd = open_log(value("log"));
     check(!plan->argv[0] || plan->status_fd < 0 || plan->log_fd < 0, "prepare the payload");
 }
 
