@@ -12,6 +12,8 @@ from typing import Any
 __all__ = [
     "BASE_STEP",
     "FINALIZE_STEP",
+    "MAX_STEPS",
+    "STEP_ARGUMENTS",
     "BuildFiles",
     "BuildLogEntry",
     "BuildReport",
@@ -25,6 +27,9 @@ __all__ = [
 BASE_STEP = "base"
 FINALIZE_STEP = "finalize"
 """What the SDKs call the phases before and after the numbered steps."""
+MAX_STEPS = 1000
+STEP_ARGUMENTS = {"COPY": (2, 4), "RUN": (1, 2), "WORKDIR": (1, 1), "USER": (1, 2), "ENV": (2, 2000)}
+"""The kinds of steps, and how few and how many arguments each has; those of ``ENV`` are names and values."""
 
 
 class BuildStatus(StrEnum):

@@ -14,7 +14,7 @@ from typing import Any
 
 from cloister.errors import InvalidRequestError
 from cloister.ids import is_build_id, is_sandbox_id
-from cloister.model.build import BuildFiles, BuildRequest, BuildStep, ImageSource
+from cloister.model.build import MAX_STEPS, STEP_ARGUMENTS, BuildFiles, BuildRequest, BuildStep, ImageSource
 from cloister.model.resources import Limits
 from cloister.model.sandbox import SandboxRequest
 
@@ -31,8 +31,7 @@ __all__ = [
 ]
 
 MAX_REPORT_ENTRIES = 1000
-_MAX_STEPS = 1000
-_MAX_ARGS = 1000
+_MAX_ARGS = max(most for _least, most in STEP_ARGUMENTS.values())
 _MAX_TEXT = 131_072
 """The kernel takes no longer argument of a program (execve(2), MAX_ARG_STRLEN)."""
 _MAX_SECRET = 16_384
@@ -43,7 +42,6 @@ _COMPONENT = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}\Z")
 _DIGEST = re.compile(r"[0-9a-f]{64}\Z")
 _REFERENCE = re.compile(r"[!-~]{1,1024}\Z")
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f]")
-_KINDS = ("COPY", "RUN", "WORKDIR", "USER", "ENV")
 
 
 def typed(params: dict[str, Any], name: str, kinds: type | tuple[type, ...]) -> Any:
@@ -151,16 +149,16 @@ def _image(data: Any) -> ImageSource:
 
 
 def _steps(data: Any) -> tuple[BuildStep, ...]:
-    if not isinstance(data, list) or len(data) > _MAX_STEPS:
-        raise InvalidRequestError(f"steps is not a list of at most {_MAX_STEPS}")
+    if not isinstance(data, list) or len(data) > MAX_STEPS:
+        raise InvalidRequestError(f"steps is not a list of at most {MAX_STEPS}")
     return tuple(_step(one, f"step {number}") for number, one in enumerate(data, 1))
 
 
 def _step(data: Any, where: str) -> BuildStep:
     fields = _object(data, where, BuildStep)
     kind, args, files = fields.get("kind"), fields.get("args"), fields.get("files")
-    if kind not in _KINDS:
-        raise InvalidRequestError(f"{where}: its kind is none of {', '.join(_KINDS)}")
+    if not isinstance(kind, str) or kind not in STEP_ARGUMENTS:
+        raise InvalidRequestError(f"{where}: its kind is none of {', '.join(STEP_ARGUMENTS)}")
     if not isinstance(args, list) or not 1 <= len(args) <= _MAX_ARGS:
         raise InvalidRequestError(f"{where}: its arguments are not a list of 1 to {_MAX_ARGS} texts")
     if (files is None) == (kind == "COPY"):

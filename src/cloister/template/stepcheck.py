@@ -6,13 +6,11 @@ import posixpath
 import re
 
 from cloister.errors import BuildError
-from cloister.model.build import BASE_STEP, BuildRequest, BuildStep
+from cloister.model.build import BASE_STEP, MAX_STEPS, STEP_ARGUMENTS, BuildRequest, BuildStep
 from cloister.template.expansion import MAX_VALUE
 
-__all__ = ["MAX_STEPS", "check_request", "check_user"]
+__all__ = ["check_request", "check_user"]
 
-MAX_STEPS = 1000
-_COUNTS = {"COPY": (2, 4), "RUN": (1, 2), "WORKDIR": (1, 1), "USER": (1, 2), "ENV": (2, 2000)}
 _MAX_COMMAND = 131_000
 _MAX_PATH = 4096
 _USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}(:[A-Za-z0-9_][A-Za-z0-9_.-]{0,63})?\Z")
@@ -41,9 +39,9 @@ def check_user(user: str) -> None:
 
 
 def _check(step: BuildStep) -> None:
-    if step.kind not in _COUNTS:
-        raise BuildError(f"there is no step of the kind '{step.kind}'", hint=f"there are: {', '.join(_COUNTS)}")
-    least, most = _COUNTS[step.kind]
+    if step.kind not in STEP_ARGUMENTS:
+        raise BuildError(f"there is no step of the kind '{step.kind}'", hint=f"there are: {', '.join(STEP_ARGUMENTS)}")
+    least, most = STEP_ARGUMENTS[step.kind]
     if not least <= len(step.args) <= most:
         raise BuildError(f"{step.kind} takes {least}{'' if least == most else f' to {most}'} arguments, not {len(step.args)}")
     if any("\0" in word for word in step.args):

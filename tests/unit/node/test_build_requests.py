@@ -8,6 +8,7 @@ import pytest
 
 from cloister.errors import InvalidRequestError
 from cloister.node.requests import build_id_of, label_of, parse_build
+from cloister.template.stepcheck import check_request
 
 FILES = {"path": "team/archive.1", "digest": "0" * 64}
 COPY = {"kind": "COPY", "args": ["a", "b"], "files": FILES}
@@ -31,6 +32,14 @@ def test_what_is_left_out_has_its_default() -> None:
     request = parse_build(GOOD)
     assert (request.steps, request.image, request.cpu_count, request.force) == ((), None, None, False)
     assert parse_build({**request.to_json(), "steps": [COPY, RUN]}).steps[0].args == ("a", "b")
+
+
+def test_as_many_variables_as_a_step_may_have() -> None:
+    """What the check of steps lets through is not refused here: a thousand names and values."""
+    words = [word for number in range(1000) for word in (f"NAME{number}", "value")]
+    request = parse_build({**GOOD, "parent": None, "image": {"reference": "python"}, "steps": [{"kind": "ENV", "args": words}]})
+    check_request(request)
+    assert len(request.steps[0].args) == 2000
 
 
 @pytest.mark.parametrize(
@@ -69,7 +78,7 @@ def test_what_is_left_out_has_its_default() -> None:
         {"steps": [{**RUN, "args": ["a\0b"]}]},
         {"steps": [{**RUN, "args": ["\udc80"]}]},
         {"steps": [{**RUN, "args": ["x" * 131_073]}]},
-        {"steps": [{**RUN, "args": ["x"] * 1001}]},
+        {"steps": [{**RUN, "args": ["x"] * 2001}]},
         {"steps": [{**RUN, "force": 1}]},
         {"steps": [{**RUN, "more": 1}]},
         {"steps": [{**RUN, "files": FILES}]},

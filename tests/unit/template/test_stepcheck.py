@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from cloister.errors import BuildError
-from cloister.model.build import BuildFiles, BuildRequest, BuildStep, ImageSource
-from cloister.template.stepcheck import MAX_STEPS, check_request
+from cloister.model.build import MAX_STEPS, BuildFiles, BuildRequest, BuildStep, ImageSource
+from cloister.template.stepcheck import check_request
 
 _FILES = BuildFiles(path="a", digest="0" * 64)
 _GOOD = BuildStep(kind="RUN", args=("true",))
