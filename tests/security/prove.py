@@ -404,6 +404,34 @@ STEPS = (
         "return _door(name) if _is_loopback(name) else None",
         "another_port",
     ),
+    Step(
+        "start marker of the first agent alone",
+        f"{NATIVE}/slot.c",
+        'if (!strncmp(what, "once:", 5)) plan->once[count] = 1, what += 5;',
+        'if (!strncmp(what, "once:", 5)) what += 5;',
+        "start_command_cannot_be_had_again",
+    ),
+    Step(
+        "sandboxes without internet that never had it",
+        "src/cloister/node/creation.py",
+        "is_innocent = request.allow_internet or not template.starts_something",
+        "is_innocent = True",
+        "had_the_internet",
+    ),
+    Step(
+        "programs of languages as paths alone",
+        "src/cloister/node/trial.py",
+        "if name in _ALIKE or _PROGRAM.match(program):",
+        "if True:",
+        "words_of_a_build_sandbox",
+    ),
+    Step(
+        "known languages alone",
+        "src/cloister/node/trial.py",
+        "{name: said[name] for name in _LANGUAGES if name in said}",
+        "said",
+        "words_of_a_build_sandbox",
+    ),
 )
 
 
