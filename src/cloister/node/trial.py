@@ -60,10 +60,10 @@ class NodeTrial:
             _tell_languages(earlier.languages, log)
             return dataclasses.replace(template, languages=earlier.languages, programs=earlier.programs)
         spec = BoxSpec(limits=self._limits(template), envs=dict(template.envs))
-        with _named(), self._workbench.open(template.layers, spec, cancellation) as box:
+        with self._workbench.open(template.layers, spec, cancellation) as box:
             template = self._with_languages(template, box, log)
         if template.starts_something:
-            with _named(), self._workbench.open(template.layers, spec, cancellation) as box:
+            with self._workbench.open(template.layers, spec, cancellation) as box:
                 _Start(template, box, log, cancellation, self._ready_timeout_s).run()
         return template
 
@@ -111,18 +111,6 @@ def _languages(found: Mapping[str, Any]) -> dict[str, str]:
             if name in _ALIKE or _PROGRAM.match(program):
                 said[name] = program
     return {name: said[name] for name in _LANGUAGES if name in said}
-
-
-class _named:  # noqa: N801 - reads as what it does
-    """Faults within are of the step ``finalize``."""
-
-    def __enter__(self) -> None:
-        """Nothing yet."""
-
-    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
-        """Raises: BuildError, with the step, where it had none."""
-        if isinstance(error, BuildError) and not error.step:
-            error.step = FINALIZE_STEP
 
 
 @dataclass
