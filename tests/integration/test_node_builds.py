@@ -18,6 +18,7 @@ from cloister.errors import TemplateNotFoundError
 from cloister.ids import new_sandbox_id
 from cloister.model.build import BuildStatus
 from cloister.model.sandbox import EndReason, SandboxRequest
+from cloister.node.journal import Journal
 from cloister.template.layers import LayerStore
 from framework.node_peer import NodePeer, build_request, run
 from framework.server import Server, running_server
@@ -68,6 +69,24 @@ def test_a_build_can_be_used_until_it_is_dropped(peer: NodePeer) -> None:
     with pytest.raises(TemplateNotFoundError):
         peer.call(lambda node: node.create(sandbox_of(build_id)))
     peer.server.census()
+
+
+def test_what_was_made_ahead_of_a_dropped_build_ends(peer: NodePeer) -> None:
+    """Soon, and not only when the template has not been asked for in ten minutes."""
+    build_id = peer.start(build_request(*run("echo ahead > /tmp/ahead")))
+    peer.wait_ready(build_id)
+    wait_made_ahead(peer.server, build_id, 1)
+    peer.drop(build_id)
+    wait_made_ahead(peer.server, build_id, 0)
+    peer.server.census()
+
+
+def wait_made_ahead(server: Server, build_id: str, count: int) -> None:
+    """Until the journal knows so many sandboxes of a build."""
+    journal, until = Journal(server.data_dir / "node" / "sandboxes"), time.monotonic() + 20
+    while (found := sum(entry.record.build_id == build_id for entry in journal.entries()[0])) != count:
+        assert time.monotonic() < until, f"{found} sandboxes instead of {count}"
+        time.sleep(0.05)
 
 
 def test_a_failed_step_is_told_as_the_official_service_does(peer: NodePeer) -> None:

@@ -21,7 +21,7 @@ from cloister.config.settings import Settings
 from cloister.linux.identity import die_with_parent
 from cloister.network.dns_relay import host_nameservers
 from cloister.node.build_work import BuildHost, make_builds
-from cloister.node.building import Building, warm_from_threads
+from cloister.node.building import Building, tell_from_threads, warm_from_threads
 from cloister.node.catalog import Catalog
 from cloister.node.ceiling import host_ceiling
 from cloister.node.creation import Creator
@@ -76,8 +76,14 @@ async def _serve(settings: Settings, ready_fd: int | None) -> None:
     supervisor.ceiling = host_ceiling(settings.default_limits(), settings.max_cpu_count, settings.max_mem_mib, settings.max_disk_mib)
     place = BuildPlace(runtime=host.runtime, store=store, agent_tree=catalog.agent_tree, disk_reserve_mib=settings.disk_reserve_mib)
     supervisor.snapshots = Snapshots(place, catalog.find)
-    warm = warm_from_threads(supervisor.warm)
-    shared = BuildHost(host=host, store=store, catalog=catalog, bootstrap=host_bootstrap(), warm=warm)
+    shared = BuildHost(
+        host=host,
+        store=store,
+        catalog=catalog,
+        bootstrap=host_bootstrap(),
+        warm=warm_from_threads(supervisor.warm),
+        cool=tell_from_threads(supervisor.end_made_ahead),
+    )
     building = Building(make_builds(settings, shared), supervisor.ceiling)
     server = NodeServer(supervisor, building, host.instance.run_dir / "supervisor.sock", allowed_uids={host.instance.api_uid})
     supervisor.on_ended = server.broadcast_ended

@@ -43,6 +43,8 @@ class BuildHost:
     """For Debian releases and tools that are made when the first build needs them."""
     warm: Callable[[Template, Cancellation], None]
     """Make a template's first creations quick; blocks, in a build's thread."""
+    cool: Callable[[str], None]
+    """What the build of this id made is dropped: keep nothing ready of it."""
 
 
 def make_builds(settings: Settings, shared: BuildHost) -> Builds:
@@ -53,6 +55,10 @@ def make_builds(settings: Settings, shared: BuildHost) -> Builds:
         check_capacity(shared.store.root, settings.disk_reserve_mib)
         check_capacity(directory, settings.disk_reserve_mib)
 
+    def drop(build_id: str) -> None:
+        shared.store.drop_build(build_id)
+        shared.cool(build_id)
+
     parts = _parts(settings, shared, check_room)
     work = BuildWork(
         check_capacity=check_room,
@@ -60,7 +66,7 @@ def make_builds(settings: Settings, shared: BuildHost) -> Builds:
         hold=shared.store.hold,
         trial=NodeTrial(parts.workbench, shared.catalog.limits, settings.ready_timeout_s, shared.store.builds),
         keep=shared.store.write_build,
-        drop=shared.store.drop_build,
+        drop=drop,
         prepare=shared.warm,
     )
     return Builds(BuildRecords(directory), work, BuildBounds(running=settings.max_builds, timeout_s=settings.build_timeout_s))

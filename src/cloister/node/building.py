@@ -20,7 +20,7 @@ from cloister.node.builds import Builds
 from cloister.node.ceiling import Ceiling
 from cloister.template.interfaces import Cancellation
 
-__all__ = ["Building", "warm_from_threads"]
+__all__ = ["Building", "tell_from_threads", "warm_from_threads"]
 
 _T = TypeVar("_T")
 _WORKERS = 4
@@ -41,6 +41,17 @@ def warm_from_threads(warm: Callable[[str], Coroutine[Any, Any, None]]) -> Calla
 
         with cancellation.calling(stop), contextlib.suppress(concurrent.futures.CancelledError):
             future.result(_WARM_TIMEOUT_S)
+
+    return work
+
+
+def tell_from_threads(tell: Callable[[str], None]) -> Callable[[str], None]:
+    """``tell``, which takes a build id and belongs to the running loop, as builds call it from their threads."""
+    loop = asyncio.get_running_loop()
+
+    def work(build_id: str) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is gone, and so is what it knew
+            loop.call_soon_threadsafe(tell, build_id)
 
     return work
 

@@ -162,6 +162,15 @@ class Pool:
             del self._ready[pooled.record.sandbox_id]
         return taken
 
+    def drop(self, build_id: str) -> None:
+        """A build is no more: end what is ready of it, but for what somebody has reserved, and make none any more."""
+        if build_id not in self._size.always:
+            self._wanted.pop(build_id, None)
+        for sandbox_id, pooled in tuple(self._ready.items()):
+            if pooled.build_id == build_id and pooled.is_free():
+                self._stale.append(self._ready.pop(sandbox_id))
+        self._wake.set()
+
     async def run(self) -> None:
         """Keep the pool full until cancelled."""
         try:

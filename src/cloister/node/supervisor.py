@@ -239,6 +239,10 @@ class Supervisor:
         else:
             _log.info("template.warm", template=template, made_ahead=ready, seconds=round(time.monotonic() - began, 3))
 
+    def end_made_ahead(self, build_id: str) -> None:
+        """A build was dropped: what was made ahead of it is of no use."""
+        self._pool.drop(build_id)
+
     async def _prepare(self, template: str) -> None:
         await asyncio.get_running_loop().run_in_executor(self._preparers, self._creator.prepare, template)
 

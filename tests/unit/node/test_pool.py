@@ -218,6 +218,27 @@ async def test_a_dropped_template_is_forgotten(maker: Maker) -> None:
     task.cancel()
 
 
+async def test_what_is_ready_of_a_dropped_build_is_ended_at_once(maker: Maker) -> None:
+    """But for what somebody has reserved; one that is only being started is ended when it is up, and no further one is made."""
+    pool = pool_of(maker, each=2, always=("t",))
+    task = await settle(pool)
+    maker.build = "b2"
+    pool.want("b2")
+    await asyncio.sleep(0.05)
+    reserved = pool.reserve("b2", "b2")
+    maker.slow["b3"], maker.build = asyncio.Event(), "b3"
+    pool.want("b3")
+    await asyncio.sleep(0.05)
+    assert (pool.ids(), maker.made) == ({"t0", "t1", "b22", "b23"}, ["t0", "t1", "b22", "b23", "b34"])
+    pool.drop("b2")
+    pool.drop("b3")
+    maker.slow["b3"].set()
+    await asyncio.sleep(0.05)
+    assert (pool.ids(), sorted(maker.ended)) == ({"t0", "t1", reserved}, ["b23", "b34"])
+    assert len(maker.made) == 5
+    task.cancel()
+
+
 async def test_what_nobody_asks_for_any_more_is_ended(maker: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its zone can be given back; what is reserved, and templates that are always wanted, stay."""
     monkeypatch.setattr(pool_module, "_ROUND_S", 0.02)
