@@ -33,11 +33,13 @@ class UploadFiles:
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         shutil.rmtree(self._incoming, ignore_errors=True)
         self._incoming.mkdir(mode=0o700)
-        path = self._directory / ".key"
-        with contextlib.suppress(FileExistsError):
-            descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
-            with os.fdopen(descriptor, "wb") as file:
+        path, new = self._directory / ".key", self._incoming / "key"
+        if not path.exists():
+            with os.fdopen(os.open(new, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600), "wb") as file:
                 file.write(secrets.token_bytes(_KEY_BYTES))
+                file.flush()
+                os.fsync(file.fileno())
+            new.rename(path)  # whole or not at all: with half a key no server would start here again
         self.key = path.read_bytes()
         if len(self.key) != _KEY_BYTES:
             raise OSError(f"{path} is damaged; remove it")

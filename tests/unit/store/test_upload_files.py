@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -70,6 +71,21 @@ def test_a_start_removes_what_was_cut_off_and_keeps_the_key(files: UploadFiles, 
     assert again.is_there(TEAM, HASH, 4)
     assert list((tmp_path / "uploads" / ".incoming").iterdir()) == []
     half.drop()
+
+
+def test_a_key_is_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that is full when the key is written stops this start, and no later one."""
+    files = UploadFiles(tmp_path / "uploads")
+
+    def is_full(_descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.fsync", is_full)
+        with pytest.raises(OSError, match="No space"):
+            files.open()
+    files.open()
+    assert len(files.key) == 32
 
 
 def test_removing_leaves_no_directories(files: UploadFiles, tmp_path: Path) -> None:
