@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -11,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from cloister.model.template import Template
+from cloister.template.layers import LayerStore
 
-__all__ = ["real_store", "store_with", "variant"]
+__all__ = ["own_store", "real_store", "store_with", "variant"]
 
 
 def real_store() -> Path:
@@ -35,3 +37,16 @@ def store_with(directory: Path, *templates: Template) -> Path:
     for template in templates:
         (directory / "templates" / f"{template.name}.json").write_text(json.dumps(template.to_json()))
     return directory
+
+
+def own_store(directory: Path) -> Path:
+    """An empty store in ``directory`` that has the stock templates; what is made or collected there is nobody else's."""
+    store = LayerStore(directory)
+    (store.root / "agent").rmdir()
+    (store.root / "agent").symlink_to(real_store() / "agent")
+    for template in LayerStore(real_store()).templates():
+        store.write_template(template)
+        for key in template.layers:
+            with contextlib.suppress(FileExistsError):
+                (store.root / "layers" / key).symlink_to(real_store() / "layers" / key)
+    return store.root

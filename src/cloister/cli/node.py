@@ -109,6 +109,7 @@ async def _serve(settings: Settings, ready_fd: int | None) -> None:
     beginning.cancel()
     warming.cancel()
     housekeeping.cancel()
+    await asyncio.to_thread(host.runtime.stop_preparing)  # builds and creations under way wait for it
     await building.stop()
     await supervisor.stop(keep_sandboxes=keep)
     if not keep:

@@ -118,6 +118,10 @@ class Runtime(Protocol):
         """Give back what is held for templates of which there was no sandbox for so long; says what was given back."""
         ...
 
+    def stop_preparing(self) -> None:
+        """End the prepared processes, and let nobody wait for one any more: the node is about to stop. Sandboxes go on."""
+        ...
+
     def prepared(self) -> dict[str, int]:
         """How many prepared processes of each kind are ready to be copied into sandboxes now."""
         ...

@@ -73,6 +73,7 @@ class NodeWorkbench:
             undo.callback(shutil.rmtree, directory, ignore_errors=True)
             made = self._sandbox_spec(sandbox_id, directory, layers, spec, token)
             self._runtime.prepare(made)
+            cancellation.check()  # that may have taken a while
             sandbox = self._runtime.create(made, lambda _state: None)
             undo.callback(sandbox.release)
             undo.callback(sandbox.kill)

@@ -64,6 +64,7 @@ class NamespaceRuntime:
         self._zygote_host = zygotes
         self._zygotes: dict[Zone, Zygotes] = {}
         self._zygotes_lock = threading.Lock()
+        self._is_stopping = False
         self._looking_ahead = threading.Lock()
         self._zones = Zones(run_dir / "zones", uid_base, cgroups)
         self._zones.adopt_all()
@@ -88,6 +89,14 @@ class NamespaceRuntime:
         for key in ended:
             self._zygote_host.tell("zone.ended", {"template_key": key, "idle_s": idle_s})
         return ended
+
+    def stop_preparing(self) -> None:
+        """See :class:`Runtime`."""
+        with self._zygotes_lock:
+            self._is_stopping = True
+            found = list(self._zygotes.values())
+        for zygotes in found:
+            zygotes.stop()
 
     def prepared(self) -> dict[str, int]:
         """See :class:`Runtime`."""
@@ -180,6 +189,8 @@ class NamespaceRuntime:
                 self._hold(spec)
                 found = self._zygotes[zone] = Zygotes(zone, spec, self._zygote_host)
                 zone.on_stop = lambda: self._forget_zygotes(zone, spec)
+                if self._is_stopping:
+                    found.stop()
         return found
 
     def _hold(self, spec: SandboxSpec) -> None:

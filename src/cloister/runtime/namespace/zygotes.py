@@ -222,12 +222,12 @@ class Zygotes:
             self._stopped = True
             for place in self._places.values():
                 self._bury(place)
-            for control in self._unready.values():  # nobody waits for one that starts: it may take all its time
+            for control in tuple(self._unready.values()):  # nobody waits for one that starts: it may take all its time
                 with contextlib.suppress(OSError):
                     control.shutdown(socket.SHUT_RDWR)
-        for place in self._places.values():
-            if place.starting is not None:
-                place.starting.join()
+        for starting in [place.starting for place in self._places.values()]:  # read once: it becomes None by itself
+            if starting is not None:
+                starting.join()
 
     def _tell(self, event: str, kind: str, **fields: object) -> None:
         self._host.tell(event, {"zone": self._zone.number, "kind": kind, **fields})
