@@ -116,6 +116,8 @@ class Supervisor:
             make=self._make_ahead, end=self._end_pooled, is_busy=self._is_busy, prepare=self._prepare, started=self._start_ahead
         )
         self._pool = Pool(pool, source)
+        self.end_made_ahead = self._pool.drop
+        """Tells that a build, by its id, was dropped: what was made ahead of it is of no use."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._dns: DnsSockets | None = None
         self.sampler = Sampler(self._in_thread, take_refusals=host.network.take_refusals)
@@ -238,10 +240,6 @@ class Supervisor:
             _log.warning("template.not_warm", template=template, error=str(error))
         else:
             _log.info("template.warm", template=template, made_ahead=ready, seconds=round(time.monotonic() - began, 3))
-
-    def end_made_ahead(self, build_id: str) -> None:
-        """A build was dropped: what was made ahead of it is of no use."""
-        self._pool.drop(build_id)
 
     async def _prepare(self, template: str) -> None:
         await asyncio.get_running_loop().run_in_executor(self._preparers, self._creator.prepare, template)
