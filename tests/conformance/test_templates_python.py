@@ -274,7 +274,7 @@ def test_tags_that_cannot_be(plane: ControlPlane, call: Any, message: str) -> No
         ({"name": "other/x"}, "namespace 'other' must match your team 'default'"),
         ({"name": "x", "tags": ["ä"]}, "Invalid tag"),
         ({"name": "x", "cpu_count": 0}, "CPU count must be at least 1"),
-        ({"name": "x", "cpu_count": 9}, "CPU count can't be higher than 8"),
+        ({"name": "x", "cpu_count": 9}, "CPU count can't be higher than 8 .the server's setting max_template_cpu_count"),
         ({"name": "x", "memory_mb": 64}, "Memory must be at least 128 MiB"),
         ({"name": "x", "memory_mb": 1025}, "Memory must be divisible by 2"),
         ({"name": "x", "memory_mb": 1 << 20}, "Memory can't be higher than 8192 MiB"),

@@ -10,7 +10,8 @@ import argparse
 import os
 import signal
 import sys
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -50,6 +51,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     collecting.add_argument("--dry-run", action="store_true", help="only tell what would be removed")
     add_arguments(collecting)
     listing = actions.add_parser("list", help="the templates in the store and their layers")
+    listing.add_argument("--all", action="store_true", help="also what clients have built, newest first, by build id")
     listing.add_argument("--layers", action="store_true", help="show every layer")
     add_arguments(listing)
 
@@ -60,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
     if os.geteuid() != 0:
         raise PermissionDeniedError("templates belong to root", hint="run it with sudo")
     if args.action == "list":
-        return _list(settings, args.layers)
+        return _list(settings, everything=args.all, show_layers=args.layers)
     if args.action == "gc":
         return _collect(settings, everything=args.all, is_rehearsal=args.dry_run)
     if args.action == "check":
@@ -140,14 +142,28 @@ def host_bootstrap(mirror: str | None = None) -> Bootstrap:
     return Bootstrap(mirror=mirror or host_mirror(Path("/etc"), BASE_SUITE), envs=envs)
 
 
-def _list(settings: Settings, show_layers: bool) -> int:
+def _list(settings: Settings, *, everything: bool, show_layers: bool) -> int:
     store = LayerStore(settings.store_dir)
+    below: set[str] = set()
     for template in store.templates():
         languages = ", ".join(template.languages) or "no languages"
         print(f"{template.name:24}{_size_mib(store, template):6} MiB  {len(template.layers)} layers  {languages}")
-        for layer in (store.layer(key) for key in template.layers) if show_layers else ():
-            print(f"    {layer.key[:12]}  {layer.size_bytes / 2**20:6.0f} MiB  {layer.build_s:6.1f} s  {layer.name}")
+        _show_layers(store, template.layers if show_layers else ())
+        below.update(template.layers)
+    for template in sorted(store.builds(), key=lambda one: -one.created_at) if everything else ():
+        own = [key for key in template.layers if key not in below]
+        missing = sum(not store.has(key) for key in own)
+        size_mib = sum(store.layer(key).size_bytes for key in own if store.has(key)) >> 20
+        made = time.strftime("%Y-%m-%d %H:%M", time.localtime(template.created_at))
+        rest = f"  lacks {missing} layers: build it again" if missing else ""
+        print(f"{template.name:24}{size_mib:6} MiB  {len(own)} layers of its own  {made}  {template.template_id} {template.build_id}{rest}")
+        _show_layers(store, own if show_layers else ())
     return 0
+
+
+def _show_layers(store: LayerStore, keys: Iterable[str]) -> None:
+    for layer in (store.layer(key) for key in keys if store.has(key)):
+        print(f"    {layer.key[:12]}  {layer.size_bytes / 2**20:6.0f} MiB  {layer.build_s:6.1f} s  {layer.name}")
 
 
 def _collect(settings: Settings, *, everything: bool, is_rehearsal: bool) -> int:

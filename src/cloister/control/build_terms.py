@@ -91,17 +91,21 @@ def sized(new: NewBuild, policy: BuildPolicy, now: float) -> Build:
     if new.cpu_count is not None and new.cpu_count < 1:
         raise InvalidRequestError("CPU count must be at least 1")
     if new.cpu_count is not None and new.cpu_count > policy.max_cpu_count:
-        raise InvalidRequestError(f"CPU count can't be higher than {policy.max_cpu_count}")
+        raise InvalidRequestError(
+            f"CPU count can't be higher than {policy.max_cpu_count}", hint="the server's setting max_template_cpu_count"
+        )
     if new.mem_mib is not None and new.mem_mib < _MIN_MEM_MIB:
         raise InvalidRequestError(f"Memory must be at least {_MIN_MEM_MIB} MiB")
     if new.mem_mib is not None and new.mem_mib % 2:
         raise InvalidRequestError("Memory must be divisible by 2")
     if new.mem_mib is not None and new.mem_mib > policy.max_mem_mib:
-        raise InvalidRequestError(f"Memory can't be higher than {policy.max_mem_mib} MiB")
+        raise InvalidRequestError(f"Memory can't be higher than {policy.max_mem_mib} MiB", hint="the server's setting max_template_mem_mib")
     if new.min_free_disk_mib is not None and new.min_free_disk_mib < 0:
         raise InvalidRequestError("minFreeDiskMb must not be negative")
     if new.min_free_disk_mib is not None and new.min_free_disk_mib > policy.max_disk_mib:
-        raise InvalidRequestError(f"minFreeDiskMb can't be higher than {policy.max_disk_mib} MiB")
+        raise InvalidRequestError(
+            f"minFreeDiskMb can't be higher than {policy.max_disk_mib} MiB", hint="the server's setting max_template_disk_mib"
+        )
     return Build(
         build_id=new_build_id(),
         template_id="",
