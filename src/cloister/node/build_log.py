@@ -65,6 +65,8 @@ class LogFile:
 
     def add(self, level: str, message: str, step: str | None = None) -> None:
         """See :class:`~cloister.template.interfaces.BuildLog`. What is beyond the bounds is left out, and one entry says so."""
+        if self._full:  # a flood goes on: nothing of it is looked at, in a process that has everybody's sandboxes to look after
+            return
         now = self._clock()
         rows = [_row(now, level, line, step) for line in plain_lines(message, self._bounds.line_bytes)]
         with self._lock:
