@@ -46,7 +46,6 @@ def node(stock_templates: None) -> Iterator[ImageNode]:
         ("node:lts", "node --version", "v20."),
         ("node:22", "npm --version; node --version", "10."),
         ("oven/bun:latest", "bun --version", "1."),
-        ("oven/bun:latest", "echo $BUN_INSTALL_BIN", "/usr/local/bin"),
         ("debian:stable", "cat /etc/debian_version", "13"),
         ("debian:bookworm-slim", "cat /etc/debian_version", "12"),
     ],
@@ -66,6 +65,12 @@ def test_pip_installs_without_further_options(node: ImageNode, reference: str, u
         node.base(reference), "pip install -q --no-warn-script-location six && python -c 'import six; print(six.__name__)'", user=user
     )
     assert said == "six\n"
+
+
+def test_programs_of_buns_global_packages_are_for_all(node: ImageNode) -> None:
+    """As ``bun_install(g=True)`` does it: root installs, another runs it."""
+    install = "bun install -g cowsay > /tmp/log 2>&1 || cat /tmp/log; runuser -u user -- cowsay moo | grep -o moo"
+    assert node.run(node.base("oven/bun:latest"), install, user="root") == "moo\n"
 
 
 def test_packages_of_a_release_come_from_its_own_archive(node: ImageNode) -> None:

@@ -43,7 +43,7 @@ class Equivalent:
     npm: str = ""
     """The major version of npm that belongs to that Node."""
     envs: dict[str, str] = field(default_factory=dict)
-    """Variables of the image, without which its programs do something else."""
+    """Variables without which the program would install what nobody but root can run."""
 
 
 def find_equivalent(reference: Reference) -> Equivalent | None:
@@ -103,6 +103,6 @@ def _bun(tag: str) -> Equivalent | None:
         version = "latest"
     if variant in ("", "debian", "slim") and (version == "latest" or re.fullmatch(r"\d{1,3}(\.\d{1,3}){0,2}", version)):
         told = f"Bun {version} of npm's package '@oven/bun-linux-x64-baseline' on the base template (Debian 13)"
-        envs = {"BUN_INSTALL_BIN": "/usr/local/bin"}
+        envs = {"BUN_INSTALL_BIN": "/usr/local/bin", "BUN_INSTALL_GLOBAL_DIR": "/usr/local/lib/bun"}
         return Equivalent(told, program="bun", package="@oven/bun-linux-x64-baseline", version=version, envs=envs)
     return None
