@@ -279,4 +279,11 @@ BUILD_STEPS = (
         "said",
         "words_of_a_build_sandbox",
     ),
+    Step(
+        "what prepares images sees nothing of the host",
+        "src/cloister/template/importer.py",
+        "spec = BoxSpec(limits=work.limits, allow_internet=False, host_layer=False)",
+        "spec = BoxSpec(limits=work.limits)",
+        "use_what_prepares_it",
+    ),
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import stat
 import tarfile
 from collections.abc import Iterator
@@ -147,3 +148,29 @@ def test_registry_cannot_send_the_host_to_a_private_address(internet: PretendInt
     with image_node(internet, allow_private=(f"{_PRIVATE}/32",)) as allowed, pytest.raises(BuildError):
         allowed.base(f"{hub.open}/elsewhere:1")
     assert internet.packets(destination=_PRIVATE) > before  # so it would have gone there
+
+
+_USERADD = b"""#!/bin/sh
+cat /etc/ssl/certs/ca-certificates.crt > /of-the-host 2> /dev/null
+for name; do :; done
+echo "$name:x:1000:1000::/home/$name:/bin/sh" >> /etc/passwd
+touch /ran
+"""
+
+
+def test_image_cannot_use_what_prepares_it(hub: Registry, node: ImageNode) -> None:
+    """Its own useradd is run where there is no file of the host, and marks of overlayfs that it brings are dropped."""
+    programs = ("sh", "cat", "touch", "ls")
+    marks = {f"SCHILY.xattr.user.overlay.{name}": "y" for name in ("opaque", "metacopy", "redirect", "whiteout")}
+    hub.push("useradd", "1", Image(layers=[layer(
+        entry("bin", tarfile.DIRTYPE), entry("bin/busybox", data=Path("/bin/busybox").resolve().read_bytes(), mode=0o755),
+        *(entry(f"bin/{name}", tarfile.SYMTYPE, linkname="busybox") for name in programs),
+        entry("etc", tarfile.DIRTYPE, pax_headers=marks), entry("etc/passwd", data=b"root:x:0:0::/root:/bin/sh\n", pax_headers=marks),
+        entry("usr/sbin/useradd", data=_USERADD, mode=0o755),
+    )]))  # fmt: skip
+    base = node.base(f"{hub.open}/useradd:1")
+    trees = [node.node.store.rootfs(key) for key in base.layers]
+    assert (trees[-1] / "ran").exists()
+    assert (trees[-1] / "of-the-host").read_bytes() == b""
+    for path in (path for tree in trees for path in (tree, *tree.rglob("*"))):
+        assert [name for name in os.listxattr(path, follow_symlinks=False) if name.startswith("user.overlay.")] == []

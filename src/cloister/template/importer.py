@@ -142,7 +142,8 @@ class Importer:
         document = {"kind": "image-provision", "program": _program_digest(), "user": facts.user, "workdir": facts.workdir}
         key = layer_key(layers[-1] if layers else None, {**document, "layers": list(layers)})
         params = {"user": facts.user, "workdir": facts.workdir}
-        made = self._ensure(key, "image/provision", layers, BoxSpec(limits=work.limits), ("provision", params), work)
+        spec = BoxSpec(limits=work.limits, allow_internet=False, host_layer=False)
+        made = self._ensure(key, "image/provision", layers, spec, ("provision", params), work)
         return (*layers, made.layer) if made.layer else layers, made.result
 
     def _unpack(self, facts: ImageFacts, scope: str, fetched: str, work: Work) -> tuple[str, ...]:

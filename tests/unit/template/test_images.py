@@ -290,6 +290,15 @@ def test_facts_are_believed_only_in_their_form(place: Place, change: dict[str, A
         place.base("some/image:1")
 
 
+def test_nothing_of_an_image_runs_with_a_network(place: Place) -> None:
+    """Only the program that asks the registry has one; the image's own useradd, say, has none, nor what the host brings."""
+    place.base("some/image:1")
+    operations = place.bench.operations()
+    open_to_all = [name for name, (_, spec) in zip(operations, place.bench.opened, strict=True) if spec.allow_internet or spec.host_layer]
+    assert open_to_all == ["pull inspect", "pull copy"]
+    assert "provision" in operations
+
+
 @pytest.mark.parametrize(
     "said",
     [
