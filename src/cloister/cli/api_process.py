@@ -34,6 +34,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     """Register the subcommand."""
     parser = subparsers.add_parser("api", help="the API and ingress process (started by serve)")
     parser.add_argument("--uid", type=int, help="user and group id to become; needed when started as root")
+    parser.add_argument("--parent", type=int, help="process id of who starts this, without whom it is not to run")
     parser.add_argument("--listen-fd", type=int, required=True, help="descriptor of the listening TCP socket")
     parser.add_argument("--tls-listen-fd", type=int, help="descriptor of the listening TCP socket for TLS")
     parser.add_argument("--tls-fd", type=int, help="descriptor on which the launcher sends key and certificate")
@@ -46,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
     settings = load(args, os.environ)
     load_migrations()
     become_unprivileged(args.uid)
-    die_with_parent(signal.SIGTERM)
+    die_with_parent(signal.SIGTERM, args.parent)
     configure_logging(settings.log_level, settings.log_format, process="api")
     return asyncio.run(_serve(settings, args))
 

@@ -45,6 +45,7 @@ __all__ = ["add_parser", "run"]
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Register the subcommand."""
     parser = subparsers.add_parser("node", help="the supervisor process (started by serve)")
+    parser.add_argument("--parent", type=int, help="process id of who starts this, without whom it is not to run")
     parser.add_argument("--ready-fd", type=int, help="descriptor to which one line of JSON is written when the node serves")
     add_arguments(parser)
 
@@ -53,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
     """Serve the node protocol until a signal comes."""
     settings = load(args, os.environ)
     configure_logging(settings.log_level, settings.log_format, process="node")
-    die_with_parent(signal.SIGHUP)
+    die_with_parent(signal.SIGHUP, args.parent)
     asyncio.run(_serve(settings, args.ready_fd))
     return 0
 

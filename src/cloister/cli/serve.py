@@ -144,7 +144,7 @@ class _Launcher:
             if value not in (None, [])
             for word in ("--" + key.replace("_", "-"), ",".join(value) if isinstance(value, list) else str(value))
         ]
-        return [sys.executable, "-m", "cloister.cli.main", name, *options, *values]
+        return [sys.executable, "-m", "cloister.cli.main", name, "--parent", str(os.getpid()), *options, *values]
 
     async def _start_node(self) -> None:
         """Start the supervisor and wait until it serves. Raises: UnavailableError."""

@@ -21,9 +21,14 @@ def _prctl(option: int, value: int) -> None:
         raise IsolationError(f"prctl({option}) failed: {os.strerror(code)}", step="prctl", errno=code)
 
 
-def die_with_parent(number: signal.Signals) -> None:
-    """Have the kernel send ``number`` to this process when its parent dies. Forgotten when the process changes its user."""
+def die_with_parent(number: signal.Signals, parent: int | None = None) -> None:
+    """Have the kernel send ``number`` to this process when its parent dies. Forgotten when the process changes its user.
+
+    ``parent`` is who the parent is to be: if it has died already, of which the kernel tells nothing (prctl(2)), this process ends now.
+    """
     _prctl(_PR_SET_PDEATHSIG, int(number))
+    if parent is not None and os.getppid() != parent:
+        raise SystemExit(f"the process {parent} that started this one has ended")
 
 
 def become_unprivileged(uid: int | None) -> None:
