@@ -18,7 +18,7 @@ from e2b.api.client.models import (
     TemplateWithBuilds,
 )
 
-from cloister.errors import NoCapacityError
+from cloister.errors import NoCapacityError, StorageFullError
 from cloister.model.build import BuildLogEntry, BuildReport, BuildStatus
 from framework.control_plane import ControlPlane
 from framework.http import Answer
@@ -265,6 +265,19 @@ def test_a_node_without_room_is_waited_for(control_plane: ControlPlane, monkeypa
     assert start(control_plane, *ids).status == 202
     assert status(control_plane, *ids)["status"] == "waiting"
     wait_for(control_plane, *ids, "ready")
+
+
+def test_a_node_that_cannot_keep_a_build_is_not_waited_for(control_plane: ControlPlane, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full disk is told at once, not after ten minutes of waiting."""
+
+    async def refuse(_request: Any) -> None:
+        raise StorageFullError("the build cannot be recorded: No space left on device")
+
+    monkeypatch.setattr(control_plane.node, "start_build", refuse)
+    ids = request_build(control_plane, new_name())
+    assert start(control_plane, *ids).status == 202
+    wait_for(control_plane, *ids, "error")
+    assert "No space left" in status(control_plane, *ids)["reason"]["message"]
 
 
 def test_node_away(control_plane: ControlPlane) -> None:

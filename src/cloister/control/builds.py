@@ -29,6 +29,7 @@ from cloister.errors import (
     NotFoundError,
     PermissionDeniedError,
     QuotaExceededError,
+    StorageFullError,
     TemplateNotFoundError,
     UnavailableError,
 )
@@ -243,6 +244,8 @@ class Builds:
                 return
             try:
                 await self._node.start_build(request)
+            except StorageFullError:  # nothing that time mends by itself
+                raise
             except (NoCapacityError, UnavailableError):
                 if time.monotonic() > deadline:
                     raise

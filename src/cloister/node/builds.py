@@ -24,7 +24,7 @@ from typing import Protocol
 
 import structlog
 
-from cloister.errors import BuildError, CloisterError, InternalError, NoCapacityError, NotFoundError
+from cloister.errors import BuildError, CloisterError, InternalError, NoCapacityError, NotFoundError, StorageFullError
 from cloister.model.build import BASE_STEP, FINALIZE_STEP, BuildReport, BuildRequest, BuildStatus, EndedBuild
 from cloister.model.template import Template
 from cloister.node.build_cancel import BuildCancellation
@@ -167,7 +167,7 @@ class Builds:
             try:
                 self._records.begin(request, state)
             except OSError as error:
-                raise NoCapacityError(f"the build cannot be recorded: {error.strerror}") from error
+                raise StorageFullError(f"the build cannot be recorded: {error.strerror}") from error
             build = _Build(request.build_id, state, LogFile(self._records.log_path(request.build_id)))
             self._builds[request.build_id] = build
             self._waiting.append(build)

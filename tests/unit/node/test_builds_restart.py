@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cloister.errors import NoCapacityError, NotFoundError
+from cloister.errors import NotFoundError, StorageFullError
 from cloister.model.build import BuildStatus
 from cloister.model.template import Template
 from cloister.node.build_records import BuildRecords
@@ -150,7 +150,7 @@ def test_a_full_disk_ends_no_build_twice(node: Node, monkeypatch: pytest.MonkeyP
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(BuildRecords, "write", full)
-    with pytest.raises(NoCapacityError, match="No space left"):
+    with pytest.raises(StorageFullError, match="No space left"):
         node.builds.enqueue(request(2))
     node.work.gate.set()
     node.wait(BuildStatus.READY)
