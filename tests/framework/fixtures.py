@@ -8,10 +8,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from framework.pretend_internet import pretend_internet
+from framework.pretend_internet import NAMES, PRIVATE_ADDRESS, PretendInternet, pretend_internet
+from framework.registry import NAME
 from framework.server import Server, running_server
 
-__all__ = ["online_server", "server", "stock_templates"]
+__all__ = ["internet", "online_server", "server", "stock_templates"]
 
 
 @pytest.fixture(scope="session")
@@ -28,9 +29,14 @@ def server(stock_templates: None) -> Iterator[Server]:
 
 
 @pytest.fixture(scope="session")
-def online_server(stock_templates: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def internet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PretendInternet]:
+    """The one pretend internet of this network namespace, with a name for a registry of images, and a private address."""
+    with pretend_internet(tmp_path_factory.mktemp("internet"), names=(*NAMES, NAME), addresses=(PRIVATE_ADDRESS,)) as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def online_server(stock_templates: None, internet: PretendInternet) -> Iterator[Server]:
     """A server beside the other one, whose sandboxes have a pretend internet that answers for httpbin.org."""
-    with pretend_internet(tmp_path_factory.mktemp("internet")) as internet:
-        options = ("--dns-upstreams", internet.dns_address, "--extra-ca-file", str(internet.ca_file))
-        with running_server(*options) as running:
-            yield running
+    with running_server("--dns-upstreams", internet.dns_address, "--extra-ca-file", str(internet.ca_file)) as running:
+        yield running

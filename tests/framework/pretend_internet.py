@@ -29,10 +29,20 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from framework.network_lab import Namespace
 
-__all__ = ["DNS_ADDRESS", "HOST_ADDRESS", "NAMES", "WEB_ADDRESS", "PretendInternet", "pretend_internet", "write_certificates"]
+__all__ = [
+    "DNS_ADDRESS",
+    "HOST_ADDRESS",
+    "NAMES",
+    "PRIVATE_ADDRESS",
+    "WEB_ADDRESS",
+    "PretendInternet",
+    "pretend_internet",
+    "write_certificates",
+]
 
 HOST_ADDRESS, FAR_ADDRESS = "198.51.100.1", "198.51.100.2"
 DNS_ADDRESS, WEB_ADDRESS = "198.51.100.53", "198.51.100.80"
+PRIVATE_ADDRESS = "10.77.0.80"
 NAMES = ("httpbin.org", "www.httpbin.org", "example.com", "git.example.com")
 _SERVER = Path(__file__).with_name("pretend_server.py")
 _COUNT = """

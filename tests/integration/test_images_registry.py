@@ -14,19 +14,10 @@ import pytest
 
 from cloister.errors import BuildError
 from framework.image_node import ImageNode, image_node
-from framework.pretend_internet import NAMES, PretendInternet, pretend_internet
-from framework.registry import NAME, PASSWORD, USER, Image, Registry, entry, layer, registry
+from framework.pretend_internet import PRIVATE_ADDRESS, PretendInternet
+from framework.registry import PASSWORD, USER, Image, Registry, entry, layer, registry
 
 pytestmark = [pytest.mark.root, pytest.mark.templates]
-
-_PRIVATE = "10.77.0.80"
-
-
-@pytest.fixture(scope="module")
-def internet(stock_templates: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PretendInternet]:
-    """With a name for the registry, and a private address."""
-    with pretend_internet(tmp_path_factory.mktemp("internet"), names=(*NAMES, NAME), addresses=(_PRIVATE,)) as made:
-        yield made
 
 
 @pytest.fixture(scope="module")
@@ -237,10 +228,10 @@ def test_no_equivalent(node: ImageNode, reference: str) -> None:
 
 def test_registry_at_a_private_address(internet: PretendInternet, hub: Registry, node: ImageNode) -> None:
     """Is out of reach, as for sandboxes, unless ``allow_private`` lists it."""
-    before = internet.packets(destination=_PRIVATE)
+    before = internet.packets(destination=PRIVATE_ADDRESS)
     with pytest.raises(BuildError, match="cannot be reached") as caught:
-        node.base(f"{_PRIVATE}:5000/static:1")
+        node.base(f"{PRIVATE_ADDRESS}:5000/static:1")
     assert "allow_private" in str(caught.value.hint)
-    assert internet.packets(destination=_PRIVATE) == before
+    assert internet.packets(destination=PRIVATE_ADDRESS) == before
     with image_node(internet, allow_private=("10.77.0.0/24",)) as open_node:
-        assert open_node.run(open_node.base(f"{_PRIVATE}:5000/static:1"), "/hello") == "hello of the image\n"
+        assert open_node.run(open_node.base(f"{PRIVATE_ADDRESS}:5000/static:1"), "/hello") == "hello of the image\n"

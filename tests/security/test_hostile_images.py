@@ -14,19 +14,10 @@ import pytest
 from cloister.agent.build import image as image_operation
 from cloister.errors import BuildError, InvalidRequestError
 from framework.image_node import ImageNode, image_node
-from framework.pretend_internet import NAMES, PretendInternet, pretend_internet
-from framework.registry import NAME, PASSWORD, USER, Image, Registry, entry, layer, registry
+from framework.pretend_internet import PRIVATE_ADDRESS, PretendInternet
+from framework.registry import PASSWORD, USER, Image, Registry, entry, layer, registry
 
 pytestmark = [pytest.mark.root, pytest.mark.templates]
-
-_PRIVATE = "10.77.0.81"
-
-
-@pytest.fixture(scope="module")
-def internet(stock_templates: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PretendInternet]:
-    """With a name for the registry, and a private address."""
-    with pretend_internet(tmp_path_factory.mktemp("internet"), names=(*NAMES, NAME), addresses=(_PRIVATE,)) as made:
-        yield made
 
 
 @pytest.fixture(scope="module")
@@ -140,14 +131,14 @@ def test_team_cannot_take_anothers_layers_by_their_digests(hub: Registry, node: 
 
 def test_registry_cannot_send_the_host_to_a_private_address(internet: PretendInternet, hub: Registry, node: ImageNode) -> None:
     """An image may say that its layers are elsewhere; there the policy of sandboxes holds."""
-    hub.push("elsewhere", "1", Image(layers=[layer(entry("x"))], elsewhere=f"https://{_PRIVATE}:5000/v2/"))
-    before = internet.packets(destination=_PRIVATE)
+    hub.push("elsewhere", "1", Image(layers=[layer(entry("x"))], elsewhere=f"https://{PRIVATE_ADDRESS}:5000/v2/"))
+    before = internet.packets(destination=PRIVATE_ADDRESS)
     with pytest.raises(BuildError):
         node.base(f"{hub.open}/elsewhere:1")
-    assert internet.packets(destination=_PRIVATE) == before
-    with image_node(internet, allow_private=(f"{_PRIVATE}/32",)) as allowed, pytest.raises(BuildError):
+    assert internet.packets(destination=PRIVATE_ADDRESS) == before
+    with image_node(internet, allow_private=(f"{PRIVATE_ADDRESS}/32",)) as allowed, pytest.raises(BuildError):
         allowed.base(f"{hub.open}/elsewhere:1")
-    assert internet.packets(destination=_PRIVATE) > before  # so it would have gone there
+    assert internet.packets(destination=PRIVATE_ADDRESS) > before  # so it would have gone there
 
 
 _USERADD = b"""#!/bin/sh

@@ -35,7 +35,7 @@ def try_to_serve(first: str) -> tuple[bytes, str]:
     with ours, theirs:
         high = [fcntl.fcntl(fd, fcntl.F_DUPFD, 100) for fd in (theirs.fileno(), rules, library)]
         place = "; ".join(f"os.dup2({fd}, {target})" for target, fd in enumerate(high, 3))
-        code = f"import os; {place}; os.closerange(100, 200)\n{code}"
+        code = f"import os; {place}; os.closerange(100, 4096)\n{code}"
         process = subprocess.Popen([sys.executable, "-I", "-c", code], pass_fds=high, stderr=subprocess.PIPE, text=True)
         theirs.close()
         for fd in (*high, rules, library):

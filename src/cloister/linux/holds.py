@@ -10,6 +10,7 @@ import errno
 import fcntl
 import os
 import threading
+import weakref
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -50,13 +51,19 @@ def _is_at(fd: int, directory: Path) -> bool:
         return False
 
 
+def _close_all(fds: dict[Path, int]) -> None:
+    for fd in fds.values():
+        os.close(fd)
+
+
 class Holds:
-    """What this object holds, each directory once, however many use it. Thread-safe."""
+    """What this object holds, each directory once, however many use it; nothing once it is gone. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._fds: dict[Path, int] = {}
         self._users = Counter[Path]()
+        weakref.finalize(self, _close_all, self._fds)
 
     def take(self, directories: Iterable[Path]) -> None:
         """Hold each of ``directories``, in whole or not at all; :meth:`give` is to follow.

@@ -1,4 +1,4 @@
-"""Once an hour: removes from the store what nothing uses any more (template/garbage.py)."""
+"""Removes from the store what a death left half-made, at the start, and once an hour what nothing uses any more (template/garbage.py)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,11 @@ _INTERVAL_S = 3600.0
 
 
 async def keep_house(collector: Collector, retention_s: float, interval_s: float = _INTERVAL_S) -> None:
-    """Collect every ``interval_s``, in a thread of its own, until cancelled; a collection under way then runs to its end."""
+    """Sweep, and then collect every ``interval_s``, in a thread of its own, until cancelled; what is under way then runs to its end."""
+    try:
+        await asyncio.to_thread(collector.sweep)
+    except (CloisterError, OSError):  # task border: every collection begins with a sweep
+        _log.exception("store.not_swept")
     while True:
         await asyncio.sleep(interval_s)
         began = time.monotonic()

@@ -58,6 +58,11 @@ class Collector:
         self._live_trees = live_trees
         self._host_layers = tuple(host_layers)
 
+    def sweep(self) -> None:
+        """Remove what builds and collections that died have left half-made."""
+        with self._store.lock("collect"):
+            self._store.sweep()
+
     def collect(self, retention_s: float, *, is_rehearsal: bool = False) -> list[Removed]:
         """Remove what was not used for ``retention_s``; says what. A rehearsal removes nothing.
 

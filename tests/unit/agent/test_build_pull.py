@@ -117,7 +117,7 @@ def test_images_that_do_not_fit(skopeo: Skopeo, manifest: dict[str, Any], image:
         ("reading manifest 1 in r/x: unauthorized: authentication required", "denied"),
         ("unable to retrieve auth token: invalid username/password: unauthorized: incorrect", "denied"),
         ("writing blob: write /.image/x: no space left on device", "full"),
-        ("pinging container registry r: tls: failed to verify certificate: x509: certificate signed by unknown authority", "other"),
+        ("pinging container registry r: tls: failed to verify certificate: x509: certificate signed by unknown authority", "untrusted"),
     ],
 )
 def test_failures_have_kinds(skopeo: Skopeo, said: str, kind: str) -> None:

@@ -58,6 +58,9 @@ def test_the_store_is_collected_again_and_again(tmp_path: Path) -> None:
     rounds: list[float] = []
 
     class Fake(Collector):
+        def sweep(self) -> None:
+            raise StoreError("no room for a lock")
+
         def collect(self, retention_s: float, *, is_rehearsal: bool = False) -> list[Removed]:
             rounds.append(retention_s)
             if len(rounds) == 1:
@@ -75,5 +78,19 @@ def test_the_store_is_collected_again_and_again(tmp_path: Path) -> None:
     with capture_logs() as logs:
         asyncio.run(keep())
     assert set(rounds) == {5.0}
-    assert [entry["event"] for entry in logs[:2]] == ["store.not_collected", "store.collected"]
-    assert (logs[1]["removed"], logs[1]["mib"]) == (["layer abc"], 3)
+    assert [entry["event"] for entry in logs[:3]] == ["store.not_swept", "store.not_collected", "store.collected"]
+    assert (logs[2]["removed"], logs[2]["mib"]) == (["layer abc"], 3)
+
+
+def test_what_a_death_left_is_swept_at_the_start(tmp_path: Path) -> None:
+    """Not only by the first collection, an hour later."""
+    store = LayerStore(tmp_path)
+    (store.root / "tmp" / "0123.abcd" / "layer" / "rootfs").mkdir(parents=True)
+
+    async def keep() -> None:
+        task = asyncio.create_task(keep_house(Collector(store, lambda: LiveTrees(frozenset())), 5.0))
+        while list((store.root / "tmp").iterdir()):  # noqa: ASYNC110 - nothing tells of a directory that goes
+            await asyncio.sleep(0.01)
+        task.cancel()
+
+    asyncio.run(asyncio.wait_for(keep(), 10))
