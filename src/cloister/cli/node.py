@@ -21,7 +21,7 @@ from cloister.config.settings import Settings
 from cloister.linux.identity import die_with_parent
 from cloister.network.dns_relay import host_nameservers
 from cloister.node.build_work import BuildHost, make_builds
-from cloister.node.building import Building, tell_from_threads, warm_from_threads
+from cloister.node.building import Building
 from cloister.node.catalog import Catalog
 from cloister.node.ceiling import host_ceiling
 from cloister.node.creation import Creator
@@ -34,6 +34,7 @@ from cloister.node.recent import Recent
 from cloister.node.server import NodeServer
 from cloister.node.snapshots import Snapshots
 from cloister.node.supervisor import Supervisor
+from cloister.node.warming import Warming
 from cloister.telemetry.logging import configure_logging
 from cloister.template.copier import BuildPlace
 from cloister.template.garbage import Collector
@@ -82,8 +83,7 @@ async def _serve(settings: Settings, ready_fd: int | None) -> None:
         store=store,
         catalog=catalog,
         bootstrap=host_bootstrap(),
-        warm=warm_from_threads(supervisor.warm),
-        cool=tell_from_threads(supervisor.end_made_ahead),
+        warming=Warming(supervisor.warm, supervisor.end_made_ahead, catalog.lending),
     )
     building = Building(make_builds(settings, shared), supervisor.ceiling)
     server = NodeServer(supervisor, building, host.instance.run_dir / "supervisor.sock", allowed_uids={host.instance.api_uid})

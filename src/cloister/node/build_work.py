@@ -15,6 +15,7 @@ from cloister.node.builds import BuildBounds, Builds, BuildWork
 from cloister.node.catalog import Catalog, check_capacity
 from cloister.node.host import NodeHost
 from cloister.node.trial import NodeTrial
+from cloister.node.warming import Warming
 from cloister.runtime.namespace.step import StepRunner
 from cloister.template.bootstrap import Bootstrap
 from cloister.template.builder import BuildContext
@@ -41,10 +42,7 @@ class BuildHost:
     catalog: Catalog
     bootstrap: Bootstrap
     """For Debian releases and tools that are made when the first build needs them."""
-    warm: Callable[[Template, Cancellation], None]
-    """Make a template's first creations quick; blocks, in a build's thread."""
-    cool: Callable[[str], None]
-    """What the build of this id made is dropped: keep nothing ready of it."""
+    warming: Warming
 
 
 def make_builds(settings: Settings, shared: BuildHost) -> Builds:
@@ -57,17 +55,19 @@ def make_builds(settings: Settings, shared: BuildHost) -> Builds:
 
     def drop(build_id: str) -> None:
         shared.store.drop_build(build_id)
-        shared.cool(build_id)
+        shared.warming.cool(build_id)
 
     parts = _parts(settings, shared, check_room)
+    limits, timeout_s = shared.catalog.limits, settings.ready_timeout_s
+    trial = NodeTrial(parts.workbench, limits, timeout_s, tried=shared.store.builds, ahead=shared.warming.ahead)
     work = BuildWork(
         check_capacity=check_room,
         recipe=partial(_recipe, parts),
         hold=shared.store.hold,
-        trial=NodeTrial(parts.workbench, shared.catalog.limits, settings.ready_timeout_s, shared.store.builds),
+        trial=trial,
         keep=shared.store.write_build,
         drop=drop,
-        prepare=shared.warm,
+        prepare=shared.warming.prepare,
     )
     return Builds(BuildRecords(directory), work, BuildBounds(running=settings.max_builds, timeout_s=settings.build_timeout_s))
 

@@ -8,52 +8,21 @@ its own.
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
 import contextlib
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from cloister.model.build import BuildReport, BuildRequest, EndedBuild
-from cloister.model.template import Template
 from cloister.node.builds import Builds
 from cloister.node.ceiling import Ceiling
-from cloister.template.interfaces import Cancellation
 
-__all__ = ["Building", "tell_from_threads", "warm_from_threads"]
+__all__ = ["Building"]
 
 _T = TypeVar("_T")
 _WORKERS = 4
 _PATIENCE_S = 15.0
-_WARM_TIMEOUT_S = 180.0
 _TEND_INTERVAL_S = 60.0
-
-
-def warm_from_threads(warm: Callable[[str], Coroutine[Any, Any, None]]) -> Callable[[Template, Cancellation], None]:
-    """``warm``, which takes a build id and belongs to the running loop, as builds call it from their threads."""
-    loop = asyncio.get_running_loop()
-
-    def work(template: Template, cancellation: Cancellation) -> None:
-        future = asyncio.run_coroutine_threadsafe(warm(template.build_id), loop)
-
-        def stop() -> None:
-            future.cancel()
-
-        with cancellation.calling(stop), contextlib.suppress(concurrent.futures.CancelledError):
-            future.result(_WARM_TIMEOUT_S)
-
-    return work
-
-
-def tell_from_threads(tell: Callable[[str], None]) -> Callable[[str], None]:
-    """``tell``, which takes a build id and belongs to the running loop, as builds call it from their threads."""
-    loop = asyncio.get_running_loop()
-
-    def work(build_id: str) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop is gone, and so is what it knew
-            loop.call_soon_threadsafe(tell, build_id)
-
-    return work
 
 
 class Building:

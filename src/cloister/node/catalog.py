@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ class Catalog:
         self._default_limits = default_limits
         self._host_layer = host_layer
         self._agent_trees: dict[str, AgentTree] = {}
+        self._lent: dict[str, Template] = {}
         with contextlib.suppress(TemplateNotFoundError):  # not built yet: creations say so until it is
             self.agent_tree()
 
@@ -60,10 +62,21 @@ class Catalog:
 
     def _find_build(self, build_id: str) -> Template:
         """A client's build, or a stock template's."""
+        if (lent := self._lent.get(build_id)) is not None:
+            return lent
         for template in self.templates():
             if template.build_id == build_id:
                 return template
         return self._store.build(build_id)
+
+    @contextlib.contextmanager
+    def lending(self, template: Template) -> Iterator[None]:
+        """Within the block sandboxes can be made of a build, by its id, that is not kept yet. From any thread."""
+        self._lent[template.build_id] = template
+        try:
+            yield
+        finally:
+            del self._lent[template.build_id]
 
     def limits(self, template: Template) -> Limits:
         """The template's own limits; where it has none of its own, this node's defaults."""

@@ -166,6 +166,8 @@ class Pool:
         """A build is no more: end what is ready of it, but for what somebody has reserved, and make none any more."""
         if build_id not in self._size.always:
             self._wanted.pop(build_id, None)
+            if (filling := self._filling.get(build_id)) is not None:
+                filling.cancel()
         for sandbox_id, pooled in tuple(self._ready.items()):
             if pooled.build_id == build_id and pooled.is_free():
                 self._stale.append(self._ready.pop(sandbox_id))

@@ -13,6 +13,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,10 +47,14 @@ class NodeTrial:
         limits: Callable[[Template], Limits],
         ready_timeout_s: float,
         tried: Callable[[], Iterable[Template]] = tuple,
+        ahead: Callable[[Template], AbstractContextManager[None]] = lambda _template: contextlib.nullcontext(),
     ) -> None:
-        """``limits`` are what sandboxes of a template get; ``tried`` the templates that have passed."""
+        """``limits`` are what sandboxes of a template get; ``tried`` the templates that have passed. ``ahead`` is open while what the
+        template starts is tried.
+        """
         self._workbench = workbench
         self._tried = tried
+        self._ahead = ahead
         self._limits = limits
         self._ready_timeout_s = ready_timeout_s
 
@@ -63,7 +68,7 @@ class NodeTrial:
         with self._workbench.open(template.layers, spec, cancellation) as box:
             template = self._with_languages(template, box, log)
         if template.starts_something:
-            with self._workbench.open(template.layers, spec, cancellation) as box:
+            with self._ahead(template), self._workbench.open(template.layers, spec, cancellation) as box:
                 _Start(template, box, log, cancellation, self._ready_timeout_s).run()
         return template
 

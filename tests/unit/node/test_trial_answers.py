@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -79,3 +81,20 @@ def test_the_same_template_is_not_tried_again(tmp_path: Path, template: Template
     assert found.languages == (() if is_tried else EARLIER.languages)
     assert (found.build_id, found.name) == (template.build_id, template.name)
     assert is_tried is not any("CACHED" in line for line in log.lines())
+
+
+@pytest.mark.parametrize(("start_cmd", "is_ahead"), [("serve", True), ("", False)])
+def test_sandboxes_are_made_ahead_while_what_starts_is_tried(tmp_path: Path, start_cmd: str, is_ahead: bool) -> None:
+    """Not before its languages are known, on which a sandbox depends; of what starts nothing they are made after the trial."""
+    seen: list[str] = []
+
+    @contextlib.contextmanager
+    def ahead(template: Template) -> Iterator[None]:
+        seen.append(f"begin with {template.languages}")
+        yield
+        seen.append(f"end with {workbench.commands}")
+
+    workbench = FakeWorkbench(LayerStore(tmp_path / "store"), results={"inspect": {"languages": [["bash", ""]]}}, may_be_killed=True)
+    trial = NodeTrial(workbench, lambda _template: Limits(), 1.0, ahead=ahead)
+    trial(dataclasses.replace(TEMPLATE, start_cmd=start_cmd), RecordedLog(), FakeCancellation(), force=False)
+    assert seen == (["begin with ('bash',)", "end with ['serve']"] if is_ahead else [])
