@@ -29,6 +29,7 @@ from cloister.node.host import close_host, open_host
 from cloister.node.housekeeping import keep_house
 from cloister.node.journal import Journal
 from cloister.node.livetrees import live_trees
+from cloister.node.maker import Maker
 from cloister.node.pool import PoolSize
 from cloister.node.recent import Recent
 from cloister.node.server import NodeServer
@@ -73,7 +74,8 @@ async def _serve(settings: Settings, ready_fd: int | None) -> None:
     creator = Creator(host.runtime, catalog, journal, settings.disk_reserve_mib)
     built = {template.name: template.template_id for template in catalog.templates()}
     pool = PoolSize(settings.pool_size, tuple(built[name] for name in settings.pool_templates if name in built))
-    supervisor = Supervisor(host, catalog, journal, creator, upstream_dns, pool)
+    maker = Maker(creator, catalog, host.runtime.has_room, pool)
+    supervisor = Supervisor(host, catalog, journal, maker, upstream_dns)
     supervisor.sampler.interval_s = settings.metrics_interval_s
     supervisor.ceiling = host_ceiling(settings.default_limits(), settings.max_cpu_count, settings.max_mem_mib, settings.max_disk_mib)
     place = BuildPlace(runtime=host.runtime, store=store, agent_tree=catalog.agent_tree, disk_reserve_mib=settings.disk_reserve_mib)
@@ -83,7 +85,7 @@ async def _serve(settings: Settings, ready_fd: int | None) -> None:
         store=store,
         catalog=catalog,
         bootstrap=host_bootstrap(),
-        warming=Warming(supervisor.warm, supervisor.end_made_ahead, catalog.lending),
+        warming=Warming(maker.warm, maker.end_made_ahead, catalog.lending),
     )
     building = Building(make_builds(settings, shared), supervisor.ceiling)
     server = NodeServer(supervisor, building, host.instance.run_dir / "supervisor.sock", allowed_uids={host.instance.api_uid})
@@ -99,7 +101,7 @@ async def _serve(settings: Settings, ready_fd: int | None) -> None:
     collector = Collector(store, partial(live_trees, settings.run_dir), [settings.data_dir / "hostlayer"])
     housekeeping = asyncio.create_task(keep_house(collector, settings.layer_retention_s))
     beginning = asyncio.create_task(building.begin_after(supervisor.is_resolver_served))
-    warming = asyncio.create_task(recent.warm(pool.always, supervisor.warm))
+    warming = asyncio.create_task(recent.warm(pool.always, maker.warm))
     if ready_fd is not None:
         with os.fdopen(ready_fd, "w") as ready:
             json.dump({"instance": host.instance.number, "run_dir": str(host.instance.run_dir), "api_uid": host.instance.api_uid}, ready)

@@ -14,9 +14,7 @@ nor kills wait for it; the journal has its entry until then, and its id and slot
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import dataclasses
-import os
 import socket
 import time
 from collections import Counter
@@ -29,29 +27,19 @@ from typing import Any, TypeVar
 import structlog
 
 from cloister import __version__
-from cloister.errors import (
-    AlreadyExistsError,
-    CloisterError,
-    InvalidRequestError,
-    IsolationError,
-    NoCapacityError,
-    SandboxNotFoundError,
-)
-from cloister.ids import is_build_id, new_sandbox_id
+from cloister.errors import AlreadyExistsError, CloisterError, InvalidRequestError, IsolationError, SandboxNotFoundError
 from cloister.model.node import EndedSandbox, NodeInfo, SandboxMetrics, SandboxNote, SandboxStats
 from cloister.model.sandbox import EndReason, SandboxRecord, SandboxRequest, SandboxState
 from cloister.model.template import Template
 from cloister.node.catalog import Catalog
 from cloister.node.ceiling import Ceiling
-from cloister.node.creation import Creator
 from cloister.node.host import NodeHost
 from cloister.node.journal import Entry, Journal
-from cloister.node.lanes import Lanes
-from cloister.node.pool import HOT_S, Pool, Pooled, PoolSize, PoolSource
+from cloister.node.maker import Maker
+from cloister.node.pool import HOT_S
 from cloister.node.sampler import Sampler
 from cloister.node.server import DnsSockets
 from cloister.node.snapshots import SnapshotName, Snapshots
-from cloister.node.waiting import readable
 from cloister.runtime.base import RuntimeSandbox
 from cloister.runtime.spec import SandboxSpec
 
@@ -61,15 +49,8 @@ _log = structlog.get_logger("cloister.node")
 _T = TypeVar("_T")
 _WORKERS = 16
 _CLEANERS = 2
-_PREPARERS = 32
-"""Of templates, whose own Python may take all its time to become ready: more than zones, so that none waits for another's."""
-_NEW_S = 2.0
-"""How long a creation counts as one that needs the processors: one that takes longer waits for something."""
 _SNAPSHOOTERS = 2
 """Snapshots at a time: they share the disk."""
-_START_GRACE_S = 10.0
-_ROOM_WAIT_S, _ROOM_POLL_S = 3.0, 0.02
-_FILL_TIMEOUT_S = 90.0
 _DEAD_MAX = 64
 """Sandboxes that are dead and not given back yet; a kill beyond that waits, so that they cannot pile up."""
 _SWEEP_INTERVAL_S = 60.0
@@ -92,32 +73,19 @@ class _Live:
 class Supervisor:
     """Implements :class:`cloister.node.server.NodeService`."""
 
-    def __init__(
-        self, host: NodeHost, catalog: Catalog, journal: Journal, creator: Creator, upstream_dns: tuple[str, ...], pool: PoolSize
-    ) -> None:
+    def __init__(self, host: NodeHost, catalog: Catalog, journal: Journal, maker: Maker, upstream_dns: tuple[str, ...]) -> None:
         self._host = host
         self._catalog = catalog
         self._journal = journal
-        self._creator = creator
+        self._maker = maker
         self._upstream_dns = upstream_dns
         self._live: dict[str, _Live] = {}
-        self._creating: dict[str, float] = {}
+        self._creating: set[str] = set()
         self._creations = Counter[str]()
         self._workers = ThreadPoolExecutor(_WORKERS, thread_name_prefix="node")
-        self._lanes = Lanes()
         self._cleaners = ThreadPoolExecutor(_CLEANERS, thread_name_prefix="cleaner")
-        self._preparers = ThreadPoolExecutor(_PREPARERS, thread_name_prefix="preparer")
         self._snapshooters = ThreadPoolExecutor(_SNAPSHOOTERS, thread_name_prefix="snapshooter")
         self._dead: dict[str, asyncio.Task[None]] = {}
-        self._starting: dict[str, asyncio.Task[Any] | None] = {}
-        """Creations whose template starts something, while that comes up; who waits for it."""
-        self._ahead: set[str] = set()
-        source = PoolSource(
-            make=self._make_ahead, end=self._end_pooled, is_busy=self._is_busy, prepare=self._prepare, started=self._start_ahead
-        )
-        self._pool = Pool(pool, source)
-        self.end_made_ahead = self._pool.drop
-        """Tells that a build, by its id, was dropped: what was made ahead of it is of no use."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._dns: DnsSockets | None = None
         self.sampler = Sampler(self._in_thread, take_refusals=host.network.take_refusals)
@@ -149,7 +117,7 @@ class Supervisor:
         _log.info("node.started", adopted=len(self._live), removed=removed)
         self._spawn(self._sweep_forever())
         self._spawn(self.sampler.run())
-        self._spawn(self._pool.run())
+        self._maker.run()
 
     async def stop(self, *, keep_sandboxes: bool) -> None:
         """End every sandbox (unless they shall live on without a supervisor) and stop the tasks of this object."""
@@ -158,18 +126,14 @@ class Supervisor:
         for live in self._live.values():
             if live.expiry:
                 live.expiry.cancel()
-        starting = [task for task in self._starting.values() if task is not None]
-        for waiting in starting:
-            waiting.cancel()
-        await asyncio.gather(*self._tasks, *starting, return_exceptions=True)
-        await self._pool.drain()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._maker.stop()
         if not keep_sandboxes:
             await asyncio.gather(*(self._end(sandbox_id, EndReason.STOPPED) for sandbox_id in tuple(self._live)))
         await asyncio.gather(*self._dead.values())
-        self._preparers.shutdown(wait=False, cancel_futures=True)
+        self._maker.close()
         self._snapshooters.shutdown(wait=True, cancel_futures=True)
         self._cleaners.shutdown(wait=True)
-        self._lanes.close()
         self._workers.shutdown(wait=True)
 
     async def _adopt(self, entry: Entry) -> None:
@@ -201,14 +165,9 @@ class Supervisor:
             allow_internet=record.allow_internet,
         )
 
-    def _is_busy(self) -> bool:
-        """Whether clients wait for creations on every processor, so that none is left to make one ahead."""
-        oldest = time.monotonic() - _NEW_S
-        return sum(began > oldest for began in self._creating.values()) >= (os.cpu_count() or 1)
-
     def _known(self) -> set[str]:
         """Ids that are no leftovers: alive, being created, or being released. Called from worker threads too."""
-        return {*self._live, *self._creating, *self._starting, *self._dead, *self._ahead, *self._pool.ids()}
+        return {*self._live, *self._creating, *self._dead, *self._maker.ids()}
 
     async def _sweep_forever(self) -> None:
         while True:
@@ -223,131 +182,36 @@ class Supervisor:
                 if removed:
                     _log.warning("node.swept", removed=removed)
 
-    # ---- sandboxes made ahead ----
-
-    async def warm(self, template: str) -> None:
-        """Have a template ready to be used: its prepared processes, and a sandbox made ahead. Not to be had is no fault, only slow.
-
-        Raises: TemplateNotFoundError.
-        """
-        found = self._catalog.find(template)
-        began = time.monotonic()
-        try:
-            await self._make_room(template)
-            await self._prepare(template)
-            ready = await self._pool.fill(_key(template, found), _FILL_TIMEOUT_S)
-        except (CloisterError, OSError) as error:
-            _log.warning("template.not_warm", template=template, error=str(error))
-        else:
-            _log.info("template.warm", template=template, made_ahead=ready, seconds=round(time.monotonic() - began, 3))
-
-    async def _prepare(self, template: str) -> None:
-        await asyncio.get_running_loop().run_in_executor(self._preparers, self._creator.prepare, template)
-
-    async def _make_ahead(self, template: str) -> Pooled:
-        sandbox_id = new_sandbox_id()
-        self._ahead.add(sandbox_id)
-        making = asyncio.create_task(self._make(template, lambda: self._creator.make_ahead(template, sandbox_id)))
-        try:
-            return await asyncio.shield(making)
-        except asyncio.CancelledError:  # a stop: what the thread still makes is nobody's
-            with contextlib.suppress(CloisterError, OSError):  # it was not made
-                pooled = await making
-                await self._in_thread(lambda: self._creator.discard(sandbox_id, pooled.sandbox))
-            raise
-        finally:
-            if making.cancelled() or making.exception() is not None:
-                self._ahead.discard(sandbox_id)
-
-    async def _start_ahead(self, pooled: Pooled) -> None:
-        sandbox_id = pooled.record.sandbox_id
-        try:
-            await self._wait_started(pooled.record, pooled.sandbox, runs=False)
-        finally:
-            loop = asyncio.get_running_loop()
-            loop.call_soon(self._ahead.discard, sandbox_id)  # not before the pool has it
-        loop.add_reader(pooled.sandbox.pidfd, lambda: self._spawn(self._end_pooled(pooled)))
-
-    async def _end_pooled(self, pooled: Pooled) -> None:
-        asyncio.get_running_loop().remove_reader(pooled.sandbox.pidfd)
-        self._pool.claim(pooled.record.sandbox_id)
-        await self._in_thread(lambda: self._creator.discard(pooled.record.sandbox_id, pooled.sandbox))
-
-    async def _make_room(self, template: str) -> bool:
-        """Let sandboxes made ahead of other templates go, when they hold the zone that this one needs. Whether that gave it one."""
-        found = self._catalog.find(template)
-        deadline = time.monotonic() + _ROOM_WAIT_S
-        made = False
-        while not await self._in_thread(lambda: self._host.runtime.has_room(self._catalog.zone_key(found))):
-            given = self._pool.give_way(_key(template, found))
-            await asyncio.gather(*(self._end_pooled(pooled) for pooled in given))
-            made = made or bool(given)
-            if not made or time.monotonic() > deadline:
-                return False
-            await asyncio.sleep(_ROOM_POLL_S)  # what a sandbox held is given back behind its end
-        return made
-
-    async def _wait_started(self, record: SandboxRecord, sandbox: RuntimeSandbox, *, runs: bool) -> SandboxRecord:
-        """Until what the template starts is up. Raises: StartFailedError; nothing of the sandbox is left then."""
-        if sandbox.starting is None:
-            return record
-        try:
-            await readable(sandbox.starting, self._catalog.start_timeout_s + _START_GRACE_S)
-        except asyncio.CancelledError:  # a stop
-            await self._in_thread(lambda: self._creator.discard(record.sandbox_id, sandbox))
-            raise
-        return await self._in_thread(lambda: self._creator.finish(record, sandbox, runs=runs))
-
     # ---- NodeService ----
 
     async def reserve(self, template: str) -> str:
         """See :class:`NodeService`."""
-        found = self._catalog.find(template)
+        reserved = self._maker.reserve(template)
         self.on_asked(template)
-        return self._pool.reserve(_key(template, found), found.build_id) or new_sandbox_id()
+        return reserved
 
     async def create(self, request: SandboxRequest) -> SandboxRecord:
         """See :class:`NodeService`. Raises: TemplateNotFoundError, NoCapacityError, IsolationError, RuntimeFailedError."""
         sandbox_id = request.sandbox_id
-        if any(sandbox_id in ids for ids in (self._live, self._creating, self._starting, self._dead)):
+        if any(sandbox_id in ids for ids in (self._live, self._creating, self._dead)):
             raise AlreadyExistsError(f"there is a sandbox {sandbox_id} already")
         if self.ceiling is not None and request.limits is not None:
             self.ceiling.check(request.limits)
-        self._creating[sandbox_id] = time.monotonic()
+        self._creating.add(sandbox_id)
         return await asyncio.shield(asyncio.create_task(self._create_and_watch(request)))  # runs to its end, whoever still waits for it
 
     async def _create_and_watch(self, request: SandboxRequest) -> SandboxRecord:
         began = time.monotonic()
-        pooled = self._pool.claim(request.sandbox_id)
-        if pooled is not None:
-            asyncio.get_running_loop().remove_reader(pooled.sandbox.pidfd)
         try:
-            record, sandbox = await self._create_in_a_zone(request, pooled)
-            self._creating.pop(request.sandbox_id, None)  # nobody is to wait for a template's own commands
-            self._starting[request.sandbox_id] = asyncio.current_task()
-            record = await self._wait_started(record, sandbox, runs=True)
-            self._watch(record, sandbox, cpu_before_s=0.0 if pooled is None else sandbox.cpu_used_s())
+            record, sandbox, made_ahead = await self._maker.create(request)
+            self._watch(record, sandbox, cpu_before_s=sandbox.cpu_used_s() if made_ahead else 0.0)
         finally:
-            self._creating.pop(request.sandbox_id, None)
-            self._starting.pop(request.sandbox_id, None)
+            self._creating.discard(request.sandbox_id)
         seconds = round(time.monotonic() - began, 3)
-        made_ahead = pooled is not None and pooled.sandbox is sandbox
         self._creations["cold" if sandbox.cold else "made_ahead" if made_ahead else "forked"] += 1
         how = {"seconds": seconds, "made_ahead": made_ahead, "cold": sandbox.cold}
         _log.info("sandbox.created", sandbox_id=record.sandbox_id, template=record.template, **how)
         return record
-
-    async def _create_in_a_zone(self, request: SandboxRequest, pooled: Pooled | None) -> tuple[SandboxRecord, RuntimeSandbox]:
-        try:
-            return await self._make(request.template, lambda: self._creator.create(request, pooled))
-        except NoCapacityError:
-            if not await self._make_room(request.template):
-                raise
-        return await self._make(request.template, lambda: self._creator.create(request, None))
-
-    async def _make(self, template: str, work: Callable[[], _T]) -> _T:
-        """In a lane of the template's own, unless it is a stock template."""
-        return await self._lanes.run(self._catalog.zone_key(self._catalog.find(template)) if is_build_id(template) else None, work)
 
     async def kill(self, sandbox_id: str, reason: EndReason) -> bool:
         """See :class:`NodeService`."""
@@ -493,8 +357,3 @@ class Supervisor:
 
     async def _in_thread(self, work: Callable[[], _T]) -> _T:
         return await asyncio.get_running_loop().run_in_executor(self._workers, work)
-
-
-def _key(asked: str, found: Template) -> str:
-    """By which the pool knows a template: a build asked for by its id stays that one; another name may come to mean a newer build."""
-    return found.build_id if asked == found.build_id else found.template_id

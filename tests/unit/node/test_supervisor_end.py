@@ -19,6 +19,7 @@ from cloister.model.resources import Limits
 from cloister.model.sandbox import EndReason, SandboxRecord, SandboxRequest, SandboxState
 from cloister.node import supervisor as supervisor_module
 from cloister.node.journal import Journal
+from cloister.node.maker import Maker
 from cloister.node.pool import Pooled, PoolSize
 from cloister.node.supervisor import Supervisor
 from cloister.runtime.base import Usage
@@ -94,7 +95,8 @@ def may_release() -> Iterator[threading.Event]:
 def supervisor_on(journal: Journal, may_release: threading.Event) -> Supervisor:
     """A supervisor of fake sandboxes."""
     creator, host = FakeCreator(journal, may_release), SimpleNamespace(network=SimpleNamespace(take_refusals=list))
-    return Supervisor(cast("Any", host), cast("Any", None), journal, cast("Any", creator), (), PoolSize(0))
+    maker = Maker(cast("Any", creator), cast("Any", None), lambda _key: True, PoolSize(0))
+    return Supervisor(cast("Any", host), cast("Any", None), journal, maker, ())
 
 
 def request(name: str) -> SandboxRequest:
@@ -159,11 +161,11 @@ async def test_a_stop_ends_the_pool_though_what_it_makes_fails(tmp_path: Path, m
         assert fail.wait(10)
         raise NoCapacityError("the disk is full")
 
-    supervisor._creator.make_ahead = make_ahead  # type: ignore[assignment]
-    supervisor._pool._size = PoolSize(1, ("t",))
-    supervisor._pool.want("t")
-    supervisor._creator.prepare = lambda _template: None  # type: ignore[method-assign, assignment]
-    supervisor._spawn(supervisor._pool.run())
+    maker = supervisor._maker
+    maker._creator = cast("Any", SimpleNamespace(make_ahead=make_ahead, prepare=lambda _template: None))
+    maker._pool._size = PoolSize(1, ("t",))
+    maker._pool.want("t")
+    maker.run()
     assert await asyncio.to_thread(began.wait, 5)
     stopping = asyncio.create_task(supervisor.stop(keep_sandboxes=False))
     await asyncio.sleep(0.05)
