@@ -12,8 +12,8 @@ from cloister.errors import TemplateNotFoundError
 from cloister.model.build import BuildFiles, BuildRequest, BuildStep, ImageSource
 from cloister.model.template import Template
 from cloister.protocol.archive import archive_digest
+from cloister.template.building.recipe import BuildParts, run_build
 from cloister.template.interfaces import BaseImage, BoxSpec, Cancellation, Command
-from cloister.template.recipe import BuildParts, run_build
 from framework.build_node import LIMITS, BuildNode, NoCancellation
 from framework.fake_workbench import FakeImages, RecordedLog
 

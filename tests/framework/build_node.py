@@ -18,9 +18,9 @@ from cloister.network.dns_relay import host_nameservers
 from cloister.node.catalog import Catalog
 from cloister.node.host import NodeHost, build_host, open_host
 from cloister.template.agenttree import agent_tree
-from cloister.template.copier import BuildPlace
+from cloister.template.building.copier import BuildPlace
+from cloister.template.building.workbench import NodeWorkbench
 from cloister.template.layers import LayerStore
-from cloister.template.workbench import NodeWorkbench
 
 __all__ = ["LIMITS", "BuildNode", "NoCancellation", "build_node", "node_at"]
 

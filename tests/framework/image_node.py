@@ -12,12 +12,12 @@ from cloister.model.build import ImageSource
 from cloister.model.resources import Limits
 from cloister.runtime.namespace.step import StepRunner
 from cloister.template.builder import BuildContext
-from cloister.template.images import Images
-from cloister.template.imagetools import ImageTools
+from cloister.template.images.library import Images
+from cloister.template.images.reference import ImageMap
+from cloister.template.images.registries import Registries
+from cloister.template.images.tools import ImageTools
 from cloister.template.interfaces import BaseImage, BoxSpec, Command
 from cloister.template.progress import PlainProgress
-from cloister.template.reference import ImageMap
-from cloister.template.registries import Registries
 from framework.build_node import LIMITS, BuildNode, NoCancellation, build_node
 from framework.image_tools import ensure_tree
 from framework.pretend_internet import PretendInternet

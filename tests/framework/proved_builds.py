@@ -53,7 +53,7 @@ BUILD_STEPS = (
     ),
     Step(
         "files of the host left out of layers",
-        "src/cloister/template/copier.py",
+        "src/cloister/template/building/copier.py",
         '"\\n".join(self._of_the_host(sandbox))',
         '""',
         "cannot_keep_files_of_the_host",
@@ -74,7 +74,7 @@ BUILD_STEPS = (
     ),
     Step(
         "layers without programs for the copier",
-        "src/cloister/template/copier.py",
+        "src/cloister/template/building/copier.py",
         "sealed = MountFlag.NO_SUID | MountFlag.NO_DEV | MountFlag.NO_EXEC",
         "sealed = MountFlag.NO_SUID | MountFlag.NO_DEV",
         "copier_cannot",
@@ -109,14 +109,14 @@ BUILD_STEPS = (
     ),
     Step(
         "steps that are dead before their layer is made",
-        "src/cloister/template/workbench.py",
+        "src/cloister/template/building/workbench.py",
         '        self._check_life("the step failed", 0.0)\n        self.sandbox.kill()',
         '        self._check_life("the step failed", 0.0)',
         "leave_a_process",
     ),
     Step(
         "zygotes of builds from the base template alone",
-        "src/cloister/template/workbench.py",
+        "src/cloister/template/building/workbench.py",
         "zygote_layers=tree.interpreter,",
         "zygote_layers=None,",
         "forked and zygote_that_others_share",
@@ -130,7 +130,7 @@ BUILD_STEPS = (
     ),
     Step(
         "private layers of a team",
-        "src/cloister/template/images.py",
+        "src/cloister/template/images/library.py",
         'scope = team_id if credentials else ""',
         'scope = ""',
         "anothers_layers_by_their_digests",
@@ -151,21 +151,21 @@ BUILD_STEPS = (
     ),
     Step(
         "variables put in by one pass",
-        "src/cloister/template/expansion.py",
+        "src/cloister/template/building/expansion.py",
         "closings = _closings(text)",
         "closings = {at: one for at in range(len(text)) for one in (_closings(text[at:]).get(0),) if one is not None}",
         "hold_the_server_up",
     ),
     Step(
         "bound of a line of output",
-        "src/cloister/template/steplog.py",
+        "src/cloister/template/building/steplog.py",
         "            self._add(rest[:whole])\n        self._partial[stream] = rest[whole:]",
         "            pass\n        self._partial[stream] = rest",
         "fill_the_servers_memory",
     ),
     Step(
         "bound of an image's variables",
-        "src/cloister/template/imagerecords.py",
+        "src/cloister/template/images/records.py",
         "<= _MAX_ALL_TEXTS",
         ">= 0",
         "variables_without_bound",
@@ -200,14 +200,14 @@ BUILD_STEPS = (
     ),
     Step(
         "files of the store's disk that layers leave",
-        "src/cloister/template/copier.py",
+        "src/cloister/template/building/copier.py",
         "if disk.f_files and ",
         "if not disk.f_files and ",
         "forked and take_the_files",
     ),
     Step(
         "bytes of the store's disk that layers leave",
-        "src/cloister/template/copier.py",
+        "src/cloister/template/building/copier.py",
         "if free_mib - wanted_mib < self._place.disk_reserve_mib:",
         "if free_mib < 0:",
         "forked and beyond_its_reserve",
@@ -260,7 +260,7 @@ BUILD_STEPS = (
     ),
     Step(
         "the host's door is for the listed name",
-        "src/cloister/template/registries.py",
+        "src/cloister/template/images/registries.py",
         "return self._doors.get(name.lower())",
         "return _door(name) if _is_loopback(name) else None",
         "another_port",
@@ -281,7 +281,7 @@ BUILD_STEPS = (
     ),
     Step(
         "what prepares images sees nothing of the host",
-        "src/cloister/template/importer.py",
+        "src/cloister/template/images/importer.py",
         "spec = BoxSpec(limits=work.limits, allow_internet=False, host_layer=False)",
         "spec = BoxSpec(limits=work.limits)",
         "use_what_prepares_it",

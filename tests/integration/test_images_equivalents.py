@@ -11,10 +11,10 @@ import pytest
 from cloister.runtime.namespace.step import StepRunner
 from cloister.template.bootstrap import Bootstrap, host_mirror
 from cloister.template.builder import BuildContext
-from cloister.template.images import Images
-from cloister.template.imagetools import ImageTools
+from cloister.template.images.library import Images
+from cloister.template.images.reference import ImageMap
+from cloister.template.images.tools import ImageTools
 from cloister.template.progress import PlainProgress
-from cloister.template.reference import ImageMap
 from framework.build_node import build_node
 from framework.image_node import ImageNode
 from framework.image_tools import ensure_tree

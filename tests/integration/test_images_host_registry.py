@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from cloister.errors import BuildError
-from cloister.template.registries import Registries
+from cloister.template.images.registries import Registries
 from framework.host_registry import HostRegistry, host_registry
 from framework.image_node import ImageNode, host_node
 from framework.pretend_internet import write_certificates

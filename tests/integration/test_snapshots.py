@@ -18,8 +18,8 @@ from cloister.model.sandbox import SandboxRecord, SandboxState
 from cloister.model.template import Template
 from cloister.node.snapshots import SnapshotName, Snapshots
 from cloister.runtime.namespace.sandbox import NamespaceSandbox
+from cloister.template.building.workbench import NodeBuildSandbox
 from cloister.template.interfaces import BoxSpec, Command
-from cloister.template.workbench import NodeBuildSandbox
 from framework.build_node import LIMITS, BuildNode, NoCancellation, build_node
 
 pytestmark = [pytest.mark.root, pytest.mark.templates]

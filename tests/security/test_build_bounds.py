@@ -15,8 +15,8 @@ from cloister.model.build import BuildStatus
 from cloister.model.resources import Limits
 from cloister.model.template import Template
 from cloister.node.trial import NodeTrial
-from cloister.template.expansion import MAX_VALUE, expand
-from cloister.template.imagerecords import read_facts
+from cloister.template.building.expansion import MAX_VALUE, expand
+from cloister.template.images.records import read_facts
 from cloister.template.layers import LayerStore
 from framework.fake_builds import Node, build_id, eventually, request
 from framework.fake_workbench import FakeCancellation, FakeWorkbench

@@ -21,11 +21,11 @@ from cloister.errors import BuildError, NoCapacityError, RuntimeFailedError
 from cloister.model.template import Template
 from cloister.node.snapshots import Snapshots
 from cloister.runtime.namespace.plan import AGENT_PYTHON
-from cloister.template import copier
-from cloister.template.copier import Copier
+from cloister.template.building import copier
+from cloister.template.building.copier import Copier
+from cloister.template.building.workbench import NodeBuildSandbox
 from cloister.template.interfaces import BoxSpec, Command
 from cloister.template.layers import Layer
-from cloister.template.workbench import NodeBuildSandbox
 from framework.build_node import LIMITS, BuildNode, NoCancellation, build_node
 
 pytestmark = [pytest.mark.root, pytest.mark.templates]
@@ -277,7 +277,7 @@ print(json.dumps({"error": json.dumps(found), "errno": 0}))
 
 def test_copier_cannot_be_used_by_what_it_copies(node: BuildNode, monkeypatch: pytest.MonkeyPatch) -> None:
     """Were it overtaken, it could change neither the disk nor anything but its own layer, see no host, and reach nobody."""
-    monkeypatch.setattr("cloister.template.copier.AGENT_PYTHON", (*AGENT_PYTHON, "-c", _OVERTAKEN))
+    monkeypatch.setattr("cloister.template.building.copier.AGENT_PYTHON", (*AGENT_PYTHON, "-c", _OVERTAKEN))
     with box(node) as sandbox:
         run(sandbox, "echo mine > /opt/mine; chown 1000 /opt/mine; chmod 600 /opt/mine")
         with pytest.raises(RuntimeFailedError) as caught:

@@ -10,8 +10,8 @@ import pytest
 from e2b import BuildException, Sandbox, Template
 
 from cloister.errors import BuildError
+from cloister.template.images.registries import Registries
 from cloister.template.interfaces import BoxSpec, Command, HostDoor
-from cloister.template.registries import Registries
 from framework.build_node import LIMITS, NoCancellation
 from framework.hostile_registry import Canary, HostileRegistry, canary, hostile_registry
 from framework.image_node import ImageNode, host_node

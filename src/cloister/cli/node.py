@@ -37,7 +37,7 @@ from cloister.node.snapshots import Snapshots
 from cloister.node.supervisor import Supervisor
 from cloister.node.warming import Warming
 from cloister.telemetry.logging import configure_logging
-from cloister.template.copier import BuildPlace
+from cloister.template.building.copier import BuildPlace
 from cloister.template.garbage import Collector
 from cloister.template.layers import LayerStore
 

@@ -19,16 +19,16 @@ from cloister.node.warming import Warming
 from cloister.runtime.namespace.step import StepRunner
 from cloister.template.bootstrap import Bootstrap
 from cloister.template.builder import BuildContext
-from cloister.template.copier import BuildPlace
-from cloister.template.images import Images
-from cloister.template.imagetools import ImageTools
+from cloister.template.building.copier import BuildPlace
+from cloister.template.building.recipe import BuildParts, run_build
+from cloister.template.building.workbench import NodeWorkbench
+from cloister.template.images.library import Images
+from cloister.template.images.reference import ImageMap
+from cloister.template.images.registries import Registries
+from cloister.template.images.tools import ImageTools
 from cloister.template.interfaces import BuildLog, Cancellation
 from cloister.template.layers import LayerStore
 from cloister.template.progress import PlainProgress
-from cloister.template.recipe import BuildParts, run_build
-from cloister.template.reference import ImageMap
-from cloister.template.registries import Registries
-from cloister.template.workbench import NodeWorkbench
 
 __all__ = ["BuildHost", "make_builds"]
 

@@ -1,9 +1,9 @@
 """Template builds of clients on this node: which wait, which run, how each ended, and that each does end.
 
-Owns the records below ``<data>/node/builds`` and a thread for each build that runs; how a template is built is ``template/recipe.py``'s.
-Thread-safe and blocking: the supervisor calls it from worker threads. Invariants: a build that was taken on ends exactly once, with
-``ready`` or ``error``, whatever happens to this process (I8); what was cancelled never becomes ready; credentials are gone when it has
-ended.
+Owns the records below ``<data>/node/builds`` and a thread for each build that runs; how a template is built is
+``template/building/recipe.py``'s. Thread-safe and blocking: the supervisor calls it from worker threads. Invariants: a build that was taken
+on ends exactly once, with ``ready`` or ``error``, whatever happens to this process (I8); what was cancelled never becomes ready;
+credentials are gone when it has ended.
 
 ::
 
@@ -43,7 +43,7 @@ _JOIN_S = 30.0
 
 
 class Recipe(Protocol):
-    """Makes a request's layers (template/recipe.py)."""
+    """Makes a request's layers (template/building/recipe.py)."""
 
     def __call__(self, request: BuildRequest, log: BuildLog, cancellation: Cancellation, /) -> Template:
         """The template, without what a trial finds out. Raises: BuildError with its step, NoCapacityError."""

@@ -22,7 +22,7 @@ from cloister.model.template import Template
 from cloister.runtime.base import RuntimeSandbox
 from cloister.runtime.namespace.sandbox import NamespaceSandbox
 from cloister.runtime.spec import MAX_LAYERS
-from cloister.template.copier import BuildPlace, Copier, NewLayer
+from cloister.template.building.copier import BuildPlace, Copier, NewLayer
 from cloister.template.layers import layer_key
 
 __all__ = ["SnapshotName", "Snapshots"]

@@ -22,8 +22,8 @@ from cloister.model.build import FINALIZE_STEP
 from cloister.model.resources import Limits
 from cloister.model.template import Template
 from cloister.protocol.startup import Attempt, Tail, never_ready, ready_pauses, start_died
+from cloister.template.building.steplog import OutputLines
 from cloister.template.interfaces import BoxSpec, BuildLog, BuildSandbox, Cancellation, Command, Workbench
-from cloister.template.steplog import OutputLines
 
 __all__ = ["NodeTrial"]
 

@@ -2,11 +2,11 @@
 
 ::
 
-    node/builds.py      queue, threads, logs on disk, cancel, resumption        asks template/recipe.py
-    template/recipe.py  one build from request to template: keys, cache, steps  asks the protocols below
-    template/workbench.py   sandboxes for steps, and layers made of them        Workbench
-    template/images.py      OCI images and their equivalents to layers          ImageLibrary
-    node/trial.py           start and ready command tried, languages found      Trial
+    node/builds.py                   queue, threads, logs on disk, cancel, resumption          asks template/building/recipe.py
+    template/building/recipe.py      one build from request to template: keys, cache, steps    asks the protocols below
+    template/building/workbench.py   sandboxes for steps, and layers made of them              Workbench
+    template/images/library.py       OCI images and their equivalents to layers                ImageLibrary
+    node/trial.py                    start and ready command tried, languages found            Trial
 
 All of it blocks and runs in a build's own thread. Whatever takes long listens to a :class:`Cancellation`.
 """

@@ -5,7 +5,7 @@ The packages hold the programs as their makers built them, and no script of thei
 
 from __future__ import annotations
 
-from cloister.template.equivalents import Equivalent
+from cloister.template.images.equivalents import Equivalent
 
 __all__ = ["install_script"]
 

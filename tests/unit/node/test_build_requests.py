@@ -8,7 +8,7 @@ import pytest
 
 from cloister.errors import InvalidRequestError
 from cloister.node.requests import build_id_of, label_of, parse_build
-from cloister.template.stepcheck import check_request
+from cloister.template.building.stepcheck import check_request
 
 FILES = {"path": "team/archive.1", "digest": "0" * 64}
 COPY = {"kind": "COPY", "args": ["a", "b"], "files": FILES}

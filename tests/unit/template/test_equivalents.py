@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from cloister.template.equivalents import find_equivalent
-from cloister.template.reference import parse_reference
+from cloister.template.images.equivalents import find_equivalent
+from cloister.template.images.reference import parse_reference
 from cloister.template.scripts import install_script
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from cloister.errors import BuildError
-from cloister.template.expansion import expand, expand_value
+from cloister.template.building.expansion import expand, expand_value
 
 _VARIABLES = {"A": "1", "B": "two words", "E": "", "N": "a\nb", "D": "$A", "Q": "'\"`$(id)"}
 

@@ -14,11 +14,11 @@ from cloister.errors import BuildError
 from cloister.model.build import ImageSource
 from cloister.model.resources import Limits
 from cloister.model.template import Template
-from cloister.template.images import Images
-from cloister.template.imagetools import ImageTools
+from cloister.template.images.library import Images
+from cloister.template.images.reference import ImageMap
+from cloister.template.images.tools import ImageTools
 from cloister.template.interfaces import BaseImage, BoxSpec, BuildLog, Cancellation, Command
 from cloister.template.layers import Layer, LayerStore, layer_key
-from cloister.template.reference import ImageMap
 
 _A, _B = ("sha256:" + 64 * digit for digit in "ab")
 _FACTS: dict[str, Any] = {

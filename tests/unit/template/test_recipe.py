@@ -14,9 +14,9 @@ from cloister.errors import BuildError, NoCapacityError, RuntimeFailedError, Tem
 from cloister.model.build import BuildFiles, BuildRequest, BuildStep, ImageSource
 from cloister.model.resources import Limits
 from cloister.model.template import Template
+from cloister.template.building.recipe import BuildParts, run_build
 from cloister.template.interfaces import BaseImage, Command
 from cloister.template.layers import LayerStore
-from cloister.template.recipe import BuildParts, run_build
 from framework.fake_workbench import FakeCancellation, FakeImages, FakeWorkbench, RecordedLog, add_layer, no_parents
 
 _BASE = "b" * 64

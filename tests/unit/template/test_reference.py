@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from cloister.errors import BuildError, InvalidRequestError
-from cloister.template.reference import ImageMap, parse_reference
+from cloister.template.images.reference import ImageMap, parse_reference
 
 _DIGEST = "sha256:" + "0a" * 32
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from cloister.errors import InvalidRequestError
+from cloister.template.images.registries import Registries
 from cloister.template.interfaces import HostDoor
-from cloister.template.registries import Registries
 
 
 def test_only_the_listed_name_is_a_door() -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from cloister.errors import BuildError
 from cloister.model.build import MAX_STEPS, BuildFiles, BuildRequest, BuildStep, ImageSource
-from cloister.template.stepcheck import check_request
+from cloister.template.building.stepcheck import check_request
 
 _FILES = BuildFiles(path="a", digest="0" * 64)
 _GOOD = BuildStep(kind="RUN", args=("true",))

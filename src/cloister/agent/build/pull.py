@@ -1,8 +1,8 @@
 """Build operation ``pull``: asks a registry for an image, or fetches it, with skopeo.
 
-Runs in a sandbox on the tools tree (template/images.py), so that the network policy of sandboxes holds and whatever a registry answers
-is read here and not on the host. Credentials come with the parameters, lie in a file in memory for the time of a call, and are in no
-argument and no answer. A failure is an answer too, of a kind that the host decides upon::
+Runs in a sandbox on the tools tree (template/images/tools.py), so that the network policy of sandboxes holds and whatever a registry
+answers is read here and not on the host. Credentials come with the parameters, lie in a file in memory for the time of a call, and are in
+no argument and no answer. A failure is an answer too, of a kind that the host decides upon::
 
     {"action": "inspect", reference, username?, password?}  ->  {"digest", "diff_ids", "envs", "user", "workdir", "starts"}
     {"action": "copy", ...}                                 ->  {}, with the layers as plain tars at /.image/<hex of the digest>

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
-from cloister.template.reference import DOCKER_HUB, Reference
+from cloister.template.images.reference import DOCKER_HUB, Reference
 
 __all__ = ["AVAILABLE", "Equivalent", "find_equivalent"]
 

@@ -21,8 +21,8 @@ from cloister.linux.process import wait_pidfd
 from cloister.runtime.namespace.plan import AGENT_PYTHON
 from cloister.runtime.namespace.sandbox import NamespaceSandbox
 from cloister.runtime.spec import MAX_LAYERS, SandboxSpec
-from cloister.template.agentcalls import AgentCalls, Ended, Program, RefusedError
-from cloister.template.copier import BUILD_ZONE, BuildPlace, Copier, NewLayer
+from cloister.template.building.agentcalls import AgentCalls, Ended, Program, RefusedError
+from cloister.template.building.copier import BUILD_ZONE, BuildPlace, Copier, NewLayer
 from cloister.template.hostlayer import HostLayer
 from cloister.template.interfaces import BoxSpec, Cancellation, Command
 from cloister.template.layers import Layer

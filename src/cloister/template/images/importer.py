@@ -18,11 +18,11 @@ from cloister.errors import BuildError, UnavailableError
 from cloister.linux.trees import remove_tree
 from cloister.model.build import BASE_STEP
 from cloister.model.resources import Limits
-from cloister.template.imagerecords import ImageFacts, ImageRecords, Made, read_facts
+from cloister.template.building.steplog import OutputLines
+from cloister.template.images.records import ImageFacts, ImageRecords, Made, read_facts
+from cloister.template.images.registries import Registries
 from cloister.template.interfaces import BoxSpec, BuildLog, BuildSandbox, Cancellation, Workbench
 from cloister.template.layers import LayerStore, layer_key
-from cloister.template.registries import Registries
-from cloister.template.steplog import OutputLines
 
 __all__ = ["Credentials", "Importer", "PullFailedError", "Work"]
 

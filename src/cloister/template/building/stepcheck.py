@@ -7,7 +7,7 @@ import re
 
 from cloister.errors import BuildError
 from cloister.model.build import BASE_STEP, MAX_STEPS, STEP_ARGUMENTS, BuildRequest, BuildStep
-from cloister.template.expansion import MAX_VALUE
+from cloister.template.building.expansion import MAX_VALUE
 
 __all__ = ["check_request", "check_user"]
 

@@ -21,12 +21,12 @@ from cloister.model.build import BASE_STEP, BuildRequest, BuildStep
 from cloister.model.resources import Limits
 from cloister.model.template import Template
 from cloister.runtime.spec import MAX_LAYERS
+from cloister.template.building.perform import Performer, Place
+from cloister.template.building.stepcheck import check_request
+from cloister.template.building.steplog import title
+from cloister.template.building.steprecords import StepRecord, StepRecords, StepState, step_keys
 from cloister.template.interfaces import BuildLog, Cancellation, ImageLibrary, Workbench
 from cloister.template.layers import LayerStore
-from cloister.template.perform import Performer, Place
-from cloister.template.stepcheck import check_request
-from cloister.template.steplog import title
-from cloister.template.steprecords import StepRecord, StepRecords, StepState, step_keys
 
 __all__ = ["BuildParts", "run_build"]
 

@@ -18,11 +18,11 @@ from cloister.linux.beneath import directory_beneath
 from cloister.model.build import BuildStep
 from cloister.model.resources import Limits
 from cloister.runtime.spec import DEFAULT_PATH
-from cloister.template.expansion import expand, expand_value
+from cloister.template.building.expansion import expand, expand_value
+from cloister.template.building.stepcheck import check_user
+from cloister.template.building.steplog import OutputLines
+from cloister.template.building.steprecords import StepState
 from cloister.template.interfaces import BoxSpec, BuildLog, BuildSandbox, Cancellation, Command, Workbench
-from cloister.template.stepcheck import check_user
-from cloister.template.steplog import OutputLines
-from cloister.template.steprecords import StepState
 
 __all__ = ["Performer", "Place"]
 

@@ -21,16 +21,16 @@ from typing import Any
 from cloister.errors import BuildError, TemplateNotFoundError
 from cloister.model.build import BASE_STEP, ImageSource
 from cloister.model.resources import Limits
-from cloister.template.equivalents import AVAILABLE, Equivalent, find_equivalent
-from cloister.template.imagerecords import ImageFacts, ImageRecords
-from cloister.template.imagetools import ImageTools
-from cloister.template.importer import Credentials, Importer, PullFailedError, Work
+from cloister.template.building.stepcheck import check_user
+from cloister.template.images.equivalents import AVAILABLE, Equivalent, find_equivalent
+from cloister.template.images.importer import Credentials, Importer, PullFailedError, Work
+from cloister.template.images.records import ImageFacts, ImageRecords
+from cloister.template.images.reference import ImageMap, Reference, parse_reference
+from cloister.template.images.registries import Registries
+from cloister.template.images.tools import ImageTools
 from cloister.template.interfaces import BaseImage, BoxSpec, BuildLog, Cancellation, Command, Workbench
 from cloister.template.layers import LayerStore, layer_key
-from cloister.template.reference import ImageMap, Reference, parse_reference
-from cloister.template.registries import Registries
 from cloister.template.scripts import install_script
-from cloister.template.stepcheck import check_user
 
 __all__ = ["Images"]
 
