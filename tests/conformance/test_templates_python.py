@@ -16,7 +16,7 @@ from e2b.template.types import BuildInfo, TemplateBuildStatus
 from e2b.template.utils import tar_file_stream
 
 from cloister.control.uploads import Uploads
-from cloister.model.build import BuildRequest, BuildStep
+from cloister.model.build import BuildRequest, BuildStep, ImageSource
 from framework.control_plane import ControlPlane, running_control_plane
 
 pytestmark = pytest.mark.root
@@ -201,7 +201,7 @@ def test_from_template(plane: ControlPlane) -> None:
 
 
 def test_registries(plane: ControlPlane) -> None:
-    """Credentials of a registry and of Google reach the node; Amazon's are refused with what to do instead."""
+    """Credentials of a registry, of Google and of Amazon reach the node; an access key is for Amazon only."""
     build = Template.build(Template().from_image("r.example/x", username="u", password="p"), new_name(), **connection(plane))
     image = request_of(plane, build).image
     assert image is not None
@@ -210,11 +210,12 @@ def test_registries(plane: ControlPlane) -> None:
     image = request_of(plane, build).image
     assert image is not None
     assert (image.username, image.password) == ("_json_key", '{"type": "service_account"}')
-    amazon = Template().from_aws_registry(
-        "1.dkr.ecr.eu-west-1.amazonaws.com/x", access_key_id="a", secret_access_key="s", region="eu-west-1"
-    )
-    with pytest.raises(BuildException, match="get-login-password"):
-        Template.build(amazon, new_name(), **connection(plane))
+    key: Any = {"access_key_id": "a", "secret_access_key": "s", "region": "eu-west-1"}
+    amazon = Template().from_aws_registry("1.dkr.ecr.eu-west-1.amazonaws.com/x", **key)
+    image = request_of(plane, Template.build(amazon, new_name(), **connection(plane))).image
+    assert image == ImageSource(reference="1.dkr.ecr.eu-west-1.amazonaws.com/x", username="a", password="s", is_aws_key=True)
+    with pytest.raises(BuildException, match="is in no registry of Amazon"):
+        Template.build(Template().from_aws_registry("r.example/x", **key), new_name(), **connection(plane))
 
 
 def test_tags_move_and_go(plane: ControlPlane) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from framework.amazon import API_NAME, REGISTRY_NAME
 from framework.pretend_internet import NAMES, PRIVATE_ADDRESS, PretendInternet, pretend_internet
 from framework.registry import NAME
 from framework.server import Server, running_server
@@ -30,8 +31,9 @@ def server(stock_templates: None) -> Iterator[Server]:
 
 @pytest.fixture(scope="session")
 def internet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PretendInternet]:
-    """The one pretend internet of this network namespace, with a name for a registry of images, and a private address."""
-    with pretend_internet(tmp_path_factory.mktemp("internet"), names=(*NAMES, NAME), addresses=(PRIVATE_ADDRESS,)) as made:
+    """The one pretend internet of this network namespace, with names for a registry of images, and a private address."""
+    names = (*NAMES, NAME, API_NAME, REGISTRY_NAME)
+    with pretend_internet(tmp_path_factory.mktemp("internet"), names=names, addresses=(PRIVATE_ADDRESS,)) as made:
         yield made
 
 

@@ -45,11 +45,18 @@ class ImageNode:
     log: str = ""
 
     def base(
-        self, reference: str, limits: Limits = LIMITS, username: str | None = None, password: str | None = None, *, team: str = "team"
+        self,
+        reference: str,
+        limits: Limits = LIMITS,
+        username: str | None = None,
+        password: str | None = None,
+        *,
+        team: str = "team",
+        is_aws_key: bool = False,
     ) -> BaseImage:
         """The image as layers."""
         log = _Log()
-        source = ImageSource(reference=reference, username=username, password=password)
+        source = ImageSource(reference=reference, username=username, password=password, is_aws_key=is_aws_key)
         try:
             return self.images.base(source, team, replace(limits, mem_mib=1024), log, NoCancellation(), force=False)
         finally:

@@ -1,5 +1,5 @@
-"""The servers of the pretend internet, one process in its namespace: DNS (UDP and TCP), and by HTTP and HTTPS httpbin and, under a name of
-its own, git.
+"""The servers of the pretend internet, one process in its namespace: DNS (UDP and TCP), and by HTTP and HTTPS httpbin and, under names
+of their own, git and Amazon's registry service.
 
 Answers ``ready`` on standard output when everything listens, and ends when its standard input does, so that it never outlives its test.
 """
@@ -17,14 +17,16 @@ from typing import Any
 
 from dnslib import QTYPE, RCODE, RR, A
 from dnslib.server import BaseResolver, DNSHandler, DNSLogger, DNSRecord, DNSServer
-from httpbin import app
+from httpbin import app as httpbin
 from werkzeug.serving import make_server
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # started by path and with -P
 
+from framework import amazon
 from framework.git_backend import GitBackend
 
 _TTL_S = 5
+_Application = Callable[[dict[str, Any], Any], Iterable[bytes]]
 _GIT_NAME = "git.example.com"
 
 
@@ -44,12 +46,13 @@ class _Names(BaseResolver):  # type: ignore[misc] # dnslib has no types
         return answer
 
 
-def _by_name(git: GitBackend) -> Callable[[dict[str, Any], Any], Iterable[bytes]]:
-    """Requests for git's name go to it, all others to httpbin."""
+def _by_name(git: GitBackend) -> _Application:
+    """Requests for git's name and Amazon's go to them, all others to httpbin."""
+    others: dict[str, _Application] = {_GIT_NAME: git, amazon.API_NAME: amazon.answer}
+    all_else: _Application = httpbin
 
     def answer(environ: dict[str, Any], start: Any) -> Iterable[bytes]:
-        chosen = git if environ.get("HTTP_HOST", "").partition(":")[0] == _GIT_NAME else app
-        return chosen(environ, start)
+        return others.get(environ.get("HTTP_HOST", "").partition(":")[0], all_else)(environ, start)
 
     return answer
 

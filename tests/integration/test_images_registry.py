@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from cloister.errors import BuildError
+from framework.amazon import KEY_ID, REGISTRY_NAME, SECRET
 from framework.image_node import ImageNode, image_node
 from framework.pretend_internet import PRIVATE_ADDRESS, PretendInternet
 from framework.registry import PASSWORD, USER, Image, Registry, entry, layer, registry
@@ -185,6 +186,17 @@ def test_credentials(hub: Registry, node: ImageNode) -> None:
     assert not set(base.layers) & set(node.base(f"{hub.open}/static:1").layers[:1])
     found = subprocess.run(["grep", "-rlF", "-e", PASSWORD, node.node.store.root], capture_output=True, text=True, check=False)
     assert not [path for path in found.stdout.split() if "/agent/" not in path]
+
+
+def test_credentials_of_amazon(hub: Registry, node: ImageNode) -> None:
+    """An access key is for Amazon, which gives the registry's password for it; a wrong one is refused."""
+    reference = f"{REGISTRY_NAME}:{hub.closed.rpartition(':')[2]}/static:1"
+    with pytest.raises(BuildError, match=r"refused the credentials.*UnrecognizedClientException") as caught:
+        node.base(reference, username=KEY_ID, password="wrong", is_aws_key=True)
+    assert "access key" in str(caught.value.hint)
+    base = node.base(reference, username=KEY_ID, password=SECRET, is_aws_key=True)
+    assert node.run(base, "/hello") == "hello of the image\n"
+    assert SECRET not in node.log
 
 
 def test_image_that_does_not_fit(hub: Registry, node: ImageNode) -> None:

@@ -7,6 +7,7 @@ field of a request is understood, known to be without effect, or refused by name
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 from cloister.api.fields import Fields
@@ -38,6 +39,7 @@ __all__ = [
 
 _ARGS = {"COPY": (2, 4), "RUN": (1, 2), "WORKDIR": (1, 1), "USER": (1, 1), "ENV": (2, 1000)}
 """How many arguments each kind of step has, at least and at most."""
+_AMAZON = re.compile(r"\.dkr[.-]ecr[.-].*\.(amazonaws\.com|on\.aws)(\.cn)?(:[0-9]+)?\Z")
 _IGNORED = ("forceUpload", "resolveSymlinks", "gzip")
 """Of a step: what the client does with it before it is sent."""
 
@@ -96,14 +98,20 @@ def _parse_image(reference: str, registry: dict[str, Any] | None) -> ImageSource
                 reference=reference, username="_json_key", password=_service_account(fields.take("serviceAccountJson", str))
             )
         case "aws":
-            raise InvalidRequestError(
-                "fromImageRegistry.type aws is not supported by this server, which does not ask AWS for passwords",
-                hint="use type registry with the user AWS and the password that `aws ecr get-login-password` prints",
-            )
+            source = _amazon_source(reference, fields)
         case other:
             raise InvalidRequestError(f"fromImageRegistry.type must be registry, gcp or aws, not {other[:50]!r}")
     fields.end()
     return source
+
+
+def _amazon_source(reference: str, fields: Fields) -> ImageSource:
+    if not _AMAZON.search(reference.partition("/")[0]):
+        what = f"'{reference[:200]}' is in no registry of Amazon, whose names are like 123456789012.dkr.ecr.us-east-1.amazonaws.com"
+        raise InvalidRequestError(what, hint="use type registry, with a user name and a password, for any other")
+    fields.take("awsRegion", str)  # the registry's name says it
+    key_id, secret = fields.take("awsAccessKeyId", str), fields.take("awsSecretAccessKey", str)
+    return ImageSource(reference=reference, username=key_id, password=secret, is_aws_key=True)
 
 
 def _service_account(text: str) -> str:

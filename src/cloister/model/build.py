@@ -53,6 +53,8 @@ class ImageSource:
     reference: str
     username: str | None = None
     password: str | None = field(default=None, repr=False)
+    is_aws_key: bool = False
+    """Whether user and password are the id and the secret of an access key, for which Amazon gives the registry's password."""
 
 
 @dataclass(frozen=True, kw_only=True)

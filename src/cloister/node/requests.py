@@ -145,7 +145,7 @@ def _image(data: Any) -> ImageSource:
     username, password = (
         None if fields.get(name) is None else _text(fields[name], f"the image's {name}", _MAX_SECRET) for name in ("username", "password")
     )
-    return ImageSource(reference=reference, username=username, password=password)
+    return ImageSource(reference=reference, username=username, password=password, is_aws_key=_switch(fields, "is_aws_key"))
 
 
 def _steps(data: Any) -> tuple[BuildStep, ...]:

@@ -4,10 +4,12 @@ Runs in a sandbox on the tools tree (template/images/tools.py), so that the netw
 answers is read here and not on the host. Credentials come with the parameters, lie in a file in memory for the time of a call, and are in
 no argument and no answer. A failure is an answer too, of a kind that the host decides upon::
 
-    {"action": "inspect", reference, username?, password?}  ->  {"digest", "diff_ids", "envs", "user", "workdir", "starts"}
+    {"action": "inspect", reference, username?, password?, is_aws_key?}  ->  {"digest", "diff_ids", "envs", "user", "workdir", "starts"}
     {"action": "copy", ...}                                 ->  {}, with the layers as plain tars at /.image/<hex of the digest>
     either                                                  ->  {"failed": one of the kinds below, or "other", "message"}
 
+``is_aws_key``: user and password are an access key's id and secret, with which Debian's helper asks Amazon for the registry's password; it
+gets them by its environment.
 Two further parameters: ``insecure``, whether a registry that has no TLS will do (``plain`` in the answer says that it has none; a
 certificate must be right all the same); ``door``, whether the registry's name is to lead to this sandbox's own loopback (network/door.py).
 """
@@ -24,6 +26,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +48,7 @@ _UNREACHED = (
     "permission denied|EOF|50[234] |status 50[234]|bad gateway|host is down"
 )
 _KINDS = (
+    ("denied", r"GetAuthorizationToken.* StatusCode: 4"),
     ("full", "no space left on device"),
     ("plain", "server gave HTTP response to HTTPS client|first record does not look like a TLS handshake"),
     ("untrusted", "x509:|failed to verify certificate"),
@@ -71,10 +75,10 @@ def run(params: dict[str, Any]) -> dict[str, Any]:
     reference = "docker://" + params["reference"]
     if params.get("door"):
         _lead_here(params["reference"])
-    skopeo = _Skopeo(params)
     try:
-        with _auth_file(params) as auth:
-            return _inspect(skopeo, reference, auth) if params["action"] == "inspect" else _copy(skopeo, reference, auth)
+        with _login(params) as login:
+            skopeo = _Skopeo(params, login.environ)
+            return _inspect(skopeo, reference, login.options) if params["action"] == "inspect" else _copy(skopeo, reference, login.options)
     except _RefusedError as error:
         return {"failed": error.kind, "message": str(error)}
 
@@ -93,18 +97,31 @@ def _registry(reference: str) -> str:
     return reference.split("/", 1)[0]
 
 
+@dataclass(frozen=True)
+class _Login:
+    """Skopeo's options for the credentials, and variables of its environment."""
+
+    options: list[str]
+    environ: dict[str, str]
+
+
 @contextmanager
-def _auth_file(params: dict[str, Any]) -> Iterator[list[str]]:
-    """Skopeo's options for the credentials; the file is gone at the end."""
+def _login(params: dict[str, Any]) -> Iterator[_Login]:
+    """What the credentials need; their files are gone at the end."""
     if not params.get("username"):
-        yield []
+        yield _Login([], {"HOME": "/nonexistent"})
         return
-    words = f"{params['username']}:{params.get('password') or ''}".encode()
-    document = {"auths": {_registry(params["reference"]): {"auth": base64.b64encode(words).decode()}}}
+    registry, username, password = _registry(params["reference"]), params["username"], params.get("password") or ""
     with tempfile.TemporaryDirectory(dir=_MEMORY) as directory:
+        environ = {"HOME": directory}
+        if params.get("is_aws_key"):
+            document: dict[str, Any] = {"credHelpers": {registry: "ecr-login"}}
+            environ |= {"AWS_ACCESS_KEY_ID": username, "AWS_SECRET_ACCESS_KEY": password, "AWS_ECR_DISABLE_CACHE": "true"}
+        else:
+            document = {"auths": {registry: {"auth": base64.b64encode(f"{username}:{password}".encode()).decode()}}}
         path = Path(directory, "auth.json")
         path.write_text(json.dumps(document))
-        yield ["--authfile", str(path)]
+        yield _Login(["--authfile", str(path)], environ)
 
 
 def _inspect(skopeo: _Skopeo, reference: str, auth: list[str]) -> dict[str, Any]:
@@ -168,36 +185,42 @@ def _parsed(raw: bytes) -> dict[str, Any]:
 class _Skopeo:
     """Calls of it for one registry."""
 
-    def __init__(self, params: dict[str, Any]) -> None:
+    def __init__(self, params: dict[str, Any], environ: dict[str, str]) -> None:
+        self._environ = {**os.environ, "XDG_RUNTIME_DIR": "/nonexistent", "TMPDIR": "/var/tmp", **environ}  # noqa: S108
         self._may_be_plain = bool(params.get("insecure"))
         self._has_port = bool(re.search(r":[0-9]+\Z", _registry(params["reference"])))
         self.is_plain = False
         """Whether it has turned out that the registry has no TLS."""
 
     def run(self, words: list[str], timeout_s: int, *, shown: bool = False) -> bytes:
-        """See :func:`_skopeo`. With TLS; without it only when that is allowed, and nothing there speaks it."""
+        """Its standard output, which goes to the log if ``shown``. With TLS; without it only when that is allowed, and nothing there
+        speaks it. Raises: _RefusedError.
+        """
         if not self.is_plain:
             try:
-                return _skopeo(words, timeout_s, shown=shown)
+                return self._call(words, timeout_s, shown=shown)
             except _RefusedError as error:
                 # without a port, plain HTTP is at another one
                 if not self._may_be_plain or not (error.kind == "plain" or (error.kind == "unreached" and not self._has_port)):
                     raise
         self.is_plain = True
         option = "--src-tls-verify=false" if words[0] == "copy" else "--tls-verify=false"
-        return _skopeo([words[0], option, *words[1:]], timeout_s, shown=shown)
+        return self._call([words[0], option, *words[1:]], timeout_s, shown=shown)
 
+    def _call(self, words: list[str], timeout_s: int, *, shown: bool) -> bytes:
+        argv = [_SKOPEO, "--insecure-policy", f"--command-timeout={timeout_s}s", *_PLATFORM, *words]
+        out = sys.stderr if shown else subprocess.PIPE
+        done = subprocess.run(argv, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.PIPE, env=self._environ, check=False)
+        if done.returncode == 0:
+            return done.stdout or b""
+        message = self._helpers_words() or _last_words(done.stderr.decode(errors="replace"))
+        raise _RefusedError(next((kind for kind, signs in _KINDS if re.search(signs, message, re.IGNORECASE)), "other"), message)
 
-def _skopeo(words: list[str], timeout_s: int, *, shown: bool = False) -> bytes:
-    """Its standard output, which goes to the log if ``shown``. Raises: _RefusedError."""
-    argv = [_SKOPEO, "--insecure-policy", f"--command-timeout={timeout_s}s", *_PLATFORM, *words]
-    environ = {**os.environ, "HOME": "/nonexistent", "XDG_RUNTIME_DIR": "/nonexistent", "TMPDIR": "/var/tmp"}  # noqa: S108
-    out = sys.stderr if shown else subprocess.PIPE
-    done = subprocess.run(argv, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.PIPE, env=environ, check=False)
-    if done.returncode == 0:
-        return done.stdout or b""
-    message = _last_words(done.stderr.decode(errors="replace"))
-    raise _RefusedError(next((kind for kind, signs in _KINDS if re.search(signs, message, re.IGNORECASE)), "other"), message)
+    def _helpers_words(self) -> str:
+        """What went wrong with Amazon, of the helper's log."""
+        path = Path(self._environ["HOME"], ".ecr/log/ecr-login.log")
+        found = re.findall(r'level=error .* error="((?:[^"\\]|\\.)*)"', path.read_text()) if path.exists() else []
+        return found[-1].replace('\\"', '"')[-1000:] if found else ""
 
 
 def _last_words(text: str) -> str:

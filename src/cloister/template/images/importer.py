@@ -16,7 +16,7 @@ from typing import Any
 
 from cloister.errors import BuildError, UnavailableError
 from cloister.linux.trees import remove_tree
-from cloister.model.build import BASE_STEP
+from cloister.model.build import BASE_STEP, ImageSource
 from cloister.model.resources import Limits
 from cloister.template.building.steplog import OutputLines
 from cloister.template.images.records import ImageFacts, ImageRecords, Made, read_facts
@@ -58,16 +58,17 @@ class Work:
 class Credentials:
     """A user name and a password, perhaps none, which are shown nowhere."""
 
-    def __init__(self, username: str | None, password: str | None) -> None:
-        self._words = {"username": username, "password": password or ""} if username else {}
+    def __init__(self, source: ImageSource) -> None:
+        self.is_aws_key = source.is_aws_key
+        self._words = {"username": source.username, "password": source.password or ""} if source.username else {}
 
     def __bool__(self) -> bool:
         """Whether there are any."""
         return bool(self._words)
 
-    def params(self) -> dict[str, str | None]:
+    def params(self) -> dict[str, str | bool]:
         """For the fetching program."""
-        return dict(self._words)
+        return {**self._words, "is_aws_key": self.is_aws_key}
 
 
 class Importer:

@@ -69,7 +69,7 @@ class Images:
             raise BuildError(
                 f"image '{found}' cannot be fetched: builds do not reach this host", step=BASE_STEP, hint=hint + _port_note(found.host)
             )
-        credentials = Credentials(source.username, source.password)
+        credentials = Credentials(source)
         try:
             return self._of_registry(found, credentials, team_id, work)
         except PullFailedError as error:
@@ -175,7 +175,7 @@ def _refused(reference: Reference, credentials: Credentials, error: PullFailedEr
     denied = (
         (
             f"{host} refused the credentials for '{reference}': {error}",
-            "check the user name and password of the registry, and that they may read this image",
+            f"check the {'access key' if credentials.is_aws_key else 'user name and password of the registry'}, and what they may read",
         )
         if credentials
         else (
