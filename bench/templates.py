@@ -90,6 +90,15 @@ def first_sandbox(samples: Samples, server: Server) -> None:
         sandbox.kill()
 
 
+def slow_start(samples: Samples, server: Server) -> None:
+    """A template whose start command is up after two seconds: building it, and a sandbox of it at once."""
+    name = f"bench-start-{uuid.uuid4().hex[:8]}"
+    steps = Template().from_template("base").run_cmd(f"echo {name} > /tmp/name")
+    template = steps.set_start_cmd("sleep 2; touch /tmp/up; sleep infinity", "test -e /tmp/up")
+    timed(samples, "start command of 2 s: build", partial(Template.build, template, name, **server.sdk))
+    timed(samples, "start command of 2 s: create", partial(Sandbox.create, name, timeout=60, **server.sdk)).kill()
+
+
 def snapshots(samples: Samples, server: Server) -> None:
     """The files of a sandbox saved while it lives, with little and with much in them."""
     for name, command in (("a few files", "echo x > note"), ("100 MB", "head -c 100000000 /dev/urandom > data")):
@@ -113,6 +122,7 @@ def main() -> None:
                 unpack_on_host(samples, Path(place))
                 builds(samples, server, Path(place))
             first_sandbox(samples, server)
+            slow_start(samples, server)
             snapshots(samples, server)
     print(f"{'ms':44}{'median':>10}{'least':>10}{'most':>10}")
     for name, values in samples.items():
