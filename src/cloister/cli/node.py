@@ -103,8 +103,9 @@ async def _serve(settings: Settings, ready_fd: int | None) -> None:
     beginning = asyncio.create_task(building.begin_after(supervisor.is_resolver_served))
     warming = asyncio.create_task(recent.warm(pool.always, maker.warm))
     if ready_fd is not None:
+        told = {"instance": host.instance.number, "run_dir": str(host.instance.run_dir), "api_uid": host.instance.api_uid}
         with os.fdopen(ready_fd, "w") as ready:
-            json.dump({"instance": host.instance.number, "run_dir": str(host.instance.run_dir), "api_uid": host.instance.api_uid}, ready)
+            json.dump({**told, "why_unusable": catalog.why_unusable()}, ready)
     number = await signals.get()
     keep = number is signal.SIGHUP or settings.on_stop == "keep"
     structlog.get_logger("cloister.node").info("node.stopping", signal=number.name, keep_sandboxes=keep)

@@ -114,6 +114,8 @@ class _Launcher:
             self._api.watcher = asyncio.create_task(self._keep_alive(self._api))
             await self._wait_healthy()
             print(f"cloister ready on {self._url()} (instance {self._info['instance']}, pid {os.getpid()})", flush=True)
+            if self._info["why_unusable"]:
+                print(f"cloister: no sandbox can be created yet: {self._info['why_unusable']}", file=sys.stderr, flush=True)
             await self._stopping.wait()
         except UnavailableError as error:
             print(f"cloister: {error}", file=sys.stderr)

@@ -41,12 +41,19 @@ class Catalog:
         self._host_layer = host_layer
         self._agent_trees: dict[str, AgentTree] = {}
         self._lent: dict[str, Template] = {}
-        with contextlib.suppress(TemplateNotFoundError):  # not built yet: creations say so until it is
-            self.agent_tree()
+        self.why_unusable()  # holds the agent's tree from the start
 
     def templates(self) -> list[Template]:
         """Every stock template that is whole."""
         return self._store.templates()
+
+    def why_unusable(self) -> str:
+        """Why no sandbox can be created now, with the remedy; creations say the same until it is done. Empty when they can."""
+        try:
+            self.agent_tree()
+        except TemplateNotFoundError as error:
+            return f"{error.message} (run: cloister template build all)"
+        return ""
 
     def find(self, name: str) -> Template:
         """By build id; or a stock template by name, id or alias, with or without the tag ``default``. Raises: TemplateNotFoundError."""

@@ -35,7 +35,7 @@ def agent_tree(store_root: Path, base: Template) -> Path:
     """
     path = _tree_path(store_root, base)
     if not path.is_dir():
-        raise TemplateNotFoundError("the agent's tree is not built for this version", hint="run: cloister template build")
+        raise TemplateNotFoundError("the agent's tree is not built for this version", hint="run: cloister template build all")
     return path
 
 

@@ -49,3 +49,8 @@ def test_a_build_without_its_layer_is_not_found(store: LayerStore) -> None:
     store.rootfs("b").rmdir()
     with pytest.raises(TemplateNotFoundError, match="lacks"):
         catalog(store).find(BUILT.build_id)
+
+
+def test_without_the_agent_nothing_can_be_created(store: LayerStore) -> None:
+    """The reason comes with the remedy."""
+    assert catalog(store).why_unusable() == "template 'base' is not built (run: cloister template build all)"
