@@ -63,7 +63,10 @@ def test_builder(plane: ControlPlane, tmp_path: Path) -> None:
     ]
     assert all(step.files is not None for step in request.steps[:3])
     assert seen.pop("assigned")["tags"] == ["prod"]
-    assert "get-login-password" in seen.pop("amazon")
+    image = plane.node.builds[seen.pop("amazon")["buildId"]].image
+    assert image is not None
+    assert (image.username, image.password, image.is_aws_key) == ("a", "s", True)
+    assert "is in no registry of Amazon" in seen.pop("notAmazon")
     assert "already used" in seen.pop("refused")
     assert seen == {
         "hellos": 1,

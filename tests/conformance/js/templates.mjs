@@ -35,11 +35,9 @@ seen.failed = { status: status.status, message: status.reason.message, step: sta
 seen.failure = await nameOf(Template.build(Template().fromImage('debian').runCmd('exit 3'), `${name}-bad`))
 seen.stack = await Template.build(Template().fromImage('debian').runCmd('exit 3'), `${name}-bad`).catch((error) => error.stack.includes('templates.mjs'))
 seen.refused = await messageOf(Template.build(Template().fromImage('debian'), 'base'))
-seen.amazon = await messageOf(
-  Template.build(
-    Template().fromAWSRegistry('1.dkr.ecr.eu-west-1.amazonaws.com/x', { accessKeyId: 'a', secretAccessKey: 's', region: 'eu-west-1' }), `${name}-aws`
-  )
-)
+const accessKey = { accessKeyId: 'a', secretAccessKey: 's', region: 'eu-west-1' }
+seen.amazon = await Template.build(Template().fromAWSRegistry('1.dkr.ecr.eu-west-1.amazonaws.com/x', accessKey), `${name}-aws`)
+seen.notAmazon = await messageOf(Template.build(Template().fromAWSRegistry('r.example/x', accessKey), `${name}-aws`))
 
 seen.assigned = await Template.assignTags(`${name}:v1`, ['prod'])
 seen.tags = (await Template.getTags(name)).map((tag) => tag.tag).sort()
