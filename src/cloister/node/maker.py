@@ -7,7 +7,6 @@ a sandbox is, and how long it lives, is the supervisor's.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import time
 from collections.abc import Callable, Coroutine
@@ -58,6 +57,7 @@ class Maker:
         """Who waits for what a template starts in a sandbox of theirs."""
         self._ahead: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._clearing: set[asyncio.Task[None]] = set()
         source = PoolSource(
             make=self._make_ahead, end=self._end_pooled, is_busy=self._is_busy, prepare=self._prepare, started=self._start_ahead
         )
@@ -75,6 +75,8 @@ class Maker:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        while self._clearing:
+            await asyncio.gather(*self._clearing, return_exceptions=True)
         await self._pool.drain()
 
     def close(self) -> None:
@@ -145,12 +147,22 @@ class Maker:
         """Until what the template starts is up. Raises: StartFailedError; nothing of the sandbox is left then."""
         if sandbox.starting is None:
             return record
+        finishing: asyncio.Task[SandboxRecord] | None = None
         try:
             await readable(sandbox.starting, self._catalog.start_timeout_s + _START_GRACE_S)
-        except asyncio.CancelledError:  # a stop
-            await self._in_thread(lambda: self._creator.discard(record.sandbox_id, sandbox))
+            finishing = asyncio.create_task(self._in_thread(lambda: self._creator.finish(record, sandbox, runs=runs)))
+            return await asyncio.shield(finishing)
+        except asyncio.CancelledError:  # a stop, or the build was dropped
+            await self._surely(self._discard_started(record.sandbox_id, sandbox, finishing))
             raise
-        return await self._in_thread(lambda: self._creator.finish(record, sandbox, runs=runs))
+
+    async def _discard_started(self, sandbox_id: str, sandbox: RuntimeSandbox, finishing: asyncio.Task[SandboxRecord] | None) -> None:
+        try:
+            if finishing is not None:
+                await finishing
+        except (CloisterError, OSError):  # nothing is left of it
+            return
+        await self._in_thread(lambda: self._creator.discard(sandbox_id, sandbox))
 
     # ---- ahead of requests ----
 
@@ -179,14 +191,21 @@ class Maker:
         making = asyncio.create_task(self._make(template, lambda: self._creator.make_ahead(template, sandbox_id)))
         try:
             return await asyncio.shield(making)
-        except asyncio.CancelledError:  # a stop: what the thread still makes is nobody's
-            with contextlib.suppress(CloisterError, OSError):  # it was not made
-                pooled = await making
-                await self._in_thread(lambda: self._creator.discard(sandbox_id, pooled.sandbox))
+        except asyncio.CancelledError:  # a stop, or the build was dropped: what the thread still makes is nobody's
+            await self._surely(self._discard_made(sandbox_id, making))
             raise
+        except BaseException:
+            self._ahead.discard(sandbox_id)
+            raise
+
+    async def _discard_made(self, sandbox_id: str, making: asyncio.Task[Pooled]) -> None:
+        try:
+            pooled = await making
+            await self._in_thread(lambda: self._creator.discard(sandbox_id, pooled.sandbox))
+        except (CloisterError, OSError):  # it was not made
+            pass
         finally:
-            if making.cancelled() or making.exception() is not None:
-                self._ahead.discard(sandbox_id)
+            self._ahead.discard(sandbox_id)
 
     async def _start_ahead(self, pooled: Pooled) -> None:
         sandbox_id = pooled.record.sandbox_id
@@ -200,12 +219,19 @@ class Maker:
     async def _end_pooled(self, pooled: Pooled) -> None:
         asyncio.get_running_loop().remove_reader(pooled.sandbox.pidfd)
         self._pool.claim(pooled.record.sandbox_id)
-        await self._in_thread(lambda: self._creator.discard(pooled.record.sandbox_id, pooled.sandbox))
+        await self._surely(self._in_thread(lambda: self._creator.discard(pooled.record.sandbox_id, pooled.sandbox)))
 
     def _is_busy(self) -> bool:
         """Whether clients wait for creations on every processor, so that none is left to make one ahead."""
         oldest = time.monotonic() - _NEW_S
         return sum(began > oldest for began in self._making.values()) >= (os.cpu_count() or 1)
+
+    async def _surely(self, work: Coroutine[Any, Any, None]) -> None:
+        """To its end, also when who waits for it is cancelled once more."""
+        task = asyncio.create_task(work)
+        self._clearing.add(task)
+        task.add_done_callback(self._clearing.discard)
+        await asyncio.shield(task)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)

@@ -228,10 +228,13 @@ class Pool:
             try:
                 await asyncio.wait({making}, timeout=_TURN_S)
             except asyncio.CancelledError:
-                making.cancel()
-                await asyncio.gather(making, return_exceptions=True)
+                await self._give_up(making)
                 raise
-        pooled = await making
+        try:
+            pooled = await asyncio.shield(making)
+        except asyncio.CancelledError:
+            await self._give_up(making)
+            raise
         pooled.key = key
         await self._source.started(pooled)
         self._ready[pooled.record.sandbox_id] = pooled
@@ -239,6 +242,18 @@ class Pool:
             self._wanted[key].failures = 0
         async with self._news:
             self._news.notify_all()
+
+    async def _give_up(self, making: asyncio.Future[Pooled]) -> None:
+        """Cut it off; what is made all the same is ended, also when this is cancelled too."""
+
+        def take(made: asyncio.Future[Pooled]) -> None:
+            if not made.cancelled() and made.exception() is None:
+                self._stale.append(made.result())
+                self._wake.set()
+
+        making.add_done_callback(take)
+        making.cancel()
+        await asyncio.gather(making, return_exceptions=True)
 
     def _put_off(self, key: str, error: Exception) -> None:
         wanted = self._wanted.get(key)

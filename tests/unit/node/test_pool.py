@@ -243,6 +243,25 @@ async def test_what_is_ready_of_a_dropped_build_is_ended_at_once(maker: Maker) -
     task.cancel()
 
 
+@pytest.mark.parametrize("steps", range(8))
+async def test_what_is_made_at_the_moment_of_a_drop_is_ended(maker: Maker, steps: int) -> None:
+    """Whichever step of the making the drop falls into, and a stop right behind it."""
+    maker.stuck["b"] = asyncio.Event()
+    maker.build = "b"
+    pool = pool_of(maker, each=1, always=())
+    task = await settle(pool)
+    pool.want("b")
+    await asyncio.sleep(0.05)
+    maker.stuck["b"].set()
+    for _ in range(steps):
+        await asyncio.sleep(0)
+    pool.drop("b")
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    await pool.drain()
+    assert (pool.ids(), maker.ended) == (set(), maker.made)
+
+
 async def test_what_nobody_asks_for_any_more_is_ended(maker: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its zone can be given back; what is reserved, and templates that are always wanted, stay."""
     monkeypatch.setattr(pool_module, "_ROUND_S", 0.02)

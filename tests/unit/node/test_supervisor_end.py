@@ -171,3 +171,36 @@ async def test_a_stop_ends_the_pool_though_what_it_makes_fails(tmp_path: Path, m
     await asyncio.sleep(0.05)
     fail.set()
     await asyncio.wait_for(stopping, 3)
+
+
+async def test_a_stop_right_after_a_drop_leaves_nothing_of_what_is_being_made(tmp_path: Path, may_release: threading.Event) -> None:
+    """Both give up the making, and what comes of it all the same is ended before the stop is over."""
+    supervisor = supervisor_on(Journal(tmp_path / "j"), may_release)
+    began, go_on = threading.Event(), threading.Event()
+    made: list[str] = []
+    discarded: list[str] = []
+
+    def make_ahead(_template: str, sandbox_id: str) -> Any:
+        began.set()
+        assert go_on.wait(10)
+        made.append(sandbox_id)
+        return SimpleNamespace(sandbox=None)
+
+    def discard(sandbox_id: str, _sandbox: object) -> None:
+        time.sleep(0.1)
+        discarded.append(sandbox_id)
+
+    maker = supervisor._maker
+    maker._creator = cast("Any", SimpleNamespace(make_ahead=make_ahead, prepare=lambda _template: None, discard=discard))
+    maker._pool._size = PoolSize(1)
+    maker._pool.want("t")
+    maker.run()
+    assert await asyncio.to_thread(began.wait, 5)
+    maker.end_made_ahead("t")
+    stopping = asyncio.create_task(supervisor.stop(keep_sandboxes=False))
+    await asyncio.sleep(0.05)
+    go_on.set()
+    await asyncio.wait_for(stopping, 5)
+    assert len(made) == 1
+    assert discarded == made
+    assert maker.ids() == set()
