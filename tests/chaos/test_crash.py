@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import os
 import random
 import signal
 import threading
@@ -14,7 +16,7 @@ from e2b import SandboxException
 from e2b_code_interpreter import Sandbox
 
 from cloister.linux.cgroup import find_tree
-from cloister.node.instance import INSTANCES
+from cloister.node.instance import INSTANCES, RUN_ROOT
 from framework.inside import python
 from framework.server import Server, running_server
 
@@ -33,6 +35,14 @@ def answers(sandbox: Sandbox, code: str, expected: str) -> None:
         else:
             return
     pytest.fail(f"no answer: {last!r}")
+
+
+def lives(pid: int) -> bool:
+    """Whether there is such a process, and not only its exit code."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] not in "ZX"
+    except FileNotFoundError:
+        return False
 
 
 @pytest.mark.parametrize("name", ["node", "api"])
@@ -57,6 +67,41 @@ def test_frozen_sandbox_goes_on_after_the_death_of_who_froze_it(server: Server) 
     server.kill_child("node")
     answers(sandbox, "print(kept + 1)", "42")
     assert sandbox.kill()
+
+
+@pytest.mark.parametrize("is_zone_dying", [False, True])
+def test_frozen_zygote_ends_after_the_death_of_who_froze_it(is_zone_dying: bool) -> None:
+    """A supervisor that dies while it ends a zygote, or its whole zone, leaves processes that stand still; none of them stays."""
+    with running_server() as server:
+        sandbox = Sandbox.create(timeout=300, **server.sdk)
+        python(sandbox, "kept = 41")
+        groups = next(tree for tree in map(find_tree, range(INSTANCES)) if sandbox.sandbox_id in tree.names())
+        frozen = next(name for name in groups.names() if name.endswith("-agent"))
+        groups.freeze(frozen, 10)
+        (zygote,) = (groups.directories(frozen).popitem()[1] / "cgroup.procs").read_text().split()
+        if is_zone_dying:
+            os.kill(int(Path(f"/proc/{zygote}/stat").read_text().rpartition(")")[2].split()[1]), signal.SIGKILL)
+        server.kill_child("node")
+        another = Sandbox.create(timeout=300, **server.sdk)
+        answers(another, "print(6 * 7)", "42")
+        assert not lives(int(zygote))
+        assert another.kill()
+        if not is_zone_dying:
+            answers(sandbox, "print(kept + 1)", "42")
+            assert sandbox.kill()
+
+
+def test_slot_maker_that_was_just_being_started_ends() -> None:
+    """A supervisor that dies before it has noted the slot maker leaves one that nobody knows; the next one ends it."""
+    with running_server() as server:
+        sandbox = Sandbox.create(timeout=300, **server.sdk)
+        instance = next(number for number in range(INSTANCES) if sandbox.sandbox_id in find_tree(number).names())
+        note = RUN_ROOT / str(instance) / "zones" / "0" / "zone.json"
+        slot_maker = json.loads(note.read_text())["pid"]
+        note.unlink()
+        server.kill_child("node")
+        answers(Sandbox.create(timeout=300, **server.sdk), "print(6 * 7)", "42")
+        assert not lives(slot_maker)
 
 
 @pytest.mark.parametrize("name", ["node", "api"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,9 +12,16 @@ import pytest
 from framework.amazon import API_NAME, REGISTRY_NAME
 from framework.pretend_internet import NAMES, PRIVATE_ADDRESS, PretendInternet, pretend_internet
 from framework.registry import NAME
-from framework.server import Server, running_server
+from framework.server import Server, end_killed_servers, running_server
 
-__all__ = ["internet", "online_server", "server", "stock_templates"]
+__all__ = ["clean_host", "internet", "online_server", "server", "stock_templates"]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def clean_host() -> None:
+    """Nothing is left of test runs that were killed."""
+    if os.geteuid() == 0:
+        end_killed_servers()
 
 
 @pytest.fixture(scope="session")

@@ -13,10 +13,12 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import fcntl
 import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from ipaddress import ip_address
@@ -27,6 +29,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from cloister.linux.netns import unpin_netns
 from framework.network_lab import Namespace
 
 __all__ = [
@@ -44,6 +47,7 @@ HOST_ADDRESS, FAR_ADDRESS = "198.51.100.1", "198.51.100.2"
 DNS_ADDRESS, WEB_ADDRESS = "198.51.100.53", "198.51.100.80"
 PRIVATE_ADDRESS = "10.77.0.80"
 NAMES = ("httpbin.org", "www.httpbin.org", "example.com", "git.example.com")
+_LOCK = Path(tempfile.gettempdir()) / "cloister-test-internet.lock"
 _SERVER = Path(__file__).with_name("pretend_server.py")
 _COUNT = """
 table ip pretend {
@@ -59,6 +63,9 @@ class PretendInternet:
     ``directory`` is the test's own. ``host`` is a network namespace that plays the host; None: the one of the calling process. ``names``
     resolve to the web servers, and their certificate is made out for them; every other name does not exist. ``addresses`` are further ones
     that belong to the other side, private ones for instance, and are in the certificate too.
+
+    In the namespace of the calling process there is one at a time: a second test run waits for the first one's end, and what a killed run
+    left is removed.
     """
 
     dns_address = DNS_ADDRESS
@@ -75,6 +82,8 @@ class PretendInternet:
         with ExitStack() as undo:
             self._far = Namespace(directory / "netns")
             undo.callback(self._far.close)
+            if host is None:
+                self._replace_killed(undo)
             self._join(undo)
             write_certificates(self.ca_file, self.certificate, names, addresses)
             self._serve(undo, self.certificate, names)
@@ -85,6 +94,19 @@ class PretendInternet:
             self._host.run(command)
         else:
             subprocess.run(["sh", "-c", command], check=True, capture_output=True)
+
+    def _replace_killed(self, undo: ExitStack) -> None:
+        lock = undo.enter_context(os.fdopen(os.open(_LOCK, os.O_RDWR | os.O_CREAT, 0o600), "r+"))
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        self._remove_link()
+        before = lock.read()
+        if before:
+            unpin_netns(Path(before))
+        lock.seek(0)
+        lock.truncate()
+        lock.write(str(self._far.path))
+        lock.flush()
+        undo.callback(os.truncate, _LOCK, 0)
 
     def _join(self, undo: ExitStack) -> None:
         self._far.run("echo 1 > /proc/sys/net/ipv6/conf/default/disable_ipv6")
@@ -99,7 +121,7 @@ class PretendInternet:
         self._far.run(f"{addresses} && ip link set pi1 up && ip route add default via {HOST_ADDRESS}", f"echo '{_COUNT}' | nft -f -")
 
     def _remove_link(self) -> None:
-        with contextlib.suppress(AssertionError, subprocess.CalledProcessError):  # gone already, with the host's namespace
+        with contextlib.suppress(AssertionError, subprocess.CalledProcessError):  # not there, or gone with the host's namespace
             self._in_host("ip link delete pi0")
 
     def _serve(self, undo: ExitStack, certificate: Path, names: Sequence[str]) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import random
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -17,8 +19,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Server", "running_server"]
+from cloister.node.instance import RUN_ROOT
 
+__all__ = ["Server", "end_killed_servers", "running_server"]
+
+_PREFIX = "cloister-test-"
 _START_TIMEOUT_S = 90.0
 
 
@@ -93,7 +98,7 @@ def _read_env(text: str) -> dict[str, str]:
 def running_server(*options: str, data_dir: Path | None = None) -> Iterator[Server]:
     """A server while the block lasts; afterwards it is stopped and nothing of it may be left on the host."""
     with contextlib.ExitStack() as stack:
-        directory = data_dir or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cloister-test-")))
+        directory = data_dir or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=_PREFIX)))
         directory.chmod(0o755)
         port = free_port()
         log_path = directory / "server.log"
@@ -134,3 +139,35 @@ def _end(server: Server) -> None:
     if server.process.poll() is None:
         server.process.kill()
         server.process.wait()
+
+
+def end_killed_servers(run_root: Path = RUN_ROOT) -> None:
+    """Remove what test servers left that were killed with their test run: a node on the same data directory takes it over, and stops."""
+    for claim in sorted((run_root / "instances").glob("[0-9]")):
+        data_dir = Path(claim.read_text())
+        ours = next((path for path in (data_dir, *data_dir.parents) if path.name.startswith(_PREFIX)), None)
+        if ours is not None and data_dir.exists() and not _is_held(claim):
+            _end_node(data_dir)
+            shutil.rmtree(ours)
+
+
+def _end_node(data_dir: Path) -> None:
+    ready, theirs = os.pipe()
+    command = [sys.executable, "-m", "cloister.cli.main", "node", "--data-dir", str(data_dir), "--ready-fd", str(theirs)]
+    log = data_dir / "server.log"
+    with log.open("ab") as said, os.fdopen(ready) as line:
+        process = subprocess.Popen(command, pass_fds=(theirs,), stderr=said)
+        os.close(theirs)
+        line.readline()
+        process.terminate()
+        code = process.wait(150)
+    assert code == 0, f"what a killed test run left of the server of {data_dir} cannot be removed: {log.read_text()}"
+
+
+def _is_held(claim: Path) -> bool:
+    with claim.open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False

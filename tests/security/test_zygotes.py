@@ -158,7 +158,8 @@ except BlockingIOError:
 def test_zygote_is_confined(server: Server, attacker: Sandbox) -> None:
     """From the host: no power there, no network, a filter, a tree that nobody can write, and namespaces of its own."""
     assert python(attacker, "print(1)") == "1"
-    for kind, pid in zygotes(server).items():
+    found = zygotes(server)
+    for kind, pid in found.items():
         status = dict(line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines() if ":\t" in line)
         assert all(int(uid) >= 0x10000000 for uid in status["Uid"].split()), kind
         assert status["Seccomp"] == "2"
@@ -166,7 +167,7 @@ def test_zygote_is_confined(server: Server, attacker: Sandbox) -> None:
         for name in ("user", "mnt", "pid", "net", "ipc", "uts", "cgroup"):
             assert Path(f"/proc/{pid}/ns/{name}").readlink() != Path(f"/proc/self/ns/{name}").readlink(), name
         for name in ("mnt", "net", "ipc", "uts", "cgroup"):
-            users = [other for other in (*zygotes(server).values(), parent_of(pid)) if in_namespace_of(other, pid, name)]
+            users = [other for other in (*found.values(), parent_of(pid)) if in_namespace_of(other, pid, name)]
             assert users == [pid], name
         links = Path(f"/proc/{pid}/net/dev").read_text().splitlines()[2:]
         assert [line.split(":")[0].strip() for line in links] == ["lo"]

@@ -23,7 +23,9 @@ __all__ = ["CgroupTree", "CgroupUsage", "find_tree", "is_writable"]
 _ROOT = Path("/sys/fs/cgroup")
 _CONTROLLERS = ("memory", "cpu", "cpuacct", "pids", "freezer")
 _PERIOD_US = 100_000
-_REMOVE_ATTEMPTS = 50
+_REMOVE_POLL_S = 0.01
+_REMOVE_WAIT_S = 0.5
+_END_WAIT_S = 10.0
 _FREEZE_POLL_S = 0.002
 _KILL_FREEZE_S = 2.0
 
@@ -97,6 +99,11 @@ class CgroupTree(ABC):
         with contextlib.suppress(FileNotFoundError):
             self._write_frozen(name, frozen=False)
 
+    def thaw_all(self) -> None:
+        """Let every group of this instance go on: v1 kills no process that is frozen, and who froze it may be dead. Raises: OSError."""
+        for name in self.names():
+            self.thaw(name)
+
     def kill_all(self, name: str) -> None:
         """End every process of group ``name``, also if they fork for ever; nothing happens when there is no such group. Raises: OSError."""
         with contextlib.suppress(FileNotFoundError):
@@ -159,10 +166,18 @@ class CgroupTree(ABC):
             raise IsolationError(message, step="cgroup", errno=error.errno or 0) from error
         return fds
 
-    def remove(self, name: str) -> None:
-        """Remove group ``name``; waits a little for the kernel to let go of its last processes. Nothing happens when it is not there."""
+    def remove(self, name: str, wait_s: float = _REMOVE_WAIT_S) -> None:
+        """Remove group ``name``; waits so long for the kernel to let go of its last processes. Nothing happens when it is not there.
+
+        Raises: OSError.
+        """
         for directory in self.directories(name).values():
-            _remove_group(directory)
+            _remove_group(directory, wait_s)
+
+    def end(self, name: str) -> None:
+        """End every process of group ``name``, and remove it. Raises: OSError."""
+        self.kill_all(name)
+        self.remove(name, _END_WAIT_S)
 
     def names(self) -> set[str]:
         """The groups of this instance that exist in any hierarchy."""
@@ -285,16 +300,17 @@ def _fields(path: Path) -> dict[str, int]:
     return {key: int(value) for key, _, value in (line.partition(" ") for line in path.read_text().splitlines())}
 
 
-def _remove_group(directory: Path) -> None:
-    for attempt in range(_REMOVE_ATTEMPTS):
+def _remove_group(directory: Path, wait_s: float = _REMOVE_WAIT_S) -> None:
+    deadline = time.monotonic() + wait_s
+    while True:
         try:
             directory.rmdir()
         except FileNotFoundError:
             return
         except OSError as error:
-            if error.errno != errno.EBUSY or attempt == _REMOVE_ATTEMPTS - 1:
+            if error.errno != errno.EBUSY or time.monotonic() > deadline:
                 raise
-            time.sleep(0.01)  # the kernel frees a killed process's place a moment after it is reaped
+            time.sleep(_REMOVE_POLL_S)  # the kernel frees a killed process's place a moment after it is reaped
 
 
 def find_tree(instance: int, root: Path = _ROOT) -> CgroupTree:

@@ -67,6 +67,7 @@ class NamespaceRuntime:
         self._is_stopping = False
         self._looking_ahead = threading.Lock()
         self._zones = Zones(run_dir / "zones", uid_base, cgroups)
+        cgroups.thaw_all()
         self._zones.adopt_all()
         self._own_groups: set[str] = set()
         """Control groups of sandboxes and build steps that this object has made and not yet removed."""
@@ -277,7 +278,6 @@ class NamespaceRuntime:
             undo.callback(zone.free, slot)
             undo.callback(self.network.release, slot.index)
             undo.callback(_end, pidfd)
-            self.cgroups.thaw(spec.sandbox_id)  # the supervisor that had frozen it is gone
             netns_fd = os.open(f"/proc/{state['pid']}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
             undo.callback(os.close, netns_fd)
             self.network.attach(slot.index, netns_fd, spec.allow_internet)
@@ -296,7 +296,7 @@ class NamespaceRuntime:
         removed = self._zones.kill_strangers()
         found = self.cgroups.names()
         for name in found - known() - self._own_groups - self._zones.groups():
-            self.cgroups.remove(name)
+            self.cgroups.end(name)
             removed.append(f"control group {name}")
         return removed
 

@@ -28,6 +28,7 @@ IDS_PER_SANDBOX = 65_536
 SLOTS_PER_ZONE = 512
 ZONES = 15
 _START_TIMEOUT_S = 20.0
+_END_TIMEOUT_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ class Zone:
 
     @classmethod
     def adopt(cls, number: int, directory: Path) -> Zone | None:
-        """The zone that lives in ``directory``, or None when its slot maker is gone."""
+        """The zone that lives in ``directory``, or None when its slot maker is gone, or ends because it hears nobody any more."""
         try:
             note = json.loads((directory / "zone.json").read_text())
         except (FileNotFoundError, json.JSONDecodeError):
@@ -89,7 +90,14 @@ class Zone:
         pidfd = open_pidfd(note["pid"], note["start_ticks"])
         if pidfd is None:
             return None
-        return cls(number, note["template_key"], pidfd, _connect(directory / "socket"), directory)
+        try:
+            connection = _connect(directory / "socket")
+        except OSError:
+            kill_pidfd(pidfd)
+            wait_pidfd(pidfd, _END_TIMEOUT_S)
+            os.close(pidfd)
+            return None
+        return cls(number, note["template_key"], pidfd, connection, directory)
 
     def is_alive(self) -> bool:
         """Whether the slot maker lives."""
@@ -166,7 +174,7 @@ class Zone:
         """End the slot maker and, with it, every sandbox of the zone."""
         self.on_stop()
         kill_pidfd(self._pidfd)
-        wait_pidfd(self._pidfd, 10)
+        wait_pidfd(self._pidfd, _END_TIMEOUT_S)
         self._connection.close()
         os.close(self._pidfd)
         for name in ("socket", "zone.json"):
@@ -232,5 +240,9 @@ def _expect(sock: socket.socket, word: bytes) -> list[int]:
 def _connect(path: Path) -> socket.socket:
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     connection.settimeout(_START_TIMEOUT_S)
-    connection.connect(str(path))
+    try:
+        connection.connect(str(path))
+    except OSError:
+        connection.close()
+        raise
     return connection

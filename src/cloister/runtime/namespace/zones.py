@@ -32,19 +32,21 @@ class Zones:
         self._stopped = False
 
     def adopt_all(self) -> None:
-        """Find the slot makers that outlived an earlier supervisor; forget the ones that did not."""
+        """Find the slot makers that outlived an earlier supervisor, end what they have of its zygotes, and forget the ones that did not."""
         if not self._directory.is_dir():
             return
         for path in self._directory.iterdir():
             zone = Zone.adopt(int(path.name), path)
             if zone is not None:
                 self._zones[zone.number] = zone
+                for group in groups_of_zygotes(zone.number):
+                    self._cgroups.kill_all(group)
             else:
                 for leftover in path.iterdir():
                     leftover.unlink()
                 path.rmdir()
                 for group in groups_of_zone(int(path.name)):
-                    self._cgroups.remove(group)
+                    self._cgroups.end(group)
 
     def take_slot(self, template_key: str) -> tuple[Zone, Slot]:
         """A free slot in a zone of this template, whose slot maker is started when there is none.
@@ -146,4 +148,9 @@ class Zones:
 
 def groups_of_zone(number: int) -> list[str]:
     """The control groups of a zone: its slot maker's and its zygotes'."""
-    return [f"zone-{number}", *(f"zone-{number}-{kind}" for kind in KINDS)]
+    return [f"zone-{number}", *groups_of_zygotes(number)]
+
+
+def groups_of_zygotes(number: int) -> list[str]:
+    """The control groups of a zone's zygotes; their children are in the groups of their sandboxes."""
+    return [f"zone-{number}-{kind}" for kind in KINDS]
