@@ -17,6 +17,7 @@ import pytest
 
 from cloister.config.load import load
 from cloister.errors import BuildError
+from cloister.linux.cgroup import find_tree
 from cloister.model.template import Template
 from cloister.network.dns_relay import host_nameservers
 from cloister.node.host import build_host
@@ -150,6 +151,9 @@ def test_a_killed_build_leaves_nothing_after_the_next_one(stock: LayerStore) -> 
                 assert process.poll() is None
                 assert time.monotonic() < deadline
                 time.sleep(0.1)
+            (number,) = (path.name for path in Path("/run/cloister/instances").iterdir() if directory in path.read_text())
+            groups = find_tree(int(number))
+            (sandbox,) = (name for name in groups.names() if not name.startswith("zone-"))
             process.send_signal(signal.SIGKILL)
         dead = set(Path(directory).glob("tmp/*"))
         with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environ) as second:
@@ -157,6 +161,7 @@ def test_a_killed_build_leaves_nothing_after_the_next_one(stock: LayerStore) -> 
                 assert second.poll() is None
                 assert time.monotonic() < deadline
                 time.sleep(0.1)
+            assert sandbox not in groups.names(), "what it wrote would come back behind the sweep"
             second.send_signal(signal.SIGTERM)
             assert second.wait(60) == 130
         assert list(Path(directory).glob("tmp/*")) == []

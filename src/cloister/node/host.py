@@ -74,9 +74,13 @@ def _filters() -> ZygoteFilters:
 
 @contextmanager
 def build_host(settings: Settings, upstream_dns: tuple[str, ...]) -> Iterator[NodeHost]:
-    """The parts of a node for the time of a build, its resolver included; everything of it is gone afterwards."""
+    """The parts of a node for the time of a build, its resolver included; everything of it is gone afterwards.
+
+    A sandbox that an earlier build on this data directory left, because it was killed, has ended when this is there.
+    """
     host = open_host(settings, upstream_dns)
     try:
+        host.runtime.sweep(set)
         udp, tcp = host.network.dns_sockets()
         with udp, tcp, relay_process(udp, tcp, upstream_dns, host.instance.api_uid):
             yield host
