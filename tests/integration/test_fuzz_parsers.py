@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import gc
 import json
 import os
 import random
@@ -201,6 +202,7 @@ def parts_of(body: bytes, size: int) -> list[bytes]:
 
 async def test_node_protocol() -> None:
     """A peer on the supervisor's socket that sends anything at all is answered by the end of its channel, and no descriptor stays open."""
+    gc.collect()  # what earlier tests have dropped and not closed
     before = len(list(Path("/proc/self/fd").iterdir()))
     for mutator in rounds():
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -218,7 +220,7 @@ async def test_node_protocol() -> None:
             channel.close()
         except Exception as error:
             raise AssertionError(f"seed {_SEED}: {error!r}") from error
-    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    assert len(list(Path("/proc/self/fd").iterdir())) <= before
 
 
 def test_kernel_messages() -> None:

@@ -231,7 +231,7 @@ async def test_descriptors(harness: Harness) -> None:
     for sock in sockets:
         sock.close()
     await asyncio.sleep(0.05)
-    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    assert len(list(Path("/proc/self/fd").iterdir())) <= before
 
 
 async def test_events(harness: Harness) -> None:
