@@ -159,6 +159,7 @@ def test_zygote_is_confined(server: Server, attacker: Sandbox) -> None:
     """From the host: no power there, no network, a filter, a tree that nobody can write, and namespaces of its own."""
     assert python(attacker, "print(1)") == "1"
     found = zygotes(server)
+    assert found
     for kind, pid in found.items():
         status = dict(line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines() if ":\t" in line)
         assert all(int(uid) >= 0x10000000 for uid in status["Uid"].split()), kind

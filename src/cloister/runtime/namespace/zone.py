@@ -82,7 +82,10 @@ class Zone:
 
     @classmethod
     def adopt(cls, number: int, directory: Path) -> Zone | None:
-        """The zone that lives in ``directory``, or None when its slot maker is gone, or ends because it hears nobody any more."""
+        """The zone that lives in ``directory``, or None when its slot maker is gone, or is ending and hears nobody any more.
+
+        Raises: OSError, when it is there and does not answer in time: its sandboxes are not ended for that.
+        """
         try:
             note = json.loads((directory / "zone.json").read_text())
         except (FileNotFoundError, json.JSONDecodeError):
@@ -92,7 +95,7 @@ class Zone:
             return None
         try:
             connection = _connect(directory / "socket")
-        except OSError:
+        except (ConnectionRefusedError, FileNotFoundError):
             kill_pidfd(pidfd)
             wait_pidfd(pidfd, _END_TIMEOUT_S)
             os.close(pidfd)
