@@ -18,19 +18,42 @@ SOURCES = Path(cloister.__file__).parent / "agent" / "drivers"
 _built: dict[str, bytes] = {}
 
 
-@pytest.fixture
-def native(driver_root: DriverRoot, tmp_path: Path) -> Path:
-    """The driver's native part of this checkout, built once in the root by build.sh."""
-    if "so" not in _built:
-        build = f"cd {DRIVERS}/r && bash ./build.sh /tmp/built >&2 && cat /tmp/built/kernel.so"
+# A world in which every process starts at the same nanosecond and has the same pid: all that R seeds itself from.
+SAME_MOMENT = """
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <time.h>
+#include <unistd.h>
+static const struct timespec same = {1700000000, 123456789};
+pid_t getpid(void) { return 6; }
+int timespec_get(struct timespec *now, int base) { *now = same; return base; }
+int clock_gettime(clockid_t id, struct timespec *now)
+{
+    int (*real)(clockid_t, struct timespec *) = (int (*)(clockid_t, struct timespec *))dlsym(RTLD_NEXT, "clock_gettime");
+    if (id != CLOCK_REALTIME)
+        return real(id, now);
+    *now = same;
+    return 0;
+}
+"""
+
+
+def built(driver_root: DriverRoot, build: str, into: Path) -> Path:
+    """What a command line makes in the root, where a compiler is, and writes to its standard output; made once."""
+    if build not in _built:
         process = driver_root.spawn(["/bin/bash", "-ec", build], binds={SOURCES: DRIVERS})
         assert process.wait(60) == 0, process.raw_stderr.decode()
         process.close()
         assert b"warning" not in process.raw_stderr
-        _built["so"] = bytes(process.raw_stdout)
-    path = tmp_path / "kernel.so"
-    path.write_bytes(_built["so"])
-    return path
+        _built[build] = bytes(process.raw_stdout)
+    into.write_bytes(_built[build])
+    return into
+
+
+@pytest.fixture
+def native(driver_root: DriverRoot, tmp_path: Path) -> Path:
+    """The driver's native part of this checkout, built in the root by build.sh."""
+    return built(driver_root, f"cd {DRIVERS}/r && bash ./build.sh /tmp/built >&2 && cat /tmp/built/kernel.so", tmp_path / "kernel.so")
 
 
 @pytest.fixture
@@ -231,6 +254,26 @@ def test_much_output_comes_whole_in_little_memory(r: DriverProcess) -> None:
     del r.raw_stdout[:]
     r.execute("cat(strrep('x', 1e7))")
     wait_for(lambda: len(r.raw_stdout) == 10_000_000, 30)
+
+
+def test_kernels_of_the_same_moment_draw_differently(driver_root: DriverRoot, native: Path, tmp_path: Path) -> None:
+    """Draws and names of temporary files are seeded from the kernel's random numbers: R's own seed is 16 bits of the clock, xor the pid."""
+    build = f"gcc -shared -fPIC -O2 -xc -o /tmp/same.so - <<'END' && cat /tmp/same.so\n{SAME_MOMENT}END"
+    same_moment = built(driver_root, build, tmp_path / "same.so")
+    drawn = []
+    for _ in range(2):
+        r = driver_root.start(
+            ["/usr/bin/Rscript", f"{DRIVERS}/kernel.R"],
+            env={"LD_PRELOAD": "/usr/local/lib/same.so"},
+            binds={native: NATIVE, same_moment: "/usr/local/lib/same.so"},
+        )
+        assert streams(r, "cat(Sys.getpid(), as.integer(Sys.time()))")[0] == "6 1700000000"  # they do live in the same moment
+        r.execute("generator <- RNGkind()")
+        drawn.append([text(r, "runif(1)"), text(r, "rnorm(1)"), text(r, "sample.int(1e9, 1)"), text(r, "basename(tempfile())")])
+        assert text(r, "generator") == '[1] "Mersenne-Twister" "Inversion"        "Rejection"       '
+        r.execute("set.seed(1)")
+        assert text(r, "runif(1)") == "[1] 0.2655087"  # seeds of the user's are R's
+    assert all(first != second for first, second in zip(*drawn, strict=True)), drawn
 
 
 def test_quit_ends_the_kernel_with_its_code(r: DriverProcess) -> None:

@@ -2,7 +2,7 @@
 #
 # It owns reading, evaluating and showing; its native part (r/kernel.c, built into the template by r/build.sh) owns the protocol socket
 # and the console, so that cat, print, message and warnings stream as they happen. It must not leave anything in the global environment
-# or on the search path. Invariant: interrupts are suspended except while the user's code runs, so that they end a run and never the kernel.
+# (but .Random.seed, which R's first draw would make) or on the search path. Invariant: interrupts are suspended except while the user's code runs, so that they end a run and never the kernel.
 
 # R's compiler is off for the driver itself: compiling it would cost the start and the first runs 80 ms.
 .jit_level <- .Internal(enableJIT(0L))
@@ -17,6 +17,15 @@ local(envir = new.env(parent = .BaseNamespaceEnv), {     # base functions come b
   .Call(native$setup, as.integer(Sys.getenv("CLOISTER_KERNEL_FD", "3")))
   Sys.unsetenv(c("CLOISTER_KERNEL_FD", "CLOISTER_R_KERNEL"))
   if (!l10n_info()[["UTF-8"]]) Sys.setlocale("LC_CTYPE", "C.UTF-8")
+
+  # R's own seed is 16 bits of the clock, xor the pid: sandboxes of one second would draw alike. This is the generator's whole state.
+  if (!exists(".Random.seed", globalenv(), inherits = FALSE)) {
+    set.seed(0L)
+    state <- get(".Random.seed", globalenv())
+    state[-(1:2)] <- readBin("/dev/urandom", "integer", length(state) - 2L)
+    assign(".Random.seed", state, globalenv())
+    rm(state)
+  }
 
   max_rows_html <- 60L
   max_columns_html <- 20L

@@ -19,6 +19,7 @@
 #include <spawn.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/random.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -142,11 +143,15 @@ static void after_fork_in_child(void)
     pthread_mutex_unlock(&lock);
 }
 
-/* Take over console and channel. The flusher takes no signals: SIGINT must reach R's own thread. */
+/* Take over console and channel, and seed the names of temporary files, which R seeds from the clock and the pid. The flusher takes no signals: SIGINT must reach R's own thread. */
 SEXP kernel_setup(SEXP fd)
 {
     sigset_t all, old;
     pthread_t thread;
+    unsigned seed;
+    if (getrandom(&seed, sizeof seed, 0) != sizeof seed)
+        Rf_error("cannot get random numbers: %s", strerror(errno));
+    srand(seed);
     channel = Rf_asInteger(fd);
     if (fcntl(channel, F_SETFD, FD_CLOEXEC) < 0)
         Rf_error("there is no protocol socket on descriptor %d", channel);
