@@ -46,12 +46,13 @@ def node(stock_templates: None) -> Iterator[ImageNode]:
         ("node:lts", "node --version", "v20."),
         ("node:22", "npm --version; node --version", "10."),
         ("oven/bun:latest", "bun --version", "1."),
+        ("ubuntu:24.04", "cat /etc/debian_version", "13"),
         ("debian:stable", "cat /etc/debian_version", "13"),
         ("debian:bookworm-slim", "cat /etc/debian_version", "12"),
     ],
 )
 def test_it_is_the_version_that_was_asked_for(node: ImageNode, reference: str, command: str, said: str) -> None:
-    """And the log says what it is."""
+    """And the log says what it is; for Ubuntu that is Debian."""
     base = node.base(reference)
     assert "instead of docker.io/" in node.log
     assert node.run(base, command).startswith(said)

