@@ -112,16 +112,14 @@ def test_environment(sandbox: Sandbox) -> None:
 def test_streaming(sandbox: Sandbox) -> None:
     """Output arrives while the command runs, in order, each stream by its own callback."""
     seen: list[tuple[float, str]] = []
-    started = time.monotonic()
     sandbox.commands.run(
         "for i in 1 2 3; do echo o$i; echo e$i >&2; sleep 0.5; done",
-        on_stdout=lambda text: seen.append((time.monotonic() - started, text)),
-        on_stderr=lambda text: seen.append((time.monotonic() - started, text)),
+        on_stdout=lambda text: seen.append((time.monotonic(), text)),
+        on_stderr=lambda text: seen.append((time.monotonic(), text)),
     )
     assert sorted(text for _, text in seen) == ["e1\n", "e2\n", "e3\n", "o1\n", "o2\n", "o3\n"]
     assert [text for _, text in seen if text.startswith("o")] == ["o1\n", "o2\n", "o3\n"]
-    assert seen[0][0] < 0.45
-    assert seen[-1][0] > 0.95
+    assert seen[-1][0] - seen[0][0] > 0.5
 
 
 def test_every_byte_arrives(sandbox: Sandbox) -> None:

@@ -142,7 +142,7 @@ def test_team_limit(tmp_path: Path) -> None:
         began = time.monotonic()
         with pytest.raises(RateLimitException, match="2 live sandboxes"):
             Sandbox.create(**plane.sdk)
-        assert time.monotonic() - began < 1
+        assert time.monotonic() - began < 5
         first.kill()
         Sandbox.create(**plane.sdk)
 

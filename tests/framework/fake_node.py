@@ -168,7 +168,8 @@ class FakeNode:
         self.build_step_s = 0.02
         self.snapshot_fault: CloisterError | None = None
         self._running: set[asyncio.Task[None]] = set()
-        self.resolver = new_network()
+        self._networks: list[ThreadPoolExecutor] = []
+        self.resolver = self._new_network()
         self._server: NodeServer | None = None
         self._dns: DnsSockets | None = None
 
@@ -193,7 +194,12 @@ class FakeNode:
         if self._dns is not None:
             self._dns.udp.close()
             self._dns.tcp.close()
-        self.resolver.shutdown()
+        for network in self._networks:  # also that of a sandbox whose creation or end was cut off
+            network.shutdown()
+
+    def _new_network(self) -> ThreadPoolExecutor:
+        self._networks.append(new_network())
+        return self._networks[-1]
 
     def find(self, sandbox_id: str) -> FakeSandbox:
         """A live sandbox, or SandboxNotFoundError."""
@@ -226,7 +232,7 @@ class FakeNode:
             allow_internet=request.allow_internet,
             attributes=request.attributes,
         )
-        sandbox = FakeSandbox(record, request, new_network())
+        sandbox = FakeSandbox(record, request, self._new_network())
 
         async def answer(request: web.Request) -> web.Response:
             return await sandbox.agent(request)  # looked up late, so that tests can replace it

@@ -222,8 +222,8 @@ def test_late_interrupts_lose_no_cell(bash: DriverProcess) -> None:
 def test_background_processes_hold_nothing_up(bash: DriverProcess) -> None:
     """A cell ends when its own commands have, though a child keeps the pipes; what that writes later is not lost."""
     began = time.monotonic()
-    assert out(bash, "(sleep 0.5; echo late) & sleep 300 & echo now") == "now\n"
-    assert time.monotonic() - began < 0.4
+    assert out(bash, "(sleep 2; echo late) & sleep 300 & echo now") == "now\n"
+    assert time.monotonic() - began < 1.9
     wait_for(lambda: bash.raw_stdout.endswith(b"late\n"))
     assert out(bash, "jobs -p | wc -l").strip() in {"1", "2"}
 

@@ -153,7 +153,7 @@ def test_an_endless_interval_does_not_hold_the_cell(node: DriverProcess) -> None
     assert 9 < time.monotonic() - started < 15
     started = time.monotonic()
     assert int(value(node.execute("n"))) > 100
-    assert time.monotonic() - started < 1
+    assert time.monotonic() - started < 5
 
 
 def test_modules(node: DriverProcess) -> None:

@@ -286,15 +286,17 @@ def test_no_thread_of_the_caller_is_left_in_another_namespace(made: Lab, node: N
     deadline = time.monotonic() + 2  # a thread that has ended may take a moment to vanish from the kernel's list
     while len(_tasks_elsewhere(before)) > 3 and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert len(_tasks_elsewhere(before)) == 3
+    assert len(_tasks_elsewhere(before)) == 3, _tasks_elsewhere(before)
 
 
 def _tasks_elsewhere(here: int) -> list[str]:
+    """Threads of this process in another network namespace, by name."""
+    names = {thread.native_id: thread.name for thread in threading.enumerate()}
     found = []
     for task in Path("/proc/self/task").iterdir():
         with contextlib.suppress(FileNotFoundError):
             if (task / "ns" / "net").stat().st_ino != here:
-                found.append(task.name)
+                found.append(names.get(int(task.name), f"{task.name}, none of Python's"))
     return found
 
 
@@ -319,14 +321,12 @@ def test_dial_reaches_the_loopback_of_an_offline_sandbox(made: Lab, node: Networ
 
 
 def test_the_first_packet_after_attach_is_not_lost(made: Lab, node: NetworkNode) -> None:
-    """A program that connects at once needs no second try: ten sandboxes connect within 0.2 s of being attached."""
+    """A program that connects at once needs no second try: ten sandboxes connect before the kernel would send again, which is after 1 s."""
     with made.far.listen(FAR):
         for slot in range(1, 11):
             sandbox = made.sandbox()
             node.attach(slot, sandbox.fd, True)
-            started = time.monotonic()
             assert can_connect(sandbox, FAR, timeout_s=0.9)
-            assert time.monotonic() - started < 0.2
 
 
 def test_slots_out_of_range_and_unattached_slots_are_refused(made: Lab, node: NetworkNode) -> None:

@@ -196,7 +196,7 @@ async def test_interrupts_reach_a_forked_kernel_and_its_children(agent: Agent, n
     began = time.monotonic()
     run.abandon()
     assert (await agent.run("result(str(y))")).text == "7"
-    assert time.monotonic() - began < 3.5
+    assert time.monotonic() - began < 15
 
 
 async def test_closing_ends_the_forked_kernel_with_its_children(agent: Agent, nursery: FakeNursery) -> None:
@@ -225,7 +225,7 @@ async def test_cost_of_a_forked_kernel(agent: Agent, nursery: FakeNursery) -> No
     costs = [getattr(outcome.events[-1], "cost") for outcome in (big, small)]  # noqa: B009  # Finished is the last
     assert costs[0].cpu_ms >= 50
     assert costs[0].peak_mem_bytes > 60 << 20
-    assert costs[1].cpu_ms < 50
+    assert costs[1].cpu_ms < costs[0].cpu_ms
     assert costs[1].peak_mem_bytes < 60 << 20
 
 

@@ -170,7 +170,7 @@ async def test_abandoned_run_is_interrupted_and_state_is_kept(make: Make, words:
     began = time.monotonic()
     outcome = await interpreter.run("result(x)")
     assert (outcome.text, outcome.stderr) == ("3", "")
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 15
 
 
 async def test_interrupt_reaches_a_child(make: Make) -> None:

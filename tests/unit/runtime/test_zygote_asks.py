@@ -26,7 +26,7 @@ def held() -> Iterator[tuple[Zygote, socket.socket]]:
     """A zygote that never answers, and its end of the socket, which somebody else holds open too."""
     process = subprocess.Popen(["sleep", "60"])
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    ours.settimeout(1.0)
+    ours.settimeout(2.0)
     zygote = Zygote("kernel", os.pidfd_open(process.pid), ours, zygotes_module._make_log("kernel"))
     with theirs:
         yield zygote, theirs
@@ -53,7 +53,7 @@ def test_only_the_first_waits_for_one_that_does_not_answer(held: tuple[Zygote, s
     assert "does not answer" in ask(zygote)
     for _ in range(5):
         ask(zygote)
-    assert 1.0 <= time.monotonic() - began < 2.5
+    assert 2.0 <= time.monotonic() - began < 8
 
 
 def test_its_end_does_not_wait_for_an_answer(held: tuple[Zygote, socket.socket]) -> None:
@@ -65,7 +65,7 @@ def test_its_end_does_not_wait_for_an_answer(held: tuple[Zygote, socket.socket])
     time.sleep(0.2)
     began = time.monotonic()
     zygote.close()
-    assert time.monotonic() - began < 0.5
+    assert time.monotonic() - began < 1.5
     waiting.join()
     assert len(said) == 1
     assert not zygote.is_open()
