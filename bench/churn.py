@@ -37,6 +37,8 @@ _ORPHAN_S = 30.0
 _SLEEP = "import time\nfor _ in range(20): time.sleep(0.05)"
 _STREAM = "import time\nfor n in range(400):\n    print('line', n, flush=True)\n    time.sleep(0.01)"
 _SLACK = {"supervisor_fds": 4, "api_fds": 8, "supervisor_threads": 8, "api_threads": 8}
+_CROWD = 4
+"""So many times as many clients at once warm the server up: pools of threads grow to what was ever needed at a time, and then stay."""
 _RSS_SLACK_MIB = 48.0
 _RSS_SLACK_KIB_A_CYCLE = 4.0
 """Ended sandboxes are remembered for a day (``ended_retention_s``), which is memory and no leak."""
@@ -72,7 +74,6 @@ class Churn:
 
     def __init__(self, server: Server, plan: Plan) -> None:
         self._wire = Wire(server.url, server.api_key)
-        self._plan = plan
         self._random = random.Random(plan.seed)
         self._create_s = 0.2
         self.outcome = Outcome()
@@ -87,8 +88,8 @@ class Churn:
     def _departure(self, within_s: float, *, on_output: bool = False) -> Departure:
         return Departure(self._random.uniform(0, within_s), on_output, reset=self._random.random() < 0.5)
 
-    async def cycles(self, count: int, limit_s: float, show: Callable[[str], None]) -> None:
-        """``count`` cycles, some at once, or fewer when the time is over."""
+    async def cycles(self, count: int, at_once: int, limit_s: float, show: Callable[[str], None]) -> None:
+        """``count`` cycles, ``at_once`` of them at a time, or fewer when the time is over."""
         deadline, shown, left = time.monotonic() + limit_s, time.monotonic(), count
 
         async def client() -> None:
@@ -107,7 +108,7 @@ class Churn:
 
         sweeper = asyncio.create_task(self._sweep_for_ever())
         try:
-            await asyncio.gather(*(client() for _ in range(self._plan.at_once)))
+            await asyncio.gather(*(client() for _ in range(at_once)))
         finally:
             sweeper.cancel()
 
@@ -235,18 +236,18 @@ def churn(server: Server, plan: Plan, show: Callable[[str], None]) -> Outcome:
     began = time.monotonic()
     clients = Churn(server, plan)
 
-    async def phase(count: int, limit_s: float) -> None:
-        await clients.cycles(count, limit_s, show)
+    async def phase(count: int, at_once: int, limit_s: float) -> None:
+        await clients.cycles(count, at_once, limit_s, show)
         await clients.sweep(-1)
 
-    warm = min(50, max(10, plan.cycles // 10))
-    show(f"warming up with {warm} cycles")
-    asyncio.run(phase(warm, plan.limit_s / 3))
+    crowd = _CROWD * plan.at_once
+    show(f"warming up with {2 * crowd} cycles, {crowd} at once")
+    asyncio.run(phase(2 * crowd, crowd, plan.limit_s / 3))
     outcome = clients.outcome
     outcome.done.clear()
     before = settle(server, plan.settle_s)
     show(f"{plan.cycles} cycles, {plan.at_once} at once, seed {plan.seed}, at most {clock(plan.limit_s)}")
-    asyncio.run(phase(plan.cycles, plan.limit_s))
+    asyncio.run(phase(plan.cycles, plan.at_once, plan.limit_s))
     after, outcome.findings = judge(server, before, outcome.done.total(), plan.settle_s)
     outcome.before, outcome.after = before.as_dict(), after.as_dict()
     outcome.findings += [f"{count} times {text}" for text, count in outcome.errors.items()]
