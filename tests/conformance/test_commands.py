@@ -22,6 +22,7 @@ from e2b import (
 )
 
 from framework.server import Server
+from framework.waiting import eventually
 
 pytestmark = [pytest.mark.root, pytest.mark.templates]
 
@@ -234,8 +235,7 @@ def test_input_to_a_program_that_does_not_read(sandbox: Sandbox) -> None:
 def test_kill(sandbox: Sandbox) -> None:
     """A kill takes the whole tree, says so, and is told from a command that is not there."""
     handle = sandbox.commands.run("sleep 1234 & setsid sleep 1235 & (sleep 1236 | cat) & sleep 1237", background=True)
-    time.sleep(0.3)
-    assert running(sandbox, "sleep 123") == 4
+    eventually(lambda: running(sandbox, "sleep 123") == 4)
     assert handle.kill()
     with pytest.raises(CommandExitException) as ended:
         handle.wait()
@@ -251,8 +251,7 @@ def test_timeout(sandbox: Sandbox) -> None:
     with pytest.raises(TimeoutException):
         sandbox.commands.run("echo before; sleep 2345 & sleep 2346", timeout=1, on_stdout=seen.append)
     assert seen == ["before\n"]
-    time.sleep(0.5)
-    assert running(sandbox, "sleep 234") == 0
+    eventually(lambda: running(sandbox, "sleep 234") == 0)
 
 
 def test_no_timeout(sandbox: Sandbox) -> None:
@@ -264,8 +263,7 @@ def test_timeout_of_a_client_that_has_gone(sandbox: Sandbox) -> None:
     """The limit holds for the process, whether or not its client stays."""
     sandbox.commands.run("sleep 3456", background=True, timeout=1).disconnect()
     assert running(sandbox, "sleep 3456") == 1
-    time.sleep(1.5)
-    assert running(sandbox, "sleep 3456") == 0
+    eventually(lambda: running(sandbox, "sleep 3456") == 0)
 
 
 def test_background_children_do_not_hold_the_end(sandbox: Sandbox) -> None:
@@ -274,8 +272,7 @@ def test_background_children_do_not_hold_the_end(sandbox: Sandbox) -> None:
     done = sandbox.commands.run("(for i in $(seq 8); do sleep 0.2; echo tick; done; sleep 4567) & echo started")
     assert time.monotonic() - started < 3
     assert done.stdout.startswith("started\n")
-    time.sleep(2)
-    assert running(sandbox, "sleep 4567") == 1
+    eventually(lambda: running(sandbox, "sleep 4567") == 1)
     sandbox.commands.run("pkill -x sleep")
     assert running(sandbox, "sleep 4567") == 0
 

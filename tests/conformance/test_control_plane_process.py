@@ -20,6 +20,7 @@ import pytest
 
 from framework.fake_node import FakeNode
 from framework.http import call
+from framework.waiting import eventually
 
 pytestmark = pytest.mark.root
 UID = 0x10000001
@@ -180,8 +181,7 @@ def test_kill_nine_during_a_creation(api: ApiProcess) -> None:
             time.sleep(0.01)
         api.process.kill()
         api.process.wait()
-    time.sleep(1.2)
-    assert len(api.node.sandboxes) == 1
+    eventually(lambda: len(api.node.sandboxes) == 1)
     with contextlib.closing(api.process.stdout):  # type: ignore[type-var]
         api.start()
     assert api.node.sandboxes == {}

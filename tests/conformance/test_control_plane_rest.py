@@ -202,13 +202,13 @@ def test_names_of_templates(control_plane: ControlPlane, name: str, status: int)
 
 def test_client_that_leaves_during_a_creation(control_plane: ControlPlane) -> None:
     """A sandbox whose client went away while it was being created does not stay."""
-    control_plane.node.create_delay_s = 0.5
+    control_plane.node.create_delay_s = 1.0
     connection = http.client.HTTPConnection("127.0.0.1", int(control_plane.url.rpartition(":")[2]), timeout=0.2)
     with contextlib.closing(connection):
         connection.request("POST", "/v2/sandboxes", body=b'{"templateID": "base"}', headers={"X-API-KEY": control_plane.api_key})
         with pytest.raises(TimeoutError):
             connection.getresponse()
-    time.sleep(0.8)
+    time.sleep(1.3)
     assert control_plane.node.creates == 1
     assert control_plane.node.sandboxes == {}
     assert ask(control_plane, "GET", "/sandboxes").json() == []

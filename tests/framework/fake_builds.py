@@ -5,11 +5,10 @@ from __future__ import annotations
 import contextlib
 import shutil
 import threading
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from cloister.errors import RuntimeFailedError
 from cloister.model.build import BuildReport, BuildRequest, BuildStatus, EndedBuild, ImageSource
@@ -17,10 +16,9 @@ from cloister.model.template import Template
 from cloister.node.build_records import BuildRecords
 from cloister.node.builds import BuildBounds, Builds, BuildWork
 from cloister.template.interfaces import BuildLog, Cancellation
+from framework.waiting import eventually
 
-__all__ = ["SECRET", "Node", "Work", "build_id", "eventually", "request"]
-
-_T = TypeVar("_T")
+__all__ = ["SECRET", "Node", "Work", "build_id", "request"]
 
 SECRET = "hunter2"
 
@@ -165,7 +163,7 @@ class Node:
 
     def wait_begun(self, *numbers: int) -> None:
         """Until these builds, and no others, have come to their recipe."""
-        eventually(lambda: sorted(self.work.begun) == sorted(map(build_id, numbers)) or None)
+        eventually(lambda: sorted(self.work.begun) == sorted(map(build_id, numbers)))
 
     def on_disk(self) -> str:
         """All that the records hold."""
@@ -174,12 +172,3 @@ class Node:
     def log(self, number: int = 1) -> list[str]:
         """The texts of a build's log."""
         return [entry.message for entry in self.report(number).entries]
-
-
-def eventually(look: Callable[[], _T | None]) -> _T:
-    """What ``look`` gives once it is not None; an AssertionError when it takes too long."""
-    until = time.monotonic() + 10
-    while (found := look()) is None:
-        assert time.monotonic() < until, "it did not come to that"
-        time.sleep(0.005)
-    return found

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from framework.driver_root import DRIVERS, DriverProcess, DriverRoot
+from framework.waiting import eventually
 
 ARGV = ["/usr/bin/python3", "-I", "-S", f"{DRIVERS}/bash.py"]
 
@@ -20,14 +21,6 @@ def bash(driver_root: DriverRoot) -> DriverProcess:
     return driver_root.start(ARGV)
 
 
-def wait_for(condition: Any, timeout_s: float = 5) -> None:
-    """Poll until true."""
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.005)
-
-
 def run(bash: DriverProcess, code: str, **fields: Any) -> tuple[str, str, dict[str, Any] | None]:
     """(stdout, stderr, error) of one cell. What a cell wrote is in the pipes when ``done`` comes; a marker tells when we have read it."""
     del bash.raw_stdout[:], bash.raw_stderr[:]
@@ -36,7 +29,7 @@ def run(bash: DriverProcess, code: str, **fields: Any) -> tuple[str, str, dict[s
     errors = [message for message in messages if message["op"] == "error"]
     assert len(errors) <= 1
     bash.execute("echo @@; echo @@ >&2")
-    wait_for(lambda: bash.raw_stdout.endswith(b"@@\n") and bash.raw_stderr.endswith(b"@@\n"))
+    eventually(lambda: bash.raw_stdout.endswith(b"@@\n") and bash.raw_stderr.endswith(b"@@\n"))
     return bash.raw_stdout.decode()[:-3], bash.raw_stderr.decode()[:-3], errors[0] if errors else None
 
 
@@ -72,9 +65,9 @@ def test_state_is_kept(bash: DriverProcess) -> None:
 def test_streams_are_apart_and_live(bash: DriverProcess) -> None:
     """Output arrives while the cell runs, stdout and stderr each on its own."""
     bash.send({"op": "execute", "id": 900, "code": "echo one; echo err >&2; sleep 1; echo two", "envs": {}})
-    wait_for(lambda: bash.raw_stdout == b"one\n" and bash.raw_stderr == b"err\n", 0.9)
+    eventually(lambda: bash.raw_stdout == b"one\n" and bash.raw_stderr == b"err\n", 0.9)
     assert bash.receive()["op"] == "done"
-    wait_for(lambda: bash.raw_stdout == b"one\ntwo\n")
+    eventually(lambda: bash.raw_stdout == b"one\ntwo\n")
 
 
 def test_status_of_the_last_command(bash: DriverProcess) -> None:
@@ -224,7 +217,7 @@ def test_background_processes_hold_nothing_up(bash: DriverProcess) -> None:
     began = time.monotonic()
     assert out(bash, "(sleep 2; echo late) & sleep 300 & echo now") == "now\n"
     assert time.monotonic() - began < 1.9
-    wait_for(lambda: bash.raw_stdout.endswith(b"late\n"))
+    eventually(lambda: bash.raw_stdout.endswith(b"late\n"))
     assert out(bash, "jobs -p | wc -l").strip() in {"1", "2"}
 
 
@@ -258,7 +251,7 @@ def test_much_output_comes_whole(bash: DriverProcess) -> None:
     """100 MB arrive complete, in order and fast."""
     began = time.monotonic()
     bash.execute("seq -w 1 12500000 | head -c 100000000; echo end")
-    wait_for(lambda: bash.raw_stdout.endswith(b"end\n"), 30)
+    eventually(lambda: bash.raw_stdout.endswith(b"end\n"), 30)
     assert len(bash.raw_stdout) == 100_000_004
     assert bytes(bash.raw_stdout[9_000_000:9_000_009]) == b"01000001\n"
     assert time.monotonic() - began < 20

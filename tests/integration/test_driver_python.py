@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from framework.driver_root import DRIVERS, DriverProcess, DriverRoot
+from framework.waiting import eventually
 
 ARGV = ["/usr/bin/python3", f"{DRIVERS}/python.py"]
 
@@ -67,10 +68,7 @@ def test_print_goes_to_stdout_in_order_with_children(python: DriverProcess) -> N
 def test_first_line_comes_while_the_cell_runs(python: DriverProcess) -> None:
     """A printed line is out before the cell ends, and so is an unfinished one a little later."""
     python.send({"op": "execute", "id": 1, "code": "import time\nprint('now')\nprint('dots', end='')\ntime.sleep(5)", "envs": {}})
-    deadline = time.monotonic() + 3
-    while bytes(python.raw_stdout) != b"now\ndots" and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert bytes(python.raw_stdout) == b"now\ndots"
+    eventually(lambda: bytes(python.raw_stdout) == b"now\ndots", 4.5)
 
 
 def test_bytes_and_errors_streams(python: DriverProcess) -> None:
@@ -185,8 +183,7 @@ def test_asyncio(python: DriverProcess) -> None:
     assert texts(python.execute("asyncio.get_event_loop().run_until_complete(f())")) == ["'run'"]
     code = "async def later():\n    await asyncio.sleep(0.1)\n    print('later')\n    return 'done'\ntask = asyncio.create_task(later())"
     python.execute(code)
-    time.sleep(0.4)
-    assert bytes(python.raw_stdout) == b"later\n"
+    eventually(lambda: bytes(python.raw_stdout) == b"later\n")
     assert texts(python.execute("await task")) == ["'done'"]
 
 
@@ -239,8 +236,5 @@ def test_crash_says_where(driver_root: DriverRoot) -> None:
     python = driver_root.start(ARGV)
     with pytest.raises(EOFError):
         python.execute("import ctypes; ctypes.string_at(0)")
-    deadline = time.monotonic() + 3
-    while b"string_at" not in python.raw_stderr and time.monotonic() < deadline:
-        time.sleep(0.05)
+    eventually(lambda: b"string_at" in python.raw_stderr)
     assert b"Segmentation fault" in python.raw_stderr
-    assert b"string_at" in python.raw_stderr

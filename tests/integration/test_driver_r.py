@@ -12,6 +12,7 @@ import pytest
 
 import cloister
 from framework.driver_root import DRIVERS, DriverProcess, DriverRoot
+from framework.waiting import eventually
 
 NATIVE = "/usr/local/lib/cloister/r/kernel.so"
 SOURCES = Path(cloister.__file__).parent / "agent" / "drivers"
@@ -62,20 +63,12 @@ def r(driver_root: DriverRoot, native: Path) -> DriverProcess:
     return driver_root.start(["/usr/bin/Rscript", f"{DRIVERS}/kernel.R"], binds={native: NATIVE})
 
 
-def wait_for(condition: Any, timeout_s: float = 5) -> None:
-    """Poll until true."""
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.005)
-
-
 def streams(r: DriverProcess, code: str, **fields: Any) -> tuple[str, str]:
     """(stdout, stderr) of a cell that must not fail."""
     del r.raw_stdout[:], r.raw_stderr[:]
     assert [message for message in r.execute(code, **fields) if message["op"] == "error"] == []
     r.execute("cat('@@\\n'); cat('@@\\n', file = stderr())")
-    wait_for(lambda: r.raw_stdout.endswith(b"@@\n") and r.raw_stderr.endswith(b"@@\n"))
+    eventually(lambda: r.raw_stdout.endswith(b"@@\n") and r.raw_stderr.endswith(b"@@\n"))
     return r.raw_stdout.decode()[:-3], r.raw_stderr.decode()[:-3]
 
 
@@ -151,8 +144,8 @@ def test_plots(r: DriverProcess) -> None:
 def test_streams_live_and_apart(r: DriverProcess) -> None:
     """Output arrives while the cell sleeps, with and without a newline; messages and warnings go to stderr, with their call."""
     r.send({"op": "execute", "id": 900, "code": "cat('one\\n'); Sys.sleep(1); cat('dots.'); Sys.sleep(1); cat('\\n')", "envs": {}})
-    wait_for(lambda: r.raw_stdout == b"one\n", 0.9)
-    wait_for(lambda: r.raw_stdout == b"one\ndots.", 1.5)
+    eventually(lambda: r.raw_stdout == b"one\n", 0.9)
+    eventually(lambda: r.raw_stdout == b"one\ndots.", 1.5)
     assert r.receive()["op"] == "done"
     assert streams(r, "print(1); message('hello'); f <- function(x) warning('careful'); f(1)") == (
         "[1] 1\n",
@@ -248,12 +241,12 @@ def test_much_output_comes_whole_in_little_memory(r: DriverProcess) -> None:
     r.execute("invisible(gc()); s <- strrep('y', 992)")
     before_kib = int(text(r, peak).split()[1])
     r.execute("for (i in 1:100000) cat(sprintf('%06d', i), ' ', s, '\n', sep = '')")
-    wait_for(lambda: len(r.raw_stdout) == 100_000_000, 60)
+    eventually(lambda: len(r.raw_stdout) == 100_000_000, 60)
     assert bytes(r.raw_stdout[50_000_000:50_000_007]) == b"050001 "
     assert int(text(r, peak).split()[1]) - before_kib < 40_000
     del r.raw_stdout[:]
     r.execute("cat(strrep('x', 1e7))")
-    wait_for(lambda: len(r.raw_stdout) == 10_000_000, 30)
+    eventually(lambda: len(r.raw_stdout) == 10_000_000, 30)
 
 
 def test_kernels_of_the_same_moment_draw_differently(driver_root: DriverRoot, native: Path, tmp_path: Path) -> None:
@@ -282,4 +275,4 @@ def test_quit_ends_the_kernel_with_its_code(r: DriverProcess) -> None:
     with pytest.raises(EOFError):
         r.receive()
     assert r.wait() == 3
-    wait_for(lambda: r.raw_stdout == b"last words")
+    eventually(lambda: r.raw_stdout == b"last words")

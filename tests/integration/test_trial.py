@@ -6,7 +6,7 @@ import dataclasses
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import pytest
@@ -20,6 +20,7 @@ from cloister.template.layers import LayerStore
 from framework.build_node import BuildNode, NoCancellation, build_node
 from framework.fake_workbench import RecordedLog
 from framework.template_store import real_store
+from framework.waiting import eventually
 
 pytestmark = [pytest.mark.root, pytest.mark.templates]
 
@@ -96,6 +97,11 @@ def test_python_of_a_virtual_environment_on_the_path_is_taken(node: BuildNode) -
     assert (found.languages[0], found.programs) == ("python", {"python": "/opt/venv/bin/python3"})
 
 
+def _of_sandboxes(survey: Sequence[str]) -> list[str]:
+    """Without the zones, which stay."""
+    return [line for line in survey if "slot maker" not in line and "zone-" not in line]
+
+
 def test_a_start_that_succeeds_is_in_the_log(node: BuildNode) -> None:
     """Output of the start command as it comes, the step's name with each entry, and nothing of the sandbox afterwards."""
     before = node.host.runtime.survey()
@@ -105,10 +111,7 @@ def test_a_start_that_succeeds_is_in_the_log(node: BuildNode) -> None:
     lines = [line for message in log.lines() for line in message.splitlines()]
     assert {"user", "/home/user", "half", "err", "The template is ready"} <= set(lines)
     assert {step for _level, _message, step in log.entries} == {"finalize"}
-    time.sleep(1)
-    assert [line for line in node.host.runtime.survey() if "slot maker" not in line and "zone-" not in line] == [
-        line for line in before if "slot maker" not in line and "zone-" not in line
-    ]
+    eventually(lambda: _of_sandboxes(node.host.runtime.survey()) == _of_sandboxes(before))
 
 
 @pytest.mark.parametrize(

@@ -18,8 +18,9 @@ from cloister.node.trial import NodeTrial
 from cloister.template.building.expansion import MAX_VALUE, expand
 from cloister.template.images.records import read_facts
 from cloister.template.layers import LayerStore
-from framework.fake_builds import Node, build_id, eventually, request
+from framework.fake_builds import Node, build_id, request
 from framework.fake_workbench import FakeCancellation, FakeWorkbench
+from framework.waiting import eventually
 
 _ALLOWED_BYTES = 8 << 20
 _ENDLESS = "tr '\\0' x < /dev/zero"
@@ -89,5 +90,5 @@ def test_team_cannot_keep_others_from_building(node: Node) -> None:
     assert node.builds.counts()["building"] == 4
     for number in (10, 11):
         node.builds.cancel(build_id(number))
-    eventually(lambda: True if build_id(13) in node.work.begun else None)
+    eventually(lambda: build_id(13) in node.work.begun)
     assert node.report(3).status is BuildStatus.WAITING

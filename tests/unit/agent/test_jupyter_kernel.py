@@ -301,7 +301,7 @@ async def test_background_output_goes_to_the_next_run(make: Make) -> None:
     """What a thread publishes after its run is the output of the next one."""
     interpreter = make()
     await interpreter.run("import threading; threading.Timer(0.2, out, ['late;']).start()")
-    await asyncio.sleep(0.5)
+    await asyncio.sleep(1.5)
     assert (await interpreter.run("out('now')")).stdout == "late;now"
 
 

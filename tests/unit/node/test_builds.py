@@ -11,7 +11,8 @@ import pytest
 from cloister.errors import BuildError, InternalError, NoCapacityError, NotFoundError, RuntimeFailedError, TemplateNotFoundError
 from cloister.model.build import BuildStatus, EndedBuild
 from cloister.node.builds import BuildBounds
-from framework.fake_builds import SECRET, Node, build_id, eventually, request
+from framework.fake_builds import SECRET, Node, build_id, request
+from framework.waiting import eventually
 
 
 @pytest.fixture
@@ -60,7 +61,7 @@ def test_so_many_run_and_the_others_wait(node: Node) -> None:
     node.wait_begun(1, 2, 5)
     assert node.builds.counts() == {"waiting": 2, "building": 3, "ready": 0, "error": 0}
     assert node.builds.cancel(build_id(1))
-    eventually(lambda: True if node.builds.counts()["building"] == 2 else None)
+    eventually(lambda: node.builds.counts()["building"] == 2)
     node.wait_begun(1, 2, 5)
     node.work.gate.set()
     for number in (2, 3, 4, 5):
@@ -168,7 +169,7 @@ def test_cancel_a_running_build(node: Node) -> None:
     """What it runs is killed before the answer; it ends as cancelled, not with the fault that the killing made."""
     node.builds.enqueue(request())
     node.wait_begun(1)
-    eventually(lambda: node.report().total or None)
+    eventually(lambda: node.report().total)
     assert node.builds.cancel(build_id(1))
     report = node.wait(BuildStatus.ERROR)
     assert report.message == node.log()[-1] == "the build was cancelled"
@@ -234,7 +235,7 @@ def test_drop_in_every_state(node: Node) -> None:
         node.builds.drop(build_id(number))
         with pytest.raises(NotFoundError):
             node.report(number)
-    eventually(lambda: [path.name for path in node.directory.iterdir()] == [build_id(3)] or None)
+    eventually(lambda: [path.name for path in node.directory.iterdir()] == [build_id(3)])
     assert node.work.made == {}
     assert node.ended == []
     assert node.work.killed == [build_id(2)]
@@ -245,8 +246,8 @@ def test_drop_during_the_last_moment(node: Node) -> None:
     node.work.gate.set()
     node.work.on_keep = lambda: node.builds.drop(build_id(1))
     node.builds.enqueue(request())
-    eventually(lambda: not (node.directory / build_id(1)).exists() or None)
-    eventually(lambda: node.builds.counts()["building"] == 0 or None)
+    eventually(lambda: not (node.directory / build_id(1)).exists())
+    eventually(lambda: node.builds.counts()["building"] == 0)
     assert node.work.made == {}
 
 
@@ -258,5 +259,5 @@ def test_ended_builds_are_bounded(node: Node, bounds: BuildBounds) -> None:
     node.start()
     for number in range(1, 5):
         node.builds.enqueue(request(number))
-        eventually(lambda: len(node.ended) == number or None)  # noqa: B023 - called at once
-    eventually(lambda: len(list(node.directory.iterdir())) == (2 if bounds.kept == 2 else 0) or None)
+        eventually(lambda: len(node.ended) == number)  # noqa: B023 - called at once
+    eventually(lambda: len(list(node.directory.iterdir())) == (2 if bounds.kept == 2 else 0))

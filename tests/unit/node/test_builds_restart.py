@@ -14,7 +14,8 @@ from cloister.model.build import BuildStatus
 from cloister.model.template import Template
 from cloister.node.build_records import BuildRecords
 from cloister.node.builds import BuildBounds
-from framework.fake_builds import SECRET, Node, build_id, eventually, request
+from framework.fake_builds import SECRET, Node, build_id, request
+from framework.waiting import eventually
 
 
 @pytest.fixture
@@ -30,7 +31,7 @@ def test_a_stop_puts_builds_back(node: Node) -> None:
     for number in (1, 2, 3):
         node.builds.enqueue(request(number))
     for _ in range(4):
-        eventually(lambda: len(node.work.begun) >= 2 or None)
+        eventually(lambda: len(node.work.begun) >= 2)
         node.builds.stop()
         assert node.work.begun == [build_id(1), build_id(2)] or sorted(node.work.begun) == [build_id(1), build_id(2)]
         assert node.ended == []
@@ -62,7 +63,7 @@ def test_a_crash_is_survived(node: Node) -> None:
     for number in (1, 2, 3):
         node.builds.enqueue(request(number))
     node.wait_begun(1, 2)
-    eventually(lambda: (node.report().total == 2 and node.report(2).total == 2) or None)
+    eventually(lambda: (node.report().total == 2 and node.report(2).total == 2))
     node.die()
     node.work.begun.clear()
     node.work.gate.set()
@@ -80,7 +81,7 @@ def test_a_build_that_kills_the_server_is_given_up(node: Node) -> None:
     """After three crashes during one build it is ended, so that the server is not brought down again and again."""
     node.builds.enqueue(request())
     for _ in range(3):
-        eventually(lambda: node.report().status is BuildStatus.BUILDING or None)
+        eventually(lambda: node.report().status is BuildStatus.BUILDING)
         node.die()
         node.start()
     report = node.report()
@@ -172,11 +173,11 @@ def test_a_log_can_be_followed(node: Node) -> None:
         followed.extend(entry.message for entry in report.entries)
         return report.status
 
-    eventually(lambda: (follow() and len(followed) == 2) or None)
+    eventually(lambda: (follow() and len(followed) == 2))
     node.builds.stop()
     node.work.gate.set()
     node.start()
-    eventually(lambda: follow().is_final or None)
+    eventually(lambda: follow().is_final)
     while len(followed) < node.report().total:
         follow()
     assert followed == node.log()

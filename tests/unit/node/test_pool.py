@@ -15,6 +15,7 @@ from cloister.model.sandbox import SandboxRecord, SandboxState
 from cloister.node import pool as pool_module
 from cloister.node.pool import Pool, Pooled, PoolSize, PoolSource
 from cloister.runtime.base import RuntimeSandbox
+from framework.waiting import turns
 
 
 class Maker:
@@ -82,7 +83,7 @@ def pool_of(maker: Maker, each: int = 2, always: tuple[str, ...] = ("t",), is_bu
 async def settle(pool: Pool) -> asyncio.Task[Any]:
     """Let the pool fill itself."""
     task = asyncio.create_task(pool.run())
-    await asyncio.sleep(0.05)
+    await turns()
     return task
 
 
@@ -95,7 +96,7 @@ async def test_fills_itself_and_refills_after_a_claim(maker: Maker) -> None:
     assert sandbox_id == "t0"
     assert pool.claim("t0") is not None
     assert pool.claim("t0") is None
-    await asyncio.sleep(0.05)
+    await turns()
     assert pool.ids() == {"t1", "t2"}
     task.cancel()
 
@@ -125,7 +126,7 @@ async def test_another_template_becomes_hot_by_being_asked_for(maker: Maker) -> 
     pool = pool_of(maker, each=1)
     task = await settle(pool)
     assert pool.reserve("u", "b1") is None
-    await asyncio.sleep(0.05)
+    await turns()
     assert pool.reserve("u", "b1") == "u1"
     task.cancel()
 
@@ -136,7 +137,7 @@ async def test_sandboxes_of_an_older_build_are_ended(maker: Maker) -> None:
     task = await settle(pool)
     maker.build = "b2"
     assert pool.reserve("t", "b2") is None
-    await asyncio.sleep(0.05)
+    await turns()
     assert maker.ended == ["t0"]
     assert pool.reserve("t", "b2") == "t1"
     task.cancel()
@@ -148,7 +149,7 @@ async def test_nothing_is_made_while_clients_wait(maker: Maker) -> None:
     task = await settle(pool_of(maker, is_busy=lambda: busy[0]))
     assert maker.made == []
     busy[0] = False
-    await asyncio.sleep(0.05)
+    await turns()
     assert len(maker.made) == 2
     task.cancel()
 
@@ -158,8 +159,9 @@ async def test_a_failure_is_tried_again(maker: Maker) -> None:
     maker.fault = NoCapacityError("full")
     task = await settle(pool_of(maker))
     maker.fault = None
-    await asyncio.sleep(0.4)
-    assert len(maker.made) == 2
+    async with asyncio.timeout(10):
+        while len(maker.made) < 2:
+            await turns(1)
     task.cancel()
 
 
@@ -181,7 +183,7 @@ async def test_a_template_that_never_starts_holds_up_no_other(maker: Maker) -> N
     assert pool.reserve("a", "b1") is None
     assert pool.reserve("b", "b1") is not None
     maker.slow["a"].set()
-    await asyncio.sleep(0.05)
+    await turns()
     assert pool.reserve("a", "b1") is not None
     task.cancel()
 
@@ -199,13 +201,14 @@ async def test_a_template_that_takes_long_to_be_made_holds_up_no_other(maker: Ma
     assert task.done()
 
 
-async def test_a_template_that_cannot_be_made_is_tried_ever_less(maker: Maker) -> None:
+async def test_a_template_that_cannot_be_made_is_tried_ever_less(maker: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its failures cost the others nothing, and come further and further apart."""
+    monkeypatch.setattr(pool_module, "_RETRY_S", (0.01, 60.0))
     maker.faults["a"] = NoCapacityError("no")
     pool = pool_of(maker, each=1, always=("a", "b"))
     task = await settle(pool)
     assert pool.reserve("b", "b1") is not None
-    await asyncio.sleep(0.1)
+    await turns()
     assert pool._wanted["a"].failures == 2
     task.cancel()
 
@@ -216,9 +219,9 @@ async def test_a_dropped_template_is_forgotten(maker: Maker) -> None:
     pool = pool_of(maker, always=())
     task = await settle(pool)
     assert pool.reserve("gone", "b1") is None
-    await asyncio.sleep(0.05)
+    await turns()
     del maker.faults["gone"]
-    await asyncio.sleep(0.05)
+    await turns()
     assert maker.made == []
     task.cancel()
 
@@ -229,15 +232,15 @@ async def test_what_is_ready_of_a_dropped_build_is_ended_at_once(maker: Maker) -
     task = await settle(pool)
     maker.build = "b2"
     pool.want("b2")
-    await asyncio.sleep(0.05)
+    await turns()
     reserved = pool.reserve("b2", "b2")
     maker.slow["b3"], maker.build = asyncio.Event(), "b3"
     pool.want("b3")
-    await asyncio.sleep(0.05)
+    await turns()
     assert (pool.ids(), maker.made) == ({"t0", "t1", "b22", "b23"}, ["t0", "t1", "b22", "b23", "b34"])
     pool.drop("b2")
     pool.drop("b3")
-    await asyncio.sleep(0.05)
+    await turns()
     assert (pool.ids(), maker.ended, maker.cut_off) == ({"t0", "t1", reserved}, ["b23"], ["b34"])
     assert len(maker.made) == 5
     task.cancel()
@@ -251,7 +254,7 @@ async def test_what_is_made_at_the_moment_of_a_drop_is_ended(maker: Maker, steps
     pool = pool_of(maker, each=1, always=())
     task = await settle(pool)
     pool.want("b")
-    await asyncio.sleep(0.05)
+    await turns()
     maker.stuck["b"].set()
     for _ in range(steps):
         await asyncio.sleep(0)
@@ -268,10 +271,10 @@ async def test_what_nobody_asks_for_any_more_is_ended(maker: Maker, monkeypatch:
     pool = pool_of(maker, each=1)
     task = await settle(pool)
     pool.want("u")
-    await asyncio.sleep(0.05)
+    await turns()
     assert pool.ids() == {"t0", "u1"}
     monkeypatch.setattr(pool_module, "HOT_S", 0.0)
-    await asyncio.sleep(0.1)
+    await turns(60)
     assert (pool.ids(), maker.ended) == ({"t0"}, ["u1"])
     task.cancel()
 
@@ -283,8 +286,8 @@ async def test_only_the_templates_asked_for_last_are_kept_ready(maker: Maker, mo
     task = await settle(pool)
     for number in range(6):
         pool.want(f"u{number}")
-        await asyncio.sleep(0.03)
-    await asyncio.sleep(0.05)
+        await turns(15)
+    await turns()
     assert {sandbox_id[:2] for sandbox_id in pool.ids()} == {"t0", "u3", "u4", "u5"}
     task.cancel()
 

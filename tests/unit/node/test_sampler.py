@@ -14,6 +14,7 @@ from cloister.model.node import SandboxNote
 from cloister.network.refusals import Refusal, Target
 from cloister.node.sampler import Sampler
 from cloister.runtime.base import Usage
+from framework.waiting import turns
 
 ID = "a" * 20
 USAGE = Usage(
@@ -168,7 +169,7 @@ async def test_refusals_are_read_once_for_all_and_noted_for_each() -> None:
     for slot, name in ((1, "a"), (2, "b")):
         sampler.watch(name * 20, Source(network_slot=slot), time.time())
     running = asyncio.create_task(sampler.run())
-    await asyncio.sleep(0.05)
+    await turns()
     running.cancel()
     assert reads == [3]
     assert [(note.sandbox_id[0], note.event, note.fields["port"], note.fields["count"]) for note in notes] == [

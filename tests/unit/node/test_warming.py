@@ -13,6 +13,7 @@ from cloister.model.template import Template
 from cloister.node.build_cancel import BuildCancellation
 from cloister.node.warming import Warming
 from framework.template_requests import wait_until
+from framework.waiting import turns
 
 TEMPLATE = Template(template_id="t", name="t", build_id="b", layers=())
 
@@ -65,7 +66,7 @@ async def test_nothing_is_left_of_a_trial_that_failed() -> None:
     node = Node()
     with pytest.raises(BuildError):
         await asyncio.to_thread(try_it, node, BuildError("it died"))
-    await asyncio.sleep(0.05)
+    await turns()
     assert sorted(node.log[2:]) == ["cool b", "cut off"]
 
 
