@@ -37,7 +37,7 @@ from cloister.template.scripts import install_script
     ],
 )
 def test_there_is_one(written: str, suite: str, package: str, version: str) -> None:
-    """The same system or program, in the version that was asked for."""
+    """The same system or program in the version that was asked for, and Debian for Ubuntu."""
     found = find_equivalent(parse_reference(written))
     assert found is not None
     assert (found.suite, found.package, found.version) == (suite, package, version)
@@ -66,7 +66,7 @@ def test_npm_belongs_to_its_node(tag: str, npm: str) -> None:
     ],
 )  # fmt: skip
 def test_there_is_none(written: str) -> None:
-    """Nothing that is only alike stands for an image."""
+    """Another version or system is no equivalent, but for the two differences that are told."""
     assert find_equivalent(parse_reference(written)) is None
 
 

@@ -2,7 +2,8 @@
 #
 # It owns reading, evaluating and showing; its native part (r/kernel.c, built into the template by r/build.sh) owns the protocol socket
 # and the console, so that cat, print, message and warnings stream as they happen. It must not leave anything in the global environment
-# (but .Random.seed, which R's first draw would make) or on the search path. Invariant: interrupts are suspended except while the user's code runs, so that they end a run and never the kernel.
+# (but .Random.seed, which R's first draw would make) or on the search path. Invariant: interrupts are suspended except while the user's
+# code runs, so that they end a run and never the kernel.
 
 # R's compiler is off for the driver itself: compiling it would cost the start and the first runs 80 ms.
 .jit_level <- .Internal(enableJIT(0L))

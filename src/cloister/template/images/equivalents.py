@@ -1,7 +1,7 @@
 """What stands for well-known images when their registry cannot be reached: which layers, or how they are made.
 
 Pure: names in, a plan out. What is given is the same system or program in the version asked for, but for two that differ a little, so that
-the names in most examples work on a server without internet: another patch release of Python, and Debian where Ubuntu was asked for. The
+the names that the SDKs give work on a server without internet: another patch release of Python, and Debian where Ubuntu was asked for. The
 build's log says what it is and how it differs. Everything else is for a registry, a mirror or the image map.
 """
 
@@ -52,7 +52,7 @@ class Equivalent:
 
 
 def find_equivalent(reference: Reference) -> Equivalent | None:
-    """None: nothing here would be the same thing."""
+    """None: nothing here would do."""
     if reference.host != DOCKER_HUB or reference.digest:
         return None
     finders = {"library/debian": _debian, "library/ubuntu": _ubuntu, "library/python": _python, "library/node": _node, "oven/bun": _bun}

@@ -143,7 +143,8 @@ static void after_fork_in_child(void)
     pthread_mutex_unlock(&lock);
 }
 
-/* Take over console and channel, and seed the names of temporary files, which R seeds from the clock and the pid. The flusher takes no signals: SIGINT must reach R's own thread. */
+/* Take over console and channel, and seed the names of temporary files, which R seeds from the clock and the pid. The flusher takes no
+ * signals: SIGINT must reach R's own thread. */
 SEXP kernel_setup(SEXP fd)
 {
     sigset_t all, old;
