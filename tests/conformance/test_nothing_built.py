@@ -8,7 +8,7 @@ import pytest
 from e2b import Sandbox, SandboxException
 
 from framework.server import running_server
-from framework.template_requests import wait_until
+from framework.waiting import eventually
 
 pytestmark = pytest.mark.root
 
@@ -17,6 +17,6 @@ def test_operator_and_clients_are_told_the_remedy(tmp_path: Path) -> None:
     """At the start, and by each creation, which is refused and leaves nothing."""
     with running_server("--store-dir", str(tmp_path / "store")) as server:
         remedy = "run: cloister template build all"
-        wait_until(lambda: f"no sandbox can be created yet: template 'base' is not built ({remedy})" in server.log.read_text())
+        eventually(lambda: f"no sandbox can be created yet: template 'base' is not built ({remedy})" in server.log.read_text())
         with pytest.raises(SandboxException, match=r"404: .*cloister template build all"):
             Sandbox.create("code-interpreter-v1", **server.sdk)

@@ -35,8 +35,8 @@ from framework.template_requests import (
     start,
     status,
     wait_for,
-    wait_until,
 )
+from framework.waiting import eventually
 
 pytestmark = pytest.mark.root
 
@@ -215,7 +215,7 @@ def test_a_build_ends_while_the_api_process_is_away(control_plane: ControlPlane)
     ids, failing = request_build(control_plane, name), request_build(control_plane, new_name())
     url = link(control_plane, ids[0])["url"]
     assert start(control_plane, *ids).status == start(control_plane, *failing).status == 202
-    wait_until(lambda: {ids[1], failing[1]} <= set(control_plane.node.builds))
+    eventually(lambda: {ids[1], failing[1]} <= set(control_plane.node.builds))
     reports = control_plane.node.reports
     control_plane.run(control_plane.server.close)
     entry = BuildLogEntry(at=time.time(), level="info", message="said alone")
@@ -234,14 +234,14 @@ def test_an_end_is_heard_at_once(control_plane: ControlPlane) -> None:
     name = new_name()
     control_plane.node.builds_run = True
     start(control_plane, *request_build(control_plane, name))
-    wait_until(lambda: ask(control_plane, "POST", "/v2/sandboxes", {"templateID": name}).status == 201)
+    eventually(lambda: ask(control_plane, "POST", "/v2/sandboxes", {"templateID": name}).status == 201)
 
 
 def test_a_build_that_the_node_never_got(control_plane: ControlPlane) -> None:
     """A build whose preparation died with the api process ends with an error that says so."""
     ids = request_build(control_plane, new_name())
     assert start(control_plane, *ids).status == 202
-    wait_until(lambda: ids[1] in control_plane.node.builds)
+    eventually(lambda: ids[1] in control_plane.node.builds)
     control_plane.run(control_plane.server.close)
     del control_plane.node.builds[ids[1]], control_plane.node.reports[ids[1]]
     control_plane.restart_api()
@@ -285,15 +285,15 @@ def test_node_away(control_plane: ControlPlane) -> None:
     ids = request_build(control_plane, new_name())
     gone = build_now(control_plane)
     assert start(control_plane, *ids).status == 202
-    wait_until(lambda: ids[1] in control_plane.node.builds)
+    eventually(lambda: ids[1] in control_plane.node.builds)
     control_plane.run(control_plane.node.die)
     assert status(control_plane, *ids)["status"] == "waiting"
     assert ask(control_plane, "DELETE", f"/templates/{gone[0]}").status == 204
     assert ask(control_plane, "DELETE", f"/templates/{ids[0]}/builds/{ids[1]}").status == 204
     time.sleep(0.2)
     control_plane.run(control_plane.node.start)
-    wait_until(lambda: gone[1] in control_plane.node.dropped)
-    wait_until(lambda: control_plane.node.reports[ids[1]].status is BuildStatus.ERROR)
+    eventually(lambda: gone[1] in control_plane.node.dropped)
+    eventually(lambda: control_plane.node.reports[ids[1]].status is BuildStatus.ERROR)
 
 
 def test_what_nobody_can_reach_is_dropped(control_plane: ControlPlane, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -316,7 +316,7 @@ def test_what_nobody_can_reach_is_dropped(control_plane: ControlPlane, monkeypat
     assert create(plane, templateID=name)["templateID"] == new[0]
     assert create(plane, templateID=f"{name}:kept")["templateID"] == tagged[0]
     plane.run(lambda: plane.node.report(replace(plane.node.reports[child[1]], status=BuildStatus.READY)))
-    wait_until(lambda: status(plane, *child)["status"] == "ready")
+    eventually(lambda: status(plane, *child)["status"] == "ready")
     plane.run(builds.prune)
     assert plane.node.dropped == [old[1], parent[1]]
 

@@ -32,7 +32,7 @@ from cloister.model.sandbox import EndReason, SandboxRecord, SandboxRequest, San
 from cloister.model.template import Template
 from cloister.node.server import DnsSockets, NodeServer
 
-__all__ = ["TEMPLATES", "FakeNode", "FakeSandbox", "new_network"]
+__all__ = ["TEMPLATES", "FakeNode", "FakeSandbox"]
 
 _CLONE_NEWNET = 0x40000000
 _SIOCSIFFLAGS = 0x8914
@@ -44,7 +44,7 @@ TEMPLATES = tuple(
 )
 
 
-def new_network() -> ThreadPoolExecutor:
+def _new_thread() -> ThreadPoolExecutor:
     """A thread inside a new network namespace with loopback up; sockets made in it stay there."""
 
     def enter() -> None:
@@ -198,7 +198,7 @@ class FakeNode:
             network.shutdown()
 
     def _new_network(self) -> ThreadPoolExecutor:
-        self._networks.append(new_network())
+        self._networks.append(_new_thread())
         return self._networks[-1]
 
     def find(self, sandbox_id: str) -> FakeSandbox:

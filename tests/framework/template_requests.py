@@ -7,7 +7,7 @@ import io
 import tarfile
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,6 @@ __all__ = [
     "start",
     "status",
     "wait_for",
-    "wait_until",
 ]
 
 HASH = "0" * 64
@@ -127,14 +126,6 @@ def other_team(plane: ControlPlane) -> dict[str, str]:
         return secret
 
     return {"X-API-KEY": asyncio.run(make())}
-
-
-def wait_until(true: Callable[[], bool]) -> None:
-    """Wait for something to come true."""
-    deadline = time.monotonic() + 20
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def build_now(plane: ControlPlane) -> tuple[str, str]:

@@ -12,7 +12,7 @@ __all__ = ["eventually", "turns"]
 _T = TypeVar("_T")
 
 
-def eventually(look: Callable[[], _T | None], timeout_s: float = 10) -> _T:
+def eventually(look: Callable[[], _T | None], timeout_s: float = 20) -> _T:
     """What ``look`` gives once it is true; an AssertionError when it takes too long."""
     until = time.monotonic() + timeout_s
     while not (found := look()):

@@ -64,8 +64,8 @@ def test_state_is_kept(bash: DriverProcess) -> None:
 
 def test_streams_are_apart_and_live(bash: DriverProcess) -> None:
     """Output arrives while the cell runs, stdout and stderr each on its own."""
-    bash.send({"op": "execute", "id": 900, "code": "echo one; echo err >&2; sleep 1; echo two", "envs": {}})
-    eventually(lambda: bash.raw_stdout == b"one\n" and bash.raw_stderr == b"err\n", 0.9)
+    bash.send({"op": "execute", "id": 900, "code": "echo one; echo err >&2; sleep 2; echo two", "envs": {}})
+    eventually(lambda: bash.raw_stdout == b"one\n" and bash.raw_stderr == b"err\n", 1.9)
     assert bash.receive()["op"] == "done"
     eventually(lambda: bash.raw_stdout == b"one\ntwo\n")
 

@@ -143,9 +143,9 @@ def test_plots(r: DriverProcess) -> None:
 
 def test_streams_live_and_apart(r: DriverProcess) -> None:
     """Output arrives while the cell sleeps, with and without a newline; messages and warnings go to stderr, with their call."""
-    r.send({"op": "execute", "id": 900, "code": "cat('one\\n'); Sys.sleep(1); cat('dots.'); Sys.sleep(1); cat('\\n')", "envs": {}})
-    eventually(lambda: r.raw_stdout == b"one\n", 0.9)
-    eventually(lambda: r.raw_stdout == b"one\ndots.", 1.5)
+    r.send({"op": "execute", "id": 900, "code": "cat('one\\n'); Sys.sleep(2); cat('dots.'); Sys.sleep(2); cat('\\n')", "envs": {}})
+    eventually(lambda: r.raw_stdout == b"one\n", 1.9)
+    eventually(lambda: r.raw_stdout == b"one\ndots.", 3.5)
     assert r.receive()["op"] == "done"
     assert streams(r, "print(1); message('hello'); f <- function(x) warning('careful'); f(1)") == (
         "[1] 1\n",

@@ -63,7 +63,7 @@ def test_a_crash_is_survived(node: Node) -> None:
     for number in (1, 2, 3):
         node.builds.enqueue(request(number))
     node.wait_begun(1, 2)
-    eventually(lambda: (node.report().total == 2 and node.report(2).total == 2))
+    eventually(lambda: node.report().total == 2 and node.report(2).total == 2)
     node.die()
     node.work.begun.clear()
     node.work.gate.set()
@@ -173,7 +173,7 @@ def test_a_log_can_be_followed(node: Node) -> None:
         followed.extend(entry.message for entry in report.entries)
         return report.status
 
-    eventually(lambda: (follow() and len(followed) == 2))
+    eventually(lambda: follow() and len(followed) == 2)
     node.builds.stop()
     node.work.gate.set()
     node.start()

@@ -12,8 +12,7 @@ from cloister.errors import BuildError
 from cloister.model.template import Template
 from cloister.node.build_cancel import BuildCancellation
 from cloister.node.warming import Warming
-from framework.template_requests import wait_until
-from framework.waiting import turns
+from framework.waiting import eventually, turns
 
 TEMPLATE = Template(template_id="t", name="t", build_id="b", layers=())
 
@@ -47,7 +46,7 @@ class Node:
 def try_it(node: Node, fault: Exception | None = None) -> None:
     """A trial, until the node has been asked."""
     with node.warming.ahead(TEMPLATE):
-        wait_until(lambda: "warm b" in node.log)
+        eventually(lambda: "warm b" in node.log)
         if fault is not None:
             raise fault
 
