@@ -1,6 +1,6 @@
 # What people and continuous integration run. `make help` lists it.
 
-VENV := .venv/bin
+VENV := .venv-dev/bin
 .DEFAULT_GOAL := help
 .PHONY: help run test install templates check format unit integration conformance security bench docs clean
 
@@ -13,8 +13,8 @@ run:  ## set up, start a server, run the examples with both SDKs, stop it
 test:  ## set up and run every check and test
 	scripts/test
 
-install:  ## .venv with cloister and the development tools
-	bash -euo pipefail -c '. scripts/lib.sh && ensure_venv dev'
+install:  ## .venv with the server, .venv-dev with the development tools, .venv-mcp for cloister mcp
+	bash -euo pipefail -c '. scripts/lib.sh && ensure_venv server && ensure_venv dev && ensure_mcp'
 
 templates:  ## build the stock templates (root)
 	$(VENV)/cloister template build all
@@ -24,16 +24,16 @@ check:  ## lint, types and structure
 	$(VENV)/mypy
 	$(VENV)/pytest -q tests/style
 
-format:  ## repair what lint can repair
+format:  ## fix lint faults that can be fixed automatically
 	$(VENV)/ruff check --fix .
 
-unit:  ## the tests that need no root and no network
+unit:  ## tests without root and network
 	$(VENV)/pytest -q tests/unit
 
-integration:  ## the tests on the real kernel, languages and network (root)
+integration:  ## tests on the real kernel, languages and network (root)
 	scripts/test tests/integration
 
-conformance:  ## the tests by the official SDKs (root)
+conformance:  ## tests with the official SDKs (root)
 	scripts/test tests/conformance
 
 security:  ## attacks and crashes (root)
@@ -48,6 +48,8 @@ bench:  ## measure this machine (root)
 
 docs:  ## renew the generated documents
 	$(VENV)/python -m cloister.config.document docs/configuration.md
+	$(VENV)/python -m cloister.node.layout docs/files.md
+	$(VENV)/python -m cloister.api.metrics.document docs/howto/monitoring.md
 
 clean:  ## remove the virtual environment and caches, not the templates
-	rm -rf .venv build .pytest_cache .mypy_cache .ruff_cache examples/javascript/node_modules
+	rm -rf .venv .venv-dev .venv-examples .venv-mcp .venv-agents .venv-crewai .venv-harbor .venv-releases build .pytest_cache .mypy_cache .ruff_cache .proxies examples/javascript/node_modules

@@ -1,8 +1,8 @@
-"""Creations and kills by clients that leave whenever they like, and then the question what is left. Exit code 1 when anything is.
+"""Creations and kills by clients that disconnect at random moments, then a check for leftovers. Exit code 1 if there are any.
 
-Clients vanish while a sandbox is created, while code runs, in the middle of a stream and during a kill, by FIN or RST, at random moments
-whose seed is printed. Before the server is stopped nothing may live that no client holds, and the server's descriptors, threads, memory,
-mounts, network namespaces, loop devices, control groups and processes must be what they were; after the stop the census must be empty.
+Clients disconnect during a creation, a run, a stream or a kill, by FIN or RST, at random moments whose seed is printed. Before the server
+stops, every live sandbox must belong to a client. The server's descriptors, threads, memory, mounts, network namespaces, loop devices,
+control groups and processes must be as before. After the stop the census must be empty.
 """
 
 from __future__ import annotations
@@ -33,20 +33,20 @@ from framework.server import Server, running_server
 _CODE_PORT = 49999
 _LIFETIME_S = 600
 _ORPHAN_S = 30.0
-"""A sandbox this old, that nobody holds, had its answer or its kill lost on the way, and is killed by the sweeper."""
+"""The sweeper kills a sandbox of this age that no client has: its answer or its kill was lost."""
 _SLEEP = "import time\nfor _ in range(20): time.sleep(0.05)"
 _STREAM = "import time\nfor n in range(400):\n    print('line', n, flush=True)\n    time.sleep(0.01)"
 _SLACK = {"supervisor_fds": 4, "api_fds": 8, "supervisor_threads": 8, "api_threads": 8}
 _CROWD = 4
-"""So many times as many clients at once warm the server up: pools of threads grow to what was ever needed at a time, and then stay."""
+"""The warm-up has this many times more clients, because thread pools grow to their largest size and then stay."""
 _RSS_SLACK_MIB = 48.0
 _RSS_SLACK_KIB_A_CYCLE = 4.0
-"""Ended sandboxes are remembered for a day (``ended_retention_s``), which is memory and no leak."""
+"""The server remembers ended sandboxes for a day (``ended_retention_s``); this memory is no leak."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How much. ``limit_s`` ends the cycles wherever they are; ``settle_s`` is how long the server may take to tidy up."""
+    """The amount of work. ``limit_s`` ends the cycles at any point; ``settle_s`` is the time for the server to clean up."""
 
     cycles: int
     at_once: int
@@ -57,7 +57,7 @@ class Plan:
 
 @dataclass
 class Outcome:
-    """What happened, and everything that is wrong with it."""
+    """The result of a run, and all faults."""
 
     done: Counter[str] = field(default_factory=Counter)
     left: int = 0
@@ -89,7 +89,7 @@ class Churn:
         return Departure(self._random.uniform(0, within_s), on_output, reset=self._random.random() < 0.5)
 
     async def cycles(self, count: int, at_once: int, limit_s: float, show: Callable[[str], None]) -> None:
-        """``count`` cycles, ``at_once`` of them at a time, or fewer when the time is over."""
+        """Run ``count`` cycles, ``at_once`` of them at a time; fewer if the time is over."""
         deadline, shown, left = time.monotonic() + limit_s, time.monotonic(), count
 
         async def client() -> None:
@@ -166,7 +166,7 @@ class Churn:
             await self.sweep(_ORPHAN_S)
 
     async def sweep(self, older_s: float) -> int:
-        """Kill what no client holds any more; how many there were."""
+        """Kill sandboxes that no client has; returns their number."""
         answer = _checked(await self._wire.control("GET", "/sandboxes"), 200)
         now = time.time()
         old = [row["sandboxID"] for row in json.loads(answer.raw) if now - float(row["metadata"]["churn"]) > older_s]
@@ -183,7 +183,7 @@ def _checked(answer: Answer | None, *statuses: int) -> Answer:
 
 
 def grown(before: Holdings, after: Holdings, cycles: int) -> list[str]:
-    """What is more than it may be. Kernel objects have no slack: a sandbox that is gone has none."""
+    """Values above their limit. Kernel objects have no tolerance, because an ended sandbox has none."""
     found = []
     for name, was in before.as_dict().items():
         slack = _SLACK.get(name, 0.0)
@@ -196,7 +196,7 @@ def grown(before: Holdings, after: Holdings, cycles: int) -> list[str]:
 
 
 def settle(server: Server, seconds: float) -> Holdings:
-    """Wait until what the server holds is the same for three seconds, or the time is over."""
+    """Wait until the server's objects stay the same for three seconds, or the time is over."""
     deadline, since = time.monotonic() + seconds, time.monotonic()
     held = holdings(server)
     while time.monotonic() < deadline and time.monotonic() - since < 3:
@@ -213,7 +213,7 @@ def _objects(held: Holdings) -> tuple[int, ...]:
 
 
 def left_alive(server: Server) -> list[str]:
-    """What the census of the live server says: sandboxes beside those made ahead, and leftovers."""
+    """Faults in the census of the live server: sandboxes that were not created ahead, and leftovers."""
     census = json.loads(server.cli("census", "--json", check=False).stdout)
     alive = len(census["live"]) - census["made_ahead"]
     found = [f"{alive} sandboxes are alive that nobody holds"] if alive else []
@@ -221,7 +221,7 @@ def left_alive(server: Server) -> list[str]:
 
 
 def judge(server: Server, before: Holdings, cycles: int, settle_s: float) -> tuple[Holdings, list[str]]:
-    """What is held and what is wrong with it, once the server had its time to tidy up."""
+    """The server's objects and their faults, after it had time to clean up."""
     deadline = time.monotonic() + settle_s
     while True:
         after = holdings(server)
@@ -232,7 +232,7 @@ def judge(server: Server, before: Holdings, cycles: int, settle_s: float) -> tup
 
 
 def churn(server: Server, plan: Plan, show: Callable[[str], None]) -> Outcome:
-    """Warm up, take stock, churn, sweep, judge. Main thread; leaves nothing alive on the server."""
+    """Warm up, count, churn, sweep, compare. Main thread only; leaves no sandbox on the server."""
     began = time.monotonic()
     clients = Churn(server, plan)
 
@@ -256,7 +256,7 @@ def churn(server: Server, plan: Plan, show: Callable[[str], None]) -> Outcome:
 
 
 def tell(outcome: Outcome) -> None:
-    """Print what happened."""
+    """Print the result."""
     for name, count in sorted(outcome.done.items()):
         print(f"{count:7} clients: {name}")
     print(f"{outcome.left:7} connections left by their client, {outcome.swept} sandboxes whose answer or kill was lost that way")
@@ -268,7 +268,7 @@ def tell(outcome: Outcome) -> None:
 
 
 def main() -> int:
-    """Churn a server of its own."""
+    """Start a server and churn it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cycles", type=int, default=10_000, help="creations (default: %(default)s)")
     parser.add_argument("--at-once", type=int, default=8, help="clients at once (default: %(default)s)")
@@ -283,7 +283,7 @@ def main() -> int:
     try:
         with running_server("--log-level", "warning") as server:
             outcome = churn(server, plan, lambda text: print(text, flush=True))
-    except AssertionError as error:  # of the server's end: its exit code or its census
+    except AssertionError as error:  # the server's stop failed: its exit code or its census
         outcome.findings.append(f"after the stop: {error}")
     tell(outcome)
     done = outcome.done.total()

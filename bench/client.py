@@ -1,7 +1,7 @@
-"""One client process of a concurrent row: reads a job, says ``ready``, waits for ``go TIME``, works, prints what it saw as JSON.
+"""One client process of a concurrent row: reads a job, prints ``ready``, waits for ``go TIME``, works, prints its samples as JSON.
 
-TIME is of the monotonic clock, which all processes of a host share, so that several clients begin at the same moment. A job's sandboxes are
-ended after its last answer, outside of what is timed, except in a loop, where killing is part of the round.
+TIME is of the monotonic clock, which all processes of a host share, so several clients can begin at the same moment. The client kills a
+job's sandboxes after the last answer, which is not timed. In a loop, the kill is part of the round.
 
     job    {"url", "api_key", "kind": "sdk" | "raw", "first": "command" | "code", "offsets": [s, …] | null, "workers": n, "duration_s": s}
     said   {"samples": {name: [ms]}, "errors": [text], "tried": n, "created": monotonic, "ended": monotonic, "cpu_s": s}
@@ -32,7 +32,7 @@ _LIFETIME_S = 600
 
 
 class Client(ABC):
-    """The three operations that are timed. A sandbox is whatever ``create`` returns."""
+    """The three timed operations. ``create`` returns a sandbox of any type."""
 
     @abstractmethod
     async def create(self) -> Any:
@@ -40,7 +40,7 @@ class Client(ABC):
 
     @abstractmethod
     async def first(self, sandbox: Any, kind: str) -> None:
-        """The first answer: of a command or of code. Raises when it is wrong."""
+        """The first answer, of a command or of code. Raises if it is wrong."""
 
     @abstractmethod
     async def kill(self, sandbox: Any) -> None:
@@ -90,7 +90,7 @@ class LeanClient(Client):
 
 @contextlib.asynccontextmanager
 async def client_of(job: dict[str, Any]) -> AsyncIterator[Client]:
-    """The client that the job names."""
+    """The client named in the job."""
     if job["kind"] == "sdk":
         yield SdkClient(job["url"], job["api_key"])
     else:
@@ -100,19 +100,19 @@ async def client_of(job: dict[str, Any]) -> AsyncIterator[Client]:
 
 @dataclass
 class Seen:
-    """What this process saw."""
+    """The samples of this process."""
 
     samples: Samples = field(default_factory=dict)
     errors: list[str] = field(default_factory=list)
     tried: int = 0
     created: float = 0.0
     ended: float = 0.0
-    """When the last creation, and the last answer, came."""
+    """Time of the last creation and of the last answer."""
     cpu_s: float = 0.0
-    """Processor time of this process from the beginning to the last answer."""
+    """Processor time of this process from its start to the last answer."""
 
     def note(self, name: str, began: float) -> float:
-        """A sample that ends now; the time now."""
+        """Add a sample that ends now; returns the current time."""
         now = time.monotonic()
         self.samples.setdefault(name, []).append((now - began) * 1000)
         return now
@@ -125,7 +125,7 @@ def used_cpu_s() -> float:
 
 
 async def live_once(client: Client, kind: str, seen: Seen, kept: list[Any] | None = None) -> None:
-    """Create and get the first answer; then kill, or keep for later. An error is counted, whatever it is."""
+    """Create and get the first answer, then kill or keep the sandbox. Counts every error."""
     seen.tried += 1
     sandbox = None
     try:
@@ -141,7 +141,7 @@ async def live_once(client: Client, kind: str, seen: Seen, kept: list[Any] | Non
                 await client.kill(sandbox)
                 seen.ended = seen.note("kill", now)
                 seen.note("life", began)
-    except Exception as error:  # noqa: BLE001  a load generator counts failures of every kind and goes on
+    except Exception as error:  # noqa: BLE001 - a load generator counts every failure and continues
         seen.errors.append(f"{type(error).__name__}: {error}"[:300])
         if kept is None and sandbox is not None:
             with contextlib.suppress(Exception):
@@ -149,7 +149,7 @@ async def live_once(client: Client, kind: str, seen: Seen, kept: list[Any] | Non
 
 
 async def at_offsets(client: Client, job: dict[str, Any], begin: float, seen: Seen) -> None:
-    """One sandbox at each offset from the beginning, all of them alive together; then kill them."""
+    """Create one sandbox at each offset from the start, keep all alive, then kill them."""
     kept: list[Any] = []
 
     async def one(offset: float) -> None:
@@ -164,7 +164,7 @@ async def at_offsets(client: Client, job: dict[str, Any], begin: float, seen: Se
 
 
 async def in_loops(client: Client, job: dict[str, Any], begin: float, seen: Seen) -> None:
-    """Whole lives one after the other by each worker, until the time is over."""
+    """Each worker runs whole lives one after the other, until the time is over."""
     await asyncio.sleep(max(0.0, begin - time.monotonic()))
 
     async def worker() -> None:

@@ -22,7 +22,7 @@ _BURST = 20
 
 
 def measure_floor(samples: Samples, rounds: int) -> None:
-    """What the host needs to start a process."""
+    """The host's own cost to start a process."""
     for _ in range(rounds):
         timed(samples, "floor: fork + exec", lambda: subprocess.run(["true"], check=True))
 
@@ -43,7 +43,7 @@ def measure_sync(samples: Samples, server: Server, rounds: int) -> None:
 
 
 async def measure_async(samples: Samples, server: Server, rounds: int) -> None:
-    """Bursts of simultaneous commands, with the asynchronous SDK; a burst's time divided by its commands."""
+    """Bursts of simultaneous commands with the asynchronous SDK; the time of a burst divided by its commands."""
     options: dict[str, Any] = server.sdk
     sandbox = await AsyncSandbox.create(timeout=600, **options)
     try:

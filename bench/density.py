@@ -1,4 +1,4 @@
-"""Many idle sandboxes: memory and processor time of each, whether all answer, and how create and run times grow with their number."""
+"""Many idle sandboxes: memory and processor time of each, whether all answer, and create and run times by their number."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _SECTION = "density"
 _SETTLE_S = 3.0
 _AT_ONCE = 4
 _RESERVE_MIB = 1536
-"""Of the host's memory: below it no more are created, as the server itself would refuse soon after."""
+"""Share of the host's memory below which no more sandboxes are created; the server itself would refuse soon after."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """``levels`` grow; ``level_limit_s`` bounds the creations of each, ``watch_s`` is how long idle ones are watched."""
+    """``levels`` are ascending; ``level_limit_s`` bounds the creations of each; ``watch_s`` is the time to measure idle sandboxes."""
 
     levels: tuple[int, ...]
     level_limit_s: float
@@ -33,7 +33,7 @@ class Plan:
 
 
 class Density:
-    """Fills a server level by level. The first sandbox, outside of the count, warms the template's pages."""
+    """Fills a server level by level. The first sandbox does not count; it warms the template's pages."""
 
     def __init__(self, server: Server, plan: Plan, client: RawClient) -> None:
         self._server, self._plan, self._client = server, plan, client
@@ -42,7 +42,7 @@ class Density:
         self.rows: list[Row] = []
 
     async def measure(self) -> None:
-        """All levels, until one cannot be reached; then everything is killed."""
+        """All levels, until one cannot be reached; then kills all sandboxes."""
         warm = await self._client.create()
         await self._client.run(warm)
         await asyncio.sleep(_SETTLE_S)
@@ -61,7 +61,7 @@ class Density:
         self.rows.append(Row(_SECTION, "ours.idle_drift", name, numbers))
 
     async def _fill(self, level: int) -> str:
-        """Create up to ``level``; why that was not possible, or nothing."""
+        """Create up to ``level``; returns the reason if that failed, else an empty text."""
         deadline = time.monotonic() + self._plan.level_limit_s
         reasons: list[str] = []
         wanted = level - len(self._live)
@@ -104,7 +104,7 @@ class Density:
         return [row, await self._watch(level), await self._probe(level)]
 
     async def _answer_all(self) -> list[str]:
-        """Every live sandbox runs ``1+1``; what went wrong."""
+        """Run ``1+1`` in every live sandbox; returns the errors."""
         failed: list[str] = []
         queue = list(self._live)
 
@@ -120,7 +120,7 @@ class Density:
         return failed
 
     async def _watch(self, level: int) -> Row:
-        """Processor time while nobody asks anything, in percent of one processor."""
+        """Processor time without any request, in percent of one processor."""
         tree = find_tree(instance_of(self._server))
         before, busy, began = cpu_by_group(self._server, tree), busy_s(), time.monotonic()
         await asyncio.sleep(self._plan.watch_s)
@@ -131,7 +131,7 @@ class Density:
         return Row(_SECTION, f"ours.idle_cpu_{level}", name, {"host_percent": round(100 * used / taken, 2), **numbers})
 
     async def _probe(self, level: int) -> Row:
-        """Create, first run and warm run beside that many live ones."""
+        """Create, first run and warm run beside this many live sandboxes."""
         samples: Samples = {"create": [], "total": [], "warm": []}
         for _ in range(self._plan.probes):
             began = time.perf_counter()
@@ -163,7 +163,7 @@ class Density:
 
 
 def measure_density(server: Server, plan: Plan) -> list[Row]:
-    """All levels on one server, which should hold nothing else; what was measured when the time is over is told."""
+    """All levels on one server, which should have no other sandbox. Reports the measured levels even if the time is over."""
     rows: list[Row] = []
 
     async def measure() -> None:

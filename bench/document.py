@@ -34,7 +34,7 @@ _UNITS = {
 
 @dataclass(frozen=True)
 class Report:
-    """Everything that one run found."""
+    """All results of one run."""
 
     at: str
     took_s: float
@@ -45,7 +45,7 @@ class Report:
     rows: list[Row]
 
     def warnings(self) -> list[str]:
-        """Why the times may not be trusted."""
+        """Reasons not to trust the times."""
         pairs = (("before", self.before), ("after", self.after))
         return [
             f"The machine was busy {when} the run: {load.busy_percent:g} % of it was used by others (load average {load.load_1_min:g})."
@@ -54,7 +54,7 @@ class Report:
         ]
 
     def as_json(self) -> dict[str, object]:
-        """For programs."""
+        """As JSON-ready data."""
         compared = [{"ours": ours.key, "reference": other.key, "ratio_p50": round(factor, 4)} for ours, other, factor in compare(self.rows)]
         head = {"at": self.at, "took_s": round(self.took_s, 1), "options": self.options, "machine": self.machine}
         loads = {"before": asdict(self.before), "after": asdict(self.after), "warnings": self.warnings()}
@@ -68,7 +68,7 @@ def _number(value: float | None) -> str:
 
 
 def _more(row: Row) -> str:
-    """The numbers that have no column, with their units."""
+    """Numbers without a column, with their units."""
     told = []
     for name, value in row.numbers.items():
         if name in _IN_COLUMNS:
@@ -84,7 +84,7 @@ def _cell(text: str) -> str:
 
 
 def _table(head: list[str], lines: list[list[str]]) -> list[str]:
-    """A Markdown table whose columns are as wide as their widest cell, so that it can be read in a terminal too."""
+    """A Markdown table with aligned columns, so that it is readable in a terminal too."""
     cells = [[_cell(text) for text in line] for line in [head, *lines]]
     widths = [max(len(line[column]) for line in cells) for column in range(len(head))]
     made = ["| " + " | ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip() + " |" for line in cells]
@@ -103,10 +103,10 @@ def _section(title: str, rows: list[Row]) -> list[str]:
 
 
 def render(report: Report, plot: str | None) -> str:
-    """The report in Markdown; ``plot`` is the picture's file name beside it."""
+    """The report in Markdown; ``plot`` is the file name of the picture in the same directory."""
     machine = report.machine
     text = ["# Benchmarks", ""]
-    text += [f"Measured on {report.at}, in {report.took_s / 60:.0f} minutes, everything side by side in one run by `bench/report.py`."]
+    text += [f"Measured on {report.at}, in {report.took_s / 60:.0f} minutes, all side by side in one run of `bench/report.py`."]
     text += ["Times depend on the machine: read the ratios.", ""]
     text += [f"- machine: {machine['cores']} cores of {machine['processor']}, {machine['memory_gib']} GiB of memory"]
     text += [f"- system: kernel {machine['kernel']}, {machine['system']}"]
@@ -126,7 +126,7 @@ def render(report: Report, plot: str | None) -> str:
 
 
 def write(report: Report, directory: Path, name: str, plot: Path | None) -> Path:
-    """``name``.md and ``name``.json in ``directory``; the Markdown file."""
+    """Write ``name``.md and ``name``.json into ``directory``; returns the path of the Markdown file."""
     directory.mkdir(parents=True, exist_ok=True)
     (directory / f"{name}.json").write_text(json.dumps(report.as_json(), indent=1) + "\n")
     path = directory / f"{name}.md"

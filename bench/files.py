@@ -32,7 +32,7 @@ _JS = Path(__file__).parents[1] / "tests" / "conformance" / "js"
 
 
 class Noise(io.RawIOBase):
-    """A file of a random block again and again, never in memory as a whole."""
+    """A file that repeats a random block; it is never in memory as a whole."""
 
     block = os.urandom(_MIB)
 
@@ -40,11 +40,11 @@ class Noise(io.RawIOBase):
         self._left = size
 
     def readable(self) -> bool:
-        """It is."""
+        """Always true."""
         return True
 
     def read(self, size: int = -1) -> bytes:
-        """At most a block. Reads of a power of two of bytes begin at a multiple of it, so that the blocks follow each other."""
+        """Read at most a block. Reads whose size is a power of two start at a multiple of it, so blocks follow each other."""
         at = -self._left % _MIB
         data = self.block[at : at + min(self._left, _MIB, size if size > 0 else _MIB)]
         self._left -= len(data)
@@ -58,7 +58,7 @@ def agent_of(sandbox: Sandbox) -> int:
 
 
 def peak_mib(pid: int) -> float:
-    """The most memory that a process had in use since the last call."""
+    """Peak memory of a process since the last call."""
     found = re.search(r"VmHWM:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())
     assert found is not None
     Path(f"/proc/{pid}/clear_refs").write_text("5")
@@ -67,7 +67,7 @@ def peak_mib(pid: int) -> float:
 
 @contextlib.contextmanager
 def floor(kind: str, directory: Path) -> Iterator[str]:
-    """The URL of a server that only writes uploads to a file."""
+    """The URL of a server that writes uploads to a file and does nothing else."""
     path = directory / "floor"
     command = [sys.executable, str(Path(__file__).with_name("upload_floor.py")), kind, str(path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
@@ -80,7 +80,7 @@ def floor(kind: str, directory: Path) -> Iterator[str]:
 
 
 class Transfers:
-    """One sandbox and a file of ``size`` bytes that goes up and down."""
+    """One sandbox, and a file of ``size`` bytes that is uploaded and downloaded."""
 
     def __init__(self, server: Server, size: int, rounds: int) -> None:
         self._server = server
@@ -91,7 +91,7 @@ class Transfers:
         self._processes = {"agent": agent_of(self._sandbox), "api": server.child("api")}
 
     def run(self, rows: Rows) -> None:
-        """Measure all."""
+        """Measure all rows."""
         with floor("socket", self._server.data_dir) as raw, floor("aiohttp", self._server.data_dir) as plain:
             ways: dict[str, Callable[[], object]] = {
                 "floor: pipe": self._copy_locally,
@@ -107,7 +107,7 @@ class Transfers:
         self._sandbox.kill()
 
     def _measure(self, ways: dict[str, Callable[[], object]], rows: Rows) -> None:
-        """The ways take turns, so that what else the machine does meets all of them."""
+        """The variants take turns, so that other load affects all of them."""
         taken: dict[str, list[float]] = {name: [] for name in ways}
         peaks: dict[str, dict[str, float]] = {name: {} for name in ways}
         for _ in range(self._rounds):
@@ -152,14 +152,14 @@ class Transfers:
 
     def _post(self, url: str) -> None:
         """A form with one file, by the HTTP client that the SDK itself uses."""
-        client = self._sandbox.files._envd_api  # noqa: SLF001 - the floor is to have the SDK's own client
+        client = self._sandbox.files._envd_api  # noqa: SLF001 - the floor uses the SDK's own client
         client.post(url, files=[("file", ("big", Noise(self._size)))], timeout=None).raise_for_status()
 
     def _upload(self, *, octet_stream: bool) -> None:
         self._sandbox.files.write("big", Noise(self._size), use_octet_stream=octet_stream)
 
     def _download(self) -> None:
-        """As a stream, each byte compared with what it was."""
+        """Download as a stream and compare each byte."""
         twice, at = memoryview(Noise.block * 2), 0
         with self._sandbox.files.read("big", format="stream") as stream:
             for chunk in stream:
@@ -171,7 +171,7 @@ class Transfers:
         assert at == self._size
 
     def _check(self) -> None:
-        """What was written is what was sent."""
+        """Check that the written bytes are those that were sent."""
         wanted, noise = hashlib.sha256(), Noise(self._size)
         while block := noise.read():
             wanted.update(block)
@@ -201,7 +201,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "files.json")
     args = parser.parse_args()
     rows: Rows = {}
-    disk_mib = 2 * args.size + _SPARE_DISK_MIB  # a file that is replaced is there twice for a moment
+    disk_mib = 2 * args.size + _SPARE_DISK_MIB  # a replaced file exists twice for a moment
     with running_server("--default-disk-mib", str(disk_mib)) as server:
         Transfers(server, args.size * _MIB, args.rounds).run(rows)
         measure_lists(server, rows, args.rounds * 3)

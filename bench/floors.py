@@ -1,4 +1,4 @@
-"""Floors: what the host and bare libraries need for the least that a sandbox does, measured in the same run."""
+"""Floors: the cost of the host and of bare libraries for the smallest work of a sandbox, measured in the same run."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ _LIMIT_S = 30
 
 @dataclass(frozen=True)
 class Size:
-    """How often each thing is done."""
+    """Number of rounds of each floor."""
 
     rounds: int
     starts: int
 
 
 def _check(argv: list[str], expected: str) -> None:
-    """Run it once and look at what it says. Raises: MissingError with its own words."""
+    """Run the program once and check its output. Raises: MissingError with its message."""
     done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=_LIMIT_S, stdin=subprocess.DEVNULL)
     if done.returncode or expected not in done.stdout:
         raise MissingError(f"{argv[0]} ended with {done.returncode}: {(done.stderr.strip() or done.stdout.strip())[-300:]}")
 
 
 def _spawn(argv: list[str]) -> None:
-    """The least that starting a program and waiting for its end can cost; ``argv[0]`` is a path. Raises: MissingError."""
+    """The minimal cost of starting a program and waiting for its end; ``argv[0]`` is a path. Raises: MissingError."""
     pid = os.posix_spawn(argv[0], argv, os.environ, file_actions=[(os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0)])
     try:
         _, status = os.waitpid(pid, 0)
@@ -49,7 +49,7 @@ def _spawn(argv: list[str]) -> None:
 
 
 def program_row(section: str, key: str, name: str, argv: list[str], rounds: int) -> Row:
-    """The time of a program from its start to its end; the first round is not counted, and ``2`` is what it prints if it is a Python."""
+    """The run time of a program. The first round does not count. A Python program must print ``2``."""
     samples: Samples = {}
     expected = "2" if argv[-1].startswith("print") else ""
     try:

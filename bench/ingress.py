@@ -1,6 +1,6 @@
-"""Measures what the ingress adds: a program in a sandbox, reached directly, through the ingress in clear text, and by TLS. See README.md.
+"""Measures the cost of the ingress: requests to a program in a sandbox directly, through the ingress, and with TLS. See README.md.
 
-Directly means by a socket that the supervisor made inside the sandbox's network, which is what the ingress itself uses.
+Directly means by a socket that the supervisor created inside the sandbox's network, as the ingress itself uses.
 """
 
 from __future__ import annotations
@@ -25,17 +25,18 @@ from bench.stats import summarise, write_results
 from websockets.sync.client import connect
 
 from cloister.cluster.base import NodeListener
-from cloister.cluster.local import LocalNodeClient
+from cloister.cluster.local import LocalNode
+from cloister.nodewire.requests import SandboxRef
 from framework.served import NODE, WEBSOCKETS, Served, served_sandbox
 from framework.server import running_server
 
 Dial = Callable[[int], socket.socket]
-"""A connection on which the program on that port answers requests that carry the sandbox's headers."""
+"""A connection to the program on that port; requests have the sandbox's headers."""
 _BLOCK = b"u" * (1 << 20)
 
 
 class DirectDialer:
-    """Connections into the sandbox's network, made by the supervisor."""
+    """Connections into the sandbox's network, created by the supervisor."""
 
     def __init__(self, run_dir: Path, sandbox_id: str) -> None:
         self._sandbox_id = sandbox_id
@@ -43,8 +44,8 @@ class DirectDialer:
         threading.Thread(target=self._loop.run_forever, daemon=True).start()
         self._client = asyncio.run_coroutine_threadsafe(self._open(run_dir / "supervisor.sock"), self._loop).result(10)
 
-    async def _open(self, path: Path) -> LocalNodeClient:
-        client = LocalNodeClient(path, wait_s=5)
+    async def _open(self, path: Path) -> LocalNode:
+        client = LocalNode(path, wait_s=5)
 
         async def greet(_node: object) -> None:
             return
@@ -55,10 +56,10 @@ class DirectDialer:
 
     def __call__(self, port: int) -> socket.socket:
         """One connection."""
-        sock = asyncio.run_coroutine_threadsafe(self._client.dial(self._sandbox_id), self._loop).result(10)
+        dialled = asyncio.run_coroutine_threadsafe(self._client.calls.dial(SandboxRef(self._sandbox_id)), self._loop).result(10)
+        sock = dialled.socket
         sock.setblocking(True)
-        host = "::ffff:127.0.0.1" if sock.family is socket.AF_INET6 else "127.0.0.1"
-        sock.connect((host, port))
+        sock.connect((dialled.hosts[0], port))
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return sock
 
@@ -86,7 +87,7 @@ def _client(sock: socket.socket) -> http.client.HTTPConnection:
 
 
 def measure_requests(dial: Dial, headers: dict[str, str], rounds: int) -> list[float]:
-    """Milliseconds of small requests on one connection, the first ones left out."""
+    """Milliseconds of small requests on one connection, without the first ones."""
     client, times = _client(dial(NODE)), []
     for _ in range(rounds + 50):
         began = time.perf_counter()
@@ -98,7 +99,7 @@ def measure_requests(dial: Dial, headers: dict[str, str], rounds: int) -> list[f
 
 
 def measure_connections(dial: Dial, headers: dict[str, str], rounds: int) -> list[float]:
-    """Milliseconds of connecting and one request, each on a connection of its own."""
+    """Milliseconds of a new connection and one request on it."""
     times = []
     for _ in range(rounds):
         began = time.perf_counter()
@@ -111,10 +112,10 @@ def measure_connections(dial: Dial, headers: dict[str, str], rounds: int) -> lis
 
 
 def measure_messages(dial: Dial, headers: dict[str, str], rounds: int) -> list[float]:
-    """Milliseconds of a WebSocket message there and back."""
+    """Milliseconds of a WebSocket round trip."""
     times = []
     options = {"additional_headers": headers, "subprotocols": ["chat"], "compression": None}
-    with connect("ws://bench/", sock=dial(WEBSOCKETS), **options) as client:  # type: ignore[arg-type]
+    with connect("ws://bench/", sock=dial(WEBSOCKETS), **options) as client:  # type: ignore[arg-type]  # options by name
         for _ in range(rounds):
             began = time.perf_counter()
             client.send("hello")
@@ -124,7 +125,7 @@ def measure_messages(dial: Dial, headers: dict[str, str], rounds: int) -> list[f
 
 
 def measure_down(dial: Dial, headers: dict[str, str], size_mib: int) -> float:
-    """MiB a second of one download."""
+    """MiB per second of one download."""
     client = _client(dial(NODE))
     began = time.perf_counter()
     client.request("GET", f"/flood?size={size_mib << 20}", headers=headers)
@@ -137,7 +138,7 @@ def measure_down(dial: Dial, headers: dict[str, str], size_mib: int) -> float:
 
 
 def measure_up(dial: Dial, headers: dict[str, str], size_mib: int) -> float:
-    """MiB a second of one upload; the program hashes it, which bounds the direct one too."""
+    """MiB per second of one upload. The program hashes it, which also limits the direct upload."""
     client = _client(dial(NODE))
     began = time.perf_counter()
     client.request("POST", "/count", body=(_BLOCK for _ in range(size_mib)), headers={**headers, "Content-Length": str(size_mib << 20)})
@@ -147,7 +148,7 @@ def measure_up(dial: Dial, headers: dict[str, str], size_mib: int) -> float:
 
 
 def measure(ways: dict[str, Dial], served: Served, args: argparse.Namespace) -> dict[str, dict[str, float]]:
-    """All rows; the ways take turns within a row, so that they meet the same machine."""
+    """All rows; the variants take turns within a row, so that other load affects all of them."""
     rows: dict[str, dict[str, float]] = {}
     timed = (
         ("request", measure_requests, NODE),

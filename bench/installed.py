@@ -1,6 +1,6 @@
-"""What the peers need: environments of their own below a cache directory, and two Debian packages. Made on first use, never in ours.
+"""Environments of the peers below a cache directory, and two Debian packages. Created on first use, separate from our own.
 
-What cannot be had is a :class:`MissingError` with the true reason, which becomes the peer's row.
+A peer that cannot be installed raises :class:`MissingError` with the cause, which becomes the peer's row.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ _INSTALL_LIMIT_S = 300
 
 
 class MissingError(Exception):
-    """A peer that cannot run here, and why."""
+    """A peer cannot run here; the message gives the reason."""
 
 
 def default_cache() -> Path:
-    """Where environments of peers are kept."""
+    """The directory of the peers' environments."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cloister-bench"
 
 
@@ -35,14 +35,14 @@ def _checked(argv: list[str]) -> None:
 
 
 class PeerHome:
-    """The cache directory. ``may_install`` False only uses what is there."""
+    """The cache directory. With ``may_install`` False it only uses existing environments."""
 
     def __init__(self, cache: Path, *, may_install: bool = True) -> None:
         self._cache = cache
         self._may_install = may_install
 
     def environment(self, name: str) -> Path:
-        """The ``bin`` of the environment with what ``environments/<name>.txt`` lists. Raises: MissingError."""
+        """The ``bin`` of the environment with the packages of ``environments/<name>.txt``. Raises: MissingError."""
         wanted = (LISTS / f"{name}.txt").read_text()
         directory = self._cache / name
         stamp = directory / "installed.txt"
@@ -58,7 +58,7 @@ class PeerHome:
         return directory / "bin"
 
     def program(self, name: str, package: str) -> str:
-        """The path of a program of the system, installed by apt if it is missing. Raises: MissingError."""
+        """The path of a system program, installed by apt if it is missing. Raises: MissingError."""
         found = shutil.which(name)
         if found:
             return found

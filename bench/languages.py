@@ -1,4 +1,4 @@
-"""Measures what the first run of each language costs through the official SDK, beside floors in the same sandboxes. See README.md."""
+"""Measures the first run of each language through the official SDK, beside floors in the same sandboxes. See README.md."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ PID = {
     "java": "ProcessHandle.current().pid()",
     "bash": "echo $PPID",
 }
-"""Tells the kernel's process id; bash's driver is the parent of the shell."""
+"""Prints the kernel's process id; for bash, the driver is the parent of the shell."""
 FLOORS = {
     "python": ["python3", "-c", "0"],
     "javascript": ["node", "-e", "0"],
@@ -76,7 +76,7 @@ print(json.dumps(sums))
 
 
 def timed(samples: Samples, name: str, action: Callable[[], Any]) -> Any:
-    """Run ``action`` and note its milliseconds under ``name``."""
+    """Run ``action`` and store its milliseconds under ``name``."""
     began = time.perf_counter()
     result = action()
     samples.setdefault(name, []).append((time.perf_counter() - began) * 1000)
@@ -84,20 +84,20 @@ def timed(samples: Samples, name: str, action: Callable[[], Any]) -> Any:
 
 
 def median(values: list[float]) -> float:
-    """The middle of the sorted values."""
+    """The median."""
     return sorted(values)[len(values) // 2]
 
 
 def inside(sandbox: Sandbox, program: str) -> Any:
-    """What a Python program inside prints, as JSON; run as root."""
+    """The JSON output of a Python program, run as root inside."""
     sandbox.files.write("/tmp/measure.py", program)
     return json.loads(sandbox.commands.run("python3 -I /tmp/measure.py", user="root", timeout=120).stdout)
 
 
 def measure_once(samples: Samples, options: dict[str, Any], language: str) -> None:
-    """One sandbox: the first run in the language's default context, what the kernel has cost by then, warm runs, the floor."""
+    """Measure one sandbox: the first run in the language's default context, the kernel's cost so far, warm runs, the floor."""
     with Sandbox.create(timeout=300, **options) as sandbox:
-        sandbox.run_code("1")  # the agent and its Python kernel are up, the connection is open: python has no first run of its own here
+        sandbox.run_code("1")  # start the agent and its Python kernel, and open the connection: Python has no first run here
         first = timed(samples, "first run", lambda: sandbox.run_code(CODE[language], language=language))
         assert first.error is None, first.error
         told = sandbox.run_code(PID[language], language=language)

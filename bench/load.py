@@ -25,7 +25,7 @@ KINDS = {"sdk": "SDK", "raw": "lean client"}
 
 @dataclass
 class Outcome:
-    """What all clients saw together. ``busy_s`` is processor time of the whole host meanwhile, ``clients_s`` of the clients."""
+    """The samples of all clients. ``busy_s`` is the processor time of the whole host, ``clients_s`` the part that the clients used."""
 
     samples: Samples = field(default_factory=dict)
     errors: Counter[str] = field(default_factory=Counter)
@@ -36,7 +36,7 @@ class Outcome:
     clients_s: float = 0.0
 
     def numbers(self) -> dict[str, float]:
-        """Those that are no percentiles."""
+        """Numbers that are no percentiles."""
         done = len(self.samples.get("total", []))
         return {
             "success_percent": round(100 * done / self.tried, 2) if self.tried else 0.0,
@@ -52,7 +52,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Load:
-    """What is to be done: sandboxes at ``offsets``, or ``workers`` that loop for ``duration_s``."""
+    """The work: sandboxes at ``offsets``, or ``workers`` that loop for ``duration_s``."""
 
     kind: str
     first: str
@@ -61,7 +61,7 @@ class Load:
     duration_s: float = 0.0
 
     def jobs(self) -> list[dict[str, Any]]:
-        """The load cut into one job for each client process; none is empty."""
+        """One job for each client process; no job is empty."""
         parts = min(_PROCESSES, len(self.offsets) if self.offsets is not None else self.workers)
         common = {"kind": self.kind, "first": self.first, "duration_s": self.duration_s}
         if self.offsets is not None:
@@ -85,7 +85,7 @@ def _tell(process: subprocess.Popen[str], line: str) -> None:
 
 
 def run_load(server: Server, load: Load) -> Outcome:
-    """Start the clients, let them begin at once, gather what they saw. The caller bounds the time; clients end with the block."""
+    """Start the clients, begin at the same time, collect their samples. The caller bounds the time; clients end with the block."""
     outcome = Outcome()
     with contextlib.ExitStack() as stack:
         processes = []
@@ -119,7 +119,7 @@ def run_load(server: Server, load: Load) -> Outcome:
 
 
 def burst_rows(server: Server, kind: str, count: int, stagger_s: float) -> list[Row]:
-    """``count`` creations (at least one), each with a first command, ``stagger_s`` apart; all of them live at the end."""
+    """``count`` creations (at least one), ``stagger_s`` apart, each with a first command; all are alive at the end."""
     key, name = ("burst", f"burst of {count}") if stagger_s == 0 else ("staggered", f"{count}, one each {stagger_s * 1000:.0f} ms")
     outcome = run_load(server, Load(kind, "command", tuple(number * stagger_s for number in range(count))))
     title = f"{name} ({KINDS[kind]})"
@@ -133,7 +133,7 @@ def burst_rows(server: Server, kind: str, count: int, stagger_s: float) -> list[
 
 
 def sustained_row(server: Server, kind: str, clients: int, duration_s: float) -> Row:
-    """Whole lives (create, first run, kill) by ``clients`` at once; what ended within the time counts."""
+    """Whole lives (create, first run, kill) by ``clients`` at once; only lives that end in time count."""
     outcome = run_load(server, Load(kind, "code", workers=clients, duration_s=duration_s))
     lives = len(outcome.samples.get("life", []))
     numbers = {**outcome.numbers(), "per_s": round(lives / outcome.wall_s, 2) if outcome.wall_s > 0 else 0.0}

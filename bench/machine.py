@@ -1,4 +1,4 @@
-"""What the machine is and what it is doing: its description, its load, free memory, processor time of the host and of processes.
+"""Describes the machine and measures its use: load, free memory, processor time of the host and of processes.
 
 Reads /proc only. Source: proc(5).
 """
@@ -15,19 +15,19 @@ from pathlib import Path
 _TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 _LOOK_S = 2.0
 BUSY_PERCENT = 15.0
-"""Of all processors: above it somebody else is at work, and times are not to be trusted."""
+"""Share of all processors. Above it another program is busy, and the times are not reliable."""
 
 
 @dataclass(frozen=True)
 class Load:
-    """What others did when nothing of ours ran: load average, and processor time in percent of the whole machine."""
+    """The load of other programs before ours ran: load average, and processor time in percent of the whole machine."""
 
     load_1_min: float
     busy_percent: float
 
     @property
     def is_busy(self) -> bool:
-        """Whether somebody else is at work."""
+        """Whether another program is busy."""
         return self.busy_percent > BUSY_PERCENT
 
 
@@ -43,7 +43,7 @@ def available_mib() -> float:
 
 
 def busy_s() -> float:
-    """Processor time that the whole host has used since it started, all processors together, waiting for disks left out."""
+    """Processor time of the whole host since its start, all processors together, without waits for disks."""
     fields = [int(word) for word in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
     user, nice, system, _idle, _iowait, irq, softirq, steal = fields
     return (user + nice + system + irq + softirq + steal) * _TICK_S
@@ -56,13 +56,13 @@ def process_cpu_s(pid: int) -> float:
 
 
 def rss_mib(pid: int) -> float:
-    """Memory of a process that is in use and not swapped."""
+    """Resident memory of a process."""
     line = next(line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmRSS:"))
     return int(line.split()[1]) / 1024
 
 
 def look_at_load() -> Load:
-    """Watch the machine for two seconds, while we do nothing."""
+    """Measure the machine for two seconds while our programs are idle."""
     began, before = time.monotonic(), busy_s()
     time.sleep(_LOOK_S)
     used = (busy_s() - before) / (time.monotonic() - began) / (os.cpu_count() or 1)
@@ -70,7 +70,7 @@ def look_at_load() -> Load:
 
 
 def describe() -> dict[str, object]:
-    """The machine and the version that is measured, in words."""
+    """A description of the machine and of the measured version."""
     return {
         "processor": _field(Path("/proc/cpuinfo"), "model name", ":") or platform.machine(),
         "cores": os.cpu_count(),

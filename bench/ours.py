@@ -1,4 +1,4 @@
-"""Rows of our own server, one sandbox after the other, by the official Python SDK and by the lean client."""
+"""Rows of our own server, one sandbox after the other, with the official Python SDK and with the lean client."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _LIFETIME_S = 600
 
 @dataclass(frozen=True)
 class Rounds:
-    """How often, and for how long at most; what was done when the time is over is what is told."""
+    """Number of rounds and time limit. Rounds that ended in time are reported."""
 
     count: int
     limit_s: float
@@ -37,7 +37,7 @@ class Rounds:
 
 
 def measure_first_command(server: Server, rounds: Rounds) -> list[Row]:
-    """Time to interactive as ComputeSDK takes it: one after the other, from the call to the end of the first command."""
+    """Time to interactive as ComputeSDK defines it: one after the other, from the call to the end of the first command."""
     samples: Samples = {}
     for _ in rounds:
         began = time.perf_counter()
@@ -61,9 +61,9 @@ def measure_first_run(server: Server, rounds: Rounds) -> list[Row]:
         assert sandbox.run_code("1+1").text == "2"
         samples.setdefault("total", []).append((time.perf_counter() - began) * 1000)
         for _ in range(_WARM_OF_EACH):
-            assert timed(samples, "warm", lambda s=sandbox: s.run_code("1+1")).text == "2"  # type: ignore[misc]
+            assert timed(samples, "warm", lambda s=sandbox: s.run_code("1+1")).text == "2"  # type: ignore[misc]  # mypy infers no type for a default of a lambda
         for _ in range(_WARM_OF_EACH):
-            timed(samples, "command", lambda s=sandbox: s.commands.run("true"))  # type: ignore[misc]
+            timed(samples, "command", lambda s=sandbox: s.commands.run("true"))  # type: ignore[misc]  # mypy infers no type for a default of a lambda
         sandbox.kill()
     return [
         latency_row(_SECTION, "ours.create_run_sdk", "create → first run_code (SDK)", samples["total"]),
@@ -73,7 +73,7 @@ def measure_first_run(server: Server, rounds: Rounds) -> list[Row]:
 
 
 def measure_paced(server: Server, rounds: Rounds) -> list[Row]:
-    """The same after a pause, so that what the server prepares ahead is there."""
+    """The same after a pause, so that the server has a sandbox ready."""
     samples: Samples = {}
     for _ in rounds:
         time.sleep(_PAUSE_S)
@@ -87,7 +87,7 @@ def measure_paced(server: Server, rounds: Rounds) -> list[Row]:
 
 
 def measure_lean(server: Server, rounds: Rounds) -> list[Row]:
-    """The same by the lean client: what is missing is the SDK's own cost."""
+    """The same with the lean client; the difference is the SDK's own cost."""
     samples: Samples = {}
 
     async def note(name: str, began: float) -> None:

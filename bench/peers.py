@@ -1,7 +1,6 @@
-"""Peers that run on this machine without Docker and KVM, each measured by what it offers: programs that isolate, servers that run code.
+"""Peers that run on this machine without Docker and KVM: programs that isolate, and servers that run code.
 
-The servers do not isolate; what they cost is what a client pays for an answer over HTTP. A peer that cannot run here is a row with
-its own words.
+The servers do not isolate; their numbers are the cost of an answer over HTTP. A peer that cannot run here is a row with its message.
 """
 
 from __future__ import annotations
@@ -59,7 +58,7 @@ def measure_runsc(home: PeerHome, size: Size) -> list[Row]:
 
 @dataclass(frozen=True)
 class ServerPeer:
-    """How a server is started; ``{port}`` and ``{token}`` are filled in."""
+    """The command of a server; ``{port}`` and ``{token}`` are replaced."""
 
     environment: str
     argv: tuple[str, ...]
@@ -155,7 +154,7 @@ async def _post(session: aiohttp.ClientSession, path: str, document: dict[str, A
 
 
 async def _jupyter_run(socket_: aiohttp.ClientWebSocketResponse) -> None:
-    """One ``1+1``: until its result was seen and the kernel is idle again."""
+    """One ``1+1``, until its result arrived and the kernel is idle."""
     message_id, result = uuid.uuid4().hex, None
     header = {"msg_id": message_id, "msg_type": "execute_request", "username": "", "session": message_id, "version": "5.3"}
     content = {"code": "1+1", "silent": False, "store_history": True, "user_expressions": {}, "allow_stdin": False, "stop_on_error": True}
@@ -267,5 +266,5 @@ def measure_swe_rex(home: PeerHome, size: Size) -> list[Row]:
 
 
 def measure_open_terminal(home: PeerHome, size: Size) -> list[Row]:
-    """Open Terminal: commands by a pseudo-terminal each, without isolation."""
+    """Open Terminal: commands, each in a pseudo-terminal, without isolation."""
     return _measure(OPEN_TERMINAL, _open_terminal, {"execute": ("peer.open_terminal_execute", "Open Terminal: execute true")}, home, size)

@@ -20,7 +20,7 @@ _OURS, _OTHERS = "#1f77b4", "#b0b0b0"
 
 
 def _bars(axes: Any, rows: dict[str, Row], keys: tuple[str, ...], title: str) -> None:
-    """Medians as bars, the way to the p99 as a line."""
+    """Medians as bars, with a line to the p99."""
     shown = [rows[key] for key in reversed(keys) if key in rows]
     for place, row in enumerate(shown):
         median, tail = row.numbers["p50_ms"], row.numbers["p99_ms"]
@@ -34,7 +34,7 @@ def _bars(axes: Any, rows: dict[str, Row], keys: tuple[str, ...], title: str) ->
 
 
 def _lines(axes: Any, rows: dict[str, Row], series: dict[str, tuple[str, str]], title: str) -> None:
-    """``series``: a pattern of keys with the horizontal value in a group, and the number that is drawn, by label."""
+    """``series`` has, by label, a pattern of keys whose group is the horizontal value, and the number to draw."""
     for label, (pattern, metric) in series.items():
         named = [(match, row.numbers) for key, row in rows.items() if (match := re.fullmatch(pattern, key))]
         found = [(int(match[1]), numbers[metric]) for match, numbers in named if metric in numbers]
@@ -48,12 +48,12 @@ def _lines(axes: Any, rows: dict[str, Row], series: dict[str, tuple[str, str]], 
 
 def draw(rows: list[Row], path: Path) -> None:
     """Write an SVG. Raises: ImportError without matplotlib."""
-    import matplotlib as mpl  # noqa: PLC0415  an optional extra
+    import matplotlib as mpl  # noqa: PLC0415 - an optional extra
 
     mpl.use("Agg")
-    from matplotlib import pyplot as plt  # noqa: PLC0415  as above
+    from matplotlib import pyplot as plt  # noqa: PLC0415 - as above
 
-    mpl.rcParams["svg.fonttype"] = "none"  # text stays text: small, and it can be searched
+    mpl.rcParams["svg.fonttype"] = "none"  # text stays text: small and searchable
     mpl.rcParams["svg.hashsalt"] = "cloister"
     known = {row.key: row for row in rows if row.numbers}
     timed = {key: row for key, row in known.items() if "p50_ms" in row.numbers}

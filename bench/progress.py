@@ -1,6 +1,6 @@
-"""What runs now, how much longer it takes, and the bound that it must not exceed.
+"""Shows the running step and the remaining time, and enforces the time limit of each step.
 
-A step that fails or exceeds its bound becomes a row with the reason; the run goes on.
+A step that fails or exceeds its limit becomes a row with the reason; the run continues.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Step:
 
 @contextlib.contextmanager
 def bounded(seconds: float) -> Iterator[None]:
-    """Raises: TimeoutError inside the block when it takes longer. Main thread only; blocks do not nest."""
+    """Raise TimeoutError inside the block if it takes longer. Main thread only; blocks do not nest."""
 
     def expire(_number: int, _frame: FrameType | None) -> None:
         raise TimeoutError(f"took longer than its bound of {seconds:.0f} s")
@@ -44,7 +44,7 @@ def bounded(seconds: float) -> Iterator[None]:
 
 
 def end_orderly() -> None:
-    """Make a request to end (SIGTERM, SIGHUP) leave every block, so that servers and clients that were started are ended too."""
+    """Let SIGTERM and SIGHUP leave every block, so that the started servers and clients end too."""
 
     def leave(number: int, _frame: FrameType | None) -> None:
         raise SystemExit(128 + number)
@@ -78,7 +78,7 @@ def _run(step: Step, show: Callable[[str], None]) -> list[Row]:
     try:
         with bounded(step.limit_s):
             return step.action()
-    except Exception as error:  # noqa: BLE001  a step's fault of any kind is a row of the report, and the others go on
+    except Exception as error:  # noqa: BLE001 - any fault of a step is a row of the report, and other steps continue
         show(traceback.format_exc(limit=-3).rstrip())
         return [Row(step.section, "", step.title, reason=f"{type(error).__name__}: {error}"[:400])]
 

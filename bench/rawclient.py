@@ -1,6 +1,6 @@
-"""A lean client of the E2B API on aiohttp: the bytes that the SDK sends and no more, so that its own cost can be told from the server's.
+"""A lean client of the E2B API on aiohttp. It sends only the bytes that the SDK sends, which separates the SDK's cost from the server's.
 
-``1+1`` and ``true`` are checked for their answers; anything else raises.
+The client checks the answers of ``1+1`` and ``true``, and raises for any other.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ class Made:
     token: str
 
     def headers(self, port: int) -> dict[str, str]:
-        """What addresses a port of it."""
+        """Headers that address a port of the sandbox."""
         return {"E2b-Sandbox-Id": self.sandbox_id, "E2b-Sandbox-Port": str(port), "X-Access-Token": self.token}
 
 
 class RawClient:
-    """One session with as many connections as there are requests at once."""
+    """One session with a connection for each simultaneous request."""
 
     def __init__(self, url: str, api_key: str, timeout_s: float = 60) -> None:
         self._url = url
@@ -70,7 +70,7 @@ class RawClient:
             raise RefusedError(f"{code} was answered by {body[:300]!r}")
 
     async def command(self, made: Made) -> None:
-        """``true`` by a login shell, until its end is told, as ``commands.run`` does."""
+        """``true`` in a login shell, until its end is reported, like ``commands.run``."""
         headers = {**made.headers(_ENVD_PORT), "Content-Type": "application/connect+json", "Connect-Protocol-Version": "1"}
         body = await self._call("POST", "/process.Process/Start", headers, data=_ENVELOPE)
         if b'"exited":true' not in body.replace(b" ", b""):

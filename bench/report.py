@@ -1,4 +1,4 @@
-"""Measures everything side by side in one run: floors, peers that run on this machine, and a server of its own; then writes a report.
+"""Measures floors, peers on this machine, and its own server side by side in one run; then writes a report.
 
 Sections: floors, peers, sequential, concurrent, sustained, density. Needs root and the built templates, as the server does. On first use it
 installs the peers: Python packages into environments below a cache directory, and the Debian packages bubblewrap and runsc. See README.md.
@@ -38,7 +38,7 @@ _STAGGER_S = 0.2
 
 @dataclass(frozen=True)
 class Scale:
-    """How much is measured. ``limit_s`` bounds each group of sequential rows."""
+    """The amount of measurement. ``limit_s`` bounds each group of sequential rows."""
 
     rounds: int
     starts: int
@@ -129,7 +129,7 @@ def server_for(sections: set[str], options: list[str]) -> Iterator[Server | None
 
 
 def measure(sections: set[str], scale: Scale, home: PeerHome, options: list[str]) -> list[Row]:
-    """All rows of the sections. The server runs meanwhile, but only in the steps that are its own does anybody ask it anything."""
+    """All rows of the sections. The server runs meanwhile, but gets requests only in its own steps."""
     rows: list[Row] = []
     try:
         with server_for(sections, options) as server:
@@ -138,7 +138,7 @@ def measure(sections: set[str], scale: Scale, home: PeerHome, options: list[str]
                 steps += sequential_steps(scale, server) + concurrent_steps(scale, server)
                 steps += sustained_steps(scale, server) + density_steps(scale, server)
             rows += run_steps([step for step in steps if step.section in sections], partial(print, flush=True))
-    except AssertionError as error:  # it did not start, or left something behind: what was measured is told all the same
+    except AssertionError as error:  # the server did not start, or left objects behind: report the measured rows anyway
         rows.append(Row("density", "", "start and clean end of the server", reason=str(error)[-400:]))
     return rows
 
@@ -162,11 +162,11 @@ def parse() -> argparse.Namespace:
 
 
 def picture(rows: list[Row], path: Path) -> Path | None:
-    """The picture's file, or none with a word on how to get it."""
+    """The picture's file; None with a message how to get it."""
     try:
         draw(rows, path)
     except ImportError:
-        print("no picture: .venv/bin/pip install -e '.[bench]' brings matplotlib")
+        print("no picture: `make bench` brings matplotlib")
         return None
     return path
 
@@ -196,7 +196,7 @@ def main() -> int:
 
 
 def write_kept(report: Report) -> Path:
-    """The report in the repository: text and picture, without the samples."""
+    """Renew the report in the repository: text and picture, without the samples."""
     plot = picture(report.rows, _KEPT / "benchmarks.svg")
     path = _KEPT / "benchmarks.md"
     path.write_text(render(report, plot.name if plot else None))

@@ -1,6 +1,6 @@
-"""The rows of the report: what was measured, the budget it has, and what it is compared with.
+"""The rows of the report: each measurement, its budget, and its comparison.
 
-A row's key is ``<who>.<what>``; budgets and comparisons refer to keys. A row that could not be measured is there, with its reason.
+A row's key is ``<who>.<what>``; budgets and comparisons refer to keys. A row without a measurement has a reason.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from bench.stats import ratio, summarise
 
 @dataclass(frozen=True)
 class Budget:
-    """A bound that the project has set itself for one number of a row."""
+    """The project's own limit for one number of a row."""
 
     key: str
     metric: str
@@ -21,7 +21,7 @@ class Budget:
     at_least: bool = False
 
     def judge(self, value: float) -> tuple[bool, float]:
-        """Whether it is reached, and how many times the bound the value is."""
+        """Whether the budget is met, and the ratio of the value to the limit."""
         reached = value >= self.bound if self.at_least else value <= self.bound
         return reached, value / self.bound
 
@@ -63,7 +63,7 @@ COMPARISONS = (
 
 @dataclass
 class Row:
-    """One line of the report. ``numbers`` has units in its names; ``reason`` says why there are none."""
+    """One line of the report. ``numbers`` has units in its names; ``reason`` says why numbers are missing."""
 
     section: str
     key: str
@@ -82,7 +82,7 @@ class Row:
         return [(budget, self.numbers[budget.metric]) for budget in BUDGETS if budget.key == self.key and budget.metric in self.numbers]
 
     def as_json(self) -> dict[str, object]:
-        """Everything, with the verdicts."""
+        """All fields, with the verdicts."""
         verdicts = [{**asdict(budget), "value": value, "reached": budget.judge(value)[0]} for budget, value in self.budgets()]
         return {**asdict(self), "budgets": verdicts}
 
@@ -94,7 +94,7 @@ def latency_row(section: str, key: str, name: str, samples: Iterable[float], not
 
 
 def compare(rows: Iterable[Row]) -> list[tuple[Row, Row, float]]:
-    """Ours, a floor or peer of the same run, and the ratio of their medians."""
+    """Our row, a floor or peer of the same run, and the ratio of their medians."""
     by_key = {row.key: row for row in rows if "p50_ms" in row.numbers}
     found = []
     for key, references in COMPARISONS:

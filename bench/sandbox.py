@@ -21,7 +21,7 @@ PAUSE_S = 1.5
 
 
 def measure_floors(samples: Samples, rounds: int) -> None:
-    """What the host itself needs to start a process."""
+    """The host's own cost to start a process."""
     for _ in range(rounds):
         timed(samples, "floor: fork + exec", lambda: subprocess.run(["true"], check=True))
         timed(
@@ -30,7 +30,7 @@ def measure_floors(samples: Samples, rounds: int) -> None:
 
 
 def measure_created_ahead(samples: Samples, server: Server, rounds: int) -> None:
-    """Creations with pauses, so that each finds a sandbox that was made ahead."""
+    """Creations with pauses, so that each gets a sandbox that was created ahead."""
     for _ in range(rounds):
         time.sleep(PAUSE_S)
         began = time.perf_counter()
@@ -42,22 +42,22 @@ def measure_created_ahead(samples: Samples, server: Server, rounds: int) -> None
 
 
 def measure_lives(samples: Samples, server: Server, rounds: int) -> None:
-    """Whole lives of sandboxes, one after the other without a pause, so that most are made for their client."""
+    """Whole lives of sandboxes without pauses, so that most are created on request."""
     for _ in range(rounds):
         began = time.perf_counter()
         sandbox = timed(samples, "create", lambda: Sandbox.create(timeout=120, **server.sdk))
         assert isinstance(sandbox, Sandbox)
-        first = timed(samples, "first run", lambda s=sandbox: s.run_code("1+1").text)  # type: ignore[misc]
+        first = timed(samples, "first run", lambda s=sandbox: s.run_code("1+1").text)  # type: ignore[misc]  # mypy infers no type for a default of a lambda
         assert first == "2"
         samples.setdefault("create + first run", []).append((time.perf_counter() - began) * 1000)
         for _ in range(10):
-            timed(samples, "warm run", lambda s=sandbox: s.run_code("1+1"))  # type: ignore[misc]
+            timed(samples, "warm run", lambda s=sandbox: s.run_code("1+1"))  # type: ignore[misc]  # mypy infers no type for a default of a lambda
         timed(samples, "kill", sandbox.kill)
 
 
 def measure_memory(server: Server, count: int) -> float:
-    """MiB of the host for each idle sandbox, all of them answering at the end."""
-    warm = Sandbox.create(timeout=600, **server.sdk)  # the template's pages are in the cache, the slot maker runs
+    """MiB of the host for each idle sandbox; all must answer at the end."""
+    warm = Sandbox.create(timeout=600, **server.sdk)  # warms the template's pages and starts the slot maker
     warm.run_code("1")
     before = available_mib()
     sandboxes = [Sandbox.create(timeout=600, **server.sdk) for _ in range(count)]

@@ -1,6 +1,6 @@
-"""What one server of ours holds and uses, seen from the host: processor time by group, and everything that a leak would leave behind.
+"""Resources of one of our servers, seen from the host: processor time by group, and all objects that a leak would leave.
 
-Finds the server by its data directory; reads /proc, /sys and the control groups, and asks the server nothing.
+Finds the server by its data directory; reads /proc, /sys and the control groups, and sends no request to the server.
 """
 
 from __future__ import annotations
@@ -30,22 +30,28 @@ def instance_of(server: Server) -> int:
 
 
 def cpu_by_group(server: Server, tree: CgroupTree) -> dict[str, float]:
-    """Processor seconds of the supervisor, the api process, the slot makers with what is theirs, and all live sandboxes."""
+    """Processor seconds of the supervisor, the api process, the slot makers with their children, and all live sandboxes."""
     used = {"supervisor": process_cpu_s(server.child("node")), "api": process_cpu_s(server.child("api")), "zones": 0.0, "sandboxes": 0.0}
     for name in tree.names():
         used["zones" if name.startswith("zone-") else "sandboxes"] += tree.cpu_used_s(name)
     return used
 
 
-def charged_mib_each(tree: CgroupTree) -> float:
-    """Memory that a sandbox's control group is charged with, without the cache, on average; what a zygote shares is its zone's."""
+def charged_mib(tree: CgroupTree) -> tuple[float, int]:
+    """Memory charged to the control groups of sandboxes, without the cache, and their number. A zygote's memory is charged to its zone."""
     used = [tree.usage(name).mem_used_bytes for name in tree.names() if not name.startswith("zone-")]
-    return sum(used) / max(1, len(used)) / (1 << 20)
+    return sum(used) / (1 << 20), len(used)
+
+
+def charged_mib_each(tree: CgroupTree) -> float:
+    """The average of a sandbox."""
+    used_mib, count = charged_mib(tree)
+    return used_mib / max(1, count)
 
 
 @dataclass(frozen=True)
 class Holdings:
-    """What a server holds. The last five are kernel objects of the host, counted for this server alone."""
+    """Objects of a server. The last five are kernel objects of the host, counted for this server alone."""
 
     supervisor_fds: int
     supervisor_threads: int
@@ -60,12 +66,12 @@ class Holdings:
     processes: int
 
     def as_dict(self) -> dict[str, float]:
-        """By name."""
+        """As a dictionary."""
         return asdict(self)
 
 
 def holdings(server: Server) -> Holdings:
-    """What the server holds now."""
+    """The server's objects now."""
     number = instance_of(server)
     supervisor, api = server.child("node"), server.child("api")
     pids = list(_processes(number))
@@ -112,7 +118,7 @@ def _mounts(supervisor: int, places: tuple[str, ...]) -> int:
 
 
 def _network_namespaces(pids: list[int]) -> set[str]:
-    """Those that the processes are in or hold by a descriptor."""
+    """Namespaces that the processes are in or have open."""
     found: set[str] = set()
     for pid in pids:
         links = [Path(f"/proc/{pid}/ns/net")]

@@ -1,7 +1,7 @@
-"""Samples and what is told of them: percentiles, summaries, ratios, tables. No I/O but printing, no clock but ``timed``.
+"""Samples and their percentiles, summaries, ratios and tables. No I/O except printing, no clock except in ``timed``.
 
-Percentiles are by nearest rank: the smallest sample that at least ``share`` of all samples do not exceed. So a p99 of fewer than a hundred
-samples is their maximum, which every table shows by its number of samples.
+Percentiles are by nearest rank: the smallest sample that at least ``share`` of all samples do not exceed. The p99 of fewer than a hundred
+samples is therefore their maximum; every table shows the number of samples.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 Samples = dict[str, list[float]]
-"""Milliseconds by the name of what was timed."""
+"""Milliseconds by the name of the timed operation."""
 SHARES = (0.5, 0.95, 0.99)
 _T = TypeVar("_T")
 
@@ -27,7 +27,7 @@ def percentile(values: Iterable[float], share: float) -> float:
         raise ValueError("no samples")
     if not 0 < share <= 1:
         raise ValueError(f"{share} is not in (0, 1]")
-    rank = math.ceil(round(share * len(ordered), 9))  # rounded, for 0.07 * 100 is more than 7
+    rank = math.ceil(round(share * len(ordered), 9))  # rounded, because 0.07 * 100 is more than 7
     return ordered[rank - 1]
 
 
@@ -41,12 +41,12 @@ def summarise(values: Iterable[float]) -> dict[str, float]:
 
 
 def ratio(value: float, reference: float) -> float | None:
-    """How many times ``reference`` the value is; none when there is nothing to compare with."""
+    """The ratio of the value to ``reference``; None without a reference."""
     return value / reference if reference > 0 else None
 
 
 def timed(samples: Samples, name: str, action: Callable[[], _T]) -> _T:
-    """Run ``action`` and note its milliseconds under ``name``, also when it fails not at all: a failure leaves no sample."""
+    """Run ``action`` and store its milliseconds under ``name``. A failure leaves no sample."""
     began = time.perf_counter()
     result = action()
     samples.setdefault(name, []).append((time.perf_counter() - began) * 1000)

@@ -29,7 +29,7 @@ _STOCK = "code-interpreter-v1"
 
 
 def timed(samples: Samples, name: str, action: Callable[[], Any]) -> Any:
-    """Run ``action`` and note its milliseconds under ``name``."""
+    """Run ``action`` and store its milliseconds under ``name``."""
     began = time.perf_counter()
     result = action()
     samples.setdefault(name, []).append((time.perf_counter() - began) * 1000)
@@ -37,7 +37,7 @@ def timed(samples: Samples, name: str, action: Callable[[], Any]) -> Any:
 
 
 def many_files(directory: Path) -> None:
-    """FILES small files in a hundred directories, unlike those of any earlier run."""
+    """FILES small files in a hundred directories, different from those of any earlier run."""
     for number in range(FILES):
         path = directory / "tree" / str(number % 100) / f"{number}.txt"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -60,7 +60,7 @@ def unpack_on_host(samples: Samples, directory: Path) -> None:
 
 
 def builds(samples: Samples, server: Server, directory: Path) -> None:
-    """One build of each kind, cold by a step that was never there before, and again from the cache."""
+    """One build of each kind, cold with a new step, and again from the cache."""
     mark = uuid.uuid4().hex
 
     def twice(name: str, template: Any) -> None:
@@ -80,18 +80,18 @@ def builds(samples: Samples, server: Server, directory: Path) -> None:
 
 
 def first_sandbox(samples: Samples, server: Server) -> None:
-    """Create and first answer: the first sandbox of a template that was just built, the next ones, and those of a stock template."""
+    """Create and first answer: the first sandbox of a new template, the next ones, and those of a stock template."""
     name = f"bench-first-{uuid.uuid4().hex[:8]}"
     Template.build(Template().from_template(_STOCK).run_cmd(f"echo {name} > /home/user/name"), name, **server.sdk)
     for row, template in (("first sandbox of a template", name), ("second sandbox", name), (f"sandbox of {_STOCK}", _STOCK)):
-        time.sleep(1.0)  # the pool has made the next one
+        time.sleep(1.0)  # the pool creates the next one
         sandbox = timed(samples, f"{row}: create", partial(Sandbox.create, template, timeout=60, **server.sdk))
         timed(samples, f"{row}: first run", partial(sandbox.run_code, "1 + 1"))
         sandbox.kill()
 
 
 def slow_start(samples: Samples, server: Server) -> None:
-    """A template whose start command is up after two seconds: building it, and a sandbox of it at once."""
+    """A template whose start command is ready after two seconds: its build, and a sandbox right after it."""
     name = f"bench-start-{uuid.uuid4().hex[:8]}"
     steps = Template().from_template("base").run_cmd(f"echo {name} > /tmp/name")
     template = steps.set_start_cmd("sleep 2; touch /tmp/up; sleep infinity", "test -e /tmp/up")
@@ -100,7 +100,7 @@ def slow_start(samples: Samples, server: Server) -> None:
 
 
 def snapshots(samples: Samples, server: Server) -> None:
-    """The files of a sandbox saved while it lives, with little and with much in them."""
+    """Snapshots of a live sandbox with few and with many bytes."""
     for name, command in (("a few files", "echo x > note"), ("100 MB", "head -c 100000000 /dev/urandom > data")):
         with Sandbox.create("base", timeout=60, **server.sdk) as sandbox:
             sandbox.commands.run(command)

@@ -1,6 +1,6 @@
-"""A server that writes uploads to a file and does nothing else: what an upload costs at least. Run by ``bench/files.py``.
+"""A server that only writes uploads to a file: the minimal cost of an upload. ``bench/files.py`` runs it.
 
-``socket`` writes what comes over the connection, framing and all; ``aiohttp`` reads forms with the library that Cloister is built on.
+``socket`` writes all bytes of the connection, with framing; ``aiohttp`` reads forms with the library that Cloister uses.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def serve_aiohttp(listener: socket.socket, path: Path) -> None:
         form = await request.multipart()
         while part := await form.next():
             with path.open("wb", buffering=0) as file:
-                while chunk := await part.read_chunk(_CHUNK_BYTES):  # type: ignore[union-attr]
+                while chunk := await part.read_chunk(_CHUNK_BYTES):  # type: ignore[union-attr]  # every part is a body part
                     file.write(chunk)
         return web.Response()
 

@@ -1,6 +1,6 @@
-"""One HTTP request on a connection of its own, whose client may leave at any moment: the way in which real clients vanish.
+"""One HTTP request on a new connection, whose client may disconnect at any moment, like real clients.
 
-No HTTP library, because those tidy up. Leaving is a FIN or a RST, by the caller's choice.
+No HTTP library, because those close connections cleanly. The caller chooses FIN or RST.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ _PATIENCE_S = 90.0
 
 
 class WrongAnswerError(Exception):
-    """A client that stayed was not served as it must be."""
+    """A client that stayed got a wrong answer."""
 
 
 @dataclass(frozen=True)
 class Departure:
-    """When the client leaves: ``after_s`` from its last byte, or with the first bytes of the answer's body; by RST or by FIN."""
+    """When the client disconnects: ``after_s`` after its last byte, or at the first bytes of the answer's body; by RST or FIN."""
 
     after_s: float
     on_output: bool = False
@@ -30,7 +30,7 @@ class Departure:
 
 @dataclass(frozen=True)
 class Answer:
-    """What came. ``raw`` is the body as it was on the wire, chunks and all."""
+    """The answer. ``raw`` is the body as on the wire, with chunks."""
 
     status: int
     raw: bytes
@@ -56,7 +56,7 @@ class Wire:
     async def request(
         self, method: str, path: str, headers: dict[str, str], body: Any = None, leave: Departure | None = None
     ) -> Answer | None:
-        """The whole answer, or none when the client left. Raises: OSError, TimeoutError, WrongAnswerError (no HTTP)."""
+        """The whole answer, or None if the client left. Raises: OSError, TimeoutError, WrongAnswerError (no HTTP)."""
         data = b"" if body is None else body if isinstance(body, bytes) else json.dumps(body).encode()
         fields = {"Host": "bench", "Connection": "close", "Content-Length": str(len(data)), **headers}
         head = "".join(f"{name}: {value}\r\n" for name, value in fields.items())

@@ -14,7 +14,7 @@ from jupyter_client.manager import KernelManager
 
 
 def answer(client: Any) -> float:
-    """Milliseconds of one ``1+1``, its result seen."""
+    """Milliseconds of one ``1+1``, until its result arrived."""
     seen: list[str] = []
 
     def note(message: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Every method of the template builder that needs no server of somebody else's."""
+"""Every method of the template builder that needs no other server."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What goes wrong in a build, and how it is told: the message names the cause, the traceback the line of the recipe."""
+"""Errors of builds: the message names the cause, the traceback the line of the recipe."""
 
 import traceback
 

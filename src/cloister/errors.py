@@ -1,25 +1,29 @@
-"""The project's whole exception tree. It knows nothing of HTTP; borders translate it once.
+"""All exceptions of the project. They contain no HTTP status; each border translates them once.
 
 ::
 
     CloisterError (code, message, hint)
-      InvalidRequestError   InvalidArchiveError TooLargeError
+      InvalidRequestError   InvalidArchiveError TooLargeError SettingsError (faults)
       AuthenticationError   PermissionDeniedError   DeadlineError
       BuildError (step, log_tail)
-      NotFoundError         SandboxNotFoundError TemplateNotFoundError SnapshotNotFoundError ContextNotFoundError
-      ConflictError         InvalidTransitionError AlreadyExistsError
-      LimitError            QuotaExceededError RateLimitedError NoCapacityError (StorageFullError)
-      UnavailableError      NodeUnreachableError AgentUnreachableError
+      NotFoundError         SandboxNotFoundError TemplateNotFoundError ContextNotFoundError SecretNotFoundError
+      ConflictError         InvalidTransitionError (from_state, to_state) AlreadyExistsError StartInFlightError AgentSilentAtPauseError
+                            SecretLimitError
+      LimitError            QuotaExceededError RateLimitedError (TooManyFailuresError)
+                            NoCapacityError (StorageFullError)
+      UnavailableError      NodeUnreachableError AgentUnreachableError (AgentSilentError)
       StartFailedError
-      InternalError         IsolationError (step, errno, path) RuntimeFailedError StoreError
+      InternalError         IsolationError (step, errno, path) RuntimeFailedError StoreError (UnusableStateError)
 
-``code`` names the fault in snake case and is stable: it crosses process borders, so that the
-exception raised in the supervisor is raised again, by :func:`from_code`, in the API process.
+``code`` names the fault in snake case and never changes. It crosses process borders: :func:`from_code` raises an exception of the
+supervisor again in the api process.
 """
 
 from __future__ import annotations
 
 __all__ = [
+    "AgentSilentAtPauseError",
+    "AgentSilentError",
     "AgentUnreachableError",
     "AlreadyExistsError",
     "AuthenticationError",
@@ -42,19 +46,24 @@ __all__ = [
     "RateLimitedError",
     "RuntimeFailedError",
     "SandboxNotFoundError",
-    "SnapshotNotFoundError",
+    "SecretLimitError",
+    "SecretNotFoundError",
+    "SettingsError",
     "StartFailedError",
+    "StartInFlightError",
     "StorageFullError",
     "StoreError",
     "TemplateNotFoundError",
     "TooLargeError",
+    "TooManyFailuresError",
     "UnavailableError",
+    "UnusableStateError",
     "from_code",
 ]
 
 
 class CloisterError(Exception):
-    """A fault with a stable code, a message for a person and, when there is one, a remedy."""
+    """A fault: a stable code, a message for people and, if one is known, a remedy (``hint``)."""
 
     code = "error"
 
@@ -68,21 +77,31 @@ class CloisterError(Exception):
 
 
 class InvalidRequestError(CloisterError):
-    """The request is malformed, or asks for something that is not built."""
+    """The request is malformed, or asks for a feature that does not exist."""
 
     code = "invalid_request"
 
 
 class InvalidArchiveError(InvalidRequestError):
-    """An uploaded archive is broken, or holds what must not be in one."""
+    """An uploaded archive is damaged or has a forbidden entry."""
 
     code = "invalid_archive"
 
 
 class TooLargeError(InvalidRequestError):
-    """What was sent is larger than the server takes."""
+    """The request is larger than the server accepts."""
 
     code = "too_large"
+
+
+class SettingsError(InvalidRequestError):
+    """Settings are wrong. ``faults`` has one line for each fault: ``setting NAME: cause; remedy``."""
+
+    code = "invalid_settings"
+
+    def __init__(self, message: str, *more: str, hint: str | None = None) -> None:
+        self.faults = (f"{message} ({hint})" if hint else message, *more)
+        super().__init__("\n".join(self.faults))
 
 
 class AuthenticationError(CloisterError):
@@ -92,19 +111,19 @@ class AuthenticationError(CloisterError):
 
 
 class PermissionDeniedError(CloisterError):
-    """A known caller asks for what it may not have."""
+    """The caller is known, but not allowed to do this."""
 
     code = "permission_denied"
 
 
 class DeadlineError(CloisterError):
-    """Something did not finish in the time it was given."""
+    """An operation did not finish within its time limit."""
 
     code = "deadline_exceeded"
 
 
 class BuildError(CloisterError):
-    """A template build failed; ``step`` names where, ``log_tail`` holds the last lines of its log."""
+    """A template build failed in ``step``; ``log_tail`` has the last lines of its log."""
 
     code = "build_failed"
 
@@ -115,85 +134,114 @@ class BuildError(CloisterError):
 
 
 class NotFoundError(CloisterError):
-    """Something named in a request does not exist, or is not the caller's to see."""
+    """An object named in a request does not exist, or the caller may not see it."""
 
     code = "not_found"
 
 
 class SandboxNotFoundError(NotFoundError):
-    """No live sandbox of that id."""
+    """No live sandbox has that id."""
 
     code = "sandbox_not_found"
 
 
 class TemplateNotFoundError(NotFoundError):
-    """No template of that id, name or tag."""
+    """No template has that id, name or tag."""
 
     code = "template_not_found"
 
 
-class SnapshotNotFoundError(NotFoundError):
-    """No snapshot of that id."""
-
-    code = "snapshot_not_found"
-
-
 class ContextNotFoundError(NotFoundError):
-    """No interpreter context of that id."""
+    """No interpreter context has that id."""
 
     code = "context_not_found"
 
 
+class SecretNotFoundError(NotFoundError):
+    """The team has no secret of that id or name."""
+
+    code = "secret_not_found"
+
+
 class ConflictError(CloisterError):
-    """The request does not fit the present state."""
+    """The current state does not allow the request."""
 
     code = "conflict"
 
 
 class InvalidTransitionError(ConflictError):
-    """A state change that the state table does not allow."""
+    """A change of state that the state table does not allow (``model/sandbox.py``). The message names both states."""
 
     code = "invalid_transition"
 
+    def __init__(self, message: str, *, from_state: str = "", to_state: str = "", hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.from_state = from_state
+        self.to_state = to_state
+
 
 class AlreadyExistsError(ConflictError):
-    """A thing of that name is there already."""
+    """An object of that name exists already."""
 
     code = "already_exists"
 
 
+class StartInFlightError(ConflictError):
+    """A resume with another choice is under way: the sandbox goes on with its memory, or it is started anew."""
+
+    code = "sandbox_start_in_flight"
+
+
+class AgentSilentAtPauseError(ConflictError):
+    """The sandbox's agent did not answer when it was paused, so a resume with its memory gives no usable sandbox."""
+
+    code = "sandbox_snapshot_guest_agent_unresponsive"
+
+
+class SecretLimitError(ConflictError):
+    """The team has as many secrets as it may."""
+
+    code = "secret_limit_reached"
+
+
 class LimitError(CloisterError):
-    """A bound was met."""
+    """A limit was reached."""
 
     code = "limit_reached"
 
 
 class QuotaExceededError(LimitError):
-    """A team's bound was met."""
+    """A limit of the team was reached."""
 
     code = "quota_exceeded"
 
 
 class RateLimitedError(LimitError):
-    """Too many requests for now."""
+    """Too many requests at this time."""
 
     code = "rate_limited"
 
 
+class TooManyFailuresError(RateLimitedError):
+    """A client sent too many wrong credentials."""
+
+    code = "too_many_failures"
+
+
 class NoCapacityError(LimitError):
-    """The machine has no room for one more."""
+    """The machine has no capacity for another sandbox or build."""
 
     code = "no_capacity"
 
 
 class StorageFullError(NoCapacityError):
-    """There is no room to keep what was sent."""
+    """The disk has no room for the data."""
 
     code = "storage_full"
 
 
 class UnavailableError(CloisterError):
-    """A part that is needed does not answer now."""
+    """A required process does not answer at this time."""
 
     code = "unavailable"
 
@@ -210,20 +258,26 @@ class AgentUnreachableError(UnavailableError):
     code = "agent_unreachable"
 
 
+class AgentSilentError(AgentUnreachableError):
+    """The agent of a live sandbox must answer before the operation, and does not."""
+
+    code = "agent_silent"
+
+
 class StartFailedError(CloisterError):
-    """What a template starts in its sandboxes did not come up: the template's own fault, or the load's, not the request's."""
+    """The start command of a template failed or did not become ready. The template or the load is the cause, not the request."""
 
     code = "start_failed"
 
 
 class InternalError(CloisterError):
-    """A fault of ours."""
+    """A fault in Cloister itself."""
 
     code = "internal"
 
 
 class IsolationError(InternalError):
-    """A hardening step could not be applied, so the sandbox was not made (fail closed)."""
+    """A hardening step could not be applied, so no sandbox was created (fail closed)."""
 
     code = "isolation_failed"
 
@@ -235,7 +289,7 @@ class IsolationError(InternalError):
 
 
 class RuntimeFailedError(InternalError):
-    """A runtime could not do what it was asked to."""
+    """A runtime could not perform an operation."""
 
     code = "runtime_failed"
 
@@ -246,6 +300,12 @@ class StoreError(InternalError):
     code = "store_failed"
 
 
+class UnusableStateError(StoreError):
+    """A state file of the server is damaged, or a newer release wrote it. A restart does not help; an operator must repair it."""
+
+    code = "state_unusable"
+
+
 def _tree(cls: type[CloisterError]) -> dict[str, type[CloisterError]]:
     found = {cls.code: cls}
     for child in cls.__subclasses__():
@@ -254,5 +314,5 @@ def _tree(cls: type[CloisterError]) -> dict[str, type[CloisterError]]:
 
 
 def from_code(code: str, message: str, hint: str | None = None) -> CloisterError:
-    """The exception that ``code`` names; an unknown code gives :class:`InternalError`."""
+    """The exception of ``code``; :class:`InternalError` for an unknown code."""
     return _tree(CloisterError).get(code, InternalError)(message, hint=hint)

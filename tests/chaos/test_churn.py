@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import random
 
 import pytest
 from bench import churn
 from e2b_code_interpreter import Sandbox
 
+from cloister.config.settings import Settings
 from framework.server import running_server
+from framework.waiting import eventually
 
 pytestmark = [pytest.mark.root, pytest.mark.templates, pytest.mark.slow]
 
@@ -29,6 +32,7 @@ def test_a_sandbox_that_stays_is_found(stock_templates: None) -> None:
     """The verdict names what one forgotten sandbox holds, and is content again once it is gone."""
     with running_server() as server:
         Sandbox.create(timeout=60, **server.sdk).kill()
+        eventually(lambda: json.loads(server.cli("census", "--json").stdout)["made_ahead"] == Settings().pool_size, 60)
         before = churn.settle(server, 20)
         forgotten = Sandbox.create(timeout=300, **server.sdk)
         _, found = churn.judge(server, before, cycles=1, settle_s=5)

@@ -1,4 +1,4 @@
-"""kill -9 of either host process at bad moments: running sandboxes go on, nothing leaks, clients are told the truth (I8, I10)."""
+"""kill -9 of either host process at bad moments. Running sandboxes continue, nothing leaks, and clients get true answers (I8, I10)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from e2b_code_interpreter import Sandbox
 from cloister.linux.cgroup import find_tree
 from cloister.node.instance import INSTANCES, RUN_ROOT
 from framework.inside import python
-from framework.server import Server, running_server
+from framework.server import Server, end_killed_servers, running_server
 
 pytestmark = [pytest.mark.root, pytest.mark.templates, pytest.mark.slow]
 
@@ -71,7 +71,7 @@ def test_frozen_sandbox_goes_on_after_the_death_of_who_froze_it(server: Server) 
 
 @pytest.mark.parametrize("is_zone_dying", [False, True])
 def test_frozen_zygote_ends_after_the_death_of_who_froze_it(is_zone_dying: bool) -> None:
-    """A supervisor that dies while it ends a zygote, or its whole zone, leaves processes that stand still; none of them stays."""
+    """A supervisor that dies while it ends a zygote, or a whole zone, leaves frozen processes. None of them stays."""
     with running_server() as server:
         sandbox = Sandbox.create(timeout=300, **server.sdk)
         python(sandbox, "kept = 41")
@@ -92,7 +92,7 @@ def test_frozen_zygote_ends_after_the_death_of_who_froze_it(is_zone_dying: bool)
 
 
 def test_slot_maker_that_was_just_being_started_ends() -> None:
-    """A supervisor that dies before it has noted the slot maker leaves one that nobody knows; the next one ends it."""
+    """A supervisor may die before it records a new slot maker. The next supervisor ends that slot maker."""
     with running_server() as server:
         sandbox = Sandbox.create(timeout=300, **server.sdk)
         instance = next(number for number in range(INSTANCES) if sandbox.sandbox_id in find_tree(number).names())
@@ -106,7 +106,7 @@ def test_slot_maker_that_was_just_being_started_ends() -> None:
 
 @pytest.mark.parametrize("name", ["node", "api"])
 def test_death_of_a_process_during_creations_and_runs(name: str) -> None:
-    """Creations, runs and kills go on while the process is killed again and again; at the end nothing is left over."""
+    """Creations, runs and kills continue while the process is killed repeatedly. At the end there are no leftovers."""
     with running_server() as server:
         keeper = Sandbox.create(timeout=600, **server.sdk)
         python(keeper, "kept = 'yes'")
@@ -166,13 +166,14 @@ def test_launcher_killed_and_started_again_finds_its_sandboxes(server: Server) -
         while any(Path(f"/proc/{pid}").exists() for pid in children):
             assert time.monotonic() < deadline, "the launcher's children live on without it"
             time.sleep(0.05)
+        end_killed_servers()  # as another test run does that starts now; it leaves alone what a live one still needs
         with running_server("--listen", first.url.removeprefix("http://"), data_dir=first.data_dir) as second:
             answers(sandbox, "print(kept)", "7")
             second.census()
 
 
 def test_sandboxes_take_signals_that_their_server_ignores() -> None:
-    """A script that starts the server in the background has interrupts ignored; that is not passed on to what runs inside."""
+    """A script that starts the server in the background ignores interrupts. Programs inside do not inherit this."""
     signal.signal(signal.SIGQUIT, signal.SIG_IGN)
     try:
         with running_server() as server:
@@ -189,7 +190,7 @@ def test_sandboxes_take_signals_that_their_server_ignores() -> None:
 
 
 def test_a_stop_does_not_wait_for_what_is_only_being_prepared() -> None:
-    """A server that is stopped as soon as it serves ends its zygotes while they start, instead of waiting until they are ready."""
+    """A server that is stopped at once ends its zygotes while they start, and does not wait until they are ready."""
     with running_server() as server:
         began = time.monotonic()
         assert server.stop() == 0

@@ -8,12 +8,14 @@ import random
 import threading
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from e2b import (
     AsyncSandbox,
     AuthenticationException,
     CommandExitException,
+    CommandResult,
     InvalidArgumentException,
     NotFoundException,
     Sandbox,
@@ -93,9 +95,30 @@ def test_directory(sandbox: Sandbox) -> None:
     assert sandbox.commands.run("pwd", cwd="/tmp").stdout == "/tmp\n"
     assert sandbox.commands.run("pwd", cwd="work/deep").stdout == "/home/user/work/deep\n"
     assert sandbox.commands.run("pwd", cwd="~/work").stdout == "/home/user/work\n"
-    for wrong in ("/no/such", "nope", "/etc/passwd", "x" * 5000):
-        with pytest.raises(InvalidArgumentException, match="does not exist"):
+    for wrong, why in (("/no/such", "exist"), ("nope", "exist"), ("/etc/passwd", "is not a directory"), ("x" * 5000, "is too long")):
+        with pytest.raises(InvalidArgumentException, match=f"^cwd '.*{why}"):
             sandbox.commands.run("true", cwd=wrong)
+
+
+def test_long_commands(sandbox: Sandbox) -> None:
+    """A here-document of megabytes is written, whoever runs it and however; what Linux or the server does not take is an argument's fault."""
+    content = "it's \"é\" $HOME `x` \\ 中\n" * 200_000
+    write = f"cat > $FILE <<'EOF'\n{content}EOF\n[ -t 0 ] && echo terminal; cat; fds=(/proc/$$/fd/*); echo $0 $(sha256sum < $FILE) ${{#fds[@]}}"
+    digest = hashlib.sha256(content.encode()).hexdigest()
+    kinds: tuple[dict[str, Any], ...] = ({}, {"user": "root"}, {"stdin": True, "background": True})
+    for number, more in enumerate(kinds):
+        done = sandbox.commands.run(write, envs={"FILE": f"/tmp/long{number}"}, **more)
+        if not isinstance(done, CommandResult):
+            listed = next(one for one in sandbox.commands.list() if one.pid == done.pid)
+            assert listed.args[-1] == "cat > $FILE <<'EOF' …"
+            done.send_stdin("fed ")
+            done.close_stdin()
+            done = done.wait()
+        fed = "fed " if "stdin" in more else ""
+        assert (done.stdout, done.stderr) == (f"{fed}/bin/bash {digest} - 4\n", "")
+    for command, envs in (("#" * (16 << 20) + "#", {}), ("#" * (33 << 20), {}), ("true", {"BIG": "x" * (128 << 10)})):
+        with pytest.raises(InvalidArgumentException):
+            sandbox.commands.run(command, envs=envs)
 
 
 def test_environment(sandbox: Sandbox) -> None:
@@ -169,7 +192,7 @@ def test_connect_after_the_end(sandbox: Sandbox) -> None:
 
 
 def test_output_between_two_clients_is_kept(sandbox: Sandbox) -> None:
-    """What is printed while nobody is connected is told to the next client."""
+    """Output that arrives while no client is connected goes to the next client."""
     handle = sandbox.commands.run("read x; echo alone; read x; echo together", background=True, stdin=True)
     handle.disconnect()
     time.sleep(0.2)

@@ -34,6 +34,8 @@ def test_commands_and_terminals(server: Server) -> None:
         "root": "0\n",
         "unknownUser": "AuthenticationError",
         "wrongDirectory": "InvalidArgumentError",
+        "long": "4000000\n",
+        "tooLong": "InvalidArgumentError",
         "timeout": "TimeoutError",
         "chunks": ["1\n", "2\n", "3\n"],
         "listed": True,

@@ -13,6 +13,8 @@ from collections.abc import Iterator
 import pytest
 from aiohttp import web
 
+from cloister.model.sandbox import EndReason
+from cloister.nodewire.requests import Kill
 from framework.control_plane import ControlPlane
 from framework.http import Answer, call
 from framework.requests import PORT, ask, create, echo, sandbox, to
@@ -29,7 +31,7 @@ def raw(plane: ControlPlane, head: str) -> Iterator[socket.socket]:
 
 
 def read_all(sock: socket.socket) -> bytes:
-    """What comes until the end; a reset counts as one."""
+    """All bytes until the end of the connection; a reset counts as the end."""
     parts = []
     with contextlib.suppress(ConnectionResetError):
         while part := sock.recv(65536):
@@ -46,8 +48,9 @@ def test_three_answers(control_plane: ControlPlane) -> None:
     unknown = call(control_plane.url, "GET", "/", headers=to("c" * 20))
     assert (closed.status, ended.status, unknown.status) == (502, 502, 502)
     assert closed.json() == {"sandboxId": sandbox_id, "message": "The sandbox is running but port is not open", "port": 4444, "code": 502}
-    assert unknown.json() == {"sandboxId": "c" * 20, "message": "The sandbox was not found", "code": 502}
-    assert ended.json()["message"] == "The sandbox was not found: it was killed"
+    gone = {"message": "The sandbox was not found", "code": 502}
+    assert unknown.json() == {"sandboxId": "c" * 20, "reason": "is not known to this server, or is paused and the request does not have its token", **gone}
+    assert ended.json() == {"sandboxId": sandbox_id, "reason": "was killed", **gone}
 
 
 def test_browsers_get_a_page(control_plane: ControlPlane) -> None:
@@ -167,7 +170,7 @@ def test_large_headers(control_plane: ControlPlane) -> None:
     control_plane.run(lambda: inside.serve(PORT, handle))
     answer = call(control_plane.url, "GET", "/?back=60000", headers=to(sandbox_id, X_Big="x" * 60_000))
     assert (answer.body, len(answer.headers["X-Back"])) == (b"60000", 60_000)
-    assert call(control_plane.url, "GET", "/?back=1", headers=to(sandbox_id, X_Big="x" * 70_000)).status == 400
+    assert call(control_plane.url, "GET", "/?back=1", headers=to(sandbox_id, X_Big="x" * 70_000)).status == 431
     refused = call(control_plane.url, "GET", "/?back=70000", headers=to(sandbox_id, X_Big="x"))
     assert (refused.status, refused.json()["code"]) == (502, 502)
 
@@ -262,7 +265,7 @@ def test_kill_breaks_a_stream_off(control_plane: ControlPlane, framing: str) -> 
         assert ask(control_plane, "DELETE", f"/sandboxes/{sandbox_id}").status == 204
         assert b"0\r\n\r\n" not in read_all(sock)
         assert time.monotonic() - began < 10
-    assert "it was killed" in call(control_plane.url, "GET", "/health", headers=to(sandbox_id, 49983)).json()["message"]
+    assert call(control_plane.url, "GET", "/health", headers=to(sandbox_id, 49983)).json()["reason"] == "was killed"
 
 
 def test_kill_before_an_answer(control_plane: ControlPlane) -> None:
@@ -270,12 +273,12 @@ def test_kill_before_an_answer(control_plane: ControlPlane) -> None:
     sandbox_id, inside = sandbox(control_plane)
 
     async def handle(_reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
-        control_plane.loop.call_later(0.1, lambda: asyncio.ensure_future(control_plane.node.kill(sandbox_id, "crashed")))  # type: ignore[arg-type]
+        control_plane.loop.call_later(0.1, lambda: asyncio.ensure_future(control_plane.node.kill(Kill(sandbox_id, EndReason.CRASHED))))
         await asyncio.sleep(30)
 
     control_plane.run(lambda: inside.serve_raw(PORT, handle))
     answer = call(control_plane.url, "GET", "/", headers=to(sandbox_id))
-    assert (answer.status, answer.json()["message"]) == (502, "The sandbox was not found: it crashed")
+    assert (answer.status, answer.json()["reason"]) == (502, "crashed")
 
 
 def test_a_client_that_leaves_is_noticed(control_plane: ControlPlane) -> None:

@@ -50,7 +50,7 @@ def test_sdk(control_plane: ControlPlane) -> None:
         "wrongKey": "AuthenticationError",
         "unknownTemplate": "SandboxError",
     }
-    assert "network.allowOut is not supported by this server" in refused
+    assert "invalid denied CIDR example.com" in refused
 
 
 def test_cli(control_plane: ControlPlane) -> None:

@@ -21,6 +21,7 @@ import pytest
 from framework.fake_node import FakeNode
 from framework.http import call
 from framework.waiting import eventually
+from framework.webhook_receiver import receiver
 
 pytestmark = pytest.mark.root
 UID = 0x10000001
@@ -48,6 +49,7 @@ class ApiProcess:
     def start(self) -> None:
         """Start the process and wait until it serves."""
         words = ["api", "--uid", str(UID), "--listen-fd", str(self.listener.fileno()), "--node-socket", str(self.node.path)]
+        words += ["--webhook-allow-private", "127.0.0.0/8"]
         self.process = subprocess.Popen(
             [sys.executable, "-m", "cloister.cli.main", *words, "--data-dir", str(self.data_dir)],
             pass_fds=(self.listener.fileno(),),
@@ -69,7 +71,7 @@ def api() -> Iterator[ApiProcess]:
     thread.start()
 
     def run(work: object) -> None:
-        asyncio.run_coroutine_threadsafe(work, loop).result(30)  # type: ignore[arg-type]
+        asyncio.run_coroutine_threadsafe(work, loop).result(30)  # type: ignore[arg-type]  # a coroutine, which it takes
 
     with tempfile.TemporaryDirectory() as name, socket.create_server(("127.0.0.1", 0)) as listener:
         directory = Path(name)
@@ -78,7 +80,7 @@ def api() -> Iterator[ApiProcess]:
         os.chown(directory / "api", UID, UID)
         node = FakeNode(directory / "node.sock", allowed_uids=(UID,))
         run(node.start())
-        api = ApiProcess(f"http://127.0.0.1:{listener.getsockname()[1]}", directory, node, loop, listener, None)  # type: ignore[arg-type]
+        api = ApiProcess(f"http://127.0.0.1:{listener.getsockname()[1]}", directory, node, loop, listener, None)  # type: ignore[arg-type]  # the test needs no process
         api.start()
         yield api
         api.process.terminate()
@@ -127,23 +129,33 @@ def test_keys(api: ApiProcess) -> None:
     assert "not revoked yet" in again.stderr
 
 
+def test_a_revoked_default_key(api: ApiProcess) -> None:
+    """Once the default key is revoked, ``env`` and ``run`` no longer give it out, and say what to do; the file stays the api process's own."""
+    (line,) = (line for line in api.cli("key", "list").stdout.splitlines() if " default " in line)
+    assert "key create" in api.cli("key", "revoke", line.split()[0]).stderr
+    assert "E2B_API_KEY" not in api.cli("env").stdout
+    assert "default API key was revoked" in api.cli("run", "--language", "python", "-", stdin="hi", check=False).stderr
+    file = (api.data_dir / "api" / "client.env").stat()
+    assert (file.st_uid, file.st_gid, file.st_mode & 0o777) == (UID, UID, 0o600)
+
+
 def test_run(api: ApiProcess, tmp_path: Path) -> None:
-    """``cloister run`` streams a program's output, tells by its exit code how it went, and leaves no sandbox."""
+    """``cloister run --kernel`` streams a cell's output, tells by its exit code how it went, and leaves no sandbox."""
     for code, status, stdout, stderr in (("hello", 0, "hello\nhello\n", ""), ("boom", 1, "", "Traceback: it burst\n")):
         file = tmp_path / "program.py"
         file.write_text(code)
-        done = api.cli("run", str(file), check=False)
+        done = api.cli("run", "--kernel", str(file), check=False)
         assert (done.returncode, done.stdout, done.stderr) == (status, stdout, stderr)
     assert api.node.sandboxes == {}
     assert "give --language" in api.cli("run", "program.xyz", check=False).stderr
-    assert api.cli("run", "-", "--language", "python", stdin="hi").stdout == "hi\nhi\n"
+    assert api.cli("run", "--kernel", "--language", "python", "-", stdin="hi").stdout == "hi\nhi\n"
 
 
 def test_interrupted_run(api: ApiProcess, tmp_path: Path) -> None:
     """``cloister run`` ended by Ctrl-C kills its sandbox."""
     (tmp_path / "program.py").write_text("forever")
     environ = {name: value for name, value in os.environ.items() if not name.startswith("E2B_")}
-    words = [sys.executable, "-m", "cloister.cli.main", "run", str(tmp_path / "program.py"), "--data-dir", str(api.data_dir)]
+    words = [sys.executable, "-m", "cloister.cli.main", "run", "--kernel", "--data-dir", str(api.data_dir), str(tmp_path / "program.py")]
     process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environ)
     assert process.stdout is not None
     assert process.stdout.readline() == "tick\n"
@@ -153,6 +165,22 @@ def test_interrupted_run(api: ApiProcess, tmp_path: Path) -> None:
     assert api.node.sandboxes == {}
 
 
+def test_run_that_is_cut_off(api: ApiProcess, tmp_path: Path) -> None:
+    """``cloister run`` whose sandbox ends before the program says why, and does not blame the server."""
+    (tmp_path / "program.py").write_text("forever")
+    key = api.cli("env").stdout.partition("E2B_API_KEY=")[2].split()[0]
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("E2B_")}
+    words = [sys.executable, "-m", "cloister.cli.main", "run", "--kernel", "--data-dir", str(api.data_dir), str(tmp_path / "program.py")]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "tick\n"
+        (sandbox_id,) = api.node.sandboxes
+        assert call(api.url, "DELETE", f"/sandboxes/{sandbox_id}", headers={"X-API-KEY": key}).status == 204
+        _, said = process.communicate(timeout=20)
+    assert process.returncode == 125
+    assert said.startswith(f"cloister: the run was cut off before its end: sandbox {sandbox_id} doesn't exist or you don't have access to it: ")
+
+
 def test_kill_nine(api: ApiProcess) -> None:
     """After ``kill -9`` and a new start, keys, sandboxes and the open port are as before."""
     key = api.cli("env").stdout.partition("E2B_API_KEY=")[2].split()[0]
@@ -160,7 +188,7 @@ def test_kill_nine(api: ApiProcess) -> None:
     sandbox_id = call(api.url, "POST", "/v2/sandboxes", body={"templateID": "base"}, headers=headers).json()["sandboxID"]
     api.process.kill()
     api.process.wait()
-    with contextlib.closing(api.process.stdout):  # type: ignore[type-var]
+    with contextlib.closing(api.process.stdout):  # type: ignore[type-var]  # a pipe was asked for
         api.start()
     assert api.cli("env").stdout.partition("E2B_API_KEY=")[2].split()[0] == key
     assert [entry["sandboxID"] for entry in call(api.url, "GET", "/v2/sandboxes", headers=headers).json()] == [sandbox_id]
@@ -168,8 +196,36 @@ def test_kill_nine(api: ApiProcess) -> None:
     assert call(api.url, "GET", "/health", headers=at).status == 204
 
 
+def test_kill_nine_before_a_delivery_has_arrived(api: ApiProcess) -> None:
+    """An event whose delivery is under way at a ``kill -9`` is delivered after the next start; its id tells that it is the same."""
+    key = api.cli("env").stdout.partition("E2B_API_KEY=")[2].split()[0]
+    headers = {"X-API-KEY": key}
+    is_open = threading.Event()
+    with receiver() as hook:
+        hook.before_answer = lambda: is_open.wait(20)
+        types = [f"sandbox.lifecycle.{word}" for word in ("created", "killed")]
+        body = {"name": "n", "url": hook.url, "events": types, "signatureSecret": "s"}
+        made = call(api.url, "POST", "/events/webhooks", body=body, headers=headers)
+        assert made.status == 201, made.body
+        sandbox_id = call(api.url, "POST", "/v2/sandboxes", body={"templateID": "base"}, headers=headers).json()["sandboxID"]
+        assert call(api.url, "DELETE", f"/sandboxes/{sandbox_id}", headers=headers).status == 204
+        eventually(lambda: hook.received)
+        api.process.kill()
+        api.process.wait()
+        is_open.set()
+        with contextlib.closing(api.process.stdout):  # type: ignore[type-var]  # a pipe was asked for
+            api.start()
+        eventually(lambda: hook.types[-1] == "killed")
+        assert hook.types == ["created", "created", "killed"]
+        assert hook.received[0].event["id"] == hook.received[1].event["id"]
+        path = f"/events/webhooks/{made.json()['id']}/deliveries"
+        eventually(lambda: call(api.url, "GET", path, headers=headers).json() == [])
+    events = call(api.url, "GET", "/events/sandboxes", headers=headers).json()
+    assert [one["type"] for one in events] == types[::-1]
+
+
 def test_kill_nine_during_a_creation(api: ApiProcess) -> None:
-    """A sandbox that was being created when the api process was killed, and that nobody heard of, is killed at the next start."""
+    """If the api process dies during a creation, the next start kills the sandbox, because no client knows it."""
     key = api.cli("env").stdout.partition("E2B_API_KEY=")[2].split()[0]
     api.node.create_delay_s = 1.0
     with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", int(api.url.rpartition(":")[2]))) as sock:
@@ -182,7 +238,7 @@ def test_kill_nine_during_a_creation(api: ApiProcess) -> None:
         api.process.kill()
         api.process.wait()
     eventually(lambda: len(api.node.sandboxes) == 1)
-    with contextlib.closing(api.process.stdout):  # type: ignore[type-var]
+    with contextlib.closing(api.process.stdout):  # type: ignore[type-var]  # a pipe was asked for
         api.start()
     assert api.node.sandboxes == {}
     assert call(api.url, "GET", "/sandboxes", headers={"X-API-KEY": key}).json() == []

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from cloister.api.routes import NOT_BUILT, ROUTES
+from cloister.api.routes import ADMIN_ROUTES, HINTS, NOT_BUILT, ROUTES
 from cloister.control.keys import Keys
-from cloister.store.sqlite import SqliteStore
 from framework.control_plane import ControlPlane
 from framework.http import call
 from framework.requests import ask, create
+from framework.waiting import eventually
 
 pytestmark = pytest.mark.root
 
@@ -28,6 +28,10 @@ PATH_PARTS = {
     "alias": "base",
     "volume_id": "v",
     "secret_id": "s",
+    "webhook_id": "w",
+    "delivery_id": "1",
+    "team_id": "t",
+    "key_id": "k",
 }
 
 
@@ -59,13 +63,16 @@ def test_security_of_the_two_versions(control_plane: ControlPlane) -> None:
         ({"templateID": 5}, "templateID must be a string"),
         ({"templateID": " "}, "templateID must not be empty"),
         ({"templateID": "base", "timeout": "5"}, "timeout must be a whole number"),
-        ({"templateID": "base", "timeout": 0}, "timeout must be at least 1"),
+        ({"templateID": "base", "timeout": 0}, "Timeout must be greater than 0"),
         ({"templateID": "base", "metadata": {"a": 1}}, "metadata.a must be a string"),
         ({"templateID": "base", "envVars": {"a=b": "c"}}, "envVars.a=b"),
         ({"templateID": "base", "network": {"new": 1}}, "unknown field: network.new"),
-        ({"templateID": "base", "surprise": True}, "unknown field: surprise"),
+        ({"templateID": "base", "surprise": True, "userName": "root"}, "unknown field: userName (its name says"),
+        ({"templateID": "base", "allow_outgoing": False}, "unknown field: allow_outgoing"),
         ({"templateID": "base", "volumeMounts": [{"name": "v", "path": "/v"}]}, "volumeMounts is not supported"),
-        ({"templateID": "base", "autoResume": {"enabled": True}}, "autoResume.enabled is not supported"),
+        ({"templateID": "base", "autoResume": {"enabled": 1}}, "autoResume.enabled must be true or false"),
+        ({"templateID": "base", "autoPauseMemory": False}, "autoPauseMemory: false needs autoPause: true"),
+        ({"templateID": "base", "autoPause": True, "autoPauseMemory": False, "autoResume": {"enabled": True}}, "excludes autoResume"),
         ([], "the body must be a JSON object"),
         (b"{", "the body is not JSON"),
         (b"[" * 100_000, "the body is not JSON"),
@@ -77,6 +84,22 @@ def test_bad_bodies(control_plane: ControlPlane, body: Any, named: str) -> None:
     answer = ask(control_plane, "POST", "/v2/sandboxes", body)
     assert (answer.status, answer.json()["code"]) == (400, 400)
     assert named in answer.json()["message"]
+
+
+def test_templates_on_demand_say_how_to_build_them(control_plane: ControlPlane) -> None:
+    """A creation that names a template which comes with the server, and is not built, says what to do."""
+    for name in ("desktop", "Claude:latest"):
+        answer = ask(control_plane, "POST", "/v2/sandboxes", {"templateID": name})
+        word = name.lower().partition(":")[0]
+        assert (answer.status, f"'cloister template build {word}'" in answer.json()["message"]) == (404, True)
+
+
+def test_unknown_fields_are_passed_over(control_plane: ControlPlane) -> None:
+    """A field that a newer SDK sends does not stop a creation, a build or a tag when its name has nothing to do with isolation or cost."""
+    news: dict[str, Any] = {"surprise": {"a": [1]}, "description": "x", "network": None, "volumesNew": [], "gpu": None, "labels": {"a": "b"}}
+    create(control_plane, "/v2/sandboxes", **news)
+    create(control_plane, "/sandboxes", **news)
+    assert ask(control_plane, "POST", "/v3/templates", {"name": "news", **news}).status == 202
 
 
 def test_neutral_fields_pass(control_plane: ControlPlane) -> None:
@@ -92,9 +115,9 @@ def test_neutral_fields_pass(control_plane: ControlPlane) -> None:
 
 
 def test_deny_all_is_internet_off(control_plane: ControlPlane) -> None:
-    """Denying every address is the same as no internet access."""
+    """Denying every address closes the network as no internet access does."""
     sandbox_id = create(control_plane, network={"denyOut": ["0.0.0.0/0"]})["sandboxID"]
-    assert not control_plane.node.find(sandbox_id).request.allow_internet
+    assert control_plane.node.find(sandbox_id).request.egress.is_closed
 
 
 def test_every_error_has_the_published_shape(control_plane: ControlPlane) -> None:
@@ -111,7 +134,7 @@ def test_every_error_has_the_published_shape(control_plane: ControlPlane) -> Non
     for answer in answers[:3] + answers[4:]:
         assert answer.json()["code"] == answer.status
         assert answer.json()["message"]
-    assert [answer.status for answer in answers] == [404, 405, 401, 400, 413, 400, 400]
+    assert [answer.status for answer in answers] == [404, 405, 401, 431, 413, 400, 400]
 
 
 def test_routes_that_are_not_built(control_plane: ControlPlane) -> None:
@@ -119,28 +142,28 @@ def test_routes_that_are_not_built(control_plane: ControlPlane) -> None:
     for method, path, what in NOT_BUILT:
         concrete = path.format_map(PATH_PARTS)
         answer = ask(control_plane, "POST" if method == "*" else method, concrete)
-        assert (answer.status, answer.json()["message"]) == (400, f"{what} is not supported by this server")
+        message = f"{what} is not supported by this server"
+        hint = f" ({HINTS[what]})" if what in HINTS else ""
+        assert (answer.status, answer.json()["message"]) == (400, message + hint)
 
 
 def test_every_route_wants_a_key(control_plane: ControlPlane) -> None:
     """No route but health answers without a key."""
-    for method, path, _ in (*ROUTES, *NOT_BUILT):
+    for method, path, _ in (*ROUTES, *NOT_BUILT, *ADMIN_ROUTES):
         concrete = path.format_map(PATH_PARTS)
         assert call(control_plane.url, "GET" if method == "*" else method, concrete).status == 401
     assert call(control_plane.url, "GET", "/health").status == 200
 
 
-async def _second_key(plane: ControlPlane) -> str:
-    store = await SqliteStore.open(plane.settings.data_dir / "api" / "cloister.db")
-    _, secret = await Keys(store).create("other", "test")
-    await store.close()
+def _second_key(plane: ControlPlane) -> str:
+    _, secret = plane.with_keys(lambda keys: keys.create("other", "test"))
     return secret
 
 
 def test_another_team_cannot_tell_a_sandbox_from_none(control_plane: ControlPlane) -> None:
     """To another team's key a sandbox is exactly as absent as one that never was, and killing it fails (I5)."""
     sandbox_id = create(control_plane)["sandboxID"]
-    other = {"X_API_KEY": control_plane.run(lambda: _second_key(control_plane))}
+    other = {"X_API_KEY": _second_key(control_plane)}
     for method, path, body in (
         ("GET", "/sandboxes/{}", None),
         ("DELETE", "/sandboxes/{}", None),
@@ -161,16 +184,10 @@ def test_another_team_cannot_tell_a_sandbox_from_none(control_plane: ControlPlan
 
 def test_a_revoked_key_is_refused_at_once(control_plane: ControlPlane) -> None:
     """A key that another process revokes is refused by the next request."""
-    secret = control_plane.run(lambda: _second_key(control_plane))
+    secret = _second_key(control_plane)
     assert call(control_plane.url, "GET", "/sandboxes", headers={"X-API-KEY": secret}).status == 200
-
-    async def revoke() -> None:
-        store = await SqliteStore.open(control_plane.settings.data_dir / "api" / "cloister.db")
-        keys = Keys(store)
-        await keys.revoke(next(key.key_id for key, team in await keys.list() if team.name == "other"))
-        await store.close()
-
-    control_plane.run(revoke)
+    key_id = next(key.key_id for key, team in control_plane.with_keys(Keys.list) if team is not None and team.name == "other")
+    control_plane.with_keys(lambda keys: keys.revoke(key_id))
     assert call(control_plane.url, "GET", "/sandboxes", headers={"X-API-KEY": secret}).status == 401
 
 
@@ -227,13 +244,33 @@ def test_health_without_a_supervisor(control_plane: ControlPlane) -> None:
 
 
 def test_metrics_of_the_server(control_plane: ControlPlane) -> None:
-    """Prometheus gets how many sandboxes live and how they were started; nobody without a key does."""
+    """Prometheus gets how many sandboxes live and how they were started, by the credential that it sends."""
     create(control_plane, "/v2/sandboxes")
-    answer = ask(control_plane, "GET", "/metrics")
-    lines = answer.body.decode().splitlines()
+    answer = call(control_plane.url, "GET", "/metrics", headers={"Authorization": f"Bearer {control_plane.metrics_key()}"})
     assert answer.headers["Content-Type"].startswith("text/plain; version=0.0.4")
-    assert int(next(line for line in lines if line.startswith("cloister_sandboxes ")).split()[1]) >= 1
-    assert 'cloister_creations_total{start="cold"} 0' in lines
-    assert 'cloister_builds{status="waiting"} 0' in lines
-    assert 'cloister_builds_ended_total{status="ready"} 0' in lines
-    assert call(control_plane.url, "GET", "/metrics").status == 401
+    values = dict(line.rsplit(" ", 1) for line in answer.body.decode().splitlines() if not line.startswith("#"))
+    assert float(values["cloister_sandboxes"]) >= 1
+    for name in (
+        'cloister_creations_total{start="cold"}',
+        'cloister_builds{status="waiting"}',
+        'cloister_builds_ended_total{status="ready"}',
+        'cloister_paused_sandboxes{kind="frozen"}',
+        'cloister_changes_total{change="pause",outcome="failed"}',
+        "cloister_wakes_total",
+    ):
+        assert float(values[name]) == 0, name
+    assert values['cloister_requests_total{method="POST",route="/v2/sandboxes",status="2xx"}'] == "1.0"
+    assert values['cloister_sandboxes_by_team{state="running",team="default"}'] == values["cloister_sandboxes"]
+    assert float(values['cloister_process_open_descriptors{process="api"}']) > 3
+
+
+def test_metrics_without_a_supervisor(control_plane: ControlPlane) -> None:
+    """While the supervisor is away, a scrape says so and has the numbers of the API; when it is back, those of the supervisor too."""
+    headers = {"Authorization": f"Bearer {control_plane.metrics_key()}"}
+    control_plane.run(control_plane.node.die)
+    text = call(control_plane.url, "GET", "/metrics", headers=headers).body.decode()
+    assert "cloister_supervisor_up 0.0\n" in text
+    assert "cloister_sandboxes_by_state{" in text
+    assert "cloister_creations_total{" not in text
+    control_plane.run(control_plane.node.start)
+    eventually(lambda: "cloister_supervisor_up 1.0\n" in call(control_plane.url, "GET", "/metrics", headers=headers).body.decode())

@@ -35,7 +35,7 @@ async def test_websockets(control_plane: ControlPlane) -> None:
     sandbox_id, inside = sandbox(control_plane)
     control_plane.run(lambda: inside.serve(PORT, _socket))
     url = control_plane.url.replace("http", "ws") + "/ws?x=1"
-    async with connect(url, additional_headers=to(sandbox_id), subprotocols=["chat.v1", "chat.v2"], max_size=None) as client:  # type: ignore[list-item]
+    async with connect(url, additional_headers=to(sandbox_id), subprotocols=["chat.v1", "chat.v2"], max_size=None) as client:  # type: ignore[list-item]  # a plain string will do
         assert client.subprotocol == "chat.v2"
         await client.send("hello")
         assert await client.recv() == "HELLO"

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from cloister.cli.client_env import read_client_env
+from cloister.config.client_env import read_client_env
 from cloister.tls.authority import ServerNames, create_authority
 from framework.pretend_domain import PretendDomain, pretend_domain
 from framework.server import Server, running_server
@@ -75,12 +75,12 @@ def test_python_sdk(site: Site) -> None:
         "status": 200,
         "echo": "HELLO",
         "listed": True,
-        "urls": ["E2B_API_KEY", "E2B_DOMAIN"],
+        "urls": ["E2B_ACCESS_TOKEN", "E2B_API_KEY", "E2B_DOMAIN"],
     }
 
 
 def test_mcp_url(site: Site) -> None:
-    """What ``get_mcp_url`` gives is all that an MCP client needs, with the token."""
+    """An MCP client needs only the result of ``get_mcp_url``, and the token."""
     environ = {name: value for name, value in site.environ.items() if name != "E2B_API_URL"}
     done = site.domain.run(sys.executable, str(CLIENT.with_name("domain_mcp.py")), env=environ)
     assert done.returncode == 0, done.stderr
@@ -103,7 +103,7 @@ def test_javascript_sdk(site: Site) -> None:
 
 
 def test_untrusting_client_is_not_served(site: Site) -> None:
-    """A client that does not trust the authority refuses the server, rather than to speak to anybody."""
+    """A client that does not trust the authority refuses the server."""
     done = site.domain.run("curl", "-sS", f"https://api.{NAME}:{site.port}/health", env={})
     assert done.returncode == 60, done.stderr
 
@@ -127,7 +127,7 @@ def test_env(site: Site) -> None:
 
 
 def test_key_of_the_authority_stays_with_root(site: Site) -> None:
-    """The authority's key is readable to root only, and no key is in a file that the api process or anybody else can read."""
+    """Only root can read the authority's key. No file that the api process or another user can read has a key."""
     key = site.server.data_dir / "ca" / "ca.key"
     assert (key.stat().st_mode & 0o777, key.stat().st_uid) == (0o600, 0)
     holders = [path for path in site.server.data_dir.rglob("*") if path.is_file() and path.stat().st_size < 1 << 20 and path != key]
@@ -233,7 +233,7 @@ def test_api_process_gets_the_certificate_again(site: Site) -> None:
 )
 def test_settings_that_do_not_fit_are_refused(tmp_path: Path, options: tuple[str, ...], said: str) -> None:
     """The server does not start with TLS settings that are incomplete or wrong, and says which."""
-    server = Server("", "", tmp_path, None, tmp_path / "log")  # type: ignore[arg-type]
+    server = Server("", "", tmp_path, None, tmp_path / "log")  # type: ignore[arg-type]  # the test needs no process
     refused = server.cli("serve", "--listen", "127.0.0.1:0", *options, check=False)
-    assert refused.returncode == 1
+    assert refused.returncode == 2
     assert said in refused.stderr

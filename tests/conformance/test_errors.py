@@ -1,6 +1,6 @@
 """Each class of error that the official SDKs export is provoked by a fault, or there is a reason why no server can have it raised.
 
-What is exported is found by introspection, so a class that a new version of an SDK brings fails here until it has a fault or a reason.
+Introspection finds the exported classes, so a new class of a new SDK version fails here until it has a fault or a reason.
 """
 
 from __future__ import annotations
@@ -22,22 +22,19 @@ from e2b import PtySize, Secret, Template, Volume
 from e2b_code_interpreter import Sandbox
 
 from framework.control_plane import ControlPlane
+from framework.inside import FILL_DISK
 from framework.server import Server, running_server
 
 JS = Path(__file__).parent / "js"
 pytestmark = [pytest.mark.root, pytest.mark.templates]
 
 _NO_VOLUMES = "volumes are not built: there is none that could be missing"
-_NO_SECRETS = "secrets are not built: there is none that could be missing"
 NOT_REACHABLE = {
     "DockerfileSyntaxError": "raised by the SDK's own parser, before any request",
-    "GuestUnresponsiveException": "resuming a paused sandbox, which is not built",
-    "SecretNotFoundException": _NO_SECRETS,
     "VolumeNotFoundException": _NO_VOLUMES,
     "VolumePathNotFoundException": _NO_VOLUMES,
 }
 NOT_REACHABLE_JS = {
-    "SecretNotFoundError": _NO_SECRETS,
     "VolumeNotFoundError": _NO_VOLUMES,
     "VolumePathNotFoundError": _NO_VOLUMES,
 }
@@ -55,7 +52,8 @@ JAVASCRIPT = {
     "RateLimitError": "^Rate limit exceeded.* - the team has 1 live sandboxes",
     "SandboxError": "^404: template 'nope' not found",
     "SandboxNotFoundError": "^Sandbox [a-z0-9]{20} not found$",
-    "SecretError": "^400: secrets is not supported",
+    "SecretError": "^400: limit must be between 1 and 100",
+    "SecretNotFoundError": "Secret .*not found",
     "ServiceBusyError": "^Service temporarily unavailable.* fewer than the reserve",
     "TemplateError": "^404: template 'nothing' not found",
     "TimeoutError": "deadline_exceeded.*exceeding 'timeoutMs'",
@@ -104,7 +102,7 @@ def pull_without_upstream(place: Place) -> None:
 def write_to_a_full_disk(place: Place) -> None:
     """A sandbox of its own: nothing works well on a full disk."""
     with Sandbox.create("base", timeout=120, **place.server.sdk) as sandbox:
-        sandbox.commands.run("fallocate -l $(($(df --output=avail -B1M / | tail -1) - 20))M /var/filler", user="root", timeout=120)
+        sandbox.commands.run(FILL_DISK, user="root", timeout=120)
         sandbox.files.write("big", io.BytesIO(bytes(64 << 20)))
 
 
@@ -121,6 +119,15 @@ def reach_a_dead_agent(place: Place) -> None:
     sandbox = Sandbox.create(retries=0, **plane.sdk)
     plane.run(plane.node.find(sandbox.sandbox_id).stack.aclose)
     sandbox.commands.run("true")
+
+
+def resume_a_silent_agent(place: Place) -> None:
+    """The fake node's sandbox is paused while its agent does not answer: a real agent is started again at once."""
+    plane: ControlPlane = place.ask("control_plane")
+    sandbox = Sandbox.create(retries=0, **plane.sdk)
+    plane.run(plane.node.find(sandbox.sandbox_id).stack.aclose)
+    sandbox.pause()
+    sandbox.connect(retries=0)
 
 
 def exceed_the_team(place: Place) -> None:
@@ -141,15 +148,17 @@ PYTHON: dict[str, tuple[Callable[[Place], object], str]] = {
     "FileUploadException": (upload_to_a_full_server, "^Failed to upload file: .*507"),
     "GitAuthException": (clone_with_password, "^Git clone requires credentials"),
     "GitUpstreamException": (pull_without_upstream, "^Git pull failed because no upstream branch"),
+    "GuestUnresponsiveException": (resume_a_silent_agent, "did not answer when it was paused"),
     "InvalidArgumentException": (lambda at: at.sandbox.files.read("/home"), "^path '/home' is a directory$"),
     "NotEnoughSpaceException": (write_to_a_full_disk, "^not enough disk space available in the sandbox"),
     "NotFoundException": (lambda at: at.sandbox.commands.connect(999_999), "^process with pid 999999 does not exist$"),
     "RateLimitException": (exceed_the_team, "^429: .* the team has 1 live sandboxes"),
     "SandboxException": (lambda at: Sandbox.create("nope", **at.server.sdk), "^404: template 'nope' not found"),
     "SandboxNotFoundException": (lambda at: Sandbox.get_info(at.ended().sandbox_id, **at.api), "^Sandbox [a-z0-9]{20} not found$"),
-    "SandboxNotRunningException": (lambda at: at.ended().pty.create(PtySize(9, 9)), "was not found: it was killed"),
+    "SandboxNotRunningException": (lambda at: at.ended().pty.create(PtySize(9, 9)), "was not found"),
     "SandboxUnreachableException": (reach_a_dead_agent, "port is not open"),
-    "SecretException": (lambda at: Secret.list(**at.api).next_items(), "secrets is not supported"),
+    "SecretException": (lambda at: Secret.list(limit=101, **at.api).next_items(), "limit must be between 1 and 100"),
+    "SecretNotFoundException": (lambda at: Secret.get_info("nothing", **at.api), "not found"),
     "ServiceBusyException": (lambda at: Sandbox.create(retries=0, **at.ask("full_server").sdk), "fewer than the reserve"),
     "TemplateException": (lambda at: Template.get_tags("nothing", **at.api), "^404: template 'nothing' not found"),
     "TimeoutException": (lambda at: at.sandbox.commands.run("sleep 30", timeout=0.3), "exceeding 'timeout'"),
@@ -180,7 +189,7 @@ def small_server(stock_templates: None) -> Iterator[Server]:
 @pytest.fixture(scope="module")
 def full_server(stock_templates: None) -> Iterator[Server]:
     """A server on a disk without room for sandboxes."""
-    with running_server("--disk-reserve-mib", str(1 << 40)) as running:
+    with running_server("--disk-reserve-mib", str(1 << 24)) as running:
         yield running
 
 
@@ -205,7 +214,7 @@ def test_the_python_tables_are_of_today() -> None:
 
 
 def test_an_execution_error(sandbox: Sandbox) -> None:
-    """What the interpreter's own package has besides: the error of a run, which is told, not raised."""
+    """The interpreter's package also has the error of a run, which is a result and not raised."""
     error = sandbox.run_code("1 / 0").error
     assert type(error) is e2b_code_interpreter.ExecutionError
     assert (error.name, error.value) == ("ZeroDivisionError", "division by zero")

@@ -31,8 +31,15 @@ AREAS = {
     "17_access": "web server, without a token: 403|web server, with the token: 200|files, with only that token: 401|files, by the SDK: yes",
     "18_urls": "in the sandbox: uploaded|downloaded: uploaded|another file by the same signature: 401",
     "19_mcp": "tools: |convert_time|12:00 in Paris is 1|without the token: 401",
+    "27_pause": "paused: yes|state: paused|running: no|variables: 42|the command goes on: step 5|files: kept on disk|variables: NameError",
+    "28_auto_pause": "after its time: paused|woken by three commands: 012|state: running|awake for: 300 seconds",
+    "29_fork": "copy 1: state so far, branch 1|copy 2: state so far, branch 2|copy 3: state so far, branch 3|the original: state so far",
+    "30_network": "httpbin.org: reached|example.com: refused|in the record: example.com name_not_allowed|after the update: refused"
+    "|without limits: reached",
+    "31_secrets": "the service sees: Bearer the-key|the token is for: https://httpbin.org and from this sandbox: yes"
+    "|after the update: Bearer another-key",
 }
-"""What each of the other programs prints, in this order, in both languages."""
+"""Output of each other program, in this order, in both languages."""
 TEMPLATES = {
     "20_template": "built: example-first|from the cache: yes|note: made at build|jq: [1,2]|moo",
     "21_template_steps": "steps: 24|root 755 /opt/app/main.py|hello from the app|./config.json ./index.html ./style.css\n|blue|one.txt two.txt"

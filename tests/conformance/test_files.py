@@ -24,7 +24,7 @@ from e2b import (
 )
 from e2b_code_interpreter import Sandbox
 
-from framework.inside import shell
+from framework.inside import FILL_DISK, shell
 from framework.server import Server
 
 JS = Path(__file__).parent / "js"
@@ -50,7 +50,7 @@ async def async_sandbox(server: Server, sandbox: Sandbox) -> AsyncSandbox:
 @pytest.mark.parametrize("data", ["", "text é\n", b"\0\xff" * 10, "x" * 3_000_000])
 @pytest.mark.parametrize("compressed", [False, True])
 def test_write_and_read(sandbox: Sandbox, data: str | bytes, *, compressed: bool) -> None:
-    """What is written is read again, in every format, compressed on the way or not."""
+    """Reads return the written bytes, in every format, with and without compression."""
     raw = data.encode() if isinstance(data, str) else data
     written = sandbox.files.write("rw/a file.txt", data, gzip=compressed)
     assert (written.name, written.type, written.path) == ("a file.txt", FileType.FILE, "/home/user/rw/a file.txt")
@@ -87,7 +87,7 @@ def test_one_path_twice(sandbox: Sandbox) -> None:
 
 
 def in_python(sandbox: Sandbox, code: str) -> str:
-    """What Python says inside, with ``path`` the file of the test of metadata."""
+    """Output of Python inside, where ``path`` is the file of the metadata test."""
     return shell(sandbox, f"python3 -c \"import os; path = '/home/user/meta/a'; {code}\"").text
 
 
@@ -271,8 +271,7 @@ def test_full_disk(server: Server) -> None:
     sandbox = Sandbox.create(timeout=120, **server.sdk)
     try:
         sandbox.files.write("old", "old contents")
-        free = int(shell(sandbox, "df --output=avail -B1M / | tail -1").text)
-        shell(sandbox, f"fallocate -l {free - 20}M /var/filler", timeout=120)
+        assert shell(sandbox, FILL_DISK, timeout=120).status == 0
         for name in ("old", "new"):
             with pytest.raises(NotEnoughSpaceException):
                 sandbox.files.write(name, io.BytesIO(os.urandom(64 << 20)))

@@ -27,6 +27,7 @@ from e2b_code_interpreter import Sandbox
 
 from framework.inside import shell
 from framework.server import Server
+from framework.waiting import eventually
 
 pytestmark = [pytest.mark.root, pytest.mark.templates]
 _BIG_BYTES = 1 << 30
@@ -272,6 +273,19 @@ def test_a_file_that_shrinks_while_it_is_read(box: Box) -> None:
         except ConnectionResetError:
             pass
     assert got < 200 << 20
+
+
+def test_a_small_file_that_is_rewritten_while_it_is_read(box: Box) -> None:
+    """Each download has what the file was at one moment: empty, or one whole content, of whichever length."""
+    words = ("short", "a longer one", "the longest of all")
+    loop = "while :; do " + "; ".join(f"echo {word} > rewritten" for word in words) + "; done"
+    writer = box.sandbox.commands.run(loop, background=True, timeout=0)
+    try:
+        eventually(lambda: box.sandbox.files.exists("rewritten"))
+        got = {box.ask("GET", "path=rewritten&username=user").body.decode() for _ in range(1000)}
+    finally:
+        writer.kill()
+    assert got - {""} == {f"{word}\n" for word in words}
 
 
 class Noise(io.RawIOBase):

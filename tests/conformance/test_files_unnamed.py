@@ -106,7 +106,7 @@ async def test_relative_paths_are_the_default_users(files: Files) -> None:
 
 
 async def test_who_is_named_has_that_users_rights(files: Files, sandbox: Sandbox) -> None:
-    """A user who is named may do what that user may, right after the same threads have worked for nobody named, and before."""
+    """A named user has that user's permissions, also on threads that work for requests without a user before and after."""
     for _ in range(20):  # more often than the agent has threads
         await files("write", "/named/x", "1")
         await files("write", "/root/named", "1", user="root")

@@ -90,7 +90,7 @@ async def new_repository(git: Any, sandbox: Sandbox, remote: str | None = None) 
 
 
 def told(sandbox: Sandbox, command: str) -> str:
-    """What a command says, without the last line's end."""
+    """Output of a command, without the last line end."""
     return sandbox.commands.run(command).stdout.rstrip("\n")
 
 
@@ -162,7 +162,7 @@ async def test_config(git: Any, sandbox: Sandbox) -> None:
 
 
 async def test_commit_without_an_identity(git: Any, sandbox: Sandbox) -> None:
-    """Git's own words say that nobody told who commits."""
+    """Git's own message says that the author is missing."""
     path = await new_repository(git, sandbox)
     with pytest.raises(CommandExitException, match=r"empty ident name|tell me who you are"):
         await git.commit(path, "whose?", allow_empty=True)
@@ -236,7 +236,7 @@ async def test_push_without_an_upstream(git: Any, sandbox: Sandbox) -> None:
 
 
 async def test_clone_public_and_missing(git: Any, sandbox: Sandbox) -> None:
-    """What is public needs no password; what is not there is said to be not found."""
+    """A public repository needs no password; a missing one is reported as not found."""
     copy = f"/home/user/{uuid.uuid4().hex[:12]}"
     await git.clone(f"{SERVER}/public/open.git", copy)
     assert await git.remote_get(copy, "origin") == f"{SERVER}/public/open.git"

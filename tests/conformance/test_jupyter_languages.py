@@ -61,6 +61,16 @@ def test_state_streaming_results_and_errors(sandbox: Sandbox) -> None:
     assert sandbox.run_code("1", language=IPY).execution_count == (failed.execution_count or 0) + 1
 
 
+def test_results_come_between_the_text_around_them(sandbox: Sandbox) -> None:
+    """A result arrives after what was printed before it and before what is printed next."""
+    seen: list[str] = []
+    code = "for i in range(60): print(f'b{i}'); display(i); print(f'a{i}')"
+    sandbox.run_code(
+        code, language=IPY, on_stdout=lambda message: seen.append(message.line), on_result=lambda result: seen.append(f"{result.text}\n")
+    )
+    assert "".join(seen) == "".join(f"b{i}\n{i}\na{i}\n" for i in range(60))
+
+
 def test_time_out_stops_the_code_and_keeps_the_state(sandbox: Sandbox) -> None:
     """An endless loop ends with the client's patience; the next run remembers."""
     printed(sandbox, "kept = 41")

@@ -1,4 +1,4 @@
-"""What every command goes through: the login shell that the SDKs ask for, its files and its PATH."""
+"""The login shell of every command, as the SDKs request it: its files and its PATH."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ JS = Path(__file__).parent / "js"
 PROGRAMS = Path(__file__).parents[1] / "framework" / "programs"
 TOKEN = "a token"
 DEAD = {"PIP_INDEX_URL": "http://127.0.0.1:9/", "NPM_CONFIG_REGISTRY": "http://127.0.0.1:9/", "PIP_RETRIES": "0"}
-"""Package registries that nobody answers for."""
+"""Package registries at addresses without a server."""
 
 
 @pytest.fixture(scope="module")
@@ -257,7 +257,7 @@ def test_without_internet(server: Server) -> None:
 
 @pytest.mark.slow
 def test_a_template_with_servers_installed_ahead(server: Server) -> None:
-    """What ``add_mcp_server`` installs at build is there in a sandbox that reaches nothing; an unknown name ends the build."""
+    """A sandbox without a network has the servers that ``add_mcp_server`` installed in the build. An unknown name fails the build."""
     connection: Any = {"api_key": server.api_key, "api_url": server.url}
     base = Template().from_template("mcp-gateway")
     with pytest.raises(BuildException, match="mcp-gateway pull nothere"):

@@ -50,7 +50,7 @@ def test_package_is_installed_here_and_gone_in_the_next_sandbox(server: Server, 
 
 
 def test_apt_keeps_no_second_copy_of_packages(sandbox: Sandbox) -> None:
-    """What is downloaded goes when it is installed, so that no layer of a template has it twice."""
+    """Downloaded packages are removed after their installation, so no layer of a template has them twice."""
     done = shell(sandbox, "apt-get update -q && apt-get install -y -q hello && hello && ls /var/cache/apt/archives/*.deb | wc -l", timeout=240)
     assert "Hello, world!" in done.text, done.text
     assert done.text.split()[-1] == "0", done.text

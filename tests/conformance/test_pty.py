@@ -29,7 +29,7 @@ def until_end(handle: CommandHandle) -> str:
 
 
 def type_in(sandbox: Sandbox, text: bytes, *, size: PtySize | None = None, user: str | None = None) -> str:
-    """What a terminal shows when this is typed, to the end of its shell."""
+    """Output of a terminal for this input, until its shell ends."""
     handle = sandbox.pty.create(size or PtySize(rows=24, cols=80), user=user)
     sandbox.pty.send_stdin(handle.pid, text)
     return until_end(handle)

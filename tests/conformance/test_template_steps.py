@@ -100,7 +100,7 @@ def test_every_step_of_the_builder(server: Server, project: Path, sandboxes: Any
 
 
 def test_a_dockerfile(server: Server, project: Path, sandboxes: Any) -> None:
-    """What the SDK makes of one means what it means to Docker; the user and the directory are the last ones."""
+    """The SDK's steps mean what the Dockerfile means to Docker. The last user and directory count."""
     _build(server, Template(file_context_path=project).from_dockerfile(str(project / "Dockerfile")), "steps-dockerfile")
     sandbox = sandboxes("steps-dockerfile")
     assert sandbox.commands.run("pwd; cat seen; echo; cat /home/vera/me; ls app").stdout.split("\n")[:3] == [

@@ -44,7 +44,7 @@ def test_another_team_sees_nothing_of_a_private_template(plane: ControlPlane) ->
     name = new_name()
     template_id, build_id = build(plane, name)
     headers = other_team(plane)
-    for text in (name, template_id, f"default%2F{name}", f"default%2F{name}:default"):
+    for text in (name, template_id, f"default%2F{name}", f"default%2F{name}:default", f"default%2F{name}:{build_id}"):
         unknown = text.replace("t-", "u-") if text != template_id else "a" * 20
         for method, path, body in (
             ("GET", "/templates/{}", None),
@@ -84,22 +84,28 @@ def test_public_template_is_for_use_only(plane: ControlPlane) -> None:
     answer = ask(plane, "PATCH", f"/v2/templates/{template_id}", {"public": True})
     assert TemplateUpdateResponse.from_dict(answer.json()).names == [f"default/{name}"]
     headers = other_team(plane)
-    for text in (template_id, f"default/{name}", f"default/{name}:default"):
+    for text in (template_id, f"default/{name}", f"default/{name}:default", f"default/{name}:{build_id}"):
         created = call(plane.url, "POST", "/v2/sandboxes", body={"templateID": text}, headers=headers)
         assert created.status == 201
         assert plane.node.find(created.json()["sandboxID"]).request.template == build_id
+    _, newer_id = build(plane, name)  # which takes the tag, and so hides the older one from other teams
+    for one, status in ((build_id, 404), (newer_id, 201)):
+        created = call(plane.url, "POST", "/v2/sandboxes", body={"templateID": f"default/{name}:{one}"}, headers=headers)
+        assert created.status == status
+    assert ask(plane, "POST", "/v2/sandboxes", {"templateID": f"{name}:{build_id}"}).status == 201
     found = call(plane.url, "GET", f"/templates/aliases/default%2F{name}", headers=headers)
     assert found.json() == {"templateID": template_id, "public": True}
     assert call(plane.url, "POST", "/v2/sandboxes", body={"templateID": name}, headers=headers).status == 404
     assert call(plane.url, "GET", f"/templates/{template_id}", headers=headers).status == 404
     assert call(plane.url, "PATCH", f"/templates/{template_id}", body={"public": False}, headers=headers).status == 404
-    assert call(plane.url, "DELETE", f"/templates/{template_id}", headers=headers).status == 404
+    assert call(plane.url, "DELETE", f"/templates/{template_id}", headers=headers).status == 403
     assert ask(plane, "PATCH", f"/templates/{name}", {"public": False}).status == 200
+    assert call(plane.url, "DELETE", f"/templates/{template_id}", headers=headers).status == 404
     assert call(plane.url, "POST", "/v2/sandboxes", body={"templateID": template_id}, headers=headers).status == 404
 
 
 def test_another_teams_snapshots(plane: ControlPlane) -> None:
-    """Nobody snapshots another team's sandbox, lists, runs or deletes its snapshots."""
+    """A team cannot snapshot another team's sandbox, nor list, run or delete its snapshots."""
     sandbox_id = create(plane)["sandboxID"]
     made = SnapshotInfo.from_dict(ask(plane, "POST", f"/sandboxes/{sandbox_id}/snapshots", {"name": new_name()}).json())
     headers = other_team(plane)
@@ -113,7 +119,7 @@ def test_another_teams_snapshots(plane: ControlPlane) -> None:
 
 
 def test_stock_templates_cannot_be_changed(plane: ControlPlane) -> None:
-    """What is the server's is seen by all and changed by none."""
+    """All teams see the server's templates, and none changes them."""
     for method, path, body in (
         ("DELETE", "/templates/base", None),
         ("PATCH", "/v2/templates/base", {"public": False}),
@@ -138,10 +144,12 @@ def test_deletion(plane: ControlPlane) -> None:
     start(plane, *running)
     plane.node.builds_run = True
     sandbox_id = create(plane, templateID=name)["sandboxID"]
+    refused = ask(plane, "DELETE", f"/templates/{name}")
+    assert (refused.status, "sandboxes using it" in refused.json()["message"]) == (400, True)
+    assert ask(plane, "DELETE", f"/sandboxes/{sandbox_id}").status == 204
     assert ask(plane, "DELETE", f"/templates/{name}").status == 204
     assert ask(plane, "DELETE", f"/templates/{name}").status == 404
     assert ask(plane, "POST", "/v2/sandboxes", {"templateID": template_id}).status == 404
-    assert ask(plane, "GET", f"/sandboxes/{sandbox_id}").status == 200
     deadline = time.monotonic() + 10
     while not {build_id, running[1]} <= set(plane.node.dropped):
         assert time.monotonic() < deadline
@@ -156,7 +164,9 @@ def test_deletion_of_one_tag(plane: ControlPlane) -> None:
     ask(plane, "POST", "/templates/tags", {"target": name, "tags": ["v1"]})
     assert ask(plane, "DELETE", f"/templates/{name}:none").status == 404
     assert ask(plane, "DELETE", f"/templates/{name}%3Av1").status == 204
-    assert ask(plane, "POST", "/v2/sandboxes", {"templateID": name}).status == 201
+    sandbox_id = create(plane, templateID=name)["sandboxID"]
+    assert ask(plane, "DELETE", f"/templates/{name}:default").status == 400
+    assert ask(plane, "DELETE", f"/sandboxes/{sandbox_id}").status == 204
     assert ask(plane, "DELETE", f"/templates/{name}:default").status == 204
     assert ask(plane, "GET", f"/templates/{name}").status == 404
 

@@ -48,7 +48,7 @@ def build(server: Server, template: Any) -> tuple[str, str]:
 def test_image_of_the_hosts_registry(server: Server, hub: HostRegistry) -> None:
     """Is built upon and run, and the log says that there was no TLS."""
     name, log = build(server, Template().from_image(f"localhost:{hub.port}/team/made:1").run_cmd("cp /made /home/user/copied"))
-    assert f"warn localhost:{hub.port} is spoken to without TLS" in log
+    assert f"warn the connection to localhost:{hub.port} has no TLS" in log
     with Sandbox.create(name, timeout=120, **server.sdk) as sandbox:
         assert sandbox.commands.run('cat ~/copied; echo " $GREETING"').stdout == "of the host hello\n"
 

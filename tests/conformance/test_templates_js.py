@@ -110,6 +110,9 @@ def test_cli_builds_a_dockerfile(plane: ControlPlane, tmp_path: Path) -> None:
     run(plane, CLI, "template", "unpublish", "-y", "from-docker")
     assert ask(plane, "GET", f"/templates/{request.template_id}").json()["public"] is False
     run(plane, CLI, "sandbox", "create", "from-docker", "--detach")
+    used = run(plane, CLI, "template", "delete", "-y", "from-docker", check=False)
+    assert (used.returncode, "sandboxes using it" in used.stderr) == (1, True)
+    run(plane, CLI, "sandbox", "kill", "--all")
     run(plane, CLI, "template", "delete", "-y", "from-docker")
     assert "from-docker" not in run(plane, CLI, "template", "list").stdout
     refused = run(plane, CLI, "template", "delete", "-y", "from-docker", check=False)

@@ -13,7 +13,6 @@ import pytest
 from e2b import AsyncTemplate, Sandbox, Template
 from e2b.exceptions import AuthenticationException, BuildException, FileUploadException, SandboxException, TemplateException
 from e2b.template.types import BuildInfo, TemplateBuildStatus
-from e2b.template.utils import tar_file_stream
 
 from cloister.control.uploads import Uploads
 from cloister.model.build import BuildRequest, BuildStep, ImageSource
@@ -237,6 +236,35 @@ def test_tags_move_and_go(plane: ControlPlane) -> None:
         assert plane.node.find(sandbox.sandbox_id).request.template == first.build_id
 
 
+def test_builds_and_bare_ids_are_launched(plane: ControlPlane) -> None:
+    """A sandbox or template begins with a build by its id, and with a bare template id when one build alone has tags; else it is told the tags."""
+    name = new_name()
+    first = Template.build(Template().from_image("debian"), f"{name}:v1", **connection(plane))
+    for text in (f"{name}:{first.build_id}", f"{first.template_id}:{first.build_id.upper()}", f"default/{name}:v1", first.template_id):
+        with Sandbox.create(text, **sdk(plane)) as sandbox:
+            assert plane.node.find(sandbox.sandbox_id).request.template == first.build_id
+    second = Template.build(Template().from_image("debian:13"), f"{name}:v2", **connection(plane))
+    template = Template().from_template(f"{name}:{first.build_id}").run_cmd("true")
+    assert request_of(plane, Template.build(template, new_name(), **connection(plane))).parent == first.build_id
+    for text in (first.template_id, name):
+        with pytest.raises(SandboxException, match=rf"tag 'default' does not exist for template '{text}' \(its tags: v1, v2\)"):
+            Sandbox.create(text, **sdk(plane))
+    Template.assign_tags(f"{name}:{second.build_id}", ["default"], **connection(plane))
+    with Sandbox.create(first.template_id, **sdk(plane)) as sandbox:
+        assert plane.node.find(sandbox.sandbox_id).request.template == second.build_id
+    other = Template.build(Template().from_image("debian"), new_name(), **connection(plane))
+    for build_id in (str(uuid.uuid4()), other.build_id):
+        with pytest.raises(SandboxException, match=f"build '{build_id}' does not exist for template '{name}'"):
+            Sandbox.create(f"{name}:{build_id}", **sdk(plane))
+    with pytest.raises(SandboxException, match="does not exist for template 'base'"):
+        Sandbox.create(f"base:{other.build_id}", **sdk(plane))
+    failed = Template.build_in_background(Template().from_image("missing"), name, **connection(plane))
+    while Template.get_build_status(failed, **connection(plane)).status is not TemplateBuildStatus.ERROR:
+        pass
+    with pytest.raises(SandboxException, match=f"build '{failed.build_id}' of template '{name}' is not finished .*failed to pull"):
+        Sandbox.create(f"{name}:{failed.build_id}", **sdk(plane))
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -308,25 +336,21 @@ def test_exists(plane: ControlPlane) -> None:
         Template.exists(name, api_key="e2b_" + "0" * 40, api_url=plane.url)
 
 
-def test_changed_files_are_refused(plane: ControlPlane, files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """When the uploaded files are not those that were hashed, the build fails at the step, and the next one is asked for them again."""
-    real = tar_file_stream
-
-    def changed(*arguments: Any) -> Any:
-        (files / "one.txt").write_text("changed meanwhile")
-        return real(*arguments)
-
-    monkeypatch.setattr("e2b.template_sync.build_api.tar_file_stream", changed)
-    template = Template(file_context_path=str(files)).from_image("debian").run_cmd("true").copy("one.txt", "/x")
-    name = new_name()
-    background = Template.build_in_background(template, name, **connection(plane))
-    while (status := Template.get_build_status(background, **connection(plane))).status is TemplateBuildStatus.WAITING:
-        pass
-    assert status.reason is not None
-    assert status.reason.step == "2"
-    assert "does not hold the files that the client hashed" in status.reason.message
-    monkeypatch.undo()
-    Template.build(template, name, **connection(plane))
+def test_archives_of_other_builders(plane: ControlPlane, files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A builder with hashes of its own copies files too, and is not asked for them twice; the content decides what the node copies."""
+    digests = []
+    for upload_hash in ("other-builder_1", "0" * 40):
+        monkeypatch.setattr("e2b.template.main.calculate_files_hash", lambda *_, made=upload_hash, **__: made)
+        template = Template(file_context_path=str(files)).from_image("debian").run_cmd("true").copy("one.txt", "/x")
+        logs: list[Any] = []
+        for _ in range(2):
+            built = Template.build(template, new_name(), on_build_logs=logs.append, **connection(plane))
+        messages = [entry.message for entry in logs if "'one.txt'" in entry.message]
+        assert messages == ["Uploaded 'one.txt'", "Skipping upload of 'one.txt', already cached"]
+        step = request_of(plane, built).steps[1]
+        assert step.files is not None
+        digests.append(step.files.digest)
+    assert digests[0] == digests[1]
 
 
 def test_upload_links_are_checked(plane: ControlPlane, files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -363,15 +387,20 @@ def test_snapshots(plane: ControlPlane) -> None:
         tagged = sandbox.create_snapshot("snap-one:v2", mode="filesystem")
         assert (plain.names, named.names) == ([], ["default/snap-one"])
         assert (named.snapshot_id, tagged.snapshot_id) == ("default/snap-one:default", "default/snap-one:v2")
-        pages = sandbox.list_snapshots(limit=2, **connection(plane))
+        pages = sandbox.list_snapshots(limit=1, **connection(plane))
         listed = pages.next_items()
         assert pages.has_next
         listed += pages.next_items()
         assert not pages.has_next
-        assert [one.snapshot_id for one in listed] == [tagged.snapshot_id, named.snapshot_id, plain.snapshot_id]
-        by_name = Sandbox.list_snapshots(name="snap-one:v2", **connection(plane)).next_items()
-        assert [one.snapshot_id for one in by_name] == [tagged.snapshot_id]
-        with pytest.raises(Exception, match="keeps the files of a sandbox, not its memory"):
+        assert [one.snapshot_id for one in listed] == [tagged.snapshot_id, plain.snapshot_id]
+        for asked in (named, tagged):
+            for name in (asked.snapshot_id, asked.snapshot_id.partition("/")[2]):
+                by_name = Sandbox.list_snapshots(name=name, **connection(plane)).next_items()
+                assert [one.snapshot_id for one in by_name] == [asked.snapshot_id]
+        for name in ("snap-one", "default/snap-one"):
+            assert Sandbox.list_snapshots(name=name, **connection(plane)).next_items() == [tagged]
+        assert Sandbox.list_snapshots(name="snap-none", **connection(plane)).next_items() == []
+        with pytest.raises(SandboxException, match="400: a snapshot with memory needs the capability 'checkpoint'"):
             sandbox.create_snapshot(mode="full")
     for one in (plain, named, tagged):
         with Sandbox.create(one.snapshot_id, **sdk(plane)) as copy:

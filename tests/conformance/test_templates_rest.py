@@ -63,7 +63,7 @@ def test_newer_build_supersedes(plane: ControlPlane) -> None:
         assert (late.status, "superseded" in late.json()["message"]) == (400, True), "a start that comes too late says why"
         assert start(plane, *running).status == 202
         newest = request_build(plane, name)
-        assert status(plane, *running)["status"] == "waiting"
+        assert (status(plane, *running)["status"], status(plane, *newest)["status"]) == ("building", "waiting"), "started, and requested only"
         assert start(plane, *newest).status == 202
         assert "superseded" in status(plane, *running)["reason"]["message"]
         assert status(plane, *other)["status"] == "waiting"
@@ -157,6 +157,18 @@ def test_models_are_whole(plane: ControlPlane) -> None:
     assert {Template.from_dict(one).aliases[0] for one in ask(plane, "GET", "/default-templates").json()} == {"base", "code-interpreter-v1"}
 
 
+def test_builds_of_the_sdks_to_2_3(plane: ControlPlane) -> None:
+    """``POST /v2/templates`` answers with a whole template, whose build is started and followed as any other."""
+    name = new_name()
+    answer = ask(plane, "POST", "/v2/templates", {"alias": name, "cpuCount": 1, "memoryMB": 512})
+    made = Template.from_dict(answer.json())
+    assert (answer.status, made.aliases, made.build_count, made.build_status.value) == (202, [name], 1, "waiting")
+    assert start(plane, made.template_id, made.build_id).status == 202
+    wait_for(plane, made.template_id, made.build_id, "ready")
+    again = Template.from_dict(ask(plane, "POST", "/v2/templates", {"alias": name}).json())
+    assert (again.template_id, again.build_count, again.build_id != made.build_id) == (made.template_id, 2, True)
+
+
 def test_pages_of_templates_and_builds(plane: ControlPlane) -> None:
     """Pages neither overlap nor leave gaps; tokens that are none are refused."""
     name = new_name()
@@ -210,7 +222,7 @@ def test_tag_history(plane: ControlPlane) -> None:
 
 
 def test_a_build_ends_while_the_api_process_is_away(control_plane: ControlPlane) -> None:
-    """The end of a build that nobody heard is found at the next start, and the template can be used; links given out are still good."""
+    """The next start finds the end of a build that was missed. The template can be used, and upload links stay valid."""
     name = new_name()
     ids, failing = request_build(control_plane, name), request_build(control_plane, new_name())
     url = link(control_plane, ids[0])["url"]
@@ -230,7 +242,7 @@ def test_a_build_ends_while_the_api_process_is_away(control_plane: ControlPlane)
 
 
 def test_an_end_is_heard_at_once(control_plane: ControlPlane) -> None:
-    """The node's event makes a template usable although nobody asks for its status."""
+    """The node's event makes a template usable although no client asks for its status."""
     name = new_name()
     control_plane.node.builds_run = True
     start(control_plane, *request_build(control_plane, name))
@@ -251,7 +263,7 @@ def test_a_build_that_the_node_never_got(control_plane: ControlPlane) -> None:
 
 def test_a_node_without_room_is_waited_for(control_plane: ControlPlane, monkeypatch: pytest.MonkeyPatch) -> None:
     """A build waits while the node has no room for it, and begins when it has."""
-    monkeypatch.setattr("cloister.control.builds._QUEUE_RETRY_S", 0.05)
+    monkeypatch.setattr("cloister.control.builds.starting._QUEUE_RETRY_S", 0.05)
     node, real, refusals = control_plane.node, control_plane.node.start_build, iter(range(3))
     node.builds_run = True
 
@@ -263,7 +275,7 @@ def test_a_node_without_room_is_waited_for(control_plane: ControlPlane, monkeypa
     monkeypatch.setattr(node, "start_build", refuse)
     ids = request_build(control_plane, new_name())
     assert start(control_plane, *ids).status == 202
-    assert status(control_plane, *ids)["status"] == "waiting"
+    assert status(control_plane, *ids)["status"] == "building"
     wait_for(control_plane, *ids, "ready")
 
 
@@ -287,7 +299,7 @@ def test_node_away(control_plane: ControlPlane) -> None:
     assert start(control_plane, *ids).status == 202
     eventually(lambda: ids[1] in control_plane.node.builds)
     control_plane.run(control_plane.node.die)
-    assert status(control_plane, *ids)["status"] == "waiting"
+    assert status(control_plane, *ids)["status"] == "building"
     assert ask(control_plane, "DELETE", f"/templates/{gone[0]}").status == 204
     assert ask(control_plane, "DELETE", f"/templates/{ids[0]}/builds/{ids[1]}").status == 204
     time.sleep(0.2)
@@ -308,16 +320,16 @@ def test_what_nobody_can_reach_is_dropped(control_plane: ControlPlane, monkeypat
     assert start(plane, *child, fromTemplate=f"{name}:parent").status == 202
     ask(plane, "DELETE", "/templates/tags", {"name": name, "tags": ["parent"]})
     builds = plane.server.builds
-    plane.run(builds.prune)
+    plane.run(builds.garbage.prune)
     assert plane.node.dropped == []
-    monkeypatch.setattr("cloister.control.builds._KEPT_S", -1.0)
-    plane.run(builds.prune)
+    monkeypatch.setattr("cloister.control.builds.garbage._KEPT_S", -1.0)
+    plane.run(builds.garbage.prune)
     assert plane.node.dropped == [old[1]]
     assert create(plane, templateID=name)["templateID"] == new[0]
     assert create(plane, templateID=f"{name}:kept")["templateID"] == tagged[0]
     plane.run(lambda: plane.node.report(replace(plane.node.reports[child[1]], status=BuildStatus.READY)))
     eventually(lambda: status(plane, *child)["status"] == "ready")
-    plane.run(builds.prune)
+    plane.run(builds.garbage.prune)
     assert plane.node.dropped == [old[1], parent[1]]
 
 
@@ -330,10 +342,10 @@ def test_unused_archives_go(control_plane: ControlPlane, monkeypatch: pytest.Mon
         assert put(link(plane, ids[0], upload_hash)["url"], archive()).status == 200
     steps = [{"type": "COPY", "args": ["a", "b"], "filesHash": needed}]
     assert start(plane, *ids, fromImage="debian", steps=steps).status == 202
-    plane.run(plane.server.builds.prune)
+    plane.run(plane.server.builds.garbage.prune)
     assert link(plane, ids[0], idle)["present"] is True
     monkeypatch.setattr("cloister.control.uploads._UNUSED_S", -1.0)
-    plane.run(plane.server.builds.prune)
+    plane.run(plane.server.builds.garbage.prune)
     uploads = plane.settings.data_dir / "api" / "uploads"
     assert [path.parent.name for path in uploads.glob("*/*/archive")] == [needed]
     assert link(plane, ids[0], idle)["present"] is False

@@ -1,4 +1,4 @@
-"""Templates of clients on a real server, by the official Python SDK: built, run, cached, taken over by a crash, kept as snapshots, deleted."""
+"""Clients' templates on a real server, by the official Python SDK: builds, the cache, crashes, snapshots, deletion."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def files(tmp_path: Path) -> Path:
 
 
 def test_build_run_and_build_again(server: Server, files: Path, name: str) -> None:
-    """Steps leave what they say, sandboxes have it and the asked size, a second build takes all from the cache, and tags tell builds apart."""
+    """Sandboxes have the files of the steps and the requested size. A second build uses the cache, and tags name builds."""
     template = (
         Template(file_context_path=str(files))
         .from_template("base")
@@ -80,7 +80,7 @@ def test_build_run_and_build_again(server: Server, files: Path, name: str) -> No
 
 
 def test_snapshot_and_a_template_on_top(server: Server, name: str) -> None:
-    """A snapshot has the files of its sandbox at that moment; sandboxes and templates begin with it, also when its sandbox is gone."""
+    """A snapshot has the files of its sandbox at that moment. Sandboxes and templates start from it, also after the sandbox's end."""
     with Sandbox.create("base", timeout=120, **server.sdk) as sandbox:
         sandbox.files.write("/home/user/state", "first")
         snapshot = sandbox.create_snapshot(f"{name}-snap")
@@ -110,7 +110,7 @@ def test_cancelled_build_ends_its_processes(server: Server, name: str) -> None:
 
 @pytest.mark.parametrize("victim", ["api", "node"])
 def test_a_build_outlives_a_crash(server: Server, name: str, victim: str) -> None:
-    """A build goes on when the api process or the supervisor is killed, and its end and log are told to the client that asks on."""
+    """A build survives a kill of the api process or the supervisor. A client that keeps asking gets its end and log."""
     template = Template().from_template("base").run_cmd("echo before").run_cmd(f"sleep 3; echo after {name}")
     build = Template.build_in_background(template, name, **connection(server))
     while not any("sleep 3" in entry.message for entry in Template.get_build_status(build, **connection(server)).log_entries):
@@ -122,7 +122,7 @@ def test_a_build_outlives_a_crash(server: Server, name: str, victim: str) -> Non
         time.sleep(0.3)
         try:
             status = Template.get_build_status(build, **connection(server))
-        except Exception:  # noqa: BLE001 - nobody listens for a moment, and each client library says so in its own way
+        except Exception:  # noqa: BLE001 - no process listens for a moment, and each client library reports that in its own way
             continue
         if status.status not in (TemplateBuildStatus.WAITING, TemplateBuildStatus.BUILDING):
             break

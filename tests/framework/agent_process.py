@@ -19,7 +19,9 @@ from typing import Any
 import pytest
 
 import cloister
-from framework.driver_root import DRIVERS, DriverRoot
+from cloister.protocol.languages import NATIVE_LANGUAGES
+from cloister.protocol.ready import SERVING
+from framework.driver_root import DRIVERS, DriverRoot, store_dir
 
 __all__ = ["AgentProcess", "start_agent"]
 
@@ -27,7 +29,7 @@ _RT = "/.cloister/rt"
 _SITE = "/.cloister/agent/site"
 _PYTHON = f"{_RT}/bin/python3.13"
 _LOADER = [f"{_RT}/lib64/ld-linux-x86-64.so.2", "--argv0", _PYTHON, "--library-path", f"{_RT}/lib/x86_64-linux-gnu", _PYTHON, "-I", "-S"]
-_LANGUAGES = ["python", "javascript", "typescript", "r", "java", "bash"]
+_LANGUAGES = [language.name for language in NATIVE_LANGUAGES]
 _IGNORED = shutil.ignore_patterns("__pycache__", "node_modules")
 
 
@@ -57,7 +59,7 @@ class AgentProcess:
             argv = [*_LOADER, f"{_SITE}/cloister/agent/main.py"]
             self.process = root.spawn(argv, fds=fds, binds={root.lower[-1] / "usr": _RT, **binds})
             os.close(tell)
-            if os.read(ready, 1) != b"R":
+            if os.read(ready, 1) != SERVING:
                 raise RuntimeError(f"the agent did not start: {self.process.raw_stderr.decode(errors='replace')}")
 
     def request(self, method: str, path: str, body: Any = None, *, control: bool = False, **headers: str) -> tuple[int, str]:
@@ -85,7 +87,7 @@ def _listener() -> socket.socket:
 @pytest.fixture
 def start_agent(driver_root: DriverRoot, tmp_path: Path) -> Callable[..., AgentProcess]:
     """Start agents; keywords replace fields of the init document."""
-    store = Path(os.environ.get("CLOISTER_TEST_STORE", "/var/lib/cloister/store"))
+    store = store_dir()
     trees = sorted((store / "agent").glob("*/site"), key=lambda site: site.stat().st_mtime)
     if not trees:
         pytest.skip("needs the built agent tree in the store")

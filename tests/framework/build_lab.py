@@ -9,13 +9,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cloister.errors import TemplateNotFoundError
-from cloister.model.build import BuildFiles, BuildRequest, BuildStep, ImageSource
+from cloister.model.build import BuildRequest, BuildStep, ImageSource, UploadedArchive
+from cloister.model.network import NO_EGRESS
 from cloister.model.template import Template
 from cloister.protocol.archive import archive_digest
-from cloister.template.building.recipe import BuildParts, run_build
-from cloister.template.interfaces import BaseImage, BoxSpec, Cancellation, Command
+from cloister.template.building.clientbuild import ClientBuildParts, build_client_template
+from cloister.template.interfaces import BaseImage, BuildSandboxSpec, Cancellation, ShellCommand
 from framework.build_node import LIMITS, BuildNode, NoCancellation
-from framework.fake_workbench import FakeImages, RecordedLog
+from framework.fake_build_sandboxes import FakeImages, RecordedLog
 
 __all__ = ["BuildLab", "make_archive"]
 
@@ -50,7 +51,7 @@ class BuildLab:
     templates: dict[str, Template] = field(default_factory=dict)
 
     def build(self, *steps: BuildStep, parent: str | None = None, cancellation: Cancellation | None = None, **fields: object) -> Template:
-        """What the steps make of the base template, as if that were an image, or of an earlier build of this lab."""
+        """The template that the steps make of the base template (as an image), or of an earlier build of this lab."""
         self.log.entries.clear()
         request = BuildRequest(
             build_id=secrets.token_hex(8),
@@ -60,18 +61,18 @@ class BuildLab:
             image=None if parent else _IMAGE,
             parent=parent,
             steps=steps,
-            **fields,  # type: ignore[arg-type]
+            **fields,  # type: ignore[arg-type]  # fields by name
         )
         base = self.node.base
-        parts = BuildParts(
+        parts = ClientBuildParts(
             store=self.node.store,
-            workbench=self.node.workbench,
+            build_sandboxes=self.node.build_sandboxes,
             images=FakeImages(BaseImage(layers=base.layers, envs=base.envs, user=base.user, workdir=base.workdir)),
             find_parent=self._parent,
             uploads=self.uploads,
             limits=LIMITS,
         )
-        made = run_build(request, parts, self.log, cancellation or NoCancellation())
+        made = build_client_template(request, parts, self.log, cancellation or NoCancellation())
         self.templates[made.build_id] = made
         return made
 
@@ -89,14 +90,14 @@ class BuildLab:
         archive.chmod(0o644)
         with archive.open("rb") as stream:
             digest = archive_digest(stream)
-        files = BuildFiles(path=directory.name, digest=digest)
+        files = UploadedArchive(path=directory.name, digest=digest)
         return BuildStep(kind="COPY", args=(*args, "", "")[:4], files=files)
 
     def look(self, template: Template, text: str, *, user: str = "root", host_layer: bool = True) -> str:
-        """What ``text`` writes to standard output in a sandbox over the template's layers."""
+        """The standard output of ``text`` in a sandbox over the template's layers."""
         seen: list[tuple[str, bytes]] = []
-        spec = BoxSpec(limits=LIMITS, envs=template.envs, allow_internet=False, host_layer=host_layer)
-        with self.node.workbench.open(template.layers, spec, NoCancellation()) as box:
-            status = box.run(Command(text=text, user=user), lambda kind, data: seen.append((kind, data)))
+        spec = BuildSandboxSpec(limits=LIMITS, envs=template.envs, egress=NO_EGRESS, host_layer=host_layer)
+        with self.node.build_sandboxes.open(template.layers, spec, NoCancellation()) as box:
+            status = box.run(ShellCommand(text=text, user=user), lambda kind, data: seen.append((kind, data)))
         assert status == 0, seen
         return b"".join(data for kind, data in seen if kind == "stdout").decode()

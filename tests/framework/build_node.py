@@ -1,4 +1,4 @@
-"""A node with a workbench, on a store of its own that shows the stock layers: for tests of builds without a server."""
+"""A node that makes build sandboxes, on a store of its own that shows the stock layers: for tests of builds without a server."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from cloister.network.dns_relay import host_nameservers
 from cloister.node.catalog import Catalog
 from cloister.node.host import NodeHost, build_host, open_host
 from cloister.template.agenttree import agent_tree
-from cloister.template.building.copier import BuildPlace
-from cloister.template.building.workbench import NodeWorkbench
+from cloister.template.building.buildsandboxes import NodeBuildSandboxes
+from cloister.template.building.copier import BuildResources
 from cloister.template.layers import LayerStore
 
 __all__ = ["LIMITS", "BuildNode", "NoCancellation", "build_node", "node_at"]
@@ -28,7 +28,7 @@ LIMITS = Limits(cpu_count=2.0, mem_mib=512, disk_mib=512, inodes=50_000)
 
 
 class NoCancellation:
-    """A build that nobody cancels."""
+    """A build that is never cancelled."""
 
     def check(self) -> None:
         """See :class:`Cancellation`."""
@@ -45,8 +45,8 @@ class BuildNode:
     host: NodeHost
     store: LayerStore
     base: Template
-    place: BuildPlace
-    workbench: NodeWorkbench
+    place: BuildResources
+    build_sandboxes: NodeBuildSandboxes
     catalog: Catalog
 
 
@@ -68,13 +68,13 @@ def build_node(*, zygotes: bool = True, further_layers: tuple[Path, ...] = (), *
 
 
 def node_at(data_dir: Path) -> BuildNode:
-    """A node on the stock store that stays until somebody closes it: what an earlier one left in ``data_dir`` is there."""
+    """A node on the stock store, which the caller closes. It finds the files that an earlier node left in ``data_dir``."""
     settings = replace(load(None, os.environ), data_dir=data_dir)
     return _parts(open_host(settings, host_nameservers()), LayerStore(settings.store_dir), data_dir)
 
 
 def _parts(host: NodeHost, store: LayerStore, data_dir: Path) -> BuildNode:
     catalog = Catalog(store, host.host_layer, Limits())
-    place = BuildPlace(runtime=host.runtime, store=store, agent_tree=catalog.agent_tree, disk_reserve_mib=1)
-    workbench = NodeWorkbench(place, host.host_layer, data_dir / "node" / "boxes", lambda: None)
-    return BuildNode(host, store, store.template("base"), place, workbench, catalog)
+    place = BuildResources(runtime=host.runtime, space=host.resources.space, store=store, agent_tree=catalog.agent_tree, disk_reserve_mib=1)
+    build_sandboxes = NodeBuildSandboxes(place, host.host_layer, data_dir / "node" / "boxes", lambda: None)
+    return BuildNode(host, store, store.template("base"), place, build_sandboxes, catalog)

@@ -2,9 +2,9 @@
 
 It owns no isolation: the programs run as root in private mount and pid namespaces over an overlay whose upper layer is a tmpfs,
 so nothing is left on the host and the layers are never written. The root is ``CLOISTER_TEST_ROOT`` (a plain directory) or else the
-built ``code-interpreter-v1`` template of ``CLOISTER_TEST_STORE`` (default ``/var/lib/cloister/store``).
+built ``code-interpreter-v1`` template of the store (``CLOISTER_STORE_DIR``, default ``/var/lib/cloister/store``).
 
-Use: ``def test_x(driver_root): kernel = driver_root.start(["/usr/bin/python3", DRIVERS + "/python.py"]); kernel.execute("1+1")``.
+Use: ``def test_x(driver_root): kernel = driver_root.start(["/usr/bin/python3", DRIVERS + "/python/main.py"]); kernel.execute("1+1")``.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ __all__ = [
     "collect",
     "driver_root",
     "root_layers",
+    "store_dir",
 ]
 
 DRIVERS = "/.cloister/agent/drivers"
@@ -144,6 +145,8 @@ class MessageSocket:
         self._socket = channel
         self._buffer = bytearray()
         self._last_id = 0
+        self.acknowledges = True
+        """Whether messages that ask for it are answered, as the agent does."""
 
     def send(self, message: dict[str, Any]) -> None:
         """Send one message."""
@@ -164,6 +167,8 @@ class MessageSocket:
         line, _, rest = self._buffer.partition(b"\n")
         self._buffer = rest
         message: dict[str, Any] = json.loads(line)
+        if "ack" in message and self.acknowledges:
+            self.send({"op": "ack", "ack": message["ack"]})
         return message
 
     def execute(self, code: str, timeout_s: float = 60, **fields: Any) -> list[dict[str, Any]]:
@@ -259,12 +264,17 @@ def _children(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()]
 
 
+def store_dir() -> Path:
+    """The store that the tests use, as ``cloister`` itself finds it."""
+    return Path(os.environ.get("CLOISTER_STORE_DIR", "/var/lib/cloister/store"))
+
+
 def root_layers() -> list[Path]:
     """The layers of the code-interpreter root, topmost first; none: it was not built."""
     plain = os.environ.get("CLOISTER_TEST_ROOT")
     if plain:
         return [Path(plain)]
-    store = Path(os.environ.get("CLOISTER_TEST_STORE", "/var/lib/cloister/store"))
+    store = store_dir()
     record = store / "templates" / "code-interpreter-v1.json"
     if not record.exists():
         return []

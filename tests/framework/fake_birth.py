@@ -1,4 +1,4 @@
-"""What supervisor and pid 1 do for an agent's forked kernel: a socket with a kernel at its other end, a pipe with how orphans ended."""
+"""The part of supervisor and pid 1 for an agent's forked kernel: a socket to a kernel, and a pipe that reports ends of orphans."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _PROGRAM = Path(__file__).with_name("fake_forked.py")
 
 
 class FakeNursery:
-    """Kernels that are forked for somebody; they are reaped here and told of on ``orphans`` (a reading end)."""
+    """Kernels that are forked for a test. They are reaped here and reported on ``orphans`` (a reading end)."""
 
     def __init__(self) -> None:
         self.orphans, self._tell = os.pipe()
@@ -46,7 +46,7 @@ class FakeNursery:
                 env={},
                 start_new_session=True,
                 pass_fds=(3,),
-                preexec_fn=place,  # noqa: PLW1509  # it only moves a descriptor
+                preexec_fn=place,  # noqa: PLW1509 - it only moves a descriptor
             )
         self.pids.append(process.pid)
         reaping = threading.Thread(target=self._reap, args=(process,))

@@ -1,4 +1,4 @@
-"""The node's queue of builds over a fake recipe: builds wait until a test lets them go on, and the server can stop or die."""
+"""The node's queue of builds over fake stages: builds wait until a test lets them go on, and the server can stop or die."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from typing import Any
 from cloister.errors import RuntimeFailedError
 from cloister.model.build import BuildReport, BuildRequest, BuildStatus, EndedBuild, ImageSource
 from cloister.model.template import Template
-from cloister.node.build_records import BuildRecords
-from cloister.node.builds import BuildBounds, Builds, BuildWork
+from cloister.node.builds.queue import BuildQueue, QueueLimits
+from cloister.node.builds.records import BuildRecords
+from cloister.node.builds.stages import BuildStages
 from cloister.template.interfaces import BuildLog, Cancellation
 from framework.waiting import eventually
 
-__all__ = ["SECRET", "Node", "Work", "build_id", "request"]
+__all__ = ["SECRET", "FakeBuildStages", "Node", "build_id", "request"]
 
 SECRET = "hunter2"
 
@@ -35,8 +36,8 @@ def request(number: int = 1, team: str = "team") -> BuildRequest:
 
 
 @dataclass
-class Work:
-    """A fake of what a build is made by. ``recipe`` waits for ``gate`` as a sandbox does: until it is killed."""
+class FakeBuildStages(BuildStages):
+    """Build stages without sandboxes. ``make_layers`` waits for ``gate`` as a step does, until its sandbox is killed."""
 
     gate: threading.Event = field(default_factory=threading.Event)
     begun: list[str] = field(default_factory=list)
@@ -45,22 +46,22 @@ class Work:
     killed: list[str] = field(default_factory=list)
     fault: BaseException | None = None
     trial_fault: BaseException | None = None
-    keep_fault: BaseException | None = None
+    record_fault: BaseException | None = None
     prepare_fault: BaseException | None = None
     capacity_fault: BaseException | None = None
     held: list[tuple[str, ...]] = field(default_factory=list)
     hears: bool = True
-    """Whether the recipe is stopped by a cancellation at once."""
+    """Whether a cancellation stops ``make_layers`` at once."""
     on_trial: Callable[[], Any] = lambda: None
-    on_keep: Callable[[], None] = lambda: None
+    on_record: Callable[[], None] = lambda: None
 
     def check_capacity(self) -> None:
-        """See BuildWork."""
+        """See BuildStages."""
         if self.capacity_fault is not None:
             raise self.capacity_fault
 
-    def recipe(self, request: BuildRequest, log: BuildLog, cancellation: Cancellation) -> Template:
-        """See BuildWork."""
+    def make_layers(self, request: BuildRequest, log: BuildLog, cancellation: Cancellation) -> Template:
+        """See BuildStages."""
         self.begun.append(request.build_id)
         assert request.image is not None
         assert request.image.password == SECRET
@@ -80,14 +81,14 @@ class Work:
         return Template(template_id=request.template_id, name=request.name, build_id=request.build_id, layers=("a",))
 
     @contextlib.contextmanager
-    def hold(self, layers: tuple[str, ...]) -> Iterator[None]:
-        """See BuildWork."""
+    def hold_layers(self, layers: tuple[str, ...]) -> Iterator[None]:
+        """See BuildStages."""
         self.held.append(layers)
         yield
         self.held.remove(layers)
 
-    def trial(self, template: Template, log: BuildLog, cancellation: Cancellation, *, force: bool) -> Template:
-        """See Trial."""
+    def try_out(self, template: Template, log: BuildLog, cancellation: Cancellation, *, force: bool) -> Template:
+        """See BuildStages."""
         log.add("info", "trying")
         self.on_trial()
         cancellation.check()
@@ -95,35 +96,23 @@ class Work:
             raise self.trial_fault
         return replace(template, languages=("python",))
 
-    def keep(self, template: Template) -> None:
-        """See BuildWork."""
-        if self.keep_fault is not None:
-            raise self.keep_fault
+    def record(self, template: Template) -> None:
+        """See BuildStages."""
+        if self.record_fault is not None:
+            raise self.record_fault
         assert template.layers in self.held
         self.made[template.build_id] = template
-        self.on_keep()
+        self.on_record()
 
-    def drop(self, build_id: str) -> None:
-        """See BuildWork."""
+    def discard(self, build_id: str) -> None:
+        """See BuildStages."""
         self.made.pop(build_id, None)
 
-    def prepare(self, template: Template, _cancellation: Cancellation) -> None:
-        """See BuildWork."""
+    def prepare(self, template: Template, cancellation: Cancellation) -> None:
+        """See BuildStages."""
         if self.prepare_fault is not None:
             raise self.prepare_fault
         self.prepared.append(template.build_id)
-
-    def parts(self) -> BuildWork:
-        """As Builds takes it."""
-        return BuildWork(
-            check_capacity=self.check_capacity,
-            recipe=self.recipe,
-            hold=self.hold,
-            trial=self.trial,
-            keep=self.keep,
-            drop=self.drop,
-            prepare=self.prepare,
-        )
 
 
 class Node:
@@ -131,21 +120,21 @@ class Node:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self.work = Work()
-        self.bounds = BuildBounds()
+        self.stages = FakeBuildStages()
+        self.limits = QueueLimits()
         self.ended: list[EndedBuild] = []
         self.builds = self.start()
 
-    def start(self) -> Builds:
+    def start(self) -> BuildQueue:
         """Another run of the server."""
-        self.builds = Builds(BuildRecords(self.directory), self.work.parts(), self.bounds)
+        self.builds = BuildQueue(BuildRecords(self.directory), self.stages, self.limits)
         self.builds.on_ended = self.ended.append
         self.builds.load()
         self.builds.begin()
         return self.builds
 
     def die(self) -> None:
-        """What kill -9 does, as far as a test can: what is on disk now is what the next run finds."""
+        """Die as by kill -9, as far as a test can: the next run finds the files as they are on disk now."""
         image = self.directory.with_name("image")
         shutil.copytree(self.directory, image)
         self.builds.on_ended = lambda _ended: None
@@ -162,8 +151,8 @@ class Node:
         return eventually(lambda: found if (found := self.report(number)).status is status else None)
 
     def wait_begun(self, *numbers: int) -> None:
-        """Until these builds, and no others, have come to their recipe."""
-        eventually(lambda: sorted(self.work.begun) == sorted(map(build_id, numbers)))
+        """Until these builds, and no others, have begun to make their layers."""
+        eventually(lambda: sorted(self.stages.begun) == sorted(map(build_id, numbers)))
 
     def on_disk(self) -> str:
         """All that the records hold."""

@@ -33,9 +33,18 @@ def main() -> None:
         err("no such module: fake\n")
         sys.exit(7)
     send({"op": "ready"})
-    names: dict[str, Any] = {"send": send, "out": out, "err": err, "channel": CHANNEL}
-    for count, line in enumerate(CHANNEL.makefile("rb"), 1):
+    lines = CHANNEL.makefile("rb")
+
+    def awaited(message: dict[str, Any], number: int) -> None:
+        send({**message, "ack": number})
+        assert json.loads(lines.readline()) == {"op": "ack", "ack": number}
+
+    names: dict[str, Any] = {"send": send, "awaited": awaited, "out": out, "err": err, "channel": CHANNEL}
+    for count, line in enumerate(lines, 1):
         message = json.loads(line)
+        if message["op"] == "renew":
+            names["renewed"] = names.get("renewed", 0) + 1
+            continue
         run_id = message["id"]
         names.update(
             run_id=run_id,
@@ -44,7 +53,7 @@ def main() -> None:
         )
         try:
             exec(message["code"], names)  # that is what a kernel does
-        except BaseException as error:  # noqa: BLE001  # KeyboardInterrupt too
+        except BaseException as error:  # noqa: BLE001 - KeyboardInterrupt too
             send({"op": "error", "id": run_id, "name": type(error).__name__, "value": str(error), "traceback": repr(error)})
         send({"op": "done", "id": run_id, "count": count})
 

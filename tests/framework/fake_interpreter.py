@@ -14,9 +14,9 @@ import pytest
 from cloister.agent.accounts import find_account
 from cloister.agent.cgroup import Cgroup
 from cloister.agent.interpreter.contexts import Context, Contexts, Run
+from cloister.agent.interpreter.driver_kernel import DriverKernel, KernelSettings
 from cloister.agent.interpreter.kernel import Display, Failure, Finished, Kernel, KernelEvent, Output
 from cloister.agent.interpreter.languages import Language
-from cloister.agent.interpreter.native import KernelSettings, NativeKernel
 from cloister.agent.interpreter.process import LaunchSpec, StartedProcess
 from cloister.protocol.execution import ExecuteRequest
 
@@ -95,14 +95,14 @@ async def make_interpreter(tmp_path: Path) -> AsyncIterator[Callable[..., Interp
     (cgroup / "memory.events").write_text("oom_kill 0\n", encoding="ascii")
 
     def make(max_output_bytes: int = 64 << 20) -> Interpreter:
-        settings = KernelSettings(language="python", interrupt="signal", max_output_bytes=max_output_bytes, mem_limit_mib=512)
+        settings = KernelSettings(language="python", interrupt="signal", max_output_bytes=max_output_bytes, mem_limit_mib=512, renews=True)
         arguments: list[str] = []
 
         def start(language: Language, cwd: str) -> Kernel:
             argv = [sys.executable, "-I", "-S", str(FAKE_DRIVER), *arguments]
             account = find_account(pwd.getpwuid(os.getuid()).pw_name)
             spec = LaunchSpec(argv=argv, env={"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"}, cwd=cwd, account=account)
-            return NativeKernel(StartedProcess(spec), settings, Cgroup(cgroup), {})
+            return DriverKernel(StartedProcess(spec), settings, Cgroup(cgroup), {})
 
         contexts = Contexts(("python", "javascript"), str(tmp_path), start, lambda _kernel: {})
         made.append(Interpreter(contexts, cgroup, arguments))

@@ -1,7 +1,7 @@
 """A Jupyter kernel for tests: runs each cell as Python, with helpers that publish messages by hand, well-formed or not. Needs pyzmq.
 
 Arguments: the connection file, and words: ``dies`` (writes a reason and exits with 7), ``deaf`` (ignores SIGINT), ``interruptible`` (takes
-``interrupt_request``), ``never-idle``.
+``interrupt_request``), ``never-idle``, ``early`` (answers while it sets itself up, and ends when it is given code before that is done).
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import hmac
 import json
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -23,6 +24,7 @@ import zmq
 CONNECTION = json.loads(Path(sys.argv[1]).read_text(encoding="ascii"))
 WORDS = sys.argv[2:]
 SESSION = uuid.uuid4().hex
+_BUSY = "import time\nwhile time.process_time() < 0.5: pass"
 
 
 def frames(kind: str, content: Any, parent: Any, key: str = CONNECTION["key"]) -> list[bytes]:
@@ -45,6 +47,7 @@ class Kernel:
         self.parent: dict[str, Any] = {}
         self.count = 0
         self.asker: list[bytes] = []
+        self.setting_up = subprocess.Popen([sys.executable, "-c", _BUSY]) if "early" in WORDS else None
         self.names: dict[str, Any] = {"kernel": self, "publish": self.publish, "out": self.out, "result": self.result}
         self.names |= {"os": os, "time": time}
 
@@ -85,6 +88,8 @@ class Kernel:
             if header["msg_type"] == "kernel_info_request":
                 self.shell.send_multipart([*identities, *frames("kernel_info_reply", {"status": "ok"}, header)])
             elif header["msg_type"] == "execute_request":
+                if self.setting_up is not None and self.setting_up.poll() is None:
+                    os._exit(0)
                 answer = self.execute(content)
                 self.shell.send_multipart([*identities, *frames("execute_reply", answer, header)])
             for text in self.names.pop("after", []):
@@ -100,7 +105,7 @@ class Kernel:
             return {"status": "error", "ename": "Wrong", "evalue": "stdin was allowed", "traceback": []}
         try:
             exec(content["code"], self.names)  # that is what a kernel does
-        except BaseException as error:  # noqa: BLE001  # KeyboardInterrupt too
+        except BaseException as error:  # noqa: BLE001 - KeyboardInterrupt too
             failure = {"ename": type(error).__name__, "evalue": str(error), "traceback": ["\x1b[31mline one\x1b[0m", repr(error)]}
             self.publish("error", failure)
             return {"status": "error", "execution_count": self.count, **failure}

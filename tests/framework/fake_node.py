@@ -10,12 +10,11 @@ import asyncio
 import contextlib
 import ctypes
 import fcntl
-import json
 import os
 import socket
 import struct
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,14 +22,38 @@ from typing import Any
 
 from aiohttp import web
 
-from cloister.errors import AlreadyExistsError, CloisterError, NotFoundError, SandboxNotFoundError, TemplateNotFoundError
-from cloister.ids import new_sandbox_id
+from cloister.errors import AlreadyExistsError, CloisterError, ConflictError, NotFoundError, SandboxNotFoundError, TemplateNotFoundError
+from cloister.ids import new_node_id, new_sandbox_id
 from cloister.model.build import BuildLogEntry, BuildReport, BuildRequest, BuildStatus, EndedBuild
-from cloister.model.node import EndedSandbox, NodeInfo, Sample, SandboxMetrics, SandboxStats
+from cloister.model.drain import Drained
+from cloister.model.lifecycle import Pause, PauseKind, TimeoutAction
+from cloister.model.node import EndedSandbox, NodeInfo, PausedSandbox, Sample, SandboxMetrics, TimedStep
 from cloister.model.resources import Limits
-from cloister.model.sandbox import EndReason, SandboxRecord, SandboxRequest, SandboxState
+from cloister.model.sandbox import EndReason, SandboxRecord, SandboxRequest, SandboxState, transition
 from cloister.model.template import Template
-from cloister.node.server import DnsSockets, NodeServer
+from cloister.node.events import EventBroadcaster
+from cloister.node.server import NodeServer
+from cloister.nodewire.requests import (
+    AskEnds,
+    AskMetrics,
+    BuildRef,
+    ChangeDrain,
+    DnsSockets,
+    Kill,
+    ListSandboxes,
+    PauseSandbox,
+    ReportBuild,
+    Reserve,
+    ResumeSandbox,
+    SandboxPage,
+    SandboxRef,
+    SetDeadline,
+    SetNetwork,
+    TakeSnapshot,
+)
+from cloister.protocol.dialled import Dialled, on_loopback
+from framework.fake_ports import execute, health, interpreter_health
+from framework.held import Hold
 
 __all__ = ["TEMPLATES", "FakeNode", "FakeSandbox"]
 
@@ -58,37 +81,6 @@ def _new_thread() -> ThreadPoolExecutor:
     return thread
 
 
-async def _execute(request: web.Request) -> web.StreamResponse:
-    """Say what was asked as standard output; ``forever`` never ends, ``boom`` is an error."""
-    body = await request.json()
-    response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
-    await response.prepare(request)
-    code = body["code"]
-
-    async def say(**event: Any) -> None:
-        await response.write(json.dumps(event).encode() + b"\n")
-
-    await say(type="number_of_executions", execution_count=1)
-    while code == "forever":
-        await say(type="stdout", text="tick\n", timestamp=0)
-        await asyncio.sleep(0.05)
-    if code == "boom":
-        await say(type="error", name="Boom", value="it burst", traceback="Traceback: it burst")
-    else:
-        await say(type="stdout", text=code + "\n", timestamp=0)
-        await say(type="result", text=code, is_main_result=True)
-    await say(type="end_of_execution")
-    return response
-
-
-async def _health(_request: web.Request) -> web.Response:
-    return web.Response(status=204)
-
-
-async def _interpreter_health(_request: web.Request) -> web.Response:
-    return web.Response(text="OK")
-
-
 @dataclass
 class FakeSandbox:
     """One sandbox; ``serve`` adds a server on a port of it."""
@@ -99,7 +91,7 @@ class FakeSandbox:
     stack: contextlib.AsyncExitStack = field(default_factory=contextlib.AsyncExitStack)
     timer: asyncio.TimerHandle | None = None
     dials: int = 0
-    agent: Callable[[web.Request], Awaitable[web.Response]] = _health
+    agent: Callable[[web.Request], Awaitable[web.Response]] = health
     """What answers on the agent's port."""
 
     async def serve(self, port: int, handler: Callable[[web.Request], Any]) -> None:
@@ -150,14 +142,20 @@ class FakeSandbox:
 
 
 class FakeNode:
-    """A :class:`~cloister.node.server.NodeService` and its server, which can be stopped and started as if the supervisor had died."""
+    """A :class:`~cloister.nodewire.methods.NodeMethods` and its server, which can be stopped and started as if the supervisor had died."""
 
     def __init__(self, path: Path, *, allowed_uids: tuple[int, ...] = ()) -> None:
         self.path = path
         self.allowed_uids = allowed_uids
         self.sandboxes: dict[str, FakeSandbox] = {}
+        self.ends: dict[str, EndedSandbox] = {}
         self.create_fault: CloisterError | None = None
         self.create_delay_s = 0.0
+        self.pause_fault: CloisterError | None = None
+        self.resume_fault: CloisterError | None = None
+        self.hold = Hold()
+        self.pauses = self.resumes = 0
+        self.node_id = new_node_id()
         self.creates = 0
         self.builds: dict[str, BuildRequest] = {}
         self.reports: dict[str, BuildReport] = {}
@@ -167,15 +165,18 @@ class FakeNode:
         """Whether builds run by themselves, as :meth:`_run_build` has it, or wait for :meth:`report`."""
         self.build_step_s = 0.02
         self.snapshot_fault: CloisterError | None = None
+        self.saves_memory: tuple[str, ...] = ()
+        self.captures: list[TakeSnapshot] = []
+        """Every request for one, also for those that failed."""
         self._running: set[asyncio.Task[None]] = set()
         self._networks: list[ThreadPoolExecutor] = []
         self.resolver = self._new_network()
         self._server: NodeServer | None = None
-        self._dns: DnsSockets | None = None
+        self._dns: tuple[socket.socket, socket.socket] | None = None
 
     async def start(self) -> None:
         """Serve the protocol."""
-        self._server = NodeServer(self, self, self.path, allowed_uids={os.getuid(), *self.allowed_uids})
+        self._server = NodeServer(self, self, self.path, allowed_uids={os.getuid(), *self.allowed_uids}, events=EventBroadcaster())
         await self._server.start()
 
     async def die(self) -> None:
@@ -189,11 +190,11 @@ class FakeNode:
         for task in tuple(self._running):
             task.cancel()
         for sandbox_id in tuple(self.sandboxes):
-            await self.kill(sandbox_id, EndReason.STOPPED)
+            await self.kill(Kill(sandbox_id, EndReason.STOPPED))
         await self.die()
         if self._dns is not None:
-            self._dns.udp.close()
-            self._dns.tcp.close()
+            for sock in self._dns:
+                sock.close()
         for network in self._networks:  # also that of a sandbox whose creation or end was cut off
             network.shutdown()
 
@@ -207,12 +208,20 @@ class FakeNode:
             raise SandboxNotFoundError(f"no sandbox {sandbox_id}")
         return sandbox
 
-    async def reserve(self, _template: str) -> str:
-        """See NodeService: nothing is made ahead here."""
+    def find_running(self, sandbox_id: str) -> FakeSandbox:
+        """A live sandbox, or SandboxNotFoundError, or ConflictError if it is paused."""
+        sandbox = self.find(sandbox_id)
+        if sandbox.record.state is not SandboxState.RUNNING:
+            raise ConflictError(f"sandbox {sandbox_id} is {sandbox.record.state}")
+        return sandbox
+
+    async def reserve(self, request: Reserve) -> str:
+        """See SandboxMethods: nothing is made ahead here."""
+        del request
         return new_sandbox_id()
 
     async def create(self, request: SandboxRequest) -> SandboxRecord:
-        """See NodeService."""
+        """See SandboxMethods."""
         self.creates += 1
         if request.sandbox_id in self.sandboxes:
             raise AlreadyExistsError(request.sandbox_id)
@@ -224,13 +233,16 @@ class FakeNode:
         record = SandboxRecord(
             sandbox_id=request.sandbox_id,
             template=request.template,
+            team_id=request.team_id,
             runtime="fake",
             state=SandboxState.RUNNING,
             started_at=time.time(),
             end_at=request.end_at,
             limits=request.limits or Limits(),
-            allow_internet=request.allow_internet,
-            attributes=request.attributes,
+            egress=request.egress,
+            access_token=request.access_token,
+            client=request.client,
+            lifecycle=request.lifecycle,
         )
         sandbox = FakeSandbox(record, request, self._new_network())
 
@@ -239,8 +251,8 @@ class FakeNode:
 
         await sandbox.serve(49983, answer)
         interpreter = web.Application()
-        interpreter.router.add_post("/execute", _execute)
-        interpreter.router.add_get("/health", _interpreter_health)
+        interpreter.router.add_post("/execute", execute)
+        interpreter.router.add_get("/health", interpreter_health)
         await sandbox.serve_app(49999, interpreter)
         self.sandboxes[request.sandbox_id] = sandbox
         self._arm(sandbox)
@@ -251,69 +263,117 @@ class FakeNode:
             sandbox.timer.cancel()
         loop = asyncio.get_running_loop()
         left_s = max(0.0, sandbox.record.end_at - time.time())
-        sandbox.timer = loop.call_later(left_s, lambda: loop.create_task(self.kill(sandbox.record.sandbox_id, EndReason.EXPIRED)))
+        sandbox.timer = loop.call_later(left_s, lambda: loop.create_task(self._at_deadline(sandbox.record)))
 
-    async def kill(self, sandbox_id: str, reason: EndReason) -> bool:
-        """See NodeService."""
-        sandbox = self.sandboxes.pop(sandbox_id, None)
+    async def _at_deadline(self, record: SandboxRecord) -> None:
+        if record.lifecycle.on_timeout is TimeoutAction.KILL:
+            await self.kill(Kill(record.sandbox_id, EndReason.EXPIRED))
+            return
+        memory = record.lifecycle.on_timeout is TimeoutAction.PAUSE
+        paused = await self.pause(PauseSandbox(record.sandbox_id, memory))
+        if self._server is not None and paused.pause is not None:
+            self._server.events.sandbox_paused(PausedSandbox(sandbox_id=record.sandbox_id, pause=paused.pause))
+
+    async def kill(self, request: Kill) -> bool:
+        """See SandboxMethods."""
+        sandbox = self.sandboxes.pop(request.sandbox_id, None)
         if sandbox is None:
             return False
         if sandbox.timer is not None:
             sandbox.timer.cancel()
         await sandbox.stack.aclose()
         sandbox.thread.shutdown()
+        ended = EndedSandbox(sandbox_id=request.sandbox_id, reason=request.reason, at=time.time())
+        self.ends[request.sandbox_id] = ended
         if self._server is not None:
-            await self._server.broadcast_ended(EndedSandbox(sandbox_id=sandbox_id, reason=reason))
+            self._server.events.sandbox_ended(ended)
         return True
 
-    async def set_deadline(self, sandbox_id: str, end_at: float) -> None:
-        """See NodeService."""
-        sandbox = self.find(sandbox_id)
-        sandbox.record = replace(sandbox.record, end_at=end_at)
+    async def set_deadline(self, request: SetDeadline) -> None:
+        """See SandboxMethods."""
+        sandbox = self.find_running(request.sandbox_id)
+        sandbox.record = replace(sandbox.record, end_at=request.end_at)
         self._arm(sandbox)
 
-    async def list(self) -> tuple[SandboxRecord, ...]:
-        """See NodeService."""
-        return tuple(sandbox.record for sandbox in self.sandboxes.values())
+    async def change_drain(self, _request: ChangeDrain) -> Drained:
+        """See SandboxMethods. It is never drained."""
+        return Drained(state=None, running=0, paused={})
 
-    async def get(self, sandbox_id: str) -> SandboxRecord:
-        """See NodeService."""
-        return self.find(sandbox_id).record
+    async def set_network(self, request: SetNetwork) -> None:
+        """See SandboxMethods."""
+        sandbox = self.find_running(request.sandbox_id)
+        client = sandbox.record.client
+        if client is not None:
+            client = replace(client, egress=request.egress, network=request.network)
+        sandbox.record = replace(sandbox.record, egress=request.egress, client=client)
 
-    async def stats(self, sandbox_id: str) -> SandboxStats:
-        """See NodeService."""
-        self.find(sandbox_id)
-        return SandboxStats(
-            cpu_used_s=0.1,
-            mem_used_bytes=10 << 20,
-            mem_limit_bytes=1 << 30,
-            oom_kills=0,
-            pids=3,
-            disk_used_bytes=1 << 20,
-            disk_total_bytes=5 << 30,
-        )
+    async def pause(self, request: PauseSandbox) -> SandboxRecord:
+        """See SandboxMethods: its programs go on, as this node runs them itself."""
+        sandbox = self.find(request.sandbox_id)
+        if sandbox.record.state is SandboxState.RUNNING:
+            self.pauses += 1
+            await self.hold.passed()
+            if self.pause_fault is not None:
+                raise self.pause_fault
+            if self.find(request.sandbox_id).record.state is not SandboxState.RUNNING:
+                return sandbox.record
+            if sandbox.timer is not None:
+                sandbox.timer.cancel()
+            pause = Pause(kind=PauseKind.FROZEN if request.memory else PauseKind.FILES, at=time.time())
+            sandbox.record = transition(transition(sandbox.record, SandboxState.PAUSING), SandboxState.PAUSED, pause=pause)
+        return sandbox.record
 
-    async def metrics(self, sandbox_id: str, start: float | None, end: float | None, newest: int | None) -> SandboxMetrics:
-        """See NodeService: one sample, now."""
-        self.find(sandbox_id)
+    async def resume(self, request: ResumeSandbox) -> SandboxRecord:
+        """See SandboxMethods."""
+        sandbox = self.find(request.sandbox_id)
+        if sandbox.record.state is SandboxState.PAUSED:
+            self.resumes += 1
+            await self.hold.passed()
+            if self.resume_fault is not None:
+                raise self.resume_fault
+            self.find(request.sandbox_id)
+            begun = transition(sandbox.record, SandboxState.RESUMING, lifecycle=request.lifecycle or sandbox.record.lifecycle)
+            sandbox.record = transition(begun, SandboxState.RUNNING, pause=None, started_at=time.time(), end_at=request.end_at)
+            self._arm(sandbox)
+        return sandbox.record
+
+    async def list(self, request: ListSandboxes) -> SandboxPage:
+        """See SandboxMethods."""
+        return SandboxPage.of((sandbox.record for sandbox in self.sandboxes.values()), request)
+
+    async def ended(self, request: AskEnds) -> Sequence[EndedSandbox]:
+        """See SandboxMethods."""
+        return [self.ends[one] for one in request.sandbox_ids if one in self.ends]
+
+    async def get(self, request: SandboxRef) -> SandboxRecord:
+        """See SandboxMethods."""
+        return self.find(request.sandbox_id).record
+
+    async def creation_steps(self, request: SandboxRef) -> Sequence[TimedStep]:
+        """See SandboxMethods: one step."""
+        return (TimedStep(name="make it", began_at=self.find(request.sandbox_id).record.started_at, seconds=0.001),)
+
+    async def metrics(self, request: AskMetrics) -> SandboxMetrics:
+        """See SandboxMethods: one sample, now."""
+        self.find(request.sandbox_id)
         now = time.time()
         samples = [Sample(at=now, cpu_used_pct=12.5, mem_used_bytes=10 << 20, mem_cache_bytes=1 << 20, disk_used_bytes=1 << 20)]
-        if (start or 0) > now or (end or now) < int(now):
+        if (request.start or 0) > now or (request.end or now) < int(now):
             samples = []
-        return SandboxMetrics(mem_limit_bytes=1 << 30, disk_total_bytes=5 << 30, samples=tuple(samples[-(newest or 1) :]))
+        return SandboxMetrics(mem_limit_bytes=1 << 30, disk_total_bytes=5 << 30, samples=tuple(samples[-(request.newest or 1) :]))
 
-    async def dial(self, sandbox_id: str) -> socket.socket:
-        """See NodeService."""
-        sandbox = self.find(sandbox_id)
+    async def dial(self, request: SandboxRef) -> Dialled:
+        """See SandboxMethods."""
+        sandbox = self.find_running(request.sandbox_id)
         sandbox.dials += 1
-        return await sandbox.make_socket(socket.socket)
+        return on_loopback(await sandbox.make_socket(socket.socket))
 
     async def templates(self) -> tuple[Template, ...]:
-        """See NodeService."""
+        """See SandboxMethods."""
         return TEMPLATES
 
     async def dns_sockets(self) -> DnsSockets:
-        """See NodeService."""
+        """See SandboxMethods."""
         if self._dns is None:
 
             def bind(kind: socket.SocketKind) -> socket.socket:
@@ -324,12 +384,13 @@ class FakeNode:
                 return sock
 
             udp, tcp = (self.resolver.submit(bind, kind).result() for kind in (socket.SOCK_DGRAM, socket.SOCK_STREAM))
-            self._dns = DnsSockets(udp, tcp, ("127.0.0.1",))
-        return self._dns
+            self._dns = (udp, tcp)
+        udp, tcp = self._dns
+        return DnsSockets(udp.dup(), tcp.dup(), ("127.0.0.1",))
 
     async def ping(self) -> NodeInfo:
-        """See NodeService."""
-        return NodeInfo(version="fake", instance=0)
+        """See SandboxMethods."""
+        return NodeInfo(node_id=self.node_id, version="fake", instance=0, saves_memory=self.saves_memory)
 
     def can_run(self, template: str) -> bool:
         """Whether it is a stock template's name, or the id of a build that is ready and was not dropped."""
@@ -339,7 +400,7 @@ class FakeNode:
         return report is not None and report.status is BuildStatus.READY
 
     async def start_build(self, request: BuildRequest) -> None:
-        """See NodeService: it waits until a test says otherwise by :meth:`report`, or runs by itself."""
+        """See BuildMethods: it waits until a test says otherwise by :meth:`report`, or runs by itself."""
         if request.build_id in self.builds:
             return
         self.builds[request.build_id] = request
@@ -374,35 +435,38 @@ class FakeNode:
         self.reports[report.build_id] = report
         if report.status.is_final and self._server is not None:
             ended = EndedBuild(build_id=report.build_id, status=report.status, message=report.message, step=report.step)
-            await self._server.broadcast_build_ended(ended)
+            self._server.events.build_ended(ended)
 
-    async def report_build(self, build_id: str, offset: int, limit: int) -> BuildReport:
-        """See NodeService."""
-        if (report := self.reports.get(build_id)) is None:
-            raise NotFoundError(f"there is no build {build_id}")
-        return replace(report, total=len(report.entries), entries=report.entries[offset : offset + limit])
+    async def report_build(self, request: ReportBuild) -> BuildReport:
+        """See BuildMethods."""
+        if (report := self.reports.get(request.build_id)) is None:
+            raise NotFoundError(f"there is no build {request.build_id}")
+        window = report.entries[request.offset : request.offset + request.limit]
+        return replace(report, total=len(report.entries), entries=window)
 
-    async def cancel_build(self, build_id: str) -> bool:
-        """See NodeService."""
-        report = self.reports.get(build_id)
+    async def cancel_build(self, request: BuildRef) -> bool:
+        """See BuildMethods."""
+        report = self.reports.get(request.build_id)
         if report is None or report.status.is_final:
             return False
         await self.report(replace(report, status=BuildStatus.ERROR, message="the build was cancelled"))
         return True
 
-    async def drop_build(self, build_id: str) -> None:
-        """See NodeService."""
-        self.dropped.append(build_id)
-        self.builds.pop(build_id, None)
-        self.reports.pop(build_id, None)
-        self.snapshots.pop(build_id, None)
+    async def drop_build(self, request: BuildRef) -> None:
+        """See BuildMethods."""
+        self.dropped.append(request.build_id)
+        for known in (self.builds, self.reports, self.snapshots):
+            known.pop(request.build_id, None)
 
-    async def snapshot(self, sandbox_id: str, build_id: str, template_id: str, name: str) -> Template:
-        """See NodeService: the sandbox's template under another name."""
-        self.find(sandbox_id)
+    async def snapshot(self, request: TakeSnapshot) -> Template:
+        """See SandboxMethods: the sandbox's template under another name."""
+        self.find(request.sandbox_id)
+        self.captures.append(request)
+        await self.hold.passed()
         if self.snapshot_fault is not None:
             raise self.snapshot_fault
-        return self.snapshots.setdefault(build_id, replace(TEMPLATES[0], template_id=template_id, name=name, build_id=build_id))
+        made = replace(TEMPLATES[0], template_id=request.template_id, name=request.name, build_id=request.build_id)
+        return self.snapshots.setdefault(request.build_id, made)
 
 
 def _fault(kind: str, text: str) -> str | None:

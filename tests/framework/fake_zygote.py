@@ -39,7 +39,7 @@ class FakeZygote:
                 stdin=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
                 env={"ZYGOTE": "1", "PATH": os.environ["PATH"]},
-                preexec_fn=place,  # noqa: PLW1509  # it only moves a descriptor
+                preexec_fn=place,  # noqa: PLW1509 - it only moves a descriptor
                 pass_fds=(3,),
             )
 
@@ -81,7 +81,7 @@ def serve() -> socket.socket:
 
 
 def report(_assembly: object) -> None:
-    """What this process is, as JSON on descriptor 6."""
+    """Describe this process, as JSON on descriptor 6."""
     names = {}
     for link in list(Path("/proc/self/fd").iterdir()):
         if link.is_symlink():  # not that of the listing itself

@@ -9,12 +9,14 @@ from collections.abc import Iterator
 
 import pytest
 
+from cloister.config.load import load
+from cloister.node.runtimes import unpacked_criu
 from framework.amazon import API_NAME, REGISTRY_NAME
 from framework.pretend_internet import NAMES, PRIVATE_ADDRESS, PretendInternet, pretend_internet
 from framework.registry import NAME
 from framework.server import Server, end_killed_servers, running_server
 
-__all__ = ["clean_host", "internet", "online_server", "server", "stock_templates"]
+__all__ = ["clean_host", "criu", "internet", "online_server", "server", "stock_templates"]
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -28,6 +30,13 @@ def clean_host() -> None:
 def stock_templates() -> None:
     """The stock templates and the agent in their present definition; takes a second when they are there."""
     subprocess.run([sys.executable, "-m", "cloister.cli.main", "template", "build", "all"], check=True)
+
+
+@pytest.fixture(scope="session")
+def criu(stock_templates: None) -> None:
+    """A CRIU that works on this kernel, beside the templates."""
+    if not unpacked_criu(load(None, os.environ)).is_dir():
+        subprocess.run([sys.executable, "-m", "cloister.cli.main", "checkpoint", "install"], check=True)
 
 
 @pytest.fixture(scope="session")

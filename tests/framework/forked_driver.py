@@ -158,7 +158,7 @@ def python(request: pytest.FixtureRequest) -> Iterator[DriverProcess | ForkedDri
     """A ready Python kernel, started each way."""
     if request.param == "cold":
         root: DriverRoot = request.getfixturevalue("driver_root")
-        yield root.start(["/usr/bin/python3", f"{DRIVERS}/python.py"])
+        yield root.start(["/usr/bin/python3", f"{DRIVERS}/python/main.py"])
         return
     zygote: PythonZygote = request.getfixturevalue("python_zygote")
     yield zygote.start()

@@ -1,4 +1,4 @@
-"""Input that nobody meant: mutations, odd JSON, and whole HTTP exchanges that break every rule. Standard library only.
+"""Malformed input: mutations, odd JSON, and whole HTTP exchanges that break every rule. Standard library only.
 
 As a program it talks to an HTTP server, on the host or, uploaded, inside a sandbox, and prints one JSON object: how often each status
 came, and what must not be::

@@ -1,4 +1,4 @@
-"""A registry on this host that answers as an attacker likes, and a port that nobody may reach."""
+"""A hostile registry on this host, and a port that no sandbox may reach."""
 
 from __future__ import annotations
 

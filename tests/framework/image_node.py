@@ -10,14 +10,13 @@ from typing import Any
 
 from cloister.model.build import ImageSource
 from cloister.model.resources import Limits
-from cloister.runtime.namespace.step import StepRunner
-from cloister.template.builder import BuildContext
-from cloister.template.images.library import Images
+from cloister.template.images.library import NodeImageLibrary
 from cloister.template.images.reference import ImageMap
-from cloister.template.images.registries import Registries
+from cloister.template.images.registries import RegistrySettings
 from cloister.template.images.tools import ImageTools
-from cloister.template.interfaces import BaseImage, BoxSpec, Command
+from cloister.template.interfaces import BaseImage, BuildSandboxSpec, ShellCommand
 from cloister.template.progress import PlainProgress
+from cloister.template.stockbuilder import StockBuildContext
 from framework.build_node import LIMITS, BuildNode, NoCancellation, build_node
 from framework.image_tools import ensure_tree
 from framework.pretend_internet import PretendInternet
@@ -41,7 +40,7 @@ class ImageNode:
     """``log`` is that of the last build."""
 
     node: BuildNode
-    images: Images
+    images: NodeImageLibrary
     log: str = ""
 
     def base(
@@ -63,10 +62,10 @@ class ImageNode:
             self.log = log.text
 
     def run(self, base: BaseImage, text: str, user: str | None = None) -> str:
-        """What a command writes in a sandbox on the image, as the SDKs would run it; it must succeed."""
+        """Output of a command in a sandbox on the image, run as the SDKs do; it must succeed."""
         said: list[bytes] = []
-        with self.node.workbench.open(base.layers, BoxSpec(limits=LIMITS, envs=base.envs), NoCancellation()) as box:
-            status = box.run(Command(text=text, user=user or base.user, cwd=base.workdir), lambda _kind, data: said.append(data))
+        with self.node.build_sandboxes.open(base.layers, BuildSandboxSpec(limits=LIMITS, envs=base.envs), NoCancellation()) as box:
+            status = box.run(ShellCommand(text=text, user=user or base.user, cwd=base.workdir), lambda _kind, data: said.append(data))
         assert status == 0, b"".join(said)
         return b"".join(said).decode(errors="surrogateescape")
 
@@ -80,10 +79,10 @@ def image_node(internet: PretendInternet, *image_map: str, allow_private: tuple[
 
 
 @contextmanager
-def host_node(*image_map: str, registries: Registries | None = None, **settings: Any) -> Iterator[ImageNode]:
+def host_node(*image_map: str, registries: RegistrySettings | None = None, **settings: Any) -> Iterator[ImageNode]:
     """A node on this host as it is, with ``settings``."""
     tools = ensure_tree("images")
     with build_node(further_layers=tools, **settings) as node, Path("/dev/null").open("w") as nowhere:
-        run_step = StepRunner(node.host.runtime).run_step
-        context = BuildContext(store=node.store, run_step=run_step, progress=PlainProgress(nowhere), host_layer=node.host.host_layer)
-        yield ImageNode(node, Images(node.store, node.workbench, ImageTools(context), ImageMap(image_map), registries))
+        run_step = node.host.run_step
+        context = StockBuildContext(store=node.store, run_step=run_step, progress=PlainProgress(nowhere), host_layer=node.host.host_layer)
+        yield ImageNode(node, NodeImageLibrary(node.store, node.build_sandboxes, ImageTools(context), ImageMap(image_map), registries))

@@ -10,13 +10,12 @@ from pathlib import Path
 from cloister.config.load import load
 from cloister.network.dns_relay import host_nameservers
 from cloister.node.host import build_host
-from cloister.runtime.namespace.step import StepRunner
 from cloister.template.agenttree import interpreter_layers
 from cloister.template.bootstrap import Bootstrap, host_mirror
-from cloister.template.builder import BuildContext, build_layers, layer_keys
 from cloister.template.layers import LayerStore
 from cloister.template.progress import PlainProgress
 from cloister.template.stock import read_definition
+from cloister.template.stockbuilder import StockBuildContext, build_layers, layer_keys
 
 __all__ = ["ensure_tree"]
 
@@ -34,9 +33,9 @@ def ensure_tree(name: str) -> tuple[Path, ...]:
             host = stack.enter_context(build_host(replace(settings, data_dir=directory), host_nameservers()))
             shown = stack.enter_context(os.fdopen(os.dup(2), "w"))
             host_layer = host.host_layer if below else replace(host.host_layer, path=host.host_layer.over(f"{name}/system"))
-            context = BuildContext(
+            context = StockBuildContext(
                 store=store,
-                run_step=StepRunner(host.runtime).run_step,
+                run_step=host.run_step,
                 progress=PlainProgress(shown),
                 host_layer=host_layer,
                 bootstrap=Bootstrap(mirror=host_mirror(Path("/etc"), definition.steps[0].suite)),

@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import shlex
 from dataclasses import dataclass
+from pathlib import Path
 
+import httpx
 from e2b_code_interpreter import Sandbox
 
-__all__ = ["Output", "address_of", "python", "shell"]
+from framework.server import Server
+
+__all__ = ["FILL_DISK", "Output", "address_of", "cgroup_of", "pids_of", "python", "reason_of_end", "shell"]
+
+FILL_DISK = Path(__file__).with_name("programs").joinpath("fill_disk.sh").read_text()
+"""A shell script: fills the disk of a sandbox, to be run as its root."""
 
 
 @dataclass(frozen=True)
@@ -41,3 +48,23 @@ def address_of(sandbox: Sandbox) -> str:
         sandbox,
         "import socket; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.connect(('198.51.100.1', 1)); print(s.getsockname()[0])",
     )
+
+
+def cgroup_of(sandbox: Sandbox, controller: str = "memory") -> Path:
+    """The sandbox's control group directory on the host."""
+    root = Path("/sys/fs/cgroup")
+    own = root / controller if (root / controller / "cgroup.procs").exists() else root
+    (found,) = own.glob(f"cloister/*/{sandbox.sandbox_id}")
+    return found
+
+
+def pids_of(sandbox: Sandbox) -> list[int]:
+    """The sandbox's processes, as the host numbers them."""
+    return [int(pid) for pid in (cgroup_of(sandbox) / "cgroup.procs").read_text().split()]
+
+
+def reason_of_end(server: Server, sandbox: Sandbox) -> str:
+    """Why a sandbox is gone, as the server tells whoever asks for a port of it."""
+    address = {"E2b-Sandbox-Id": sandbox.sandbox_id, "E2b-Sandbox-Port": "8080"}
+    reason: str = httpx.get(server.url, headers=address).json()["reason"]
+    return reason

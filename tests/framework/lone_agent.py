@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import cloister
+from cloister.protocol.ready import SERVING
 
 __all__ = ["MAIN", "Descriptors", "LoneAgent", "place"]
 
@@ -38,23 +39,24 @@ class Descriptors:
 
     def wait_ready(self) -> None:
         """Until the agent serves."""
-        assert os.read(self._ready, 1) == b"R"
+        assert os.read(self._ready, 1) == SERVING
 
     def close(self) -> None:
         """Free ours."""
         self._stack.close()
 
-    def request(self, method: str, path: str, body: Any = None, *, control: bool = False) -> tuple[int, str]:
+    def request(self, method: str, path: str, body: Any = None, *, control: bool = False, token: str | None = None) -> tuple[int, str]:
         """(status, text) of one request."""
+        headers = {} if token is None else {"X-Access-Token": token}
         connection = http.client.HTTPConnection("127.0.0.1", self.control_port if control else self.port, timeout=30)
         with contextlib.closing(connection):
-            connection.request(method, path, None if body is None else json.dumps(body))
+            connection.request(method, path, None if body is None else json.dumps(body), headers)
             response = connection.getresponse()
             return response.status, response.read().decode()
 
-    def execute(self, code: str) -> list[dict[str, Any]]:
-        """All events of one run in the default context."""
-        status, text = self.request("POST", "/execute", {"code": code})
+    def execute(self, code: str, language: str | None = None) -> list[dict[str, Any]]:
+        """All events of one run in the default context of a language."""
+        status, text = self.request("POST", "/execute", {"code": code, "language": language})
         assert status == 200, text
         return [json.loads(line) for line in text.splitlines()]
 
@@ -62,14 +64,14 @@ class Descriptors:
 class LoneAgent:
     """An agent started by exec; ``more`` are descriptors from 7 on."""
 
-    def __init__(self, descriptors: Descriptors, more: Mapping[int, int]) -> None:
+    def __init__(self, descriptors: Descriptors, more: Mapping[int, int], main: Path = MAIN) -> None:
         given = {**dict(enumerate(descriptors.fds, 3)), **more}
         with contextlib.ExitStack() as high:
             places = {target: high.enter_context(_moved(fd)) for target, fd in given.items()}
             self.process = subprocess.Popen(
-                [sys.executable, str(MAIN)],
+                [sys.executable, str(main)],
                 stdin=subprocess.DEVNULL,
-                preexec_fn=lambda: place(places),  # noqa: PLW1509  # it only moves descriptors
+                preexec_fn=lambda: place(places),  # noqa: PLW1509 - it only moves descriptors
                 pass_fds=tuple(given),
                 start_new_session=True,
             )

@@ -25,7 +25,7 @@ def address(server: Server, sandbox_id: str) -> tuple[str, dict[str, str]]:
 
 
 def ask(server: Server, sandbox_id: str, token: str, question: Callable[[Client], Awaitable[_T]]) -> _T:
-    """What the gateway answers to ``question``, in a session of its own."""
+    """The gateway's answer to ``question``, in a new session."""
     url, headers = address(server, sandbox_id)
 
     async def asked() -> _T:
@@ -44,7 +44,7 @@ async def tool_names(client: Client) -> set[str]:
 
 
 async def tool_text(client: Client, name: str, **arguments: object) -> str:
-    """What a tool says; it must not be an error."""
+    """The text of a tool's answer; it must not be an error."""
     result = await client.call_tool(name, arguments)
     text = "".join(getattr(part, "text", "") for part in result.content)
     assert not result.is_error, text

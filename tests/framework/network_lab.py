@@ -2,7 +2,7 @@
 
 ::
 
-    sandboxes -- router (made by NetworkNode) -- [host 198.51.100.1] wan0 ---- far0 [far 198.51.100.2, and any other address]
+    sandboxes -- router (made by NetworkNode) -- [host 192.0.2.1] wan0 ---- far0 [far 192.0.2.2, router to 198.51.100.2 and all others]
 
 No packet leaves the laboratory. Sockets are made inside the namespaces and used by the test itself, so nothing has to be run there.
 It is set up with the ``ip`` command and not with the code under test.
@@ -16,15 +16,19 @@ import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from cloister.linux.netns import open_netns, pin_new_netns, run_in_netns, unpin_netns
 from cloister.linux.nftables import Nftables
+from cloister.network.gate import EgressGate
 from cloister.network.slots import NetworkConfig, NetworkNode
 
 __all__ = [
+    "EGRESS_UID",
     "FAR",
+    "GATEWAY",
     "HOST",
+    "RELAY_UID",
     "UID_BASE",
     "Lab",
     "Namespace",
@@ -33,13 +37,16 @@ __all__ = [
     "disable_rule",
     "lab",
     "next_datagram",
+    "open_flows",
     "running_node",
     "send_datagram",
 ]
 
 T = TypeVar("T")
 
-HOST, FAR = "198.51.100.1", "198.51.100.2"
+HOST, GATEWAY, FAR = "192.0.2.1", "192.0.2.2", "198.51.100.2"
+RELAY_UID = 0x10000001
+EGRESS_UID = 0x10000002
 UID_BASE = 0x10000000 + 7 * 65536
 
 
@@ -121,19 +128,21 @@ class Lab:
         self.host.run(
             no_ipv6,
             f"ip link add wan0 type veth peer name far0 netns {self.far.path}",
-            f"ip address add {HOST}/24 dev wan0",
+            f"ip address add {HOST}/30 dev wan0",
             "ip link set wan0 up",
-            f"ip route add default via {FAR}",
+            f"ip route add default via {GATEWAY}",
             "echo 0 > /proc/sys/net/ipv4/ip_forward",
         )
-        self.far.run(f"ip address add {FAR}/24 dev far0", "ip link set far0 up", "echo 0 > /proc/sys/net/ipv4/conf/all/rp_filter")
+        self.far.run(f"ip address add {GATEWAY}/30 dev far0", f"ip address add {FAR}/32 dev far0")
+        self.far.run("ip link set far0 up", "echo 0 > /proc/sys/net/ipv4/conf/all/rp_filter")
 
         self._sandboxes: list[SandboxNamespace] = []
 
-    def node(self, instance: int = 0, *, allow_private: tuple[str, ...] = (), cidr: str | None = None) -> NetworkNode:
-        """A network node whose host is this laboratory's; not started."""
-        config = NetworkConfig(instance, self.directory / "run" / str(instance), cidr, (), allow_private)
-        return self.host.call(lambda: NetworkNode(config))
+    def node(self, instance: int = 0, *, gate: EgressGate | None = None, **settings: Any) -> NetworkNode:
+        """A network node whose host is this laboratory's; not started. ``settings`` are fields of :class:`NetworkConfig`."""
+        values: dict[str, Any] = {"cidr": None, "upstream_dns": (), "allow_private": (), "relay_uid": RELAY_UID, "egress_uid": EGRESS_UID}
+        config = NetworkConfig(instance=instance, run_dir=self.directory / "run" / str(instance), **{**values, **settings})
+        return self.host.call(lambda: NetworkNode(config, gate))
 
     def router(self, instance: int = 0) -> Namespace:
         """The router's namespace of a started node, to look or tamper with; it is the node's to remove."""
@@ -160,9 +169,9 @@ class Lab:
 
 
 @contextmanager
-def running_node(made: Lab, instance: int = 0, *, allow_private: tuple[str, ...] = (), cidr: str | None = None) -> Iterator[NetworkNode]:
+def running_node(made: Lab, instance: int = 0, *, gate: EgressGate | None = None, **settings: Any) -> Iterator[NetworkNode]:
     """A started node for the time of a ``with``; whatever it made is removed after it."""
-    node = made.node(instance, allow_private=allow_private, cidr=cidr)
+    node = made.node(instance, gate=gate, **settings)
     try:
         node.start()
         yield node
@@ -202,6 +211,15 @@ def send_datagram(origin: Namespace, address: str, port: int = 8080, *, source: 
             sock.sendto(b"hello", (address, port))
         except OSError:
             return
+
+
+def open_flows(sender: socket.socket, address: str, count: int) -> None:
+    """Send a datagram to each of the first ``count`` ports, so that the kernel tracks as many connections, if it lets them pass."""
+    for port in range(1, count):
+        try:
+            sender.sendto(b"x", (address, port))
+        except OSError:
+            continue  # the refusal of an earlier one
 
 
 def next_datagram(receiver: socket.socket, timeout_s: float = 0.3) -> bytes | None:

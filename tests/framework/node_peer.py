@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from cloister.cluster.base import NodeClient, NodeListener
-from cloister.cluster.local import LocalNodeClient
+from cloister.cluster.local import LocalNode
 from cloister.errors import NodeUnreachableError
 from cloister.model.build import BuildReport, BuildRequest, BuildStatus, BuildStep
 from cloister.node.instance import RUN_ROOT
+from cloister.nodewire.requests import BuildRef, ReportBuild
 from framework.server import Server
 
 __all__ = ["NodePeer", "build_request", "run"]
@@ -29,7 +30,7 @@ def run(*commands: str) -> tuple[BuildStep, ...]:
 
 
 def build_request(*steps: BuildStep, **fields: Any) -> BuildRequest:
-    """A build on the base template, of a team of its own unless ``team_id`` says otherwise: it finds nobody's steps in the cache."""
+    """A build on the base template, by default of a new team, which finds no steps in the cache."""
     build_id = str(uuid.uuid4())
     known = {"template_id": build_id[:8], "team_id": build_id, "name": "tested", "parent": "base"}
     return BuildRequest(build_id=build_id, steps=steps, **{**known, **fields})
@@ -46,16 +47,16 @@ class NodePeer:
         """What ``work`` gives."""
 
         async def inner() -> _T:
-            client = LocalNodeClient(self._socket(), wait_s=60.0)
+            node = LocalNode(self.socket_path(), wait_s=60.0)
 
             async def greet(_node: NodeClient) -> None:
                 pass
 
-            client.start(NodeListener(greet, lambda _ended: None))
+            node.start(NodeListener(greet, lambda _ended: None))
             try:
-                return await work(client)
+                return await work(node.calls)
             finally:
-                await client.close()
+                await node.close()
 
         return asyncio.run(inner())
 
@@ -72,15 +73,15 @@ class NodePeer:
 
     def report(self, build_id: str) -> BuildReport:
         """All of a build's report."""
-        return self.call(lambda node: node.report_build(build_id, 0, 1000))
+        return self.call(lambda node: node.report_build(ReportBuild(build_id, 0, 1000)))
 
     def cancel(self, build_id: str) -> bool:
         """End a build."""
-        return self.call(lambda node: node.cancel_build(build_id))
+        return self.call(lambda node: node.cancel_build(BuildRef(build_id)))
 
     def drop(self, build_id: str) -> None:
         """Forget a build."""
-        self.call(lambda node: node.drop_build(build_id))
+        self.call(lambda node: node.drop_build(BuildRef(build_id)))
 
     def lines(self, build_id: str) -> list[str]:
         """A build's log."""
@@ -110,7 +111,8 @@ class NodePeer:
         """The report once a line of the log is this one; write ``echo be''gun``, so that it is not the step's title."""
         return self.wait(build_id, lambda report: any(text == entry.message for entry in report.entries), timeout_s)
 
-    def _socket(self) -> Path:
+    def socket_path(self) -> Path:
+        """The supervisor's socket."""
         claims = (RUN_ROOT / "instances").iterdir()
         number = next(claim.name for claim in claims if claim.read_text() == str(self.server.data_dir.resolve()))
         return RUN_ROOT / number / "supervisor.sock"

@@ -1,10 +1,13 @@
-"""A pretend internet: a network namespace with a resolver, httpbin and git by HTTP and HTTPS, joined to the host by a veth pair.
+"""A pretend internet: a network namespace behind a veth pair, with a resolver, httpbin and git by HTTP and HTTPS, and further hosts.
 
 ::
 
-    host (this process's namespace, or a given one) 198.51.100.1 pi0 ---- pi1 198.51.100.2  .53 resolver  .80 web servers
+    host (this process's namespace, or a given one) 192.0.2.1 pi0 ---- pi1 192.0.2.2, router to
+                                                                       198.51.100.53 resolver  198.51.100.80 web servers
+                                                                       and what pretend_hosts.py lists, when a test asks for it
 
-What a server under test needs to know: ``dns_address`` as its upstream resolver and ``ca_file`` as its extra CA. Start it before the
+The servers are behind a router, like the internet. Networks that the host reaches without a router are its own, and refused to sandboxes.
+A server under test needs: ``dns_address`` as its upstream resolver and ``ca_file`` as its extra CA. Start it before the
 server, which looks at the host's routes when it starts. Packets that arrive are counted by source and destination.
 :meth:`PretendInternet.stop` removes all.
 """
@@ -12,7 +15,6 @@ server, which looks at the host's routes when it starts. Packets that arrive are
 from __future__ import annotations
 
 import contextlib
-import datetime as dt
 import fcntl
 import json
 import os
@@ -21,38 +23,66 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from ipaddress import ip_address
+from functools import cached_property
 from pathlib import Path
-
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from typing import Any
 
 from cloister.linux.netns import unpin_netns
 from framework.network_lab import Namespace
+from framework.pretend_certificates import write_certificates
+from framework.pretend_control import Process
 
 __all__ = [
     "DNS_ADDRESS",
     "HOST_ADDRESS",
+    "HOST_NAMES",
     "NAMES",
+    "OTHER_HOST",
     "PRIVATE_ADDRESS",
+    "RESOLVER",
+    "SHARED_HOST",
+    "SOCKS_HOST",
+    "UNTRUSTED_HOST",
     "WEB_ADDRESS",
+    "Hosts",
     "PretendInternet",
     "pretend_internet",
-    "write_certificates",
 ]
 
-HOST_ADDRESS, FAR_ADDRESS = "198.51.100.1", "198.51.100.2"
+HOST_ADDRESS, FAR_ADDRESS = "192.0.2.1", "192.0.2.2"
+_INTERNET = "198.51.100.0/24"
 DNS_ADDRESS, WEB_ADDRESS = "198.51.100.53", "198.51.100.80"
 PRIVATE_ADDRESS = "10.77.0.80"
 NAMES = ("httpbin.org", "www.httpbin.org", "example.com", "git.example.com")
+RESOLVER, SHARED_HOST, OTHER_HOST, UNTRUSTED_HOST, SOCKS_HOST = (f"198.51.100.{number}" for number in (54, 81, 82, 83, 90))
+HOST_NAMES = {
+    "api.example.net": SHARED_HOST,
+    "www.example.net": SHARED_HOST,
+    "deep.api.example.net": SHARED_HOST,
+    "example.net": SHARED_HOST,
+    "xn--bcher-kva.example": SHARED_HOST,
+    "misnamed.example": SHARED_HOST,
+    "evil.example": OTHER_HOST,
+    "evil-example.net": OTHER_HOST,
+    "a.evil-example.net": OTHER_HOST,
+    "api.example.net.evil.example": OTHER_HOST,
+    "untrusted.example": UNTRUSTED_HOST,
+    "socks.example": SOCKS_HOST,
+    "dns.example": RESOLVER,
+}
+"""Names of :class:`Hosts`, which the resolver knows from the start. All but ``misnamed.example`` are in the servers' certificate."""
+_HOST_ADDRESSES = (RESOLVER, SHARED_HOST, OTHER_HOST, UNTRUSTED_HOST, SOCKS_HOST)
 _LOCK = Path(tempfile.gettempdir()) / "cloister-test-internet.lock"
-_SERVER = Path(__file__).with_name("pretend_server.py")
+_SERVER, _HOSTS = (Path(__file__).with_name(name) for name in ("pretend_server.py", "pretend_hosts.py"))
 _COUNT = """
 table ip pretend {
   set seen { type ipv4_addr . ipv4_addr; size 65535; flags dynamic; counter; }
-  chain arrivals { type filter hook prerouting priority raw; iifname "pi1" update @seen { ip saddr . ip daddr counter }; }
+  set opened { type ipv4_addr . ipv4_addr; size 65535; flags dynamic; counter; }
+  chain arrivals {
+    type filter hook prerouting priority raw;
+    iifname "pi1" update @seen { ip saddr . ip daddr counter };
+    iifname "pi1" tcp flags & (syn | ack) == syn update @opened { ip saddr . ip daddr counter };
+  }
 }
 """
 
@@ -61,8 +91,8 @@ class PretendInternet:
     """A running pretend internet.
 
     ``directory`` is the test's own. ``host`` is a network namespace that plays the host; None: the one of the calling process. ``names``
-    resolve to the web servers, and their certificate is made out for them; every other name does not exist. ``addresses`` are further ones
-    that belong to the other side, private ones for instance, and are in the certificate too.
+    resolve to the web servers, and their certificate is made out for them and for ``HOST_NAMES``; every other name does not exist until
+    :meth:`answer`. ``addresses`` are further ones that belong to the other side, private ones for instance, and are in the certificate too.
 
     In the namespace of the calling process there is one at a time: a second test run waits for the first one's end, and what a killed run
     left is removed.
@@ -85,8 +115,9 @@ class PretendInternet:
             if host is None:
                 self._replace_killed(undo)
             self._join(undo)
-            write_certificates(self.ca_file, self.certificate, names, addresses)
-            self._serve(undo, self.certificate, names)
+            named = [*names, *(name for name in HOST_NAMES if name != "misnamed.example")]
+            write_certificates(self.ca_file, self.certificate, named, (WEB_ADDRESS, *_HOST_ADDRESSES, *addresses))
+            self._resolver = self._serve(undo, dict.fromkeys(names, WEB_ADDRESS))
             self._undo = undo.pop_all()
 
     def _in_host(self, command: str) -> None:
@@ -112,28 +143,54 @@ class PretendInternet:
         self._far.run("echo 1 > /proc/sys/net/ipv6/conf/default/disable_ipv6")
         self._in_host(f"ip link add pi0 type veth peer name pi1 netns {self._far.path}")
         undo.callback(self._remove_link)
-        self._in_host(f"echo 1 > /proc/sys/net/ipv6/conf/pi0/disable_ipv6;ip address add {HOST_ADDRESS}/24 dev pi0 && ip link set pi0 up")
+        self._in_host(f"echo 1 > /proc/sys/net/ipv6/conf/pi0/disable_ipv6;ip address add {HOST_ADDRESS}/30 dev pi0 && ip link set pi0 up")
         addresses = " && ".join(
-            f"ip address add {address}/24 dev pi1" for address in (FAR_ADDRESS, DNS_ADDRESS, WEB_ADDRESS, *self._addresses)
+            f"ip address add {address} dev pi1"
+            for address in (f"{FAR_ADDRESS}/30", DNS_ADDRESS, WEB_ADDRESS, *_HOST_ADDRESSES, *self._addresses)
         )
-        for address in self._addresses:
-            self._in_host(f"ip route add {address}/32 dev pi0")
+        for network in (_INTERNET, *self._addresses):
+            self._in_host(f"ip route add {network} via {FAR_ADDRESS} dev pi0")
         self._far.run(f"{addresses} && ip link set pi1 up && ip route add default via {HOST_ADDRESS}", f"echo '{_COUNT}' | nft -f -")
 
     def _remove_link(self) -> None:
         with contextlib.suppress(AssertionError, subprocess.CalledProcessError):  # not there, or gone with the host's namespace
             self._in_host("ip link delete pi0")
 
-    def _serve(self, undo: ExitStack, certificate: Path, names: Sequence[str]) -> None:
-        command = ["nsenter", f"--net={self._far.path}", sys.executable, "-P", str(_SERVER), "--dns", DNS_ADDRESS, "--web", WEB_ADDRESS]
-        command += ["--certificate", str(certificate), "--git", str(certificate.parent / "git")]
-        command += [f"--name={name}={WEB_ADDRESS}" for name in names]
-        with (certificate.parent / "server.log").open("wb") as log:
-            process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log)
-        undo.callback(_end, process)
-        assert process.stdout is not None
-        if process.stdout.readline() != b"ready\n":
-            raise AssertionError("the pretend internet's servers did not start: " + (certificate.parent / "server.log").read_text())
+    def _serve(self, undo: ExitStack, names: dict[str, str]) -> Process:
+        options = ["--dns", DNS_ADDRESS, "--web", WEB_ADDRESS, "--git", str(self.certificate.parent / "git")]
+        return self._start(undo, _SERVER, [*options, "--certificate", str(self.certificate)], {**names, **HOST_NAMES})
+
+    def _start(self, undo: ExitStack, program: Path, options: Sequence[str], names: dict[str, str]) -> Process:
+        command = ["nsenter", f"--net={self._far.path}", sys.executable, "-P", str(program), *options]
+        named = [f"--name={name}={address}" for name, address in names.items()]
+        process = Process([*command, *named], self.certificate.with_name(f"{program.stem}.log"))
+        undo.callback(process.end)
+        return process
+
+    @cached_property
+    def hosts(self) -> Hosts:
+        """The further hosts; the first look starts them, in less than a second."""
+        other = self.certificate.with_name("other.pem")
+        write_certificates(self.certificate.with_name("other-ca.pem"), other, ("untrusted.example",), (UNTRUSTED_HOST,))
+        options = ["--web", SHARED_HOST, "--web", OTHER_HOST, "--resolver", RESOLVER, "--untrusted", UNTRUSTED_HOST, "--proxy", SOCKS_HOST]
+        options += ["--certificate", str(self.certificate), "--other-certificate", str(other)]
+        return Hosts(self._start(self._undo, _HOSTS, options, HOST_NAMES))
+
+    def answer(self, name: str, *answers: str | Sequence[str], ttl: int = 5, fault: str | None = None, ech: bool = False) -> None:
+        """Let the resolver answer so for a name, or for all names below x if it is ``*.x``, from now on.
+
+        With several answers, each an address or some, every question gets the next, and the last stays. ``fault`` and ``ech``:
+        see :class:`~framework.pretend_names.Zone`.
+        """
+        self._resolver.order("name", name=name, entry=_entry(answers, ttl, fault, ech))
+
+    def forget(self, name: str) -> None:
+        """Let a name not exist."""
+        self._resolver.order("name", name=name, entry=None)
+
+    def questions(self) -> list[tuple[str, str]]:
+        """Name and type of the questions to the resolver, oldest first."""
+        return [(name, kind) for name, kind, _ in self._resolver.order("questions")]
 
     @property
     def namespace(self) -> Path:
@@ -142,7 +199,14 @@ class PretendInternet:
 
     def packets(self, *, source: str | None = None, destination: str | None = None) -> int:
         """Packets that have arrived, of that source and destination when they are given."""
-        listed = json.loads(self._far.run("nft -j list set ip pretend seen"))
+        return self._counted("seen", source, destination)
+
+    def openings(self, *, destination: str) -> int:
+        """First packets of TCP connections to that destination that have arrived. The host resets connections by packets of its own."""
+        return self._counted("opened", None, destination)
+
+    def _counted(self, name: str, source: str | None, destination: str | None) -> int:
+        listed = json.loads(self._far.run(f"nft -j list set ip pretend {name}"))
         elements = next(item["set"] for item in listed["nftables"] if "set" in item).get("elem", [])
         total = 0
         for item in elements:
@@ -156,15 +220,42 @@ class PretendInternet:
         self._undo.close()
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
-    for pipe in (process.stdin, process.stdout):
-        if pipe:
-            pipe.close()
-    try:
-        process.wait(5)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+class Hosts:
+    """The further hosts of a pretend internet (pretend_hosts.py), to look at and to direct."""
+
+    def __init__(self, process: Process) -> None:
+        self._process = process
+
+    def requests(self) -> list[dict[str, Any]]:
+        """The requests that the web servers got, oldest first, in the form of ``/headers`` (pretend_app.py)."""
+        found: list[dict[str, Any]] = self._process.order("requests")
+        return found
+
+    def allow(self, pieces: int) -> None:
+        """Let ``/stream`` send that many pieces more."""
+        self._process.order("allow", pieces=pieces)
+
+    def proxied(self) -> list[dict[str, Any]]:
+        """Host, port and user of each connection that the SOCKS proxy was asked for."""
+        found: list[dict[str, Any]] = self._process.order("proxied")
+        return found
+
+    def refuse_proxied(self, *, refuse: bool) -> None:
+        """Let the SOCKS proxy refuse connections, or not."""
+        self._process.order("refuse", refuse=refuse)
+
+    def answer(self, name: str, *answers: str | Sequence[str], ttl: int = 5, fault: str | None = None, ech: bool = False) -> None:
+        """As :meth:`PretendInternet.answer`, for the foreign resolver."""
+        self._process.order("name", name=name, entry=_entry(answers, ttl, fault, ech))
+
+    def questions(self) -> list[tuple[str, str]]:
+        """As :meth:`PretendInternet.questions`, for the foreign resolver."""
+        return [(name, kind) for name, kind, _ in self._process.order("questions")]
+
+
+def _entry(answers: Sequence[str | Sequence[str]], ttl: int, fault: str | None, ech: bool) -> dict[str, Any]:
+    listed = [[answer] if isinstance(answer, str) else list(answer) for answer in answers] or [[]]
+    return {"addresses": listed, "ttl": ttl, "fault": fault, "ech": ech}
 
 
 @contextmanager
@@ -177,50 +268,3 @@ def pretend_internet(
         yield made
     finally:
         made.stop()
-
-
-def _name(text: str) -> x509.Name:
-    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])
-
-
-def _builder(subject: str, key: ec.EllipticCurvePrivateKey, ca_key: ec.EllipticCurvePrivateKey) -> x509.CertificateBuilder:
-    now = dt.datetime.now(dt.UTC)
-    builder = x509.CertificateBuilder().subject_name(_name(subject)).issuer_name(_name("Pretend Internet CA")).public_key(key.public_key())
-    builder = builder.serial_number(x509.random_serial_number()).not_valid_before(now - dt.timedelta(days=1))
-    builder = builder.not_valid_after(now + dt.timedelta(days=30))
-    builder = builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-    return builder.add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key()), critical=False)
-
-
-def _usage(*, is_ca: bool) -> x509.KeyUsage:
-    return x509.KeyUsage(
-        digital_signature=not is_ca,
-        key_cert_sign=is_ca,
-        crl_sign=is_ca,
-        content_commitment=False,
-        key_encipherment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        encipher_only=False,
-        decipher_only=False,
-    )
-
-
-def write_certificates(ca_file: Path, server_file: Path, names: Sequence[str], addresses: Sequence[str]) -> None:
-    """A fresh CA, and a chain and key for ``names`` and all addresses, strict enough for every language's TLS library."""
-    ca_key, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
-    ca = _builder("Pretend Internet CA", ca_key, ca_key).add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-    ca_certificate = ca.add_extension(_usage(is_ca=True), critical=True).sign(ca_key, hashes.SHA256())
-    alternatives = [*(x509.DNSName(name) for name in names), *(x509.IPAddress(ip_address(one)) for one in (WEB_ADDRESS, *addresses))]
-    server = _builder(names[0], key, ca_key).add_extension(x509.SubjectAlternativeName(alternatives), critical=False)
-    server = server.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True).add_extension(
-        _usage(is_ca=False), critical=True
-    )
-    server = server.add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
-    certificate = server.sign(ca_key, hashes.SHA256())
-    ca_pem = ca_certificate.public_bytes(serialization.Encoding.PEM)
-    ca_file.write_bytes(ca_pem)
-    private = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    fd = os.open(server_file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(fd, "wb") as file:
-        file.write(certificate.public_bytes(serialization.Encoding.PEM) + ca_pem + private)

@@ -1,7 +1,7 @@
 """The servers of the pretend internet, one process in its namespace: DNS (UDP and TCP), and by HTTP and HTTPS httpbin and, under names
 of their own, git and Amazon's registry service.
 
-Answers ``ready`` on standard output when everything listens, and ends when its standard input does, so that it never outlives its test.
+The orders ``name`` and ``questions`` of its standard input are those of :class:`~framework.pretend_internet.PretendInternet`.
 """
 
 from __future__ import annotations
@@ -15,8 +15,6 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from dnslib import QTYPE, RCODE, RR, A
-from dnslib.server import BaseResolver, DNSHandler, DNSLogger, DNSRecord, DNSServer
 from httpbin import app as httpbin
 from werkzeug.serving import make_server
 
@@ -24,26 +22,11 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # started by path and with -
 
 from framework import amazon
 from framework.git_backend import GitBackend
+from framework.pretend_control import obey
+from framework.pretend_names import Zone, serve_names
 
-_TTL_S = 5
 _Application = Callable[[dict[str, Any], Any], Iterable[bytes]]
 _GIT_NAME = "git.example.com"
-
-
-class _Names(BaseResolver):  # type: ignore[misc] # dnslib has no types
-    """Answers A questions for the given names; other types of them are empty, other names do not exist."""
-
-    def __init__(self, names: dict[str, str]) -> None:
-        self._names = names
-
-    def resolve(self, request: DNSRecord, handler: DNSHandler) -> DNSRecord:
-        answer = request.reply()
-        address = self._names.get(str(request.q.qname).rstrip(".").lower())
-        if address is None:
-            answer.header.rcode = RCODE.NXDOMAIN
-        elif request.q.qtype == QTYPE.A:
-            answer.add_answer(RR(request.q.qname, QTYPE.A, rdata=A(address), ttl=_TTL_S))
-        return answer
 
 
 def _by_name(git: GitBackend) -> _Application:
@@ -67,18 +50,15 @@ def main() -> None:
     parser.add_argument("--name", action="append", default=[], help="name=address")
     options = parser.parse_args()
     socket.getfqdn = lambda name="": name  # http.server looks its own name up when it binds, and no resolver is there yet
-    resolver = _Names(dict(pair.split("=", 1) for pair in options.name))
-    for tcp in (False, True):
-        server = DNSServer(resolver, address=options.dns, port=53, tcp=tcp, logger=DNSLogger("-send,-recv,-request,-reply"))
-        server.start_thread()
+    zone = Zone(dict(pair.split("=", 1) for pair in options.name))
+    serve_names(zone, options.dns)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(options.certificate)
     web_app = _by_name(GitBackend(options.git))
     for port, tls in ((80, None), (443, context)):
         web = make_server(options.web, port, web_app, threaded=True, ssl_context=tls)
         threading.Thread(target=web.serve_forever, daemon=True).start()
-    print("ready", flush=True)
-    sys.stdin.buffer.read()
+    obey({"name": zone.put, "questions": zone.questions})
 
 
 if __name__ == "__main__":

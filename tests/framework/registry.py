@@ -139,7 +139,7 @@ class Shelf(ABC):
 
 
 class Registry(Shelf):
-    """A running one. ``open`` and ``closed`` are host and port of its two doors, ``private`` that at another address."""
+    """A running registry. ``open`` and ``closed`` are host and port of its two listeners, ``private`` is at another address."""
 
     def __init__(self, internet: PretendInternet, directory: Path, undo: ExitStack) -> None:
         self._internet = internet
@@ -150,7 +150,7 @@ class Registry(Shelf):
         self.start()
 
     def start(self) -> None:
-        """Serve at both doors; what was pushed is there again."""
+        """Serve on both listeners, with the images pushed before."""
         password = self._directory / "htpasswd"
         password.write_text(_HTPASSWD)
         for port, auth in ((_OPEN_PORT, None), (_CLOSED_PORT, {"htpasswd": {"realm": "test", "path": str(password)}})):

@@ -11,7 +11,7 @@ from framework.control_plane import ControlPlane
 from framework.fake_node import FakeSandbox
 from framework.http import Answer, call
 
-__all__ = ["PORT", "ask", "create", "echo", "sandbox", "to"]
+__all__ = ["PORT", "ask", "create", "echo", "records", "sandbox", "to"]
 
 PORT = 8080
 
@@ -34,6 +34,14 @@ def sandbox(plane: ControlPlane, **fields: Any) -> tuple[str, FakeSandbox]:
     """A new sandbox and its inside."""
     sandbox_id = create(plane, **fields)["sandboxID"]
     return sandbox_id, plane.node.find(sandbox_id)
+
+
+def records(plane: ControlPlane, **query: str) -> list[dict[str, Any]]:
+    """The team's records of the audit log, latest first."""
+    answer = ask(plane, "GET", "/audit?" + "&".join(f"{name}={value}" for name, value in query.items()))
+    assert answer.status == 200, answer.body
+    found: list[dict[str, Any]] = answer.json()
+    return found
 
 
 def to(sandbox_id: str, port: int = PORT, **more: str) -> dict[str, str]:

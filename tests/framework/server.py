@@ -1,4 +1,4 @@
-"""A real server for tests: ``cloister serve`` with a data directory of its own, on a free loopback port, and a census at the end."""
+"""A real server for tests: ``cloister serve`` with its own data directory on a free loopback port, and a census at the end."""
 
 from __future__ import annotations
 
@@ -17,14 +17,19 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from cloister.node.instance import RUN_ROOT
 
 __all__ = ["Server", "end_killed_servers", "running_server"]
 
 _PREFIX = "cloister-test-"
+_OWNER = "test-run.lock"
+"""A lock file in a server's data directory. The test run has a shared lock while it needs the directory, even after the server died."""
 _START_TIMEOUT_S = 90.0
+_ROOM_TIMEOUT_S = 900.0
+MAX_FAILED_KEYS = 1_000_000
+"""Tests show more wrong keys and tokens to one server than a client may."""
 
 
 @dataclass
@@ -81,7 +86,7 @@ class Server:
 
 
 def free_port() -> int:
-    """A port below the range from which the kernel gives ports to connections, so that none of those takes it meanwhile."""
+    """A port below the kernel's range for outgoing connections, so that none of those takes it meanwhile."""
     while True:
         port = random.randrange(20_000, 32_000)
         with socket.socket() as sock, contextlib.suppress(OSError):
@@ -95,11 +100,12 @@ def _read_env(text: str) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def running_server(*options: str, data_dir: Path | None = None) -> Iterator[Server]:
-    """A server while the block lasts; afterwards it is stopped and nothing of it may be left on the host."""
+def running_server(*options: str, data_dir: Path | None = None, umask: int = -1) -> Iterator[Server]:
+    """A server while the block lasts; afterwards it is stopped and nothing of it may be left on the host. ``umask`` -1: this process's."""
     with contextlib.ExitStack() as stack:
         directory = data_dir or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=_PREFIX)))
         directory.chmod(0o755)
+        fcntl.flock(stack.enter_context((directory / _OWNER).open("wb")), fcntl.LOCK_SH)
         port = free_port()
         log_path = directory / "server.log"
         log = stack.enter_context(log_path.open("ab"))
@@ -112,24 +118,50 @@ def running_server(*options: str, data_dir: Path | None = None) -> Iterator[Serv
             f"127.0.0.1:{port}",
             "--data-dir",
             str(directory),
+            "--max-failed-keys",
+            str(MAX_FAILED_KEYS),
             *options,
         ]
-        said = stack.enter_context((directory / "server.out").open("wb+", buffering=0))
-        process = subprocess.Popen(command, stdout=said, stderr=log, stdin=subprocess.DEVNULL)
-        server = Server(f"http://127.0.0.1:{port}", "", directory, process, log_path)
+        server = Server(f"http://127.0.0.1:{port}", "", directory, _start(command, directory, log, umask), log_path)
         stack.callback(_end, server)
-        deadline = time.monotonic() + _START_TIMEOUT_S
-        while b"ready" not in os.pread(said.fileno(), 4096, 0):
-            assert process.poll() is None, f"the server ended:\n{log_path.read_text()}"
-            assert time.monotonic() < deadline, f"the server was not ready in time:\n{log_path.read_text()}"
-            time.sleep(0.02)
         server.environ = _read_env(server.cli("env", "--local").stdout)
         server.url, server.api_key = server.environ["E2B_API_URL"], server.environ["E2B_API_KEY"]
         yield server
-        if process.poll() is None:
+        if server.process.poll() is None:
             assert server.stop() == 0, log_path.read_text()
         census = server.census()
         assert "0 live sandboxes, 0 objects held, 0 left over" in census, census
+
+
+def _start(command: list[str], directory: Path, log: IO[bytes], umask: int) -> subprocess.Popen[bytes]:
+    """The process of a server that is ready. While the host has no number for another server, it waits until a test ends one."""
+    until = time.monotonic() + _ROOM_TIMEOUT_S
+    while True:
+        begun = os.fstat(log.fileno()).st_size
+        with (directory / "server.out").open("wb+", buffering=0) as said:
+            process = subprocess.Popen(command, stdout=said, stderr=log, stdin=subprocess.DEVNULL, umask=umask)
+            try:
+                ready = _becomes_ready(process, said.fileno())
+            except BaseException:
+                process.kill()
+                process.wait()
+                raise
+        if ready:
+            return process
+        told = (directory / "server.log").read_bytes()[begun:].decode()
+        assert "servers run on this host already" in told, f"the server ended:\n{told}"
+        assert time.monotonic() < until, f"no number for a server became free:\n{told}"
+        time.sleep(1)
+
+
+def _becomes_ready(process: subprocess.Popen[bytes], said: int) -> bool:
+    deadline = time.monotonic() + _START_TIMEOUT_S
+    while b"ready" not in os.pread(said, 4096, 0):
+        if process.poll() is not None:
+            return False
+        assert time.monotonic() < deadline, "the server was not ready in time"
+        time.sleep(0.02)
+    return True
 
 
 def _end(server: Server) -> None:
@@ -142,13 +174,16 @@ def _end(server: Server) -> None:
 
 
 def end_killed_servers(run_root: Path = RUN_ROOT) -> None:
-    """Remove what test servers left that were killed with their test run: a node on the same data directory takes it over, and stops."""
+    """Remove leftovers of test servers that were killed with their test run. A node on the same data directory adopts them, and stops."""
     for claim in sorted((run_root / "instances").glob("[0-9]")):
         data_dir = Path(claim.read_text())
         ours = next((path for path in (data_dir, *data_dir.parents) if path.name.startswith(_PREFIX)), None)
-        if ours is not None and data_dir.exists() and not _is_held(claim):
-            _end_node(data_dir)
-            shutil.rmtree(ours)
+        if ours is None or not data_dir.exists():
+            continue
+        with (data_dir / _OWNER).open("wb") as owner:
+            if _take(owner) and not _is_held(claim):
+                _end_node(data_dir)
+                shutil.rmtree(ours)
 
 
 def _end_node(data_dir: Path) -> None:
@@ -166,8 +201,12 @@ def _end_node(data_dir: Path) -> None:
 
 def _is_held(claim: Path) -> bool:
     with claim.open() as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
+        return not _take(file)
+
+
+def _take(file: IO[Any]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

@@ -14,7 +14,7 @@ __all__ = ["creation_of", "make_started"]
 
 
 def creation_of(server: Server, sandbox: Sandbox) -> dict[str, Any]:
-    """What the server's log tells of the sandbox's creation: ``cold`` names the processes that were not forked."""
+    """The server's log entry of the sandbox's creation; ``cold`` names the processes that were not forked."""
     for line in server.log.read_text().splitlines():
         entry: dict[str, Any] = json.loads(line) if line.startswith("{") else {}
         if entry.get("event") == "sandbox.created" and entry.get("sandbox_id") == sandbox.sandbox_id and "cold" in entry:

@@ -88,14 +88,13 @@ def build(plane: ControlPlane, name: str, **plan: Any) -> tuple[str, str]:
     return ids
 
 
-def archive(name: str = "f", content: bytes = b"data", *, checkable: bool = False) -> bytes:
-    """A tar archive with a file, and with a directory unless it is ``checkable``: then a false hash is noticed."""
+def archive(name: str = "f", content: bytes = b"data") -> bytes:
+    """A tar archive with a directory and a file."""
     into = io.BytesIO()
     with tarfile.open(fileobj=into, mode="w") as tar:
         directory = tarfile.TarInfo("d")
         directory.type = tarfile.DIRTYPE
-        if not checkable:
-            tar.addfile(directory)
+        tar.addfile(directory)
         info = tarfile.TarInfo(name)
         info.size = len(content)
         tar.addfile(info, io.BytesIO(content))

@@ -40,7 +40,7 @@ def store_with(directory: Path, *templates: Template) -> Path:
 
 
 def own_store(directory: Path) -> Path:
-    """An empty store in ``directory`` that has the stock templates; what is made or collected there is nobody else's."""
+    """An empty store in ``directory`` that has the stock templates; no other store shares the layers that are made or collected there."""
     store = LayerStore(directory)
     (store.root / "agent").rmdir()
     (store.root / "agent").symlink_to(real_store() / "agent")

@@ -7,13 +7,13 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-__all__ = ["eventually", "turns"]
+__all__ = ["eventually", "eventually_async", "turns"]
 
 _T = TypeVar("_T")
 
 
 def eventually(look: Callable[[], _T | None], timeout_s: float = 20) -> _T:
-    """What ``look`` gives once it is true; an AssertionError when it takes too long."""
+    """The first true result of ``look``; raises AssertionError if it takes too long."""
     until = time.monotonic() + timeout_s
     while not (found := look()):
         assert time.monotonic() < until, "it did not come to that"
@@ -21,7 +21,23 @@ def eventually(look: Callable[[], _T | None], timeout_s: float = 20) -> _T:
     return found
 
 
+async def eventually_async(look: Callable[[], _T | None], timeout_s: float = 20) -> _T:
+    """As :func:`eventually`, while the event loop goes on."""
+    until = time.monotonic() + timeout_s
+    while not (found := look()):
+        assert time.monotonic() < until, "it did not come to that"
+        await asyncio.sleep(0.002)
+    return found
+
+
 async def turns(count: int = 30) -> None:
     """Give the other tasks that many turns, some 2 ms apart: what they do without waiting for anything else is done then."""
     for _ in range(count):
         await asyncio.sleep(0.002)
+
+
+async def until(is_so: Callable[[], bool], timeout_s: float = 20) -> None:
+    """Wait until ``is_so()`` holds; raises TimeoutError if it takes too long."""
+    async with asyncio.timeout(timeout_s):
+        while not is_so():  # noqa: ASYNC110 - it watches things that have no events
+            await asyncio.sleep(0.002)

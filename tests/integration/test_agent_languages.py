@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 
+from cloister.protocol.languages import NATIVE_LANGUAGES
 from framework.agent_process import AgentProcess
 
-LANGUAGES = ["python", "javascript", "typescript", "r", "java", "bash"]
+LANGUAGES = [language.name for language in NATIVE_LANGUAGES]
 SET = {
     "python": "x = 41",
     "javascript": "const x = 41",

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from cloister.errors import BuildError
-from cloister.model.build import BuildFiles, BuildStep
+from cloister.model.build import BuildStep, UploadedArchive
 from framework.build_lab import BuildLab
 from framework.build_node import BuildNode, build_node
 
@@ -106,7 +106,7 @@ def test_what_cannot_be_copied(lab: BuildLab) -> None:
     """Each cause in words; the failed step is tried again by the next build."""
     good = lab.copy({"a": "1"}, "a", "/opt/a")
     assert good.files is not None
-    wrong = BuildStep(kind="COPY", args=good.args, files=BuildFiles(path=good.files.path, digest="0" * 64))
+    wrong = BuildStep(kind="COPY", args=good.args, files=UploadedArchive(path=good.files.path, digest="0" * 64))
     with pytest.raises(BuildError, match="not the one that the build was started with") as caught:
         lab.build(wrong)
     assert caught.value.step == "1"
@@ -147,7 +147,7 @@ def test_copies(lab: BuildLab, args: tuple[str, ...], seen: str) -> None:
 
 
 def test_directories_are_merged_over_layers(lab: BuildLab) -> None:
-    """What earlier layers hold is seen: files stay, are replaced or gone around by links, as Docker does."""
+    """COPY sees the files of earlier layers: it keeps them, replaces them or follows their links, as Docker does."""
     made = lab.build(
         step("RUN", "cd /srv; mkdir d real; echo old > d/a; echo kept > d/k; ln -s real link; chmod 700 real", "root"),
         lab.copy({"t": None, "t/d": None, "t/d/a": "new", "t/link": None, "t/link/in": "through"}, "t", "/srv"),

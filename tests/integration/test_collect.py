@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.root, pytest.mark.templates]
 
 @pytest.fixture
 def store(stock_templates: None) -> Iterator[LayerStore]:
-    """A store with the base template alone, in directories that nobody else holds, and a layer that nobody uses."""
+    """A store with the base template alone, in separate directories, and an unused layer."""
     stock = LayerStore(load(None, os.environ).store_dir)
     base = stock.template("base")
     with tempfile.TemporaryDirectory(prefix="cloister-test-", dir=stock.root) as directory:

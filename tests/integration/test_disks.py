@@ -11,16 +11,16 @@ from pathlib import Path
 
 import pytest
 
+from cloister.disks import images
+from cloister.disks.ready import Disks
 from cloister.errors import IsolationError
-from cloister.runtime.namespace import rootfs
-from cloister.runtime.namespace.disks import Disks
 
 pytestmark = pytest.mark.root
 
 _HOLD = """
 import sys, time
 from pathlib import Path
-from cloister.runtime.namespace.disks import Disks
+from cloister.disks.ready import Disks
 disks = Disks(Path(sys.argv[1]), print, depth=2)
 fd = disks.take(Path(sys.argv[2]), 64, 1000)
 disks.settle()
@@ -92,9 +92,9 @@ def test_a_disk_is_mapped_to_one_sandbox_only(disks: Disks, tmp_path: Path) -> N
     userns = os.open(f"/proc/{holder.pid}/ns/user", os.O_RDONLY)
     fd = disks.take(tmp_path / "a", 64, 1000)
     try:
-        os.close(rootfs.map_disk(fd, userns))
+        os.close(images.map_disk(fd, userns))
         with pytest.raises(IsolationError, match="id-map"):
-            rootfs.map_disk(fd, userns)
+            images.map_disk(fd, userns)
     finally:
         holder.kill()
         holder.wait()

@@ -12,7 +12,7 @@ import pytest
 from framework.driver_root import DRIVERS, DriverProcess, DriverRoot
 from framework.waiting import eventually
 
-ARGV = ["/usr/bin/python3", "-I", "-S", f"{DRIVERS}/bash.py"]
+ARGV = ["/usr/bin/python3", "-I", "-S", f"{DRIVERS}/bash/main.py"]
 
 
 @pytest.fixture
@@ -22,15 +22,20 @@ def bash(driver_root: DriverRoot) -> DriverProcess:
 
 
 def run(bash: DriverProcess, code: str, **fields: Any) -> tuple[str, str, dict[str, Any] | None]:
-    """(stdout, stderr, error) of one cell. What a cell wrote is in the pipes when ``done`` comes; a marker tells when we have read it."""
+    """(stdout, stderr, error) of one cell. All output of a cell is in the pipes when ``done`` arrives; a marker shows its end."""
     del bash.raw_stdout[:], bash.raw_stderr[:]
     messages = bash.execute(code, **fields)
     assert messages[-1]["op"] == "done"
     errors = [message for message in messages if message["op"] == "error"]
     assert len(errors) <= 1
+    collect_output(bash)
+    return bash.raw_stdout.decode()[:-3], bash.raw_stderr.decode()[:-3], errors[0] if errors else None
+
+
+def collect_output(bash: DriverProcess) -> None:
+    """Wait until all output so far is read from the pipes, with a marker at its end."""
     bash.execute("echo @@; echo @@ >&2")
     eventually(lambda: bash.raw_stdout.endswith(b"@@\n") and bash.raw_stderr.endswith(b"@@\n"))
-    return bash.raw_stdout.decode()[:-3], bash.raw_stderr.decode()[:-3], errors[0] if errors else None
 
 
 def out(bash: DriverProcess, code: str, **fields: Any) -> str:
@@ -102,6 +107,12 @@ def test_code_is_data(bash: DriverProcess) -> None:
     assert "NUL" in error["value"]
 
 
+def test_line_ends_of_windows(bash: DriverProcess) -> None:
+    """A cell all of whose lines end in carriage return and newline is the same as without them; other carriage returns are data."""
+    assert out(bash, "for i in 1 2; do\r\n  echo $i\r\ndone\r\ncat <<X\r\na\r\nX\r\n") == "1\n2\na\n"
+    assert out(bash, "printf '%s' 'a\r\nb'\n") == "a\r\nb"
+
+
 def test_environment_of_a_run(bash: DriverProcess) -> None:
     """Variables of a run are data, reach children, and give way to the old values afterwards, also when the cell ends bash."""
     value = 'it\'s "q" $HOME `id` \n ü\\'
@@ -120,8 +131,8 @@ def test_environment_of_a_run(bash: DriverProcess) -> None:
         ("exit 3", "3"),
         ("f() { exit 4; }; f", "4"),
         ("set -e\nfalse\necho no", "1"),
-        ("set -u; echo $nosuch; echo no", "127"),
-        ("${q:?no}", "127"),
+        ("set -u; echo $nosuch; echo no", "1"),
+        ("${q:?no}", "1"),
     ],
 )
 def test_ending_bash_ends_only_the_cell(bash: DriverProcess, code: str, status: str) -> None:
@@ -140,7 +151,20 @@ def test_exit_0_is_no_error(bash: DriverProcess) -> None:
     assert out(bash, "echo $x") == "1\n"
 
 
-@pytest.mark.parametrize("code", ["exec true", "kill -9 $$", "trap 'echo bye' EXIT; exit 0"])
+@pytest.mark.parametrize(
+    ("code", "status"),
+    [("exec true", None), ("exec false", "1"), ("kill -9 $$", "137"), ("set -n; x=2", None), ("exec bash -c 'exit 3'", "3")],
+)
+def test_what_kills_bash_keeps_the_state_before_the_cell(bash: DriverProcess, code: str, status: str | None) -> None:
+    """Bash has no chance to hand over its state, but the driver saw it coming; the cell ends as a file does."""
+    out(bash, "x=1; f() { echo f$x; }; set -- a b")
+    _, _, error = run(bash, f"y=2; {code}")
+    assert (error and (error["name"], error["value"])) == (status and ("ExitStatus", status))
+    assert "what this cell did" in error["traceback"] if error else True
+    assert out(bash, "f; echo $2 ${y-gone}") == "f1\nb gone\n"
+
+
+@pytest.mark.parametrize("code", ["e=exec; $e true", "o=-n; set $o", "builtin trap 'echo bye' EXIT; exit 3"])
 def test_lost_state_is_told(bash: DriverProcess, code: str) -> None:
     """When bash could not hand over its state, the error says that it is lost, and the next cell works."""
     bash.execute("x=1")
@@ -151,9 +175,24 @@ def test_lost_state_is_told(bash: DriverProcess, code: str) -> None:
     assert out(bash, "echo ${x-gone}") == "gone\n"
 
 
-def test_the_users_exit_trap_is_heard(bash: DriverProcess) -> None:
-    """What an EXIT trap prints is not lost."""
-    assert run(bash, "trap 'echo bye' EXIT; exit 4")[0] == "bye\n"
+@pytest.mark.parametrize(
+    ("code", "printed", "status"),
+    [
+        ("trap 'echo bye' EXIT; exit 4", "bye\n", "4"),
+        ("trap 'echo bye $?' EXIT; (exit 5)", "bye 5\n", "5"),
+        ("set -e; trap 'rc=$?; echo bye $rc; exit 6' EXIT\nfalse", "bye 1\n", "6"),
+        ("f() { local x=local IFS=,; trap 'echo bye $x' EXIT; exit 4; }; f", "bye local\n", "4"),
+        ("f() { local -r z=local; exit 4; }; f", "", "4"),
+    ],
+)
+def test_an_exit_trap_ends_with_its_cell_and_the_state_goes_on(bash: DriverProcess, code: str, printed: str, status: str) -> None:
+    """It runs once, with the status in $?, when the cell ends, however it does; variables of functions do not become global ones."""
+    out(bash, "y=1; x=global")
+    stdout, _, error = run(bash, f"y=2; {code}")
+    assert stdout == printed
+    assert error is not None
+    assert (error["name"], error["value"]) == ("ExitStatus", status)
+    assert out(bash, "echo $y ${z-none}; declare -p IFS; trap") == "2 none\ndeclare -- IFS=$' \\t\\n'\n"
 
 
 @pytest.mark.parametrize(
@@ -179,6 +218,7 @@ def test_interrupt_keeps_the_state(bash: DriverProcess, code: str, limit_s: floa
     assert [message["op"] for message in messages] == ["error", "done"]
     assert messages[0]["name"] == "KeyboardInterrupt"
     assert took_s < limit_s
+    collect_output(bash)  # bash may have told that a child was killed
     assert out(bash, "echo $x; declare -p IFS; [[ -o nounset ]] || echo u; pgrep -fc '^sleep 500'; pgrep -fc '^sleep 1000' || true") == (
         "global\ndeclare -- IFS=$' \\t\\n'\nu\n1\n0\n"
     )
@@ -230,11 +270,24 @@ def test_cells_read_nothing_and_leave_descriptors_alone(bash: DriverProcess) -> 
     assert out(bash, "echo more >&5; cat /tmp/five") == "five\nmore\n"
 
 
-def test_loop_words_outside_a_loop_end_the_cell(bash: DriverProcess) -> None:
-    """A stray break does not end the session."""
-    bash.execute("x=1")
-    run(bash, "echo a; break; echo b")
-    assert out(bash, "echo $x") == "1\n"
+def test_nothing_of_a_cell_reaches_the_drivers_own_lines(bash: DriverProcess) -> None:
+    """Loop words, functions and aliases named like builtins, options and closed descriptors disturb neither the rest nor the next cell."""
+    assert run(bash, "x=1; echo a; break; continue 2; return 3; echo b")[0] == "a\nb\n"
+    bash.execute("builtin() { echo mine; }; eval() { :; }; read() { :; }; source() { :; }; trap() { :; }; return() { :; }")
+    bash.execute("unset -f eval read source trap return; alias eval=no builtin=no printf=no unset=no trap=no; IFS=x; set -fv")
+    bash.execute("unalias -a; set +fv; unset IFS; readonly IFS LINENO; set -o posix; export BASH_ENV=/nonexistent POSIXLY_CORRECT=1")
+    bash.execute("set +o posix; for fd in /proc/$$/fd/*; do exec {fd##*/}>&-; done 2>/dev/null; exec 0<&- 1>&- 2>&-")
+    bash.execute('for fd in {3..255}; do eval "exec $fd>&-"; done 2>/dev/null')
+    assert out(bash, "echo $x; [[ ! -v nothing ]] && echo $LINENO") == "1\n1\n"
+
+
+def test_a_cell_is_a_file_to_bash(bash: DriverProcess) -> None:
+    """The usual guard of scripts runs main; names, lines and errors are those of a script named bash, in functions of earlier cells too."""
+    main = 'main() { echo "main $#"; }\n[[ "${BASH_SOURCE[0]}" == "$0" ]] && main "$@"\n(return 0 2>/dev/null) || echo executed'
+    assert out(bash, main) == "main 0\nexecuted\n"
+    out(bash, "f() {\n\n  nosuchcommand\n  caller\n}")
+    assert run(bash, "\nf")[:2] == ("2 bash\n", "bash: line 3: nosuchcommand: command not found\n")
+    assert out(bash, "declare -F; compgen -A function") == "declare -f f\ndeclare -f main\nf\nmain\n"
 
 
 def test_tracing_shows_only_the_users_commands(bash: DriverProcess) -> None:

@@ -106,6 +106,119 @@ class Helper {
     assert text(java.execute('static void main(String[] args) { System.out.println("bare"); }')) == "bare\n"
 
 
+UNIT = """package com.example;
+sealed interface Shape permits Circle { }
+record Circle(double radius) implements Shape { Circle { if (radius < 0) throw new IllegalArgumentException("negative"); } }
+enum Op { ADD { int of(int a, int b) { return a + b; } }; abstract int of(int a, int b); }
+class Cat extends Animal { Cat(String name) { super(name); } }
+class Animal { final String name; Animal(String name) { this.name = name; } }
+public class Main {
+  static int calls;
+  static int add(int a, int b) { calls++; return Op.ADD.of(a, b); }
+  public static void main(String[] args) {
+    System.out.println(new Circle(1) + " " + add(1, 2) + " " + new Cat("Tom").name + " " + new Animal("x").getClass().getName());
+    throw new IllegalStateException("outer", new RuntimeException("inner"));
+  }
+}
+"""
+
+
+def test_a_programs_classes_are_one_unit_and_later_cells_have_them(java: DriverProcess) -> None:
+    """Declarations in any order, with their own names in output and traces; later cells reach all but private members, and their state."""
+    messages = java.execute(UNIT)
+    assert text(messages) == "Circle[radius=1.0] 3 Tom com.example.Animal\n"
+    trace = "java.lang.IllegalStateException: outer\n\tat com.example.Main.main(Main.java:12)\n"
+    trace += "Caused by: java.lang.RuntimeException: inner\n\t... 1 more"
+    assert error(messages)["traceback"] == trace
+    assert value(java.execute('Main.add(2, 3) + Main.calls + new Cat("Kit").name.length()')) == "10"
+    assert value(java.execute("import com.example.*;\nimport com.example.Op;\nOp.ADD.of(1, 1)")) == "2"
+    assert text(java.execute(UNIT.replace("calls++;", "calls += 5;"))).startswith("Circle[radius=1.0] 3 ")
+    assert value(java.execute("Main.calls")) == "5"
+
+
+def test_types_without_main_are_one_unit(java: DriverProcess) -> None:
+    """A class above its superclass, types beside statements, and types that use variables of the session."""
+    assert [m["op"] for m in java.execute("class B extends A { B() { super(3); } }\nclass A { int n; A(int n) { this.n = n; } }")] == [
+        "done"
+    ]
+    assert value(java.execute("new B().n + new B().getClass().getName()")) == "3B"
+    code = "var e = E.X;\nrecord R(int n) { R { n++; } }\nenum E { X { int v() { return 7; } }; abstract int v(); }\nnew R(1).n() + e.v()"
+    assert value(java.execute(code)) == "9"
+    java.execute("int base = 3;\nint twice(int n) { return 2 * n; }")
+    assert value(java.execute("class Uses { int f() { return twice(base); } }\nnew Uses().f()")) == "6"
+    java.execute("class UsesToo { int f() { return twice(base); } }")
+    assert value(java.execute("base = 4; new UsesToo().f()")) == "8"
+
+
+def test_a_type_that_is_declared_again_is_new_everywhere(java: DriverProcess) -> None:
+    """Later cells, methods and classes that use it have the new one; variables of the old type are null."""
+    java.execute("class A { int v = 1; }")
+    java.execute("class User { int get() { return new A().v; } }\n")
+    java.execute("int viaMethod() { return new A().v; }\nA kept = new A();")
+    java.execute("class A { int v = 2; }")
+    assert value(java.execute("new User().get() + viaMethod() + new A().v")) == "6"
+    assert value(java.execute('"" + kept')) == "null"
+    java.execute("class Twice { int f() { return 1; } }\nclass Other { int g() { return new Twice().f(); } }")
+    assert value(java.execute("class Twice { int f() { return 2; } }\nnew Twice().f() + new Other().g()")) == "4"
+
+
+def test_names_that_collide_never_poison_the_context(java: DriverProcess) -> None:
+    """The latest import or declaration of a name wins; a program's imports that would change a name stay its own."""
+    assert (
+        text(
+            java.execute(
+                "import java.awt.*;\nimport java.util.List;\npublic class W { public static void main(String[] a) { "
+                "System.out.println(List.of(new Point(1, 2).x)); } }"
+            )
+        )
+        == "[1]\n"
+    )
+    assert value(java.execute("List<Integer> some = List.of(1); some")) == "[1]"
+    assert value(java.execute("import java.sql.*; new Date(0L).getClass().getName()")) == "java.sql.Date"
+    assert value(java.execute("import java.util.*; new Date(0L).getClass().getName()")) == "java.util.Date"
+    java.execute("class Date { }")
+    assert value(java.execute("new Date().getClass().getName()")) == "Date"
+    assert error(java.execute('class Date { int x = "no"; }'))["name"] == "CompilationError"
+    assert value(java.execute("new Date().getClass().getName()")) == "Date"
+    assert value(java.execute("import java.util.Date; new Date(0L).getTime()")) == "0"
+
+
+def test_what_a_program_changes_of_the_jvm_is_put_back(java: DriverProcess) -> None:
+    """Streams, locale and thread numbers; shutdown hooks run at its end, finally blocks after System.exit print nothing."""
+    code = """public class P { public static void main(String[] args) throws Exception {
+      new java.util.Scanner(System.in).close();
+      java.util.Locale.setDefault(java.util.Locale.GERMANY);
+      Thread thread = new Thread(() -> System.out.println(Thread.currentThread().getName()));
+      thread.start();
+      thread.join();
+      Runtime.getRuntime().addShutdownHook(new Thread(() -> System.out.println("hook")));
+      System.setErr(System.out);
+      try { System.exit(2); } finally { System.out.println("not printed"); }
+    } }"""
+    for _ in range(2):
+        messages = java.execute(code)
+        assert text(messages) == "Thread-0\nhook\n"
+        assert error(messages)["value"] == "exit code 2"
+    messages = java.execute('System.err.print(String.format("%.1f", 1.5)); System.in.read()')
+    assert (text(messages, "stderr"), value(messages)) == ("1.5", "-1")
+
+
+def test_a_program_that_reflects_keeps_its_modifiers(java: DriverProcess) -> None:
+    """Members have the modifiers that they were written with, and later cells use a copy of the classes."""
+    code = "class M { int plain; static int two() { return 2; } public static void main(String[] a) throws Exception {"
+    assert text(java.execute(code + ' System.out.println(M.class.getDeclaredField("plain")); } }')) == "int M.plain\n"
+    assert value(java.execute("M.two()")) == "2"
+
+
+def test_childrens_output_is_between_the_lines_around_it(java: DriverProcess) -> None:
+    """Before a child gets the kernel's streams, the agent has taken what was printed; nothing is asked for when nothing was printed."""
+    child = 'new ProcessBuilder("echo", "b").inheritIO().start().waitFor();'
+    code = f'{child.replace("echo", "true")}\nSystem.out.println("a");\n{child}\nSystem.out.println("c");'
+    messages = java.execute(code)
+    assert [message.get("text", "ack" in message) for message in messages] == ["a\n", True, "c\n", False]
+    assert java.raw_stdout == b"b\n"
+
+
 def test_main_runs_only_where_it_is_declared(java: DriverProcess) -> None:
     """A later cell does not run it again, and a cell that calls main itself runs it once."""
     code = 'class P { public static void main(String[] a) { System.out.println("run"); } }'
@@ -141,7 +254,10 @@ def test_compile_errors_have_line_and_mark(java: DriverProcess) -> None:
     assert failure["traceback"].startswith('cell-1:3:9: error:\nint b = "no";\n        ^\n')
     failure = error(java.execute("public class Main {\n  public static void main(String[] a) {\n    new Missing();\n  }\n}"))
     assert failure["value"] == "cannot find symbol: class Missing"
-    assert failure["traceback"].startswith("cell-2:3:")
+    assert failure["traceback"].startswith(
+        "Main.java:3: error: cannot find symbol\n    new Missing();\n        ^\n  symbol:   class Missing\n"
+    )
+    assert failure["traceback"].endswith("\n1 error")
 
 
 def test_exceptions_have_the_users_lines(java: DriverProcess) -> None:
@@ -177,6 +293,8 @@ ENDLESS = {
     "other thread": "new Thread(() -> { while (true); }).start();",
     "socket": "new ServerSocket(0).accept()",
     "printing": 'while (true) System.out.println("x");',
+    "program": "public class Endless { public static void main(String[] a) { while (true) { try { spin(); } catch (Throwable t) { } } } "
+    "static void spin() { for (;;); } }",
 }
 
 
@@ -237,7 +355,7 @@ USUAL = {
 
 
 def test_the_usual_packages_are_imported_and_can_be_imported_again(java: DriverProcess) -> None:
-    """What a context begins with behaves as if a cell had imported it."""
+    """The initial imports of a context behave like imports of a cell."""
     for package, name in USUAL.items():
         assert value(java.execute(f"{name}.class.getName()")) == f"{package}.{name}"
         assert [message["op"] for message in java.execute(f"import {package}.*;")] == ["done"]

@@ -2,83 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 import socket
 import subprocess
+import sys
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-import cloister
-from framework.driver_root import DRIVERS, DriverProcess, DriverRoot
+from framework.driver_root import DRIVER_SOURCE, DRIVERS, DriverProcess, DriverRoot
+from framework.node_driver import ARGV, TAKEN, Messages, Start, error, text, value
+from framework.waiting import eventually
 
 __all__: list[str] = []
 pytestmark = [pytest.mark.root, pytest.mark.templates]
 
-DRIVER_SOURCE = Path(cloister.__file__).parent / "agent" / "drivers"
-ARGV = ["/usr/bin/node", f"{DRIVERS}/node/main.js"]
-Messages = list[dict[str, Any]]
-Start = Callable[[], DriverProcess]
-
-
-@pytest.fixture(scope="module")
-def node_modules(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The driver's libraries: those of a built agent tree, or installed from the lock file."""
-    store = Path(os.environ.get("CLOISTER_TEST_STORE", "/var/lib/cloister/store"))
-    for found in store.glob("agent/*/drivers/node_modules"):
-        return found
-    if shutil.which("npm") is None:
-        pytest.skip("needs npm")
-    place = tmp_path_factory.mktemp("drivers")
-    for name in ("package.json", "package-lock.json"):
-        shutil.copy(DRIVER_SOURCE / name, place)
-    subprocess.run(["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund"], cwd=place, check=True, capture_output=True)
-    return place / "node_modules"
-
-
-@pytest.fixture
-def start(driver_root: DriverRoot, node_modules: Path) -> Start:
-    """Starts a kernel with the libraries in place."""
-    return lambda: driver_root.start(ARGV, binds={node_modules: "/.cloister/agent/node_modules"})
-
-
-@pytest.fixture
-def node(start: Start) -> DriverProcess:
-    """A running kernel."""
-    return start()
-
-
-def text(messages: Messages, op: str = "stdout") -> str:
-    """All text of one stream."""
-    return "".join(message["text"] for message in messages if message["op"] == op)
-
-
-def value(messages: Messages) -> Any:
-    """The text of the one main result, or None."""
-    results = [message for message in messages if message["op"] == "result"]
-    assert len(results) <= 1, results
-    return results[0]["data"].get("text/plain") if results else None
-
-
-def error(messages: Messages) -> dict[str, Any]:
-    """The one error of a run."""
-    errors = [message for message in messages if message["op"] == "error"]
-    assert len(errors) == 1, messages
-    return errors[0]
-
-
-def interrupt_after(kernel: DriverProcess, code: str, delay_s: float = 0.4) -> Messages:
+def interrupt_after(kernel: DriverProcess, code: str, delay_s: float = 0.4, limit_s: float = 5) -> Messages:
     """Run code and interrupt it by message."""
     threading.Timer(delay_s, lambda: kernel.send({"op": "interrupt", "id": kernel._last_id})).start()
     started = time.monotonic()
-    messages = kernel.execute(code, timeout_s=10)
-    assert time.monotonic() - started < 5
+    messages = kernel.execute(code, timeout_s=2 * limit_s)
+    assert time.monotonic() - started < limit_s
     return messages
 
 
@@ -145,14 +94,13 @@ def test_an_interval_ends_the_cell_when_cleared(node: DriverProcess) -> None:
     assert text(node.execute(code)) == "1\n2\n3\n"
 
 
-@pytest.mark.slow
 def test_an_endless_interval_does_not_hold_the_cell(node: DriverProcess) -> None:
-    """The cell ends after the linger time, the interval goes on, and the next cell does not wait for it."""
+    """The cell ends soon, the interval goes on, and the next cell does not wait for it."""
     started = time.monotonic()
-    node.execute("globalThis.n = 0; setInterval(() => n++, 20); 0")
-    assert 9 < time.monotonic() - started < 15
+    node.execute("globalThis.n = 0; setInterval(() => n++, 5); 0")
+    assert time.monotonic() - started < 8
     started = time.monotonic()
-    assert int(value(node.execute("n"))) > 100
+    assert int(value(node.execute("n"))) > 20
     assert time.monotonic() - started < 5
 
 
@@ -193,7 +141,7 @@ def test_errors_show_the_users_lines_only(node: DriverProcess) -> None:
 
 
 def test_errors_in_callbacks_belong_to_the_cell(node: DriverProcess) -> None:
-    """A throw in a timer and a rejection that nobody handles are the run's error, and the kernel lives on."""
+    """A throw in a timer and an unhandled rejection are the run's error, and the kernel stays alive."""
     assert error(node.execute("setTimeout(() => { throw new Error('late') }, 20); 0"))["value"] == "late"
     assert error(node.execute("Promise.reject(new RangeError('no')); 0"))["name"] == "RangeError"
     assert value(node.execute("1 + 1")) == "2"
@@ -234,9 +182,17 @@ def test_interrupt_stops_it_and_keeps_the_state(node: DriverProcess, code: str) 
     node.execute("const kept = 42")
     assert error(interrupt_after(node, code))["name"] == "KeyboardInterrupt"
     assert value(node.execute("kept")) == "42"
-    time.sleep(0.4)
     left = "require('child_process').execSync('ps -eo comm', {encoding: 'utf8'}).includes('sleep')"
-    assert value(node.execute(left)) == "false"
+    eventually(lambda: value(node.execute(left)) == "false")
+
+
+def test_interrupt_of_a_waiting_cell_on_a_busy_host(node: DriverProcess) -> None:
+    """The driver lives when it has no processor to take the interrupt in time: it is told to stop before the child's end wakes it."""
+    with contextlib.ExitStack() as stack:
+        for _ in range(2 * (os.cpu_count() or 1)):
+            stack.callback(stack.enter_context(subprocess.Popen([sys.executable, "-c", "while True: pass"])).kill)
+        for _ in range(6):
+            assert error(interrupt_after(node, ENDLESS["blocking child"], limit_s=30))["name"] == "KeyboardInterrupt"
 
 
 def test_environment_is_data_and_of_one_run(node: DriverProcess) -> None:
@@ -282,15 +238,24 @@ def test_the_first_run_can_be_interrupted_at_once(start: Start) -> None:
     assert node.execute("kept")[0]["data"]["text/plain"] == "1"
 
 
-def test_packed_sucrase_is_what_the_package_is(driver_root: DriverRoot, node_modules: Path, tmp_path: Path) -> None:
-    """pack.js makes a script of which V8 takes the code that was kept with it, and the driver uses it."""
+def test_packed_compilers_are_what_the_packages_are(driver_root: DriverRoot, node_modules: Path, tmp_path: Path) -> None:
+    """pack.js makes scripts of which V8 takes the code that was kept with them, and the driver uses them."""
     shutil.copytree(DRIVER_SOURCE / "node", tmp_path / "node")
     binds = {node_modules: "/.cloister/agent/node_modules", tmp_path / "node": f"{DRIVERS}/node"}
     packing = driver_root.spawn(["/usr/bin/node", f"{DRIVERS}/node/pack.js"], binds=binds)
     assert packing.wait(60) == 0, packing.raw_stderr.decode()
-    node = driver_root.start(ARGV, binds=binds)
+    node = driver_root.start(ARGV, binds={tmp_path / "node": f"{DRIVERS}/node"})  # without the packages
     assert node.execute("let n: number = 1; n", language="typescript")[0]["data"]["text/plain"] == "1"
-    place = json.dumps(f"{DRIVERS}/node/sucrase")
-    read = f"const {{readFileSync: read}} = require('fs'); const place = {place};"
-    script = "new (require('vm').Script)(read(place + '.packed.js', 'utf8'), {cachedData: read(place + '.cache')})"
-    assert node.execute(f"{read} {script}.cachedDataRejected")[0]["data"]["text/plain"] == "false"
+    assert node.execute("namespace N { export const n = 2 } N.n", language="typescript")[0]["data"]["text/plain"] == "2"
+    assert node.execute("import { sep } from 'path'; sep")[0]["data"]["text/plain"] == "'/'"
+    for package in ("sucrase", "acorn", "typescript"):
+        place = json.dumps(f"{DRIVERS}/node/{package}")
+        read = f"const {{readFileSync: read}} = require('fs'); const place = {place};"
+        script = "new (require('vm').Script)(read(place + '.packed.js', 'latin1'), {cachedData: read(place + '.cache')})"
+        assert node.execute(f"{read} {script}.cachedDataRejected")[0]["data"]["text/plain"] == "false"
+    other = driver_root.start(ARGV, binds={tmp_path / "node": f"{DRIVERS}/node"})
+    other.execute(TAKEN)  # what a cell declares is nothing to the compilers
+    for code in ("enum E { A }\nlet x: number = ;", "namespace N { export const n: number = 1 }\nconst k: = 1"):
+        assert error(other.execute(code, language="typescript"))["traceback"].startswith(f"cell-{other._last_id}.ts:2")
+    code = "namespace N { export const n: number = 1 } enum E { A = 4 } N.n + E.A"
+    assert value(other.execute(code, language="typescript")) == "5"

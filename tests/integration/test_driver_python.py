@@ -11,7 +11,7 @@ import pytest
 from framework.driver_root import DRIVERS, DriverProcess, DriverRoot
 from framework.waiting import eventually
 
-ARGV = ["/usr/bin/python3", f"{DRIVERS}/python.py"]
+ARGV = ["/usr/bin/python3", f"{DRIVERS}/python/main.py"]
 
 
 def texts(messages: list[dict[str, Any]]) -> list[str]:
@@ -26,7 +26,7 @@ def error(messages: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def stdout(kernel: DriverProcess, messages: list[dict[str, Any]], *, stream: str = "raw_stdout") -> str:
-    """What fd 1 has given by now; the run is over, so a moment is enough for the reading thread."""
+    """Bytes of fd 1 so far. The run is over, so the reading thread needs only a moment."""
     assert messages[-1]["op"] == "done"
     deadline, seen = time.monotonic() + 0.3, -1
     while time.monotonic() < deadline and seen != len(getattr(kernel, stream)):
@@ -90,7 +90,7 @@ def test_error_has_the_users_lines(python: DriverProcess) -> None:
     assert "line 4" in found["traceback"]
     assert "line 2, in f()" in found["traceback"]
     assert "\x1b" not in found["traceback"]
-    assert "python_shell" not in found["traceback"]
+    assert "cloister_kernel" not in found["traceback"]
 
 
 @pytest.mark.parametrize(
@@ -165,6 +165,33 @@ def test_interrupt_stops_and_keeps_state(python: DriverProcess, code: str) -> No
     found = error(python.execute(code, timeout_s=10))
     assert found["name"] == "KeyboardInterrupt"
     assert texts(python.execute("kept")) == ["1"]
+
+
+def test_an_interrupt_ends_the_wait_for_the_agent(python: DriverProcess) -> None:
+    """A display that the agent does not take holds the code; an interrupt ends it, and the answer that comes late is passed over."""
+    python.acknowledges = False
+    python.send({"op": "execute", "id": 1, "code": "try:\n    display(1)\nexcept KeyboardInterrupt:\n    kept = 2\nkept", "envs": {}})
+    shown = python.receive()
+    assert (shown["data"]["text/plain"], shown["ack"]) == ("1", 1)
+    python.interrupt()
+    value = python.receive()
+    assert (value["data"]["text/plain"], value["main"], "ack" in value) == ("2", True, False)
+    assert python.receive()["op"] == "done"
+    python.send({"op": "ack", "ack": 1})
+    python.acknowledges = True
+    assert texts(python.execute("display(3)\nkept")) == ["3", "2"]
+
+
+def test_only_code_that_goes_on_waits_for_the_agent(python: DriverProcess) -> None:
+    """Results in the middle of a cell ask for an answer; the main value, other threads and what runs between cells do not."""
+    code = (
+        "import sys, threading\nthread = threading.Thread(target=display, args=(1,)); thread.start()\nthread.join()\nsys.displayhook(2)\n3"
+    )
+    assert [message.get("ack") for message in python.execute(code) if message["op"] == "result"] == [None, 1, None]
+    code = "import matplotlib.pyplot as plt\nplt.plot([1]); plt.show()\nprint()"
+    assert [message.get("ack") for message in python.execute(code)] == [2, None]
+    python.execute("import asyncio\nasync def later(): await asyncio.sleep(0.2); display(5)\ntask = asyncio.create_task(later())")
+    assert "ack" not in python.receive()
 
 
 def test_interrupt_while_idle_does_nothing(python: DriverProcess) -> None:

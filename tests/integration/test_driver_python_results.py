@@ -1,4 +1,4 @@
-"""What the Python driver shows: frames, figures with their chart data, images, html and the rest, as official clients read them."""
+"""Results of the Python driver: frames, figures with their chart data, images, html and others, as official clients read them."""
 
 from __future__ import annotations
 

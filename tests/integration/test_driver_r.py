@@ -40,7 +40,7 @@ int clock_gettime(clockid_t id, struct timespec *now)
 
 
 def built(driver_root: DriverRoot, build: str, into: Path) -> Path:
-    """What a command line makes in the root, where a compiler is, and writes to its standard output; made once."""
+    """The standard output of a command line in the root, which has a compiler; run once."""
     if build not in _built:
         process = driver_root.spawn(["/bin/bash", "-ec", build], binds={SOURCES: DRIVERS})
         assert process.wait(60) == 0, process.raw_stderr.decode()
@@ -60,7 +60,7 @@ def native(driver_root: DriverRoot, tmp_path: Path) -> Path:
 @pytest.fixture
 def r(driver_root: DriverRoot, native: Path) -> DriverProcess:
     """A ready R driver."""
-    return driver_root.start(["/usr/bin/Rscript", f"{DRIVERS}/kernel.R"], binds={native: NATIVE})
+    return driver_root.start(["/usr/bin/Rscript", f"{DRIVERS}/r/main.R"], binds={native: NATIVE})
 
 
 def streams(r: DriverProcess, code: str, **fields: Any) -> tuple[str, str]:
@@ -141,6 +141,72 @@ def test_plots(r: DriverProcess) -> None:
     assert text(r, "file.exists('/tmp/own.png') && !file.exists('Rplots.pdf')") == "[1] TRUE"
 
 
+def test_a_page_that_is_drawn_on_after_text_is_complete(r: DriverProcess) -> None:
+    """The last page is the whole plot. Later code of the cell that adds to it replaces the page; otherwise both pages are sent."""
+
+    def images(code: str) -> list[str]:
+        return [m["data"]["image/png"] for m in results(r, code) if "image/png" in m["data"]]
+
+    (plain,), (whole,) = images("plot(1:3)"), images("plot(1:3); lines(3:1); legend('top', 'a')")
+    assert plain != whole
+    assert images("plot(1:3)\ncat('text')\nlines(3:1)\nmessage('more')\nlegend('top', 'a')") == [whole]
+    assert images("{ plot(1:3); cat('a'); lines(3:1); cat('b'); legend('top', 'a'); cat('c') }") == [plain, whole]
+    assert images("for (i in 1:2) { plot(1:3); cat('a') }; cat('b')") == [plain, plain]
+    assert len(images("par(mfrow = c(1, 2)); plot(1); cat('one'); plot(2); cat('two')")) == 1
+    assert images("plot(1:3); pdf(NULL); cat('a'); plot(2); invisible(dev.off()); lines(3:1); legend('top', 'a')") == [plain, whole]
+    assert len(images("for (i in 1:2) { print(ggplot2::qplot(1:9, geom = 'histogram')); message('m') }")) == 2
+
+
+def test_an_interrupt_ends_the_wait_for_an_answer(driver_root: DriverRoot, native: Path) -> None:
+    """A run that waits until the agent has taken a plot is interrupted like any other."""
+    r = driver_root.start(["/usr/bin/Rscript", f"{DRIVERS}/r/main.R"], binds={native: NATIVE})
+    send, r.send = r.send, lambda message: None if message["op"] == "ack" else send(message)  # type: ignore[method-assign]  # replaced on purpose
+    messages = r.stream("for (i in 1:2) { plot(i); cat('text') }")
+    assert next(messages)["op"] == "result"
+    r.interrupt()
+    assert [message.get("name", message["op"]) for message in messages] == ["KeyboardInterrupt", "done"]
+
+
+def test_data_of_every_kind_of_column(r: DriverProcess) -> None:
+    """Numbers keep all digits; matrices and frames in columns are several; dates, times, lists and odd types are text; names differ."""
+
+    def data(code: str) -> Any:
+        (result,) = results(r, code)
+        return result["data"].get("application/vnd.e2b.data")
+
+    assert data("data.frame(n = c(0.1 + 0.2, 1/3, 1e300, 2^53), i = c(1234567890123456, -0.5, NA, -Inf))") == {
+        "n": [0.1 + 0.2, 1 / 3, 1e300, 2**53],
+        "i": [1234567890123456, -0.5, None, None],
+    }
+    assert data(
+        "d <- data.frame(id = 1:2); d$m <- matrix(1:4, 2); d$k <- matrix(5:6, 2); d$f <- data.frame(a = 1:2, b = c('x', NA)); d"
+    ) == {
+        "id": [1, 2],
+        "m.1": [1, 2],
+        "m.2": [3, 4],
+        "k": [5, 6],
+        "f.a": [1, 2],
+        "f.b": ["x", None],
+    }
+    times = "t = as.POSIXct(c('2024-07-01 12:00:00.5', NA), tz = 'Europe/Berlin'), d = as.difftime(c(90, NA), units = 'mins')"
+    assert data(f"data.frame({times}, z = c(1+2i, NA), r = as.raw(c(1, 255)))") == {
+        "t": ["2024-07-01T12:00:00.500+02:00", None],
+        "d": ["90 mins", None],
+        "z": ["1+2i", None],
+        "r": ["01", "ff"],
+    }
+    assert data("data.frame(a = 1, a = '2', check.names = FALSE)") == {"a": [1], "a.1": ["2"]}
+    assert data("data.frame(a = integer(0), b = character(0))") == {"a": [], "b": []}
+    assert data("data.frame()") is None
+    assert data("d <- data.frame(x = 1:2); d$l <- list(1:2, NULL); d")["l"][0] == "1, 2"
+    assert streams(r, "d <- data.frame(x = I(list(1, 'a')), s = c('ä', '\\xff')); d$e <- as.POSIXlt(0, 'UTC') + 0:1; d")[1] == ""
+
+
+def test_line_ends_of_windows(r: DriverProcess) -> None:
+    """A cell with carriage returns at the ends of its lines is the same as without them."""
+    assert text(r, "x <- 'a\r\nb'\r\nif (TRUE) {\r\n  x\r\n}\r\n") == '[1] "a\\nb"'
+
+
 def test_streams_live_and_apart(r: DriverProcess) -> None:
     """Output arrives while the cell sleeps, with and without a newline; messages and warnings go to stderr, with their call."""
     r.send({"op": "execute", "id": 900, "code": "cat('one\\n'); Sys.sleep(2); cat('dots.'); Sys.sleep(2); cat('\\n')", "envs": {}})
@@ -155,7 +221,7 @@ def test_streams_live_and_apart(r: DriverProcess) -> None:
 
 
 def test_children_write_in_order(r: DriverProcess) -> None:
-    """What system() and forked workers print is not lost and keeps its place."""
+    """Output of system() and of forked workers arrives complete and in order."""
     code = "cat('a '); invisible(system('echo b')); cat('c '); invisible(system2('echo', 'd')); cat('e\\n')"
     assert streams(r, code)[0] == "a b\nc d\ne\n"
     assert streams(r, "invisible(parallel::mclapply(1:2, function(i) if (i == 2) cat('worker')))")[0] == "worker"
@@ -231,7 +297,7 @@ def test_an_idle_interrupt_does_nothing(r: DriverProcess) -> None:
 
 
 def test_no_questions(r: DriverProcess) -> None:
-    """There is nobody to ask: readline gives an empty string at once, and R is not interactive."""
+    """R is not interactive: readline returns an empty string at once."""
     assert text(r, "identical(readline('name? '), '') && !interactive()") == "[1] TRUE"
 
 
@@ -256,7 +322,7 @@ def test_kernels_of_the_same_moment_draw_differently(driver_root: DriverRoot, na
     drawn = []
     for _ in range(2):
         r = driver_root.start(
-            ["/usr/bin/Rscript", f"{DRIVERS}/kernel.R"],
+            ["/usr/bin/Rscript", f"{DRIVERS}/r/main.R"],
             env={"LD_PRELOAD": "/usr/local/lib/same.so"},
             binds={native: NATIVE, same_moment: "/usr/local/lib/same.so"},
         )
@@ -269,10 +335,13 @@ def test_kernels_of_the_same_moment_draw_differently(driver_root: DriverRoot, na
     assert all(first != second for first, second in zip(*drawn, strict=True)), drawn
 
 
-def test_quit_ends_the_kernel_with_its_code(r: DriverProcess) -> None:
-    """quit() ends the process with the user's code, and what was printed before is out."""
-    r.send({"op": "execute", "id": 900, "code": "cat('last words'); quit('no', 3)", "envs": {}})
-    with pytest.raises(EOFError):
-        r.receive()
-    assert r.wait() == 3
-    eventually(lambda: r.raw_stdout == b"last words")
+def test_quit_ends_the_cell_and_not_the_kernel(r: DriverProcess) -> None:
+    """quit() ends a cell, quietly for status 0 and with an error that has the status otherwise; clean-up runs, and the state stays."""
+    r.execute("x <- 5")
+    assert (
+        streams(r, "cat('last words'); f <- function() { on.exit(cat(' and more')); q() }; f(); cat('never')")[0] == "last words and more"
+    )
+    ended = error(r, "quit('no', 3); cat('never')")
+    assert (ended["name"], ended["value"], ended["traceback"]) == ("SystemExit", "3", "SystemExit: 3")
+    assert text(r, "x") == "[1] 5"
+    assert results(r, "invisible(parallel::mclapply(1:2, function(i) quit('no', 1)))") == []

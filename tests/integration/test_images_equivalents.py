@@ -1,4 +1,4 @@
-"""What stands for well-known images when no registry answers, made of packages; needs Debian's archive and npm's registry."""
+"""Equivalents of well-known images without a registry, made of packages; needs Debian's archive and npm's registry."""
 
 from __future__ import annotations
 
@@ -8,13 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from cloister.runtime.namespace.step import StepRunner
 from cloister.template.bootstrap import Bootstrap, host_mirror
-from cloister.template.builder import BuildContext
-from cloister.template.images.library import Images
+from cloister.template.images.library import NodeImageLibrary
 from cloister.template.images.reference import ImageMap
 from cloister.template.images.tools import ImageTools
 from cloister.template.progress import PlainProgress
+from cloister.template.stockbuilder import StockBuildContext
 from framework.build_node import build_node
 from framework.image_node import ImageNode
 from framework.image_tools import ensure_tree
@@ -27,15 +26,15 @@ def node(stock_templates: None) -> Iterator[ImageNode]:
     """Docker's registry is mapped to a name that does not exist."""
     layers = (*ensure_tree("images"), *ensure_tree("bookworm"))
     with build_node(further_layers=layers) as node:
-        context = BuildContext(
+        context = StockBuildContext(
             store=node.store,
-            run_step=StepRunner(node.host.runtime).run_step,
+            run_step=node.host.run_step,
             progress=PlainProgress(io.StringIO()),
             host_layer=node.host.host_layer,
             bootstrap=Bootstrap(mirror=host_mirror(Path("/etc"), "bookworm")),
         )
         image_map = ImageMap(("docker.io/*=registry.invalid/*",))
-        yield ImageNode(node, Images(node.store, node.workbench, ImageTools(context), image_map))
+        yield ImageNode(node, NodeImageLibrary(node.store, node.build_sandboxes, ImageTools(context), image_map))
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Images of a registry on this very host: by a door that the operator has allowed, with TLS or without."""
+"""Images of a registry on this host, through a port forward that the operator allowed, with TLS or without."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from cloister.errors import BuildError
-from cloister.template.images.registries import Registries
+from cloister.template.images.registries import RegistrySettings
 from framework.host_registry import HostRegistry, host_registry
 from framework.image_node import ImageNode, host_node
-from framework.pretend_internet import write_certificates
+from framework.pretend_certificates import write_certificates
 from framework.registry import Image, entry, layer
 from framework.server import free_port
 
@@ -37,9 +37,9 @@ def run(node: ImageNode, reference: str) -> str:
     return node.run(node.base(reference), "cat /made")
 
 
-def listed(*names: str, insecure: tuple[str, ...] = ()) -> Registries:
+def listed(*names: str, insecure: tuple[str, ...] = ()) -> RegistrySettings:
     """Of this host."""
-    return Registries(names, insecure)
+    return RegistrySettings(names, insecure)
 
 
 def own_address() -> str:
@@ -55,10 +55,10 @@ def test_registry_on_loopback(hub: HostRegistry) -> None:
     name = f"localhost:{hub.port}"
     with host_node(f"docker.io/*={name}/hub/*", registries=listed(name)) as node:
         assert run(node, f"{name}/team/made:1") == "of the host"
-        assert f"warn: {name} is spoken to without TLS" in node.log
+        assert f"warn: the connection to {name} has no TLS" in node.log
         assert run(node, f"{name}/team/made:1") == "of the host"
         assert "here already" in node.log
-        assert f"warn: {name} is spoken to without TLS" in node.log
+        assert f"warn: the connection to {name} has no TLS" in node.log
         assert run(node, "python:3") == "of the host"
         assert f"mapped to {name}/hub/library/python:3" in node.log
         with pytest.raises(BuildError, match="does not exist"):
@@ -80,7 +80,7 @@ def test_registry_that_is_not_listed(hub: HostRegistry) -> None:
 
 
 def test_registry_at_the_hosts_own_address(stock_templates: None, tmp_path: Path) -> None:
-    """Plain HTTP is refused there until it is allowed; then the address is reached by a door, as no sandbox reaches it."""
+    """Plain HTTP is refused until it is allowed. A port forward then reaches the address, which no sandbox reaches."""
     address = own_address()
     with host_registry(tmp_path / "hub", address=address) as hub:
         hub.push("made", "1", Image(layers=[layer(entry("made", data=b"of the host"))]))
@@ -90,7 +90,7 @@ def test_registry_at_the_hosts_own_address(stock_templates: None, tmp_path: Path
         assert f"{name} in the setting insecure_registries" in str(caught.value.hint)
         with host_node(registries=listed(name, insecure=(name,))) as node:
             assert run(node, f"{name}/made:1") == "of the host"
-            assert f"warn: {name} is spoken to without TLS" in node.log
+            assert f"warn: the connection to {name} has no TLS" in node.log
         with host_node(registries=listed(insecure=(name,))) as node, pytest.raises(BuildError, match="cannot be reached"):
             node.base(f"{name}/made:1")
 

@@ -125,7 +125,7 @@ def test_image_with_its_own_user_environment_and_entry_point(hub: Registry, node
 
 
 def test_whiteouts_owners_modes_and_attributes_over_layers(hub: Registry, node: ImageNode) -> None:
-    """What a sandbox sees is what the image's layers say together, and the store has it so."""
+    """A sandbox sees the merged layers of the image, and the store has the same."""
     capability = "\x01\x00\x00\x02\x00\x04\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00"
     first = [
         *busybox_entries(),
@@ -209,7 +209,7 @@ def test_image_that_does_not_fit(hub: Registry, node: ImageNode) -> None:
 
 
 def test_registry_that_is_down(hub: Registry, node: ImageNode) -> None:
-    """What was pulled before is used, and its age said; another image of it is an error that says how to help oneself."""
+    """An image that was pulled before is used, and the log gives its age. Another image of the registry is an error with a remedy."""
     base = node.base(f"{hub.open}/static:1")
     hub.stop()
     try:

@@ -13,8 +13,10 @@ import pytest
 from dnslib import RCODE, RR, A, DNSRecord
 
 from cloister.errors import InvalidRequestError
-from cloister.network import dns_relay
-from cloister.network.dns_relay import DnsLimits, DnsRelay, host_nameservers, parse_upstream
+from cloister.network import dns_exchange, dns_relay
+from cloister.network.dns_exchange import QueryError, pass_on
+from cloister.network.dns_relay import DnsRelay, host_nameservers
+from cloister.network.dns_server import DnsLimits
 
 Reply = Callable[[bytes, tuple[str, int], asyncio.DatagramTransport], None]
 
@@ -143,7 +145,8 @@ async def test_answers_that_do_not_fit_are_ignored(client: socket.socket, forger
 
 async def test_a_silent_upstream_is_passed_over(client: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
     """The next upstream answers after the time-out; with none left the client is told SERVFAIL with its own question."""
-    monkeypatch.setattr(dns_relay, "TIMEOUT_S", 0.1)
+    monkeypatch.setattr(dns_relay, "LAST_S", 0.1)
+    monkeypatch.setattr(dns_exchange, "NEXT_AFTER_S", 0.1)
     query = DNSRecord.question("httpbin.org").pack()
     async with _upstream(None) as silent, _upstream(_honest) as honest:
         async with _relay(silent.address, honest.address) as relay:
@@ -151,6 +154,41 @@ async def test_a_silent_upstream_is_passed_over(client: socket.socket, monkeypat
         async with _relay(silent.address) as relay:
             answer = await _ask(client, relay, query)
     assert (answer.header.rcode, str(answer.q.qname), answer.pack()[:2]) == (RCODE.SERVFAIL, "httpbin.org.", query[:2])
+
+
+async def test_a_lost_datagram_is_sent_again(client: socket.socket) -> None:
+    """A question that an upstream does not answer at first is sent again after a second."""
+    lost: list[bytes] = []
+
+    def reply(query: bytes, addr: tuple[str, int], transport: asyncio.DatagramTransport) -> None:
+        if lost:
+            transport.sendto(_answer(query), addr)
+        else:
+            lost.append(query)
+
+    async with _upstream(reply) as upstream, _relay(upstream.address) as relay:
+        answer = await _ask(client, relay, DNSRecord.question("httpbin.org").pack())
+        assert answer.header.rcode == RCODE.NOERROR
+        assert upstream.asked == [upstream.asked[0]] * 2
+
+
+async def test_a_late_answer_counts_beside_those_of_later_upstreams(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first upstream may answer after the others were asked; the third is asked at once when the second one fails."""
+    monkeypatch.setattr(dns_exchange, "NEXT_AFTER_S", 0.1)
+    all_asked = asyncio.Event()
+
+    async def ask(upstream: tuple[str, int], query: bytes, _source: str | None) -> bytes:
+        if upstream[0] == "second":
+            raise QueryError("no answer")
+        if upstream[0] == "third":
+            all_asked.set()
+            await asyncio.Event().wait()
+        await all_asked.wait()
+        return _answer(query)
+
+    query = DNSRecord.question("httpbin.org").pack()
+    answer = await pass_on(query, [((name, 53), None) for name in ("first", "second", "third")], ask, 5.0)
+    assert (answer[:2], str(DNSRecord.parse(answer).a.rdata)) == (query[:2], "198.51.100.80")
 
 
 async def test_questions_in_flight_are_bounded_for_a_client_and_in_all(client: socket.socket) -> None:
@@ -213,15 +251,8 @@ async def test_tcp_carries_several_questions_and_is_bounded() -> None:
         closed.close()
 
 
-def test_upstreams_and_resolv_conf_are_read(tmp_path: Path) -> None:
-    """Addresses with and without port, IPv4 and IPv6; names and nonsense are refused; of resolv.conf only resolvers count."""
-    assert parse_upstream("192.0.2.1") == ("192.0.2.1", 53)
-    assert parse_upstream("192.0.2.1:5300") == ("192.0.2.1", 5300)
-    assert parse_upstream("2001:db8::1") == ("2001:db8::1", 53)
-    assert parse_upstream("[2001:db8::1]:5300") == ("2001:db8::1", 5300)
-    for nonsense in ("", "dns.example", "192.0.2.1:0", "192.0.2.1:99999", "192.0.2.1:x"):
-        with pytest.raises(InvalidRequestError):
-            parse_upstream(nonsense)
+def test_resolv_conf_is_read(tmp_path: Path) -> None:
+    """Of resolv.conf only resolvers count, and a relay needs one."""
     with socket.socket() as sock, pytest.raises(InvalidRequestError):
         DnsRelay(sock, sock, ())
     file = tmp_path / "resolv.conf"

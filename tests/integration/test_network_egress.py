@@ -1,16 +1,19 @@
-"""What a sandbox reaches and what it does not (I3, I4), on a real kernel with targets that would answer; asserted on both sides."""
+"""Targets that a sandbox reaches and does not reach (I3, I4), on a real kernel. All targets would answer; both sides are checked."""
 
 from __future__ import annotations
 
 import socket
 import time
 from collections.abc import Iterator
+from ipaddress import ip_network
+from itertools import islice
 from pathlib import Path
 
 import pytest
 
+from cloister.model.network import NO_EGRESS, PUBLIC_EGRESS
 from cloister.network.slots import NetworkNode
-from framework.network_lab import FAR, HOST, Lab, can_connect, lab, next_datagram, running_node, send_datagram
+from framework.network_lab import FAR, GATEWAY, HOST, Lab, can_connect, lab, next_datagram, running_node, send_datagram
 
 pytestmark = pytest.mark.root
 
@@ -72,7 +75,7 @@ def _sniffer(made: Lab) -> socket.socket:
 def test_public_addresses_are_reached_through_nat(made: Lab, node: NetworkNode) -> None:
     """A sandbox reaches public addresses, each documentation range included, and they see the host's address as its source."""
     sandbox = made.sandbox()
-    node.attach(1, sandbox.fd, True)
+    node.attach(1, sandbox.fd, PUBLIC_EGRESS)
     with _far_answers_at(made, *PUBLIC_TARGETS) as listener:
         for address in PUBLIC_TARGETS:
             assert can_connect(sandbox, address), address
@@ -83,24 +86,72 @@ def test_public_addresses_are_reached_through_nat(made: Lab, node: NetworkNode) 
 
 @pytest.mark.parametrize("target", REFUSED_TARGETS)
 def test_sandbox_cannot_reach_private_link_local_or_reserved_addresses(made: Lab, target: str) -> None:
-    """A listener at each refused class answers the host, refuses the sandbox at once, and answers it when a setting allows that address."""
+    """A listener in each refused range answers the host. A sandbox is refused at once, and reaches it if a setting allows the address."""
     with _far_answers_at(made, target):
         sandbox = made.sandbox()
         with running_node(made) as node:
-            node.attach(1, sandbox.fd, True)
+            node.attach(1, sandbox.fd, PUBLIC_EGRESS)
             assert can_connect(made.host, target)
             started = time.monotonic()
             assert not can_connect(sandbox, target, timeout_s=5)
             assert time.monotonic() - started < 4
         with running_node(made, allow_private=(f"{target}/32",)) as node:
-            node.attach(1, sandbox.fd, True)
+            node.attach(1, sandbox.fd, PUBLIC_EGRESS)
             assert can_connect(sandbox, target)
+
+
+@pytest.mark.parametrize("network", ["203.0.113.0/24", "9.9.9.0/24", "192.167.0.0/16"])
+def test_sandbox_cannot_reach_the_hosts_own_network(made: Lab, network: str) -> None:
+    """A machine beside the host, in any range, is refused after the next check of the routes. It answers if a setting allows it."""
+    near, beside = (str(address) for address in islice(ip_network(network).hosts(), 2))
+    length = network.partition("/")[2]
+    made.far.run(f"ip address add {beside}/32 dev far0", f"ip route add {near}/32 dev far0")
+    sandbox = made.sandbox()
+    with made.far.listen(beside):
+        with running_node(made) as node:
+            node.attach(1, sandbox.fd, PUBLIC_EGRESS)
+            assert can_connect(sandbox, beside), "it is the internet as long as the host is not in it"
+            made.host.run(f"ip address add {near}/{length} dev wan0")
+            assert can_connect(made.host, beside)
+            node.refresh()
+            assert not can_connect(sandbox, beside)
+            made.host.run(f"ip address del {near}/{length} dev wan0")
+            node.refresh()
+            assert can_connect(sandbox, beside)
+        made.host.run(f"ip address add {near}/{length} dev wan0")
+        with running_node(made, allow_private=(f"{beside}/32",)) as node:
+            node.attach(1, sandbox.fd, PUBLIC_EGRESS)
+            assert can_connect(sandbox, beside)
+            assert not can_connect(sandbox, GATEWAY), "what the setting does not name stays refused"
+
+
+def test_ways_to_the_internet_are_no_networks_of_the_host(made: Lab) -> None:
+    """A point-to-point link has no router. Its default route, whole or in halves, is the uplink and not the host's network."""
+    made.host.run("ip route del default", "ip route add 0.0.0.0/1 dev wan0", "ip route add 128.0.0.0/1 dev wan0")
+    sandbox = made.sandbox()
+    with running_node(made) as node, made.far.listen(FAR):
+        node.attach(1, sandbox.fd, PUBLIC_EGRESS)
+        assert can_connect(sandbox, FAR)
+        assert not can_connect(sandbox, GATEWAY)
+
+
+@pytest.mark.parametrize("route", ["dev wan0 scope global", "nexthop dev wan0 nexthop via {gateway} dev wan0"])
+def test_sandbox_cannot_reach_a_network_beside_the_host_by_any_form_of_route(made: Lab, route: str) -> None:
+    """A network that the host reaches without a router is its own, in any form of the route."""
+    made.far.run("ip address add 203.0.113.9/32 dev far0")
+    made.host.run(f"ip route add 203.0.113.0/24 {route.format(gateway=GATEWAY)}")
+    sandbox = made.sandbox()
+    with running_node(made) as node, made.far.listen("203.0.113.9"):
+        node.attach(1, sandbox.fd, PUBLIC_EGRESS)
+        assert can_connect(made.host, "203.0.113.9")
+        assert not can_connect(sandbox, "203.0.113.9")
+        assert can_connect(sandbox, FAR) == can_connect(made.host, FAR)
 
 
 def test_sandbox_cannot_send_multicast_or_broadcast(made: Lab, node: NetworkNode) -> None:
     """Nothing of a sandbox's multicast and broadcast datagrams is seen beyond the router."""
     sandbox = made.sandbox()
-    node.attach(1, sandbox.fd, True)
+    node.attach(1, sandbox.fd, PUBLIC_EGRESS)
     with _sniffer(made) as sniffer:
         for address in ("224.0.0.251", "239.1.2.3", "255.255.255.255"):
             with sandbox.open_socket(socket.SOCK_DGRAM) as sock:
@@ -111,9 +162,9 @@ def test_sandbox_cannot_send_multicast_or_broadcast(made: Lab, node: NetworkNode
 
 
 def test_sandbox_cannot_reach_the_host_on_any_address(made: Lab, node: NetworkNode) -> None:
-    """A listener of the host on 0.0.0.0 is unreachable by every address of the host: public, newly added, the uplink's own."""
+    """A listener of the host on 0.0.0.0 is unreachable on every address of the host: public, new, and the uplink's."""
     sandbox = made.sandbox()
-    node.attach(1, sandbox.fd, True)
+    node.attach(1, sandbox.fd, PUBLIC_EGRESS)
     made.host.run("ip address add 203.0.113.77/32 dev lo", "ip address add 198.51.100.9/24 dev wan0")
     uplink = made.host.run("ip -4 -o address show dev cl0up").split()[3].split("/")[0]
     with made.host.listen("0.0.0.0"):
@@ -127,8 +178,8 @@ def test_allowing_private_networks_never_allows_the_host(made: Lab) -> None:
     made.host.run("ip address add 10.9.9.9/32 dev lo")
     with running_node(made, allow_private=("10.0.0.0/8", f"{HOST}/32")) as node, made.host.listen("0.0.0.0"):
         one, two = made.sandbox(), made.sandbox()
-        node.attach(1, one.fd, True)
-        other = node.attach(2, two.fd, True)
+        node.attach(1, one.fd, PUBLIC_EGRESS)
+        other = node.attach(2, two.fd, PUBLIC_EGRESS)
         with two.listen("0.0.0.0"):
             for address in ("10.9.9.9", HOST, other.address, node.gateway_address):
                 assert not can_connect(one, address, timeout_s=0.3), address
@@ -137,8 +188,8 @@ def test_allowing_private_networks_never_allows_the_host(made: Lab) -> None:
 def test_sandbox_cannot_reach_another_sandbox(made: Lab, node: NetworkNode) -> None:
     """A listener in one sandbox is unreachable from another, by TCP and by UDP."""
     one, two = made.sandbox(), made.sandbox()
-    node.attach(1, one.fd, True)
-    other = node.attach(2, two.fd, True)
+    node.attach(1, one.fd, PUBLIC_EGRESS)
+    other = node.attach(2, two.fd, PUBLIC_EGRESS)
     with two.listen("0.0.0.0"), two.open_socket(socket.SOCK_DGRAM) as receiver:
         receiver.bind(("0.0.0.0", 8080))
         assert can_connect(two, other.address)
@@ -148,10 +199,10 @@ def test_sandbox_cannot_reach_another_sandbox(made: Lab, node: NetworkNode) -> N
 
 
 def test_sandbox_cannot_use_another_source_address(made: Lab, node: NetworkNode) -> None:
-    """Root of a sandbox who takes another sandbox's address, or a foreign one, sends nothing with it; its own address still works."""
+    """Root of a sandbox cannot send with another sandbox's address, or a foreign one. Its own address still works."""
     one, two = made.sandbox(), made.sandbox()
-    node.attach(1, one.fd, True)
-    other = node.attach(2, two.fd, True)
+    node.attach(1, one.fd, PUBLIC_EGRESS)
+    other = node.attach(2, two.fd, PUBLIC_EGRESS)
     stolen = (other.address, "198.51.100.77", "10.200.99.99")
     for address in stolen:
         assert one.run_as(0, f"ip address add {address}/32 dev eth0").returncode == 0
@@ -164,9 +215,9 @@ def test_sandbox_cannot_use_another_source_address(made: Lab, node: NetworkNode)
 
 
 def test_sandbox_without_internet_sends_not_one_packet(made: Lab, node: NetworkNode) -> None:
-    """With internet off, connections and DNS fail at once, and neither the far side nor the resolver's sockets see a packet."""
+    """With internet access off, connections and DNS fail at once. Neither the target nor the resolver sees a packet."""
     sandbox = made.sandbox()
-    node.attach(1, sandbox.fd, False)
+    node.attach(1, sandbox.fd, NO_EGRESS)
     udp, tcp = node.dns_sockets()
     with udp, tcp, made.far.listen(FAR), _sniffer(made) as sniffer:
         started = time.monotonic()
@@ -184,7 +235,7 @@ def test_sandbox_without_internet_sends_not_one_packet(made: Lab, node: NetworkN
 def test_taking_the_internet_cuts_established_connections(made: Lab, node: NetworkNode) -> None:
     """A live deny ends an open connection both ways and new ones; giving it back lets new ones through."""
     sandbox = made.sandbox()
-    node.attach(1, sandbox.fd, True)
+    node.attach(1, sandbox.fd, PUBLIC_EGRESS)
     with made.far.listen(FAR) as listener, sandbox.open_socket() as client, _sniffer(made) as sniffer:
         client.settimeout(1)
         client.connect((FAR, 8080))
@@ -192,7 +243,7 @@ def test_taking_the_internet_cuts_established_connections(made: Lab, node: Netwo
         client.sendall(b"before")
         assert server.recv(100) == b"before"
         time.sleep(0.1)  # the last acknowledgement is on its way
-        node.set_internet(1, False)
+        node.set_egress(1, NO_EGRESS)
         while _any_packet(sniffer):
             pass
         server.sendall(b"inward")
@@ -202,7 +253,7 @@ def test_taking_the_internet_cuts_established_connections(made: Lab, node: Netwo
         client.send(b"outward")
         assert not _any_packet(sniffer)
         assert not can_connect(sandbox, FAR, timeout_s=0.3)
-        node.set_internet(1, True)
+        node.set_egress(1, PUBLIC_EGRESS)
         assert can_connect(sandbox, FAR)
         server.close()
 
@@ -210,11 +261,11 @@ def test_taking_the_internet_cuts_established_connections(made: Lab, node: Netwo
 def test_ipv6_is_off_in_the_sandbox_and_in_the_router(made: Lab, node: NetworkNode) -> None:
     """The interfaces have no IPv6 address; the sandbox keeps ::1 on its own loopback, so that programs listening on localhost work."""
     sandbox = made.sandbox()
-    node.attach(1, sandbox.fd, True)
+    node.attach(1, sandbox.fd, PUBLIC_EGRESS)
     assert sandbox.run_as(0, "ip -6 -o address show dev eth0").stdout == ""
     assert "::1/128" in sandbox.run_as(0, "ip -6 -o address show dev lo").stdout
     sandbox.call(lambda: Path("/proc/sys/net/ipv6/conf/eth0/disable_ipv6").write_text("0"))
-    node.attach(1, sandbox.fd, True)
+    node.attach(1, sandbox.fd, PUBLIC_EGRESS)
     for scope in ("default", "eth0"):
         assert sandbox.call(Path(f"/proc/sys/net/ipv6/conf/{scope}/disable_ipv6").read_text) == "1\n"
     assert made.router().run("ip -6 -o address show") == ""
@@ -224,7 +275,7 @@ def test_ipv6_is_off_in_the_sandbox_and_in_the_router(made: Lab, node: NetworkNo
 def test_sandbox_user_may_ping_and_use_low_ports(made: Lab, node: NetworkNode) -> None:
     """An unprivileged user of the sandbox opens an ICMP echo socket, gets an echo from outside, and listens on port 80."""
     sandbox = made.sandbox()
-    node.attach(1, sandbox.fd, True)
+    node.attach(1, sandbox.fd, PUBLIC_EGRESS)
     program = (
         "import socket as s; p = s.socket(s.AF_INET, s.SOCK_DGRAM, s.IPPROTO_ICMP); p.settimeout(1);"
         f"p.sendto(bytes([8, 0, 0, 0, 0, 0, 0, 1]), ('{FAR}', 0)); print(p.recv(99)[0]);"

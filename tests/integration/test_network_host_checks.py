@@ -1,4 +1,4 @@
-"""What ``doctor`` says of a host's firewall and limits, on firewalls that the test makes in a namespace of its own."""
+"""Findings of ``doctor`` about a host's firewall and limits, on firewalls in a namespace of the test."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from cloister.model.network import PUBLIC_EGRESS
 from cloister.network.host_checks import check_host
 from framework.network_lab import FAR, Namespace, can_connect, lab, running_node
 
@@ -46,7 +47,7 @@ def test_the_remedy_for_a_foreign_chain_works(tmp_path: Path) -> None:
         made.host.run("nft add table inet mine", "nft add chain inet mine fwd_all '{ type filter hook forward priority 0; policy drop; }'")
         with running_node(made) as node, made.far.listen(FAR):
             sandbox = made.sandbox()
-            node.attach(1, sandbox.fd, True)
+            node.attach(1, sandbox.fd, PUBLIC_EGRESS)
             assert not can_connect(sandbox, FAR, timeout_s=0.3)
             remedies = _fatal(made.host)
             assert len(remedies) == 1

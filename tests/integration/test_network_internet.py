@@ -1,4 +1,4 @@
-"""The pretend internet itself, and a sandbox's way to it: names by the relay, HTTPS by NAT, and nothing at all when the internet is off."""
+"""The pretend internet, and a sandbox's access to it: names by the relay, HTTPS by NAT, and no packet with internet access off."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ import pytest
 from dnslib import QTYPE, RCODE, DNSRecord
 
 from cloister.linux.netns import NetnsThread
+from cloister.model.network import NO_EGRESS, PUBLIC_EGRESS
 from cloister.network.dns_relay import DnsRelay
 from cloister.network.slots import NetworkNode
 from framework.network_lab import Lab, Namespace, SandboxNamespace, running_node
-from framework.pretend_internet import PretendInternet, pretend_internet
+from framework.pretend_internet import HOST_ADDRESS, PretendInternet, pretend_internet
 
 pytestmark = pytest.mark.root
 
@@ -70,7 +71,7 @@ def fetch(where: Namespace, internet: PretendInternet, name: str = "httpbin.org"
 
 
 def test_the_pretend_internet_answers(host: Namespace, internet: PretendInternet) -> None:
-    """Its resolver knows its names and denies others, its HTTPS server proves itself to a strict client, and its counter counts."""
+    """Its resolver knows only its own names, a strict client accepts its HTTPS server, and its counter counts."""
     for tcp in (False, True):
         assert str(ask(host, internet.dns_address, "httpbin.org", tcp=tcp).a.rdata) == internet.web_address
     assert ask(host, internet.dns_address, "nowhere.example").header.rcode == RCODE.NXDOMAIN
@@ -80,12 +81,12 @@ def test_the_pretend_internet_answers(host: Namespace, internet: PretendInternet
     with pytest.raises(ssl.SSLCertVerificationError):
         fetch(host, internet, "other.example")
     assert internet.packets() > 0
-    assert internet.packets(source="198.51.100.1") == internet.packets()
+    assert internet.packets(source=HOST_ADDRESS) == internet.packets()
     assert internet.packets(source="203.0.113.1") == 0
 
 
 def test_the_pretend_internet_leaves_nothing(tmp_path: Path, host: Namespace) -> None:
-    """After stop there is no interface, no namespace and no process, also when it is stopped twice, and it can be made again."""
+    """After one or two stops there is no interface, namespace or process, and it can be created again."""
     before = host.run("ip -o link; ip route")
     for _ in range(2):
         made = PretendInternet(tmp_path, host)
@@ -143,7 +144,7 @@ def sandbox() -> Iterator[SandboxNamespace]:
 
 def test_a_sandbox_resolves_and_fetches(host: Namespace, internet: PretendInternet, node: NetworkNode, sandbox: SandboxNamespace) -> None:
     """Names by the gateway over UDP and TCP, then HTTPS through NAT: what a program inside does."""
-    node.attach(1, sandbox.fd, True)
+    node.attach(1, sandbox.fd, PUBLIC_EGRESS)
     with running_relay(host, node, internet.dns_address):
         for tcp in (False, True):
             answer = ask(sandbox, node.gateway_address, "httpbin.org", tcp=tcp)
@@ -156,8 +157,8 @@ def test_a_sandbox_resolves_and_fetches(host: Namespace, internet: PretendIntern
 def test_a_sandbox_without_internet_has_no_dns_either(
     host: Namespace, internet: PretendInternet, node: NetworkNode, sandbox: SandboxNamespace
 ) -> None:
-    """With internet off the pretend internet counts no packet, whatever the sandbox tries, and a live change opens and closes the way."""
-    node.attach(1, sandbox.fd, False)
+    """With internet access off the pretend internet counts no packet. A live change switches access on and off."""
+    node.attach(1, sandbox.fd, NO_EGRESS)
     with running_relay(host, node, internet.dns_address):
         attempts: list[Callable[[], object]] = [
             lambda: ask(sandbox, node.gateway_address, "httpbin.org", timeout_s=0.5),
@@ -169,10 +170,10 @@ def test_a_sandbox_without_internet_has_no_dns_either(
             with pytest.raises(OSError, match=r"refused|No route|timed out"):
                 attempt()
         assert internet.packets() == 0
-        node.set_internet(1, True)
+        node.set_egress(1, PUBLIC_EGRESS)
         for attempt in attempts:
             attempt()
-        node.set_internet(1, False)
+        node.set_egress(1, NO_EGRESS)
         seen = internet.packets()
         for attempt in attempts:
             with pytest.raises(OSError, match=r"refused|No route|timed out"):
@@ -182,7 +183,7 @@ def test_a_sandbox_without_internet_has_no_dns_either(
 
 def test_dns_fails_over_and_says_servfail(host: Namespace, internet: PretendInternet, node: NetworkNode, sandbox: SandboxNamespace) -> None:
     """A resolver that refuses is passed over for the next one; with none that answers the sandbox is told SERVFAIL."""
-    node.attach(1, sandbox.fd, True)
+    node.attach(1, sandbox.fd, PUBLIC_EGRESS)
     dead = f"{internet.web_address}:5353"
     with running_relay(host, node, dead, internet.dns_address):
         assert ask(sandbox, node.gateway_address, "httpbin.org", timeout_s=4).header.rcode == RCODE.NOERROR

@@ -18,7 +18,8 @@ import pytest
 from cloister.errors import InvalidRequestError, IsolationError
 from cloister.linux.conntrack import forget_connections
 from cloister.linux.netns import open_current_netns, run_in_netns
-from cloister.network import porter
+from cloister.model.network import NO_EGRESS, PUBLIC_EGRESS
+from cloister.network import veth_pairs
 from cloister.network.egress import FLOWS_PER_SANDBOX
 from cloister.network.plan import MAX_SLOT
 from cloister.network.slots import NetworkNode
@@ -42,11 +43,11 @@ def node(made: Lab) -> Iterator[NetworkNode]:
 
 
 def test_adoption_after_a_crash_keeps_connections(made: Lab) -> None:
-    """A new node over the objects of a dead one sees its slots, renews the rules, and an open connection goes on."""
+    """A new node on the objects of a dead one sees its slots and renews the rules. An open connection continues."""
     with running_node(made) as dead, made.far.listen(FAR) as listener:
         online, offline = made.sandbox(), made.sandbox()
-        dead.attach(1, online.fd, True)
-        dead.attach(2, offline.fd, False)
+        dead.attach(1, online.fd, PUBLIC_EGRESS)
+        dead.attach(2, offline.fd, NO_EGRESS)
         with online.open_socket() as client:
             client.settimeout(1)
             client.connect((FAR, 8080))
@@ -62,7 +63,7 @@ def test_adoption_after_a_crash_keeps_connections(made: Lab) -> None:
             assert can_connect(online, FAR)
             assert not can_connect(offline, FAR, timeout_s=0.3)
             heir.release(1)
-            heir.attach(2, offline.fd, True)
+            heir.attach(2, offline.fd, PUBLIC_EGRESS)
             assert can_connect(offline, FAR)
             heir.stop()
             assert heir.survey() == []
@@ -81,7 +82,7 @@ def test_adoption_after_a_crash_keeps_connections(made: Lab) -> None:
 def test_start_repairs_the_hosts_side(made: Lab, node: NetworkNode, damage: str) -> None:
     """Whatever of the host's side is missing or half-made, start makes it whole, and an attached sandbox works again."""
     sandbox = made.sandbox()
-    node.attach(1, sandbox.fd, True)
+    node.attach(1, sandbox.fd, PUBLIC_EGRESS)
     with made.far.listen(FAR):
         made.host.run(damage)
         node.start()
@@ -98,13 +99,13 @@ def test_start_repairs_the_hosts_side(made: Lab, node: NetworkNode, damage: str)
     ],
 )
 def test_start_repairs_the_router(made: Lab, node: NetworkNode, damage: str) -> None:
-    """Whatever of the router is missing or left over, start and a second attach make it whole, and nothing of a dead sandbox is left."""
+    """Start and a second attach repair a router with missing or extra objects. No object of a dead sandbox stays."""
     sandbox = made.sandbox()
-    node.attach(1, sandbox.fd, True)
+    node.attach(1, sandbox.fd, PUBLIC_EGRESS)
     with made.far.listen(FAR):
         made.router().run(damage)
         node.start()
-        node.attach(1, sandbox.fd, True)
+        node.attach(1, sandbox.fd, PUBLIC_EGRESS)
         assert can_connect(sandbox, FAR)
         assert node.slots_in_use() == {1}
 
@@ -121,12 +122,12 @@ def test_a_pin_without_a_namespace_is_made_again(made: Lab) -> None:
 def test_attach_again_keeps_connections(made: Lab, node: NetworkNode) -> None:
     """Attaching the same namespace a second time repairs and does not cut what is open."""
     sandbox = made.sandbox()
-    first = node.attach(1, sandbox.fd, True)
+    first = node.attach(1, sandbox.fd, PUBLIC_EGRESS)
     with made.far.listen(FAR) as listener, sandbox.open_socket() as client:
         client.settimeout(1)
         client.connect((FAR, 8080))
         server, _ = listener.accept()
-        assert node.attach(1, sandbox.fd, True) == first
+        assert node.attach(1, sandbox.fd, PUBLIC_EGRESS) == first
         client.sendall(b"on")
         assert server.recv(10) == b"on"
         server.close()
@@ -135,8 +136,8 @@ def test_attach_again_keeps_connections(made: Lab, node: NetworkNode) -> None:
 def test_attach_of_another_namespace_takes_the_slot_over(made: Lab, node: NetworkNode) -> None:
     """A slot whose old sandbox was not released goes wholly to the new one."""
     old, new = made.sandbox(), made.sandbox()
-    node.attach(1, old.fd, True)
-    node.attach(1, new.fd, True)
+    node.attach(1, old.fd, PUBLIC_EGRESS)
+    node.attach(1, new.fd, PUBLIC_EGRESS)
     with made.far.listen(FAR):
         assert can_connect(new, FAR)
         assert not can_connect(old, FAR, timeout_s=0.3)
@@ -148,7 +149,7 @@ def test_a_failed_attach_leaves_nothing(made: Lab, node: NetworkNode) -> None:
     sandbox = made.sandbox()
     sandbox.run_as(0, "ip link add eth0 type veth peer name other0")
     with pytest.raises(IsolationError, match="File exists"):
-        node.attach(1, sandbox.fd, True)
+        node.attach(1, sandbox.fd, PUBLIC_EGRESS)
     assert node.slots_in_use() == set()
 
 
@@ -161,24 +162,24 @@ def test_a_failure_at_a_later_step_leaves_nothing(made: Lab, node: NetworkNode, 
 
     sandbox = made.sandbox()
     with monkeypatch.context() as patch:
-        patch.setattr(porter, step, fail)
+        patch.setattr(veth_pairs, step, fail)
         with pytest.raises(IsolationError, match="as ordered"):
-            node.attach(1, sandbox.fd, True)
+            node.attach(1, sandbox.fd, PUBLIC_EGRESS)
     assert node.slots_in_use() == set()
     assert "eth0" not in sandbox.run_as(0, "ip -o link").stdout
     with made.far.listen(FAR):
-        node.attach(1, sandbox.fd, True)
+        node.attach(1, sandbox.fd, PUBLIC_EGRESS)
         assert can_connect(sandbox, FAR)
 
 
 def test_fifty_sandboxes_come_and_go(made: Lab, node: NetworkNode) -> None:
     """Fifty cycles from four threads, half of them ended by the namespace's death, leave no interface, element, descriptor or thread."""
-    node.attach(1, made.sandbox().fd, True)
+    node.attach(1, made.sandbox().fd, PUBLIC_EGRESS)
     before = (len(list(Path("/proc/self/fd").iterdir())), threading.active_count())
 
     def cycle(slot: int) -> None:
         sandbox = made.sandbox()
-        node.attach(slot, sandbox.fd, slot % 3 == 0)
+        node.attach(slot, sandbox.fd, PUBLIC_EGRESS if slot % 3 == 0 else NO_EGRESS)
         if slot % 2:
             sandbox.process.kill()
             sandbox.process.wait()
@@ -200,7 +201,7 @@ def test_what_is_released_later_is_shut_out_at_once_and_gone_before_it_is_said_t
     sandboxes = {slot: made.sandbox() for slot in range(1, 6)}
     with made.far.listen(FAR):
         for slot, sandbox in sandboxes.items():
-            node.attach(slot, sandbox.fd, True)
+            node.attach(slot, sandbox.fd, PUBLIC_EGRESS)
             assert can_connect(sandbox, FAR)
     gone: dict[int, list[str]] = {}
     done = threading.Event()
@@ -224,9 +225,9 @@ def test_a_slot_that_is_taken_while_it_dies_waits_for_its_end(made: Lab, node: N
     """The next sandbox of the slot works at once, and the old one's removal does not touch it."""
     first, second = made.sandbox(), made.sandbox()
     with made.far.listen(FAR):
-        node.attach(1, first.fd, True)
+        node.attach(1, first.fd, PUBLIC_EGRESS)
         node.release_later(1, None, lambda: None)
-        node.attach(1, second.fd, True)
+        node.attach(1, second.fd, PUBLIC_EGRESS)
         assert can_connect(second, FAR)
         assert not can_connect(first, FAR, timeout_s=0.1)
         time.sleep(0.5)
@@ -234,17 +235,17 @@ def test_a_slot_that_is_taken_while_it_dies_waits_for_its_end(made: Lab, node: N
 
 
 def test_connections_of_a_slot_that_ended_unseen_are_forgotten(made: Lab) -> None:
-    """A server dies, then its sandbox: the next server's sandbox in that slot begins with no connection of the old one."""
+    """A server dies, then its sandbox. The next server's sandbox in that slot has no connection of the old one."""
     with running_node(made) as dead, made.far.listen(FAR):
         old, new = made.sandbox(), made.sandbox()
-        dead.attach(1, old.fd, True)
+        dead.attach(1, old.fd, PUBLIC_EGRESS)
         assert can_connect(old, FAR)
         dead.close()
         heir = made.node()
         heir.start()
         old.process.kill()
         old.process.wait()
-        heir.attach(1, new.fd, True)
+        heir.attach(1, new.fd, PUBLIC_EGRESS)
         for where in (made.host, made.router()):
             assert where.call(partial(forget_connections, IPv4Address("10.200.0.1"))) == 0
         assert can_connect(new, FAR)
@@ -253,10 +254,10 @@ def test_connections_of_a_slot_that_ended_unseen_are_forgotten(made: Lab) -> Non
 
 
 def test_a_slots_connections_end_with_it(made: Lab, node: NetworkNode) -> None:
-    """A sandbox that used its connection bound up leaves nothing of it to the next one of its slot, or in the host's table."""
+    """A sandbox used all its connections. The next one of its slot, and the host's table, have none of them."""
     greedy, heir, neighbour = made.sandbox(), made.sandbox(), made.sandbox()
-    node.attach(1, greedy.fd, True)
-    node.attach(2, neighbour.fd, True)
+    node.attach(1, greedy.fd, PUBLIC_EGRESS)
+    node.attach(2, neighbour.fd, PUBLIC_EGRESS)
     with greedy.open_socket(socket.SOCK_DGRAM) as sender, made.far.listen("0.0.0.0"):
         for port in range(1, FLOWS_PER_SANDBOX + 64):
             with contextlib.suppress(OSError):  # the refusal of an earlier one
@@ -269,17 +270,17 @@ def test_a_slots_connections_end_with_it(made: Lab, node: NetworkNode) -> None:
         for where in tables:
             assert where.call(lambda: forget_connections(IPv4Address("10.200.0.1"))) == 0
             assert where.call(lambda: forget_connections(IPv4Address("10.200.0.2"))) == 1
-        node.attach(1, heir.fd, True)
+        node.attach(1, heir.fd, PUBLIC_EGRESS)
         assert can_connect(heir, FAR)
 
 
 def test_no_thread_of_the_caller_is_left_in_another_namespace(made: Lab, node: NetworkNode) -> None:
-    """After every call the calling thread is in the namespace that it was in, and only the node's three own threads are elsewhere."""
+    """Every call leaves the calling thread in its namespace. Only the node's own three threads are elsewhere."""
     before = _netns_inode()
     sandbox = made.sandbox()
-    node.attach(1, sandbox.fd, True)
+    node.attach(1, sandbox.fd, PUBLIC_EGRESS)
     node.dial_socket(sandbox.fd).close()
-    node.set_internet(1, False)
+    node.set_egress(1, NO_EGRESS)
     node.release(1)
     node.survey()
     assert _netns_inode() == before
@@ -311,7 +312,7 @@ def _netns_inode() -> int:
 def test_dial_reaches_the_loopback_of_an_offline_sandbox(made: Lab, node: NetworkNode) -> None:
     """A dialled socket connects to a program on the sandbox's loopback, internet or not, unblocking; the program sees an IPv4 peer."""
     sandbox = made.sandbox()
-    node.attach(1, sandbox.fd, False)
+    node.attach(1, sandbox.fd, NO_EGRESS)
     with sandbox.listen("127.0.0.1", 49983) as listener, node.dial_socket(sandbox.fd) as client:
         client.setblocking(False)
         assert client.connect_ex(("::ffff:127.0.0.1", 49983)) in (0, 115)
@@ -321,26 +322,26 @@ def test_dial_reaches_the_loopback_of_an_offline_sandbox(made: Lab, node: Networ
 
 
 def test_the_first_packet_after_attach_is_not_lost(made: Lab, node: NetworkNode) -> None:
-    """A program that connects at once needs no second try: ten sandboxes connect before the kernel would send again, which is after 1 s."""
+    """A program that connects at once needs no retry: ten sandboxes connect before the kernel's retransmission after 1 s."""
     with made.far.listen(FAR):
         for slot in range(1, 11):
             sandbox = made.sandbox()
-            node.attach(slot, sandbox.fd, True)
+            node.attach(slot, sandbox.fd, PUBLIC_EGRESS)
             assert can_connect(sandbox, FAR, timeout_s=0.9)
 
 
 def test_slots_out_of_range_and_unattached_slots_are_refused(made: Lab, node: NetworkNode) -> None:
-    """Slot numbers outside the plan are refused; internet for a slot that nobody has is an error, not a rule for later."""
+    """Slot numbers outside the plan are refused. Internet access for an unused slot is an error, not a later rule."""
     sandbox = made.sandbox()
     for slot in (0, MAX_SLOT + 1, -1):
         with pytest.raises(InvalidRequestError):
-            node.attach(slot, sandbox.fd, True)
+            node.attach(slot, sandbox.fd, PUBLIC_EGRESS)
     with pytest.raises(IsolationError, match="not attached"):
-        node.set_internet(5, True)
-    assert node.attach(MAX_SLOT, sandbox.fd, True).address == "10.200.31.254"
+        node.set_egress(5, PUBLIC_EGRESS)
+    assert node.attach(MAX_SLOT, sandbox.fd, PUBLIC_EGRESS).address == "10.200.31.254"
 
 
 def test_a_failure_inside_a_namespace_reaches_the_caller(made: Lab) -> None:
-    """What goes wrong on the namespace's thread is raised to the caller."""
+    """The caller gets the exceptions of the namespace's thread."""
     with pytest.raises(OSError, match="99"):
         run_in_netns(made.far.fd, lambda: socket.create_connection((HOST, 1), source_address=("192.0.2.123", 0)))

@@ -1,4 +1,4 @@
-"""What the policy refuses is kept for each sandbox, and keeping it changes nothing of the policy."""
+"""Refused packets are counted for each sandbox, without any effect on the policy."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from cloister.linux.nftables import Nftables
+from cloister.model.network import NO_EGRESS, PUBLIC_EGRESS
 from cloister.network.egress import FLOWS_PER_SANDBOX
 from cloister.network.refusals import Refusal, Target
 from cloister.network.slots import NetworkNode
@@ -19,6 +20,8 @@ from framework.network_lab import FAR, HOST, Lab, Namespace, can_connect, lab, n
 pytestmark = pytest.mark.root
 
 METADATA = "169.254.169.254"
+OWN = "203.0.113.77"
+"""An address of the host in none of its networks."""
 BURST, SET_SIZE = 16, 16384
 
 
@@ -37,7 +40,7 @@ def node(made: Lab) -> Iterator[NetworkNode]:
 
 
 def taken(node: NetworkNode) -> dict[tuple[int, Target | None], int]:
-    """What was refused since the last call: packets by slot and target."""
+    """Refused packets since the last call, by slot and target."""
     found = node.take_refusals()
     by_target = {(refusal.slot, refusal.target): refusal.packets for refusal in found}
     assert len(by_target) == len(found), "one target is told two times"
@@ -76,15 +79,17 @@ def fill(where: Namespace, name: str, element: str, count: int) -> None:
 
 
 def test_each_refusal_is_kept_for_its_sandbox(made: Lab, node: NetworkNode) -> None:
-    """Private, neighbour, gateway and host, by TCP, UDP and ICMP: each with its reason, packets and port, and for the one that tried."""
+    """Private, neighbour, gateway, host and its network, by TCP, UDP and ICMP: each with reason, packets, port, for the one that tried."""
     one, two = made.sandbox(), made.sandbox()
-    node.attach(1, one.fd, True)
-    other = node.attach(2, two.fd, True)
+    node.attach(1, one.fd, PUBLIC_EGRESS)
+    other = node.attach(2, two.fd, PUBLIC_EGRESS)
     assert not can_connect(one, METADATA, 80)
     for _ in range(3):
         send_datagram(one, "192.168.1.1", 161)
     assert not can_connect(one, other.address, 22)
     assert not can_connect(one, node.gateway_address, 22)
+    made.host.run(f"ip address add {OWN}/32 dev lo")
+    send_datagram(one, OWN, 9000)
     send_datagram(one, HOST, 9000)
     ping(one, "10.9.9.9")
     assert not can_connect(two, METADATA, 443)
@@ -93,7 +98,8 @@ def test_each_refusal_is_kept_for_its_sandbox(made: Lab, node: NetworkNode) -> N
         (1, Target("192.168.1.1", "udp", 161, "not_public")): 3,
         (1, Target(other.address, "tcp", 22, "neighbour")): 1,
         (1, Target(node.gateway_address, "tcp", 22, "gateway")): 1,
-        (1, Target(HOST, "udp", 9000, "host")): 1,
+        (1, Target(OWN, "udp", 9000, "host")): 1,
+        (1, Target(HOST, "udp", 9000, "host_network")): 1,
         (1, Target("10.9.9.9", "icmp", 0, "not_public")): 1,
         (2, Target(METADATA, "tcp", 443, "not_public")): 1,
     }
@@ -105,7 +111,7 @@ def test_each_refusal_is_kept_for_its_sandbox(made: Lab, node: NetworkNode) -> N
 def test_without_internet_every_try_is_kept(made: Lab, node: NetworkNode) -> None:
     """Internet off: public addresses and the resolver are refused by that reason; a source that is not its own by another."""
     sandbox = made.sandbox()
-    slot = node.attach(1, sandbox.fd, False)
+    slot = node.attach(1, sandbox.fd, NO_EGRESS)
     assert not can_connect(sandbox, FAR, 443)
     send_datagram(sandbox, node.gateway_address, 53)
     assert sandbox.run_as(0, "ip address add 9.9.9.9/32 dev eth0").returncode == 0
@@ -121,7 +127,7 @@ def test_without_internet_every_try_is_kept(made: Lab, node: NetworkNode) -> Non
 def test_too_many_connections_are_kept(made: Lab, node: NetworkNode) -> None:
     """Beyond the bound of tracked connections the reason is that bound."""
     sandbox = made.sandbox()
-    node.attach(1, sandbox.fd, True)
+    node.attach(1, sandbox.fd, PUBLIC_EGRESS)
     scan(sandbox, FAR, range(1, FLOWS_PER_SANDBOX + 100))
     found = taken(node)
     assert {target.reason for _, target in found if target} == {"too_many_connections"}
@@ -131,7 +137,7 @@ def test_too_many_connections_are_kept(made: Lab, node: NetworkNode) -> None:
 def test_ipv6_is_kept(made: Lab, node: NetworkNode) -> None:
     """Were IPv6 turned on by mistake, what the router drops of it would be told."""
     sandbox = made.sandbox()
-    node.attach(1, sandbox.fd, True)
+    node.attach(1, sandbox.fd, PUBLIC_EGRESS)
     router = made.router()
     for where in (router, sandbox):
         where.call(lambda: [path.write_text("0") for path in Path("/proc/sys/net/ipv6/conf").glob("*/disable_ipv6")])
@@ -143,9 +149,9 @@ def test_ipv6_is_kept(made: Lab, node: NetworkNode) -> None:
 
 
 def test_what_passes_is_not_kept(made: Lab, node: NetworkNode) -> None:
-    """A connection to a public address, a ping, the resolver, and the ICMP errors that nobody asked for leave nothing."""
+    """A connection to a public address, a ping, the resolver and unrequested ICMP errors leave no entry."""
     sandbox = made.sandbox()
-    node.attach(1, sandbox.fd, True)
+    node.attach(1, sandbox.fd, PUBLIC_EGRESS)
     udp, tcp = node.dns_sockets()
     with udp, tcp, made.far.listen(FAR):
         assert can_connect(sandbox, FAR)
@@ -158,8 +164,8 @@ def test_what_passes_is_not_kept(made: Lab, node: NetworkNode) -> None:
 def test_sandbox_cannot_hide_anothers_refusals_by_a_scan(made: Lab, node: NetworkNode) -> None:
     """A scan of every port and of many addresses leaves a bounded number of elements and one number; the neighbour's are whole."""
     greedy, quiet = made.sandbox(), made.sandbox()
-    node.attach(1, greedy.fd, True)
-    node.attach(2, quiet.fd, True)
+    node.attach(1, greedy.fd, PUBLIC_EGRESS)
+    node.attach(2, quiet.fd, PUBLIC_EGRESS)
     began = time.monotonic()
     scan(greedy, METADATA, range(1, 20000))
     for number in range(500):
@@ -182,7 +188,7 @@ def made_packets(node: NetworkNode) -> dict[str, int]:
 def test_sandbox_cannot_open_the_policy_by_full_sets(made: Lab, node: NetworkNode, online: bool) -> None:
     """With every set full, nothing more can be kept: what is refused stays refused as fast, and what passes passes."""
     sandbox = made.sandbox()
-    node.attach(1, sandbox.fd, online)
+    node.attach(1, sandbox.fd, PUBLIC_EGRESS if online else NO_EGRESS)
     made.far.run(f"ip address add {METADATA}/32 dev far0")
     router = made.router()
     for name, rest in (("port", " . udp . 1 . 1"), ("plain", " . icmp . 1")):
@@ -212,29 +218,30 @@ def _fill_sources() -> None:
 
 @pytest.mark.parametrize("later", [True, False])
 def test_sandbox_cannot_see_the_refusals_of_the_slots_last_user(made: Lab, node: NetworkNode, later: bool) -> None:
-    """A slot's next sandbox begins with nothing, though nobody has read what the last one tried; the others' are still there."""
+    """A slot's next sandbox starts without entries, even if those of the last one were not read. Other slots keep theirs."""
     first, other, second = made.sandbox(), made.sandbox(), made.sandbox()
-    node.attach(1, first.fd, True)
-    node.attach(2, other.fd, True)
+    node.attach(1, first.fd, PUBLIC_EGRESS)
+    node.attach(2, other.fd, PUBLIC_EGRESS)
     scan(first, METADATA, range(1, 100))
-    send_datagram(first, HOST, 9000)
-    send_datagram(other, HOST, 9000)
+    made.host.run(f"ip address add {OWN}/32 dev lo")
+    send_datagram(first, OWN, 9000)
+    send_datagram(other, OWN, 9000)
     if later:
         node.release_later(1, None, lambda: None)
     else:
         node.release(1)
-    node.attach(1, second.fd, True)
+    node.attach(1, second.fd, PUBLIC_EGRESS)
     send_datagram(second, METADATA, 123)
     assert taken(node) == {
         (1, Target(METADATA, "udp", 123, "not_public")): 1,
-        (2, Target(HOST, "udp", 9000, "host")): 1,
+        (2, Target(OWN, "udp", 9000, "host")): 1,
     }
 
 
 def test_refusals_outlive_the_supervisor(made: Lab, node: NetworkNode) -> None:
-    """What was refused while nobody looked is told to the next supervisor; renewing the rules keeps it."""
+    """The next supervisor reads the refusals from before its start. Renewing the rules keeps them."""
     sandbox = made.sandbox()
-    node.attach(1, sandbox.fd, True)
+    node.attach(1, sandbox.fd, PUBLIC_EGRESS)
     send_datagram(sandbox, METADATA, 53)
     node.close()
     successor = made.node()

@@ -1,23 +1,41 @@
 """Each hardening rule of the network, one attack a test.
 
-The attack fails with the rules in place, fails with any one of its layers alone, and *succeeds* once every layer that stops it has been
-taken out. So a rule that is lost, or that never did anything, fails here.
+The attack fails with the rules in place, and with any one of its layers alone. It *succeeds* once every layer that stops it is gone. So a
+rule that is lost, or that never did anything, fails here.
 """
 
 from __future__ import annotations
 
 import socket
 import struct
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from cloister.linux.netlink import NetlinkSocket, attributes_of
+from cloister.model.network import NO_EGRESS, PUBLIC_EGRESS, EgressPolicy
 from cloister.network.egress import FLOWS_PER_SANDBOX
 from cloister.network.host_side import HOST_MAC, ROUTER_MAC
 from cloister.network.slots import NetworkNode
-from framework.network_lab import FAR, HOST, Lab, Namespace, can_connect, disable_rule, lab, next_datagram, running_node, send_datagram
+from framework.network_lab import (
+    FAR,
+    GATEWAY,
+    HOST,
+    RELAY_UID,
+    Lab,
+    Namespace,
+    can_connect,
+    disable_rule,
+    lab,
+    next_datagram,
+    open_flows,
+    running_node,
+    send_datagram,
+)
 
 pytestmark = pytest.mark.root
 
@@ -87,7 +105,7 @@ def _bound(where: Namespace, address: str, port: int) -> socket.socket:
 def test_refused_destinations(made: Lab, node: NetworkNode) -> None:
     """Router and host each refuse private destinations."""
     sandbox = made.sandbox()
-    node.attach(1, sandbox.fd, True)
+    node.attach(1, sandbox.fd, PUBLIC_EGRESS)
     made.far.run("ip address add 169.254.169.254/32 dev far0")
     with made.far.listen("169.254.169.254"):
 
@@ -98,21 +116,34 @@ def test_refused_destinations(made: Lab, node: NetworkNode) -> None:
 
 
 def test_host_addresses(made: Lab, node: NetworkNode) -> None:
-    """The host's addresses are refused before and after the routing decision."""
+    """The host's addresses are refused with its networks, and before and after the routing decision."""
     sandbox = made.sandbox()
-    node.attach(1, sandbox.fd, True)
+    node.attach(1, sandbox.fd, PUBLIC_EGRESS)
     with made.host.listen("0.0.0.0"):
 
         def attack() -> bool:
             return can_connect(sandbox, HOST, timeout_s=0.3)
 
-        _layers_hold(made, [node], attack, Layer("host0", "host-address"), Layer("host0", "host-itself"))
+        layers = (Layer("router0", "host-network"), Layer("host0", "host-address"), Layer("host0", "host-itself"))
+        _layers_hold(made, [node], attack, *layers)
+
+
+def test_networks_of_the_host(made: Lab, node: NetworkNode) -> None:
+    """Router and host each refuse a machine of a network that the host is in, though its address is of a range that is not private."""
+    sandbox = made.sandbox()
+    node.attach(1, sandbox.fd, PUBLIC_EGRESS)
+    with made.far.listen(GATEWAY):
+
+        def attack() -> bool:
+            return can_connect(sandbox, GATEWAY, timeout_s=0.3)
+
+        _layers_hold(made, [node], attack, Layer("router0", "host-network"), Layer("host0", "host-network"))
 
 
 def test_ports_that_the_host_publishes_for_containers(made: Lab, node: NetworkNode) -> None:
     """A port of the host's address that is translated to somewhere else is refused, since the address is judged before the translation."""
     sandbox = made.sandbox()
-    node.attach(1, sandbox.fd, True)
+    node.attach(1, sandbox.fd, PUBLIC_EGRESS)
     made.host.run(
         "nft add table ip published",
         "nft add chain ip published pre '{ type nat hook prerouting priority dstnat; }'",
@@ -123,15 +154,15 @@ def test_ports_that_the_host_publishes_for_containers(made: Lab, node: NetworkNo
         def attack() -> bool:
             return can_connect(sandbox, HOST, 9090, timeout_s=0.3)
 
-        _layers_hold(made, [node], attack, Layer("host0", "host-address"))
+        _layers_hold(made, [node], attack, Layer("router0", "host-network"), Layer("host0", "host-address"))
 
 
 def test_neighbour(made: Lab) -> None:
     """Sandboxes of one server cannot reach each other, even where a setting allows their whole range."""
     with running_node(made, allow_private=("10.0.0.0/8",)) as node:
         one, two = made.sandbox(), made.sandbox()
-        node.attach(1, one.fd, True)
-        other = node.attach(2, two.fd, True)
+        node.attach(1, one.fd, PUBLIC_EGRESS)
+        other = node.attach(2, two.fd, PUBLIC_EGRESS)
         with _bound(two, "0.0.0.0", 8080) as receiver:
             attack = _udp_arrives(one, receiver, other.address, 8080)
             _layers_hold(made, [node], attack, Layer("router0", "neighbour"))
@@ -140,8 +171,8 @@ def test_neighbour(made: Lab) -> None:
 def test_neighbour_by_private_range(made: Lab, node: NetworkNode) -> None:
     """With the default setting the sandboxes' own range is refused a second time, as private."""
     one, two = made.sandbox(), made.sandbox()
-    node.attach(1, one.fd, True)
-    other = node.attach(2, two.fd, True)
+    node.attach(1, one.fd, PUBLIC_EGRESS)
+    other = node.attach(2, two.fd, PUBLIC_EGRESS)
     with _bound(two, "0.0.0.0", 8080) as receiver:
         attack = _udp_arrives(one, receiver, other.address, 8080)
         _layers_hold(made, [node], attack, Layer("router0", "neighbour"), Layer("router0", "refused"))
@@ -152,8 +183,8 @@ def test_neighbour_instance(made: Lab) -> None:
     allowed = ("10.0.0.0/8",)
     with running_node(made, 0, allow_private=allowed) as first, running_node(made, 1, allow_private=allowed) as second:
         one, two = made.sandbox(), made.sandbox()
-        first.attach(1, one.fd, True)
-        other = second.attach(1, two.fd, True)
+        first.attach(1, one.fd, PUBLIC_EGRESS)
+        other = second.attach(1, two.fd, PUBLIC_EGRESS)
         with _bound(two, "0.0.0.0", 8080) as receiver:
             attack = _udp_arrives(one, receiver, other.address, 8080)
             layers = (
@@ -168,8 +199,8 @@ def test_neighbour_instance(made: Lab) -> None:
 def test_spoofed_source_of_a_neighbour(made: Lab, node: NetworkNode) -> None:
     """A source address that is not the interface's own is dropped, though it is another sandbox's that may use the internet."""
     one, two = made.sandbox(), made.sandbox()
-    node.attach(1, one.fd, True)
-    other = node.attach(2, two.fd, True)
+    node.attach(1, one.fd, PUBLIC_EGRESS)
+    other = node.attach(2, two.fd, PUBLIC_EGRESS)
     assert one.run_as(0, f"ip address add {other.address}/32 dev eth0").returncode == 0
     # The kernel's reverse-path filter stops it as well; the attack turns it off each time, so that the rules stand alone.
     made.router().run("for f in /proc/sys/net/ipv4/conf/*/rp_filter; do echo 0 > $f; done")
@@ -186,7 +217,7 @@ def test_spoofed_source_of_a_neighbour(made: Lab, node: NetworkNode) -> None:
 def test_spoofed_source_of_a_stranger_at_the_host(made: Lab, node: NetworkNode) -> None:
     """Were the router's checks lost, the host would still drop what does not come from the sandboxes' range."""
     sandbox = made.sandbox()
-    node.attach(1, sandbox.fd, True)
+    node.attach(1, sandbox.fd, PUBLIC_EGRESS)
     assert sandbox.run_as(0, "ip address add 9.9.9.9/32 dev eth0").returncode == 0
     for layer in (Layer("router0", "spoofed"), Layer("router0", "offline")):
         _disable(made, layer)
@@ -199,7 +230,7 @@ def test_spoofed_source_of_a_stranger_at_the_host(made: Lab, node: NetworkNode) 
 def test_offline_outward(made: Lab, node: NetworkNode) -> None:
     """Internet off: nothing goes out."""
     sandbox = made.sandbox()
-    node.attach(1, sandbox.fd, False)
+    node.attach(1, sandbox.fd, NO_EGRESS)
     with _bound(made.far, FAR, 8080) as receiver:
         _layers_hold(made, [node], _udp_arrives(sandbox, receiver, FAR, 8080), Layer("router0", "offline"))
 
@@ -207,7 +238,7 @@ def test_offline_outward(made: Lab, node: NetworkNode) -> None:
 def test_offline_dns(made: Lab, node: NetworkNode) -> None:
     """Internet off: the resolver is not asked either."""
     sandbox = made.sandbox()
-    node.attach(1, sandbox.fd, False)
+    node.attach(1, sandbox.fd, NO_EGRESS)
     udp, tcp = node.dns_sockets()
     with udp, tcp:
         _layers_hold(made, [node], _udp_arrives(sandbox, udp, node.gateway_address, 53), Layer("router0", "offline"))
@@ -216,12 +247,12 @@ def test_offline_dns(made: Lab, node: NetworkNode) -> None:
 def test_offline_inward(made: Lab, node: NetworkNode) -> None:
     """Internet taken: nothing of an established connection comes in either."""
     sandbox = made.sandbox()
-    node.attach(1, sandbox.fd, True)
+    node.attach(1, sandbox.fd, PUBLIC_EGRESS)
     with _bound(made.far, FAR, 8080) as server, sandbox.open_socket(socket.SOCK_DGRAM) as client:
         client.connect((FAR, 8080))
         client.send(b"hello")
         peer = server.recvfrom(100)[1]
-        node.set_internet(1, False)
+        node.set_egress(1, NO_EGRESS)
 
         def attack() -> bool:
             server.sendto(b"inward", peer)
@@ -233,7 +264,7 @@ def test_offline_inward(made: Lab, node: NetworkNode) -> None:
 def test_unasked_traffic_from_the_network(made: Lab, node: NetworkNode) -> None:
     """A machine that routes the sandboxes' range to the host reaches no sandbox: three rules, each enough."""
     sandbox = made.sandbox()
-    slot = node.attach(1, sandbox.fd, True)
+    slot = node.attach(1, sandbox.fd, PUBLIC_EGRESS)
     made.far.run(f"ip route add 10.200.0.0/16 via {HOST}")
     with _bound(sandbox, "0.0.0.0", 8080) as receiver:
         layers = (Layer("host0", "range-from-outside"), Layer("host0", "unasked"), Layer("router0", "unasked", accept=True))
@@ -258,7 +289,7 @@ def test_guard(made: Lab, node: NetworkNode) -> None:
 
 
 def test_resolver_is_for_sandboxes_only(made: Lab, node: NetworkNode) -> None:
-    """Nobody but a sandbox reaches the resolver's port by the uplink."""
+    """Only sandboxes reach the resolver's port by the uplink."""
     udp, tcp = node.dns_sockets()
     with udp, tcp:
         attack = _udp_arrives(made.host, udp, node.gateway_address, 53)
@@ -268,32 +299,86 @@ def test_resolver_is_for_sandboxes_only(made: Lab, node: NetworkNode) -> None:
 def test_router_itself(made: Lab, node: NetworkNode) -> None:
     """Nothing of the router but its resolver port answers a sandbox."""
     sandbox = made.sandbox()
-    node.attach(1, sandbox.fd, True)
+    node.attach(1, sandbox.fd, PUBLIC_EGRESS)
     with _bound(made.router(), "0.0.0.0", 8080) as receiver:
         attack = _udp_arrives(sandbox, receiver, node.gateway_address, 8080)
         _layers_hold(made, [node], attack, Layer("router0", "router-itself", accept=True))
 
 
+def test_sandbox_cannot_connect_to_the_callers_address(made: Lab, node: NetworkNode) -> None:
+    """The server reaches a sandbox by a socket for it alone, without internet too; the address it comes from answers no sandbox."""
+    sandbox = made.sandbox()
+    node.attach(1, sandbox.fd, NO_EGRESS)
+    with sandbox.listen("0.0.0.0"):
+        sock, address = node.call_socket(1)
+        with sock:
+            sock.settimeout(5)
+            sock.connect((address, 8080))
+            caller = sock.getsockname()[0]
+    with _bound(made.router(), "0.0.0.0", 8080) as receiver:
+        attack = _udp_arrives(sandbox, receiver, caller, 8080)
+        _layers_hold(made, [node], attack, Layer("router0", "caller", accept=True), Layer("router0", "router-itself", accept=True))
+
+
 def test_flows(made: Lab, node: NetworkNode) -> None:
     """One sandbox cannot fill the connection table that all share: beyond the bound it is refused, a neighbour is not."""
     greedy, neighbour = made.sandbox(), made.sandbox()
-    node.attach(1, greedy.fd, True)
-    node.attach(2, neighbour.fd, True)
+    node.attach(1, greedy.fd, PUBLIC_EGRESS)
+    node.attach(2, neighbour.fd, PUBLIC_EGRESS)
     made.far.run("ip address add 203.0.113.9/32 dev far0")
     with greedy.open_socket(socket.SOCK_DGRAM) as sender, made.far.listen("0.0.0.0"):
-        for port in range(1, FLOWS_PER_SANDBOX + 64):
-            try:
-                sender.sendto(b"x", ("203.0.113.9", port))
-            except OSError:
-                continue  # the refusal of an earlier one
+        open_flows(sender, "203.0.113.9", FLOWS_PER_SANDBOX + 64)
         assert can_connect(neighbour, FAR)
-        _layers_hold(made, [], lambda: can_connect(greedy, FAR, timeout_s=0.3), Layer("router0", "flows"))
+        for place in (made.host, made.router()):
+            assert FLOWS_PER_SANDBOX <= _tracked(place) < FLOWS_PER_SANDBOX + 16
+        attack = partial(can_connect, greedy, FAR, timeout_s=0.3)
+        _layers_hold(made, [node], attack, Layer("router0", "flows"), Layer("host0", "flows"))
+
+
+def test_flows_of_questions(made: Lab, node: NetworkNode) -> None:
+    """Questions to the resolver are tracked too, so a sandbox that uses up its connections asks no more."""
+    greedy = made.sandbox()
+    node.attach(1, greedy.fd, PUBLIC_EGRESS)
+    made.far.run("ip address add 203.0.113.9/32 dev far0")
+    with greedy.open_socket(socket.SOCK_DGRAM) as sender, _bound(made.router(), node.gateway_address, 53) as receiver:
+        open_flows(sender, "203.0.113.9", FLOWS_PER_SANDBOX + 64)
+        attack = _udp_arrives(greedy, receiver, node.gateway_address, 53)
+        _layers_hold(made, [], attack, Layer("router0", "flows-of-questions"))
+
+
+def _tracked(place: Namespace) -> int:
+    return place.call(lambda: int(Path("/proc/sys/net/netfilter/nf_conntrack_count").read_text()))
+
+
+def test_connections_are_forgotten_soon(made: Lab, node: NetworkNode) -> None:
+    """UDP queries of a sandbox, or of the relay for it, are tracked for 15 s. Those of the host keep the host's time."""
+    sandbox = made.sandbox()
+    node.attach(1, sandbox.fd, PUBLIC_EGRESS)
+    made.far.run("ip address add 203.0.113.9/32 dev far0")
+    for port, origin, uid in ((50001, sandbox, 0), (50002, made.host, RELAY_UID), (50003, made.host, 0)):
+        send = f"import os, socket; os.setuid({uid}); socket.socket(2, 2).sendto(b'x', ('203.0.113.9', {port}))"
+        origin.run(f'{sys.executable} -c "{send}"')
+    assert made.host.call(partial(_seconds_left, 50001)) <= 15
+    assert made.router().call(partial(_seconds_left, 50001)) <= 15
+    assert made.host.call(partial(_seconds_left, 50002)) <= 15
+    assert made.host.call(partial(_seconds_left, 50003)) > 15
+
+
+def _seconds_left(port: int) -> int:
+    """Of the one tracked connection to that port, in the calling thread's namespace. Source: <linux/netfilter/nfnetlink_conntrack.h>."""
+    netlink = NetlinkSocket(12)
+    try:
+        dumped = [attributes_of(payload[4:]) for payload in netlink.dump("list connections", 0x101, bytes([socket.AF_INET, 0, 0, 0]))]
+    finally:
+        netlink.close()
+    (found,) = [int.from_bytes(entry[7], "big") for entry in dumped if port.to_bytes(2, "big") in entry[1]]
+    return found
 
 
 def test_invalid_packets_leave_with_no_private_source(made: Lab, node: NetworkNode) -> None:
     """A packet that belongs to no connection is not translated, so it would carry the sandbox's own address out: it is dropped."""
     sandbox = made.sandbox()
-    slot = node.attach(1, sandbox.fd, True)
+    slot = node.attach(1, sandbox.fd, PUBLIC_EGRESS)
 
     def raw(kind: int, protocol: int) -> Callable[[], socket.socket]:
         return lambda: socket.socket(kind, socket.SOCK_RAW, protocol)
@@ -319,10 +404,11 @@ def _with_checksum(source: str, destination: str, segment: bytes) -> bytes:
     return segment[:16] + struct.pack("!H", ~(total + (total >> 16)) & 0xFFFF) + segment[18:]
 
 
-def test_ipv6(made: Lab, node: NetworkNode) -> None:
-    """Were IPv6 turned on everywhere by mistake, router and host would each still drop it."""
+@pytest.mark.parametrize("policy", [PUBLIC_EGRESS, EgressPolicy(public=True, deny=("203.0.113.9/32",))])
+def test_ipv6(made: Lab, node: NetworkNode, policy: EgressPolicy) -> None:
+    """Were IPv6 turned on everywhere by mistake, router and host would each still drop it, with lists of addresses or without."""
     sandbox = made.sandbox()
-    node.attach(1, sandbox.fd, True)
+    node.attach(1, sandbox.fd, policy)
     router = made.router()
     for where in (made.far, made.host, router, sandbox):
         where.call(lambda: [path.write_text("0") for path in Path("/proc/sys/net/ipv6/conf").glob("*/disable_ipv6")])

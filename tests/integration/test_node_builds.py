@@ -17,8 +17,9 @@ from cloister.config.load import load
 from cloister.errors import TemplateNotFoundError
 from cloister.ids import new_sandbox_id
 from cloister.model.build import BuildStatus
-from cloister.model.sandbox import EndReason, SandboxRequest
+from cloister.model.sandbox import SandboxRequest
 from cloister.node.journal import Journal
+from cloister.nodewire.requests import Kill
 from cloister.template.layers import LayerStore
 from framework.node_peer import NodePeer, build_request, run
 from framework.server import Server, running_server
@@ -63,7 +64,7 @@ def test_a_build_can_be_used_until_it_is_dropped(peer: NodePeer) -> None:
     build_id = peer.start(build_request(*run("echo made > /tmp/made")))
     peer.wait_ready(build_id)
     made = peer.call(lambda node: node.create(sandbox_of(build_id)))
-    assert peer.call(lambda node: node.kill(made.sandbox_id, EndReason.KILLED))
+    assert peer.call(lambda node: node.kill(Kill(made.sandbox_id)))
     peer.drop(build_id)
     peer.drop(build_id)
     with pytest.raises(TemplateNotFoundError):
@@ -83,8 +84,9 @@ def test_what_was_made_ahead_of_a_dropped_build_ends(peer: NodePeer) -> None:
 
 def wait_made_ahead(server: Server, build_id: str, count: int) -> None:
     """Until the journal knows so many sandboxes of a build."""
-    journal, until = Journal(server.data_dir / "node" / "sandboxes"), time.monotonic() + 20
-    while (found := sum(entry.record.build_id == build_id for entry in journal.entries()[0])) != count:
+    journal = Journal(server.data_dir / "node" / "sandboxes", server.data_dir / "none")
+    until = time.monotonic() + 20
+    while (found := sum(entry.record.build_id == build_id for entry in journal.entries().entries)) != count:
         assert time.monotonic() < until, f"{found} sandboxes instead of {count}"
         time.sleep(0.05)
 
@@ -145,7 +147,7 @@ def test_drop_ends_what_runs(peer: NodePeer) -> None:
 
 
 def test_the_census_knows_sandboxes_of_builds(peer: NodePeer) -> None:
-    """What a running build holds belongs to it, and is no leftover."""
+    """The census counts the objects of a running build as held, not as left over."""
     build_id = peer.start(build_request(*run("echo be''gun; sleep 1234")))
     peer.wait_line(build_id, "begun")
     (box,) = boxes(peer.server)
@@ -233,7 +235,7 @@ def test_a_store_that_fills_up_in_the_middle(directory: Path) -> None:
                 while True:
                     file.write(bytes(1 << 20))
             refused = peer.wait_failed(peer.start(build_request(*run("true"))))
-            assert "MiB of disk left" in refused.message
+            assert "too little disk space" in refused.message
             ballast.unlink()
             again = build_request(*run("echo small > /tmp/small", "true"), team_id=request.team_id)
             assert peer.wait_ready(peer.start(again)).status is BuildStatus.READY

@@ -27,10 +27,10 @@ CELLS = (
 )
 FIT = """
 import os, sys
-sys.path.insert(0, {drivers!r})
+sys.path[:0] = [{drivers!r}, {drivers!r} + '/python']
 os.closerange(6, 1024)
-import python_zygote, zygote_memory
-fork, live = python_zygote.prepare()
+import zygote_main, zygote_memory
+fork, live = zygote_main.prepare()
 print('fit', sys.version_info[:2])
 os._exit(0)
 """
@@ -65,7 +65,8 @@ def kernel(python: str, tmp_path: Path) -> Iterator[tuple[Any, subprocess.Popen[
     """A cold kernel: the protocol's stream, and the process with its standard output."""
     ours, theirs = socket.socketpair()
     env = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "LANG": "C.UTF-8", "CLOISTER_KERNEL_FD": str(theirs.fileno())}
-    process = subprocess.Popen([python, str(DRIVERS / "python.py")], env=env, cwd="/", pass_fds=(theirs.fileno(),), stdout=subprocess.PIPE)
+    argv = [python, str(DRIVERS / "python" / "main.py")]
+    process = subprocess.Popen(argv, env=env, cwd="/", pass_fds=(theirs.fileno(),), stdout=subprocess.PIPE)
     theirs.close()
     ours.settimeout(60)
     with ours, ours.makefile("rwb") as stream:

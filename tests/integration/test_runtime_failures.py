@@ -14,16 +14,18 @@ import pytest
 
 from cloister.config.load import load
 from cloister.config.settings import Settings
+from cloister.disks import images
+from cloister.disks.ready import Disks
 from cloister.errors import CloisterError, IsolationError
-from cloister.linux.holds import Holds
+from cloister.linux.treelocks import TreeLocks
 from cloister.model.resources import Limits
 from cloister.network.dns_relay import host_nameservers
 from cloister.node.catalog import Catalog
 from cloister.node.host import NodeHost, build_host
-from cloister.runtime.namespace import rootfs, start, wire, zone, zones
-from cloister.runtime.namespace import runtime as runtime_module
-from cloister.runtime.namespace.disks import Disks
-from cloister.runtime.spec import SandboxSpec
+from cloister.runtime import start
+from cloister.runtime.namespace import rootfs, slots, wire, zone, zones
+from cloister.runtime.namespace.runtime import NamespaceRuntime
+from cloister.runtime.spec import SandboxSpec, Sharing
 from cloister.template.layers import LayerStore
 
 pytestmark = [pytest.mark.root, pytest.mark.templates]
@@ -48,7 +50,7 @@ def spec(host: NodeHost, tmp_path: Path, name: str) -> SandboxSpec:
     directory.mkdir(exist_ok=True)
     return SandboxSpec(
         sandbox_id=name,
-        template_key="base",
+        sharing=Sharing(key="base"),
         directory=directory,
         layers=(*(store.rootfs(key) for key in template.layers), host.host_layer.path),
         agent=Catalog(store, host.host_layer, Limits()).agent_tree(),
@@ -64,7 +66,7 @@ def look(host: NodeHost, directory: Path) -> tuple[list[str], int, list[str], li
     files = sorted(str(path) for path in directory.rglob("*"))
     loops = subprocess.run(["losetup", "--noheadings", "--output", "BACK-FILE"], capture_output=True, text=True, check=True).stdout
     mine = [line for line in loops.splitlines() if str(directory) in line]
-    return host.runtime.survey(), len(list(Path("/proc/self/fd").iterdir())), files, mine
+    return host.survey(), len(list(Path("/proc/self/fd").iterdir())), files, mine
 
 
 def survey(host: NodeHost, directory: Path) -> tuple[list[str], int, list[str], list[str]]:
@@ -87,13 +89,13 @@ def check_nothing_more(after: tuple[list[str], int, list[str], list[str]], befor
 STEPS = {
     "disk": (Disks, "take"),
     "wait for the agent": (start, "wait_serving"),
-    "map the disk": (rootfs, "map_disk"),
+    "map the disk": (images, "map_disk"),
     "mount the layers": (rootfs, "layer_mounts"),
     "mount the agent": (rootfs, "common_mounts"),
     "set up": (wire, "send_setup"),
-    "strings": (runtime_module, "setup_strings"),
-    "hold the layers": (Holds, "take"),
-    "state": (runtime_module, "state_of"),
+    "strings": (slots, "setup_strings"),
+    "hold the layers": (TreeLocks, "lock"),
+    "state": (slots, "state_of"),
 }
 
 
@@ -115,7 +117,7 @@ def test_failure_of_a_step_leaves_nothing(host: NodeHost, tmp_path: Path, monkey
     check_nothing_more(survey(host, directory), before)
 
 
-@pytest.mark.parametrize(("part", "method"), [("network", "attach"), ("cgroups", "open_joining")])
+@pytest.mark.parametrize(("part", "method"), [("network", "attach"), ("groups", "open_joining")])
 def test_failure_of_the_host_leaves_nothing(
     host: NodeHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str, method: str
 ) -> None:
@@ -128,7 +130,8 @@ def test_failure_of_the_host_leaves_nothing(
         raise IsolationError("injected")
 
     with monkeypatch.context() as patch:
-        patch.setattr(getattr(host.runtime, part), method, fail)
+        owner = host.resources.network if part == "network" else host.resources.groups.tree
+        patch.setattr(owner, method, fail)
         with pytest.raises(IsolationError, match="injected"):
             host.runtime.create(spec(host, tmp_path, "failing"), lambda _state: None)
     check_nothing_more(survey(host, directory), before)
@@ -142,13 +145,15 @@ def test_step_inside_the_sandbox_that_fails_stops_it(host: NodeHost, tmp_path: P
     directory = tmp_path / "failing"
     directory.mkdir()
     before = survey(host, directory)
-    right = host.runtime._zygote_host
-    host.runtime._zygote_host = replace(right, filters=replace(right.filters, sandbox=seccomp_filter))
+    runtime = host.runtime
+    assert isinstance(runtime, NamespaceRuntime)
+    right = runtime._starter
+    runtime._starter = replace(right, filter=seccomp_filter)
     try:
         with pytest.raises(CloisterError, match=word):
-            host.runtime.create(spec(host, tmp_path, "failing"), lambda _state: None)
+            runtime.create(spec(host, tmp_path, "failing"), lambda _state: None)
     finally:
-        host.runtime._zygote_host = right
+        runtime._starter = right
     check_nothing_more(survey(host, directory), before)
 
 
@@ -161,7 +166,7 @@ def test_next_zone_is_ready_before_the_last_one_is_full(host: NodeHost, tmp_path
         assert time.monotonic() < deadline
         time.sleep(0.1)
     made.append(host.runtime.create(spec(host, tmp_path, "three"), lambda _state: None))
-    assert sum(line.startswith("slot maker") for line in host.runtime.survey()) == 2
+    assert sum(line.startswith("slot maker") for line in host.survey()) == 2
     for sandbox in made:
         assert not sandbox.cold
         sandbox.kill()

@@ -15,7 +15,7 @@ from cloister.model.resources import Limits
 from cloister.network.dns_relay import host_nameservers
 from cloister.node.catalog import Catalog
 from cloister.node.host import NodeHost, build_host
-from cloister.runtime.spec import SandboxSpec
+from cloister.runtime.spec import SandboxSpec, Sharing
 from cloister.template.layers import LayerStore
 
 pytestmark = [pytest.mark.root, pytest.mark.templates]
@@ -35,7 +35,7 @@ def spec(host: NodeHost, directory: Path, layer: Path) -> SandboxSpec:
     directory.mkdir()
     return SandboxSpec(
         sandbox_id=directory.name,
-        template_key="base",
+        sharing=Sharing(key="base"),
         directory=directory,
         layers=(*(store.rootfs(key) for key in template.layers), layer, host.host_layer.path),
         agent=Catalog(store, host.host_layer, Limits()).agent_tree(),

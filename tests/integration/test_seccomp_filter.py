@@ -43,7 +43,7 @@ def filter_file(program: bytes, tmp_path: Path) -> Path:
 
 
 def under_filter(program: bytes, probe: Callable[[], Any]) -> Any:
-    """What ``probe`` gives in a child that put itself under the filter."""
+    """Result of ``probe`` in a child that installed the filter."""
     read, write = os.pipe()
     pid = os.fork()
     if pid == 0:

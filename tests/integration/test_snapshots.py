@@ -13,13 +13,13 @@ from dataclasses import replace
 import pytest
 from structlog.testing import capture_logs
 
-from cloister.errors import DeadlineError, LimitError, NoCapacityError, SandboxNotFoundError, TemplateNotFoundError
+from cloister.errors import DeadlineError, InvalidRequestError, NoCapacityError, SandboxNotFoundError, TemplateNotFoundError
 from cloister.model.sandbox import SandboxRecord, SandboxState
 from cloister.model.template import Template
 from cloister.node.snapshots import SnapshotName, Snapshots
 from cloister.runtime.namespace.sandbox import NamespaceSandbox
-from cloister.template.building.workbench import NodeBuildSandbox
-from cloister.template.interfaces import BoxSpec, Command
+from cloister.template.building.buildsandboxes import NodeBuildSandbox
+from cloister.template.interfaces import BuildSandboxSpec, ShellCommand
 from framework.build_node import LIMITS, BuildNode, NoCancellation, build_node
 
 pytestmark = [pytest.mark.root, pytest.mark.templates]
@@ -35,30 +35,31 @@ def node(stock_templates: None) -> Iterator[BuildNode]:
 @contextmanager
 def live(node: BuildNode, *above: str) -> Iterator[NodeBuildSandbox]:
     """A sandbox, of which a snapshot can be taken like of a client's."""
-    with node.workbench.open((*node.base.layers, *above), BoxSpec(limits=LIMITS), NoCancellation()) as sandbox:
+    with node.build_sandboxes.open((*node.base.layers, *above), BuildSandboxSpec(limits=LIMITS), NoCancellation()) as sandbox:
         yield sandbox
 
 
 def runtime_of(sandbox: NodeBuildSandbox) -> NamespaceSandbox:
     """What the supervisor has of it."""
+    assert isinstance(sandbox.sandbox, NamespaceSandbox)
     return sandbox.sandbox
 
 
 def run(sandbox: NodeBuildSandbox, text: str) -> str:
     """What ``text`` writes; it must succeed."""
     parts: list[bytes] = []
-    assert sandbox.run(Command(text=text, user="root"), lambda _kind, data: parts.append(data)) == 0, b"".join(parts)
+    assert sandbox.run(ShellCommand(text=text, user="root"), lambda _kind, data: parts.append(data)) == 0, b"".join(parts)
     return b"".join(parts).decode()
 
 
 def named() -> Template:
-    """What a snapshot is to be called, with layers that it must not believe."""
+    """The name of a snapshot, with layers that the node must not trust."""
     return Template(template_id="t", name="of-mine", build_id=secrets.token_hex(8), layers=("f" * 64,), envs={"A": "b"}, aliases=("x",))
 
 
 def is_frozen(node: BuildNode, sandbox: NodeBuildSandbox) -> bool:
     """What the kernel says."""
-    return node.host.runtime.cgroups.is_frozen(runtime_of(sandbox)._spec.sandbox_id)
+    return node.host.resources.groups.tree.is_frozen(runtime_of(sandbox)._spec.sandbox_id)
 
 
 def test_a_snapshot_has_the_files_and_the_sandbox_goes_on(node: BuildNode) -> None:
@@ -132,10 +133,10 @@ def test_a_sandbox_goes_on_when_its_snapshot_fails(node: BuildNode, monkeypatch:
 def test_a_sandbox_that_cannot_be_frozen_goes_on(node: BuildNode, monkeypatch: pytest.MonkeyPatch) -> None:
     """When the kernel does not stop it in time, it is let go again."""
     with live(node) as sandbox:
-        cgroups = node.host.runtime.cgroups
+        cgroups = node.host.resources.groups.tree
         monkeypatch.setattr(cgroups, "is_frozen", lambda _name: False)
-        monkeypatch.setattr("cloister.runtime.namespace.sandbox._FREEZE_TIMEOUT_S", 0.2)
-        with pytest.raises(DeadlineError, match="stand still"):
+        monkeypatch.setattr("cloister.runtime.stillness._FREEZE_TIMEOUT_S", 0.2)
+        with pytest.raises(DeadlineError, match="did not freeze"):
             Snapshots(node.place, node.catalog.find).take(runtime_of(sandbox), named())
         monkeypatch.undo()
         assert run(sandbox, "echo on") == "on\n"
@@ -172,8 +173,8 @@ def test_a_sandbox_of_as_many_layers_as_can_be_has_no_snapshot(node: BuildNode) 
     class Tall:
         trees = (tree,) * 128
 
-    with pytest.raises(LimitError, match="at most 128"):
-        Snapshots(node.place, node.catalog.find).take(Tall(), named())  # type: ignore[arg-type]
+    with pytest.raises(InvalidRequestError, match="at most 128"):
+        Snapshots(node.place, node.catalog.find).take(Tall(), named())  # type: ignore[arg-type]  # a sandbox that only has a size
 
 
 def record_of(node: BuildNode, *, build_id: str = "", template: str = "base") -> SandboxRecord:

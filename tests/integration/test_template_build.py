@@ -21,11 +21,11 @@ from cloister.linux.cgroup import find_tree
 from cloister.model.template import Template
 from cloister.network.dns_relay import host_nameservers
 from cloister.node.host import build_host
-from cloister.runtime.namespace.step import StepRunner, StepSpec
-from cloister.template.builder import BuildContext, build_layers
+from cloister.runtime.spec import StepSpec
 from cloister.template.layers import LayerStore
 from cloister.template.progress import PlainProgress
-from cloister.template.stock import Definition, Step
+from cloister.template.stock import StockDefinition, StockStep
+from cloister.template.stockbuilder import StockBuildContext, build_layers
 
 pytestmark = [pytest.mark.root, pytest.mark.templates]
 
@@ -43,7 +43,7 @@ def base(stock: LayerStore) -> Template:
 
 
 @contextmanager
-def _context(stock: LayerStore, base: Template) -> Iterator[BuildContext]:
+def _context(stock: LayerStore, base: Template) -> Iterator[StockBuildContext]:
     """A build in a store of its own, whose layers are those of the base."""
     with tempfile.TemporaryDirectory(prefix="cloister-test-", dir=stock.root) as directory:
         store = LayerStore(Path(directory) / "store")
@@ -51,28 +51,28 @@ def _context(stock: LayerStore, base: Template) -> Iterator[BuildContext]:
             (store.root / "layers" / key).symlink_to(stock.root / "layers" / key)
         settings = replace(load(None, os.environ), data_dir=Path(directory) / "data")
         with build_host(settings, host_nameservers()) as host, Path(os.devnull).open("w") as sink:
-            run_step = StepRunner(host.runtime).run_step
-            yield BuildContext(store=store, run_step=run_step, progress=PlainProgress(sink), host_layer=host.host_layer)
+            run_step = host.run_step
+            yield StockBuildContext(store=store, run_step=run_step, progress=PlainProgress(sink), host_layer=host.host_layer)
 
 
 @pytest.fixture(scope="module")
-def context(stock: LayerStore, base: Template) -> Iterator[BuildContext]:
+def context(stock: LayerStore, base: Template) -> Iterator[StockBuildContext]:
     """One build context for all tests of this file."""
     with _context(stock, base) as made:
         yield made
 
 
-def _definition(script: str, *, online: bool = False, timeout_s: float = 60) -> Definition:
-    step = Step(name="s", kind="run", title="s", script=script, online=online, timeout_s=timeout_s)
-    return Definition(name="t", parent="base", steps=(step,))
+def _definition(script: str, *, online: bool = False, timeout_s: float = 60) -> StockDefinition:
+    step = StockStep(name="s", kind="run", title="s", script=script, online=online, timeout_s=timeout_s)
+    return StockDefinition(name="t", parent="base", steps=(step,))
 
 
-def _build(script: str, base: Template, context: BuildContext, *, online: bool = False, timeout_s: float = 60) -> Path:
+def _build(script: str, base: Template, context: StockBuildContext, *, online: bool = False, timeout_s: float = 60) -> Path:
     keys = build_layers(_definition(script, online=online, timeout_s=timeout_s), base.layers, context)
     return context.store.rootfs(keys[-1])
 
 
-def test_a_layer_holds_what_the_step_wrote_and_nothing_else_of_ours(context: BuildContext, base: Template) -> None:
+def test_a_layer_holds_what_the_step_wrote_and_nothing_else_of_ours(context: StockBuildContext, base: Template) -> None:
     """A step's files are in its layer with the owners it gave them, and its scripts are not."""
     layer = _build("echo hello > /opt/new; chown user:user /opt/new; rm /etc/hostname\n", base, context)
     assert (layer / "opt/new").read_text() == "hello\n"
@@ -81,14 +81,14 @@ def test_a_layer_holds_what_the_step_wrote_and_nothing_else_of_ours(context: Bui
     assert (layer / "etc/hostname").is_char_device()  # a whiteout
 
 
-def test_a_step_has_a_name_that_every_build_has(context: BuildContext, base: Template) -> None:
+def test_a_step_has_a_name_that_every_build_has(context: StockBuildContext, base: Template) -> None:
     """A layer depends on no name of the machine or sandbox that built it, and none of a sandbox's own files is in it."""
     layer = _build("hostname > /opt/names; cat /etc/hostname >> /opt/names\n", base, context)
     assert (layer / "opt/names").read_text() == "cloister\ncloister\n"
     assert not (layer / "etc").exists()
 
 
-def test_a_step_is_nobody_on_the_host(context: BuildContext, base: Template) -> None:
+def test_a_step_is_nobody_on_the_host(context: StockBuildContext, base: Template) -> None:
     """Root of a step is an id of the host's sandbox range; it makes no device node, mounts nothing and sees no process of the host."""
     seen: list[int] = []
 
@@ -110,7 +110,7 @@ def test_a_step_is_nobody_on_the_host(context: BuildContext, base: Template) -> 
     assert not (layer / "opt/disk").exists()
 
 
-def test_host_settings_are_seen_online_and_not_kept(context: BuildContext, base: Template) -> None:
+def test_host_settings_are_seen_online_and_not_kept(context: StockBuildContext, base: Template) -> None:
     """An online step finds the host's certificates and resolver; its layer holds none of the files."""
     script = "test -s /etc/pip.conf; test -s /etc/ssl/certs/java/cacerts; grep nameserver /etc/resolv.conf > /opt/seen\n"
     layer = _build(script, base, context, online=True)
@@ -118,12 +118,12 @@ def test_host_settings_are_seen_online_and_not_kept(context: BuildContext, base:
     assert not (layer / "etc").exists() or not list((layer / "etc").rglob("*.*"))
 
 
-def test_an_offline_step_has_no_network(context: BuildContext, base: Template) -> None:
+def test_an_offline_step_has_no_network(context: StockBuildContext, base: Template) -> None:
     """Without ``online`` a step resolves no name and reaches no address."""
     _build("! getent hosts example.org; ! timeout 3 bash -c 'echo > /dev/tcp/198.51.100.1/80'\n", base, context)
 
 
-def test_a_failed_step_tells_why(context: BuildContext, base: Template) -> None:
+def test_a_failed_step_tells_why(context: StockBuildContext, base: Template) -> None:
     """The error carries the exit code, the last output and the log's path."""
     with pytest.raises(BuildError, match="exit code 3") as caught:
         _build("echo out; echo err >&2; exit 3\n", base, context)
@@ -131,7 +131,7 @@ def test_a_failed_step_tells_why(context: BuildContext, base: Template) -> None:
     assert Path(str(caught.value.hint).removeprefix("the whole log: ")).read_text() == "out\nerr\n"
 
 
-def test_a_step_that_hangs_is_ended(context: BuildContext, base: Template) -> None:
+def test_a_step_that_hangs_is_ended(context: StockBuildContext, base: Template) -> None:
     """A step is killed at its deadline, children included."""
     started = time.monotonic()
     with pytest.raises(BuildError, match="longer than 2 s"):
@@ -147,13 +147,17 @@ def test_a_killed_build_leaves_nothing_after_the_next_one(stock: LayerStore) -> 
         environ = {**os.environ, "CLOISTER_STORE_DIR": directory}
         with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environ) as process:
             deadline = time.monotonic() + 120
-            while not list(Path(directory).glob("tmp/*/layer/.rootfs.pair")):  # the sandbox runs
+            while not list(Path(directory).glob("tmp/*/layer/.rootfs.pair")):  # the sandbox is being made
                 assert process.poll() is None
                 assert time.monotonic() < deadline
                 time.sleep(0.1)
             (number,) = (path.name for path in Path("/run/cloister/instances").iterdir() if directory in path.read_text())
             groups = find_tree(int(number))
-            (sandbox,) = (name for name in groups.names() if not name.startswith("zone-"))
+            while not (sandboxes := [name for name in groups.names() if not name.startswith("zone-")]):
+                assert process.poll() is None
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+            (sandbox,) = sandboxes
             process.send_signal(signal.SIGKILL)
         dead = set(Path(directory).glob("tmp/*"))
         with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environ) as second:

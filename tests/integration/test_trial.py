@@ -12,13 +12,14 @@ from contextlib import contextmanager
 import pytest
 
 from cloister.errors import BuildError
+from cloister.model.network import NO_EGRESS
 from cloister.model.resources import Limits
 from cloister.model.template import Template
-from cloister.node.trial import NodeTrial
-from cloister.template.interfaces import BoxSpec, Command
+from cloister.node.builds.trial import TemplateTrial
+from cloister.template.interfaces import BuildSandboxSpec, ShellCommand
 from cloister.template.layers import LayerStore
 from framework.build_node import BuildNode, NoCancellation, build_node
-from framework.fake_workbench import RecordedLog
+from framework.fake_build_sandboxes import RecordedLog
 from framework.template_store import real_store
 from framework.waiting import eventually
 
@@ -47,10 +48,10 @@ def interpreter() -> Template:
 def with_layer(node: BuildNode, script: str) -> Template:
     """The code interpreter after ``script``."""
     template = interpreter()
-    spec = BoxSpec(limits=LIMITS, allow_internet=False)
-    with node.workbench.open(template.layers, spec, NoCancellation()) as box:
+    spec = BuildSandboxSpec(limits=LIMITS, egress=NO_EGRESS)
+    with node.build_sandboxes.open(template.layers, spec, NoCancellation()) as box:
         said: list[bytes] = []
-        assert box.run(Command(text=script, user="root"), lambda _kind, data: said.append(data)) == 0, said
+        assert box.run(ShellCommand(text=script, user="root"), lambda _kind, data: said.append(data)) == 0, said
         layer = box.publish(secrets.token_hex(32), "test")
     assert layer is not None
     return dataclasses.replace(template, layers=(*template.layers, layer.key))
@@ -59,12 +60,12 @@ def with_layer(node: BuildNode, script: str) -> Template:
 def try_it(node: BuildNode, template: Template, timeout_s: float = 20.0) -> tuple[Template, RecordedLog]:
     """What a trial finds, and what it says."""
     log = RecordedLog()
-    return trial(node, timeout_s)(template, log, NoCancellation(), force=True), log
+    return trial(node, timeout_s).run(template, log, NoCancellation(), force=True), log
 
 
-def trial(node: BuildNode, timeout_s: float) -> NodeTrial:
+def trial(node: BuildNode, timeout_s: float) -> TemplateTrial:
     """Trials on the node."""
-    return NodeTrial(node.workbench, lambda _template: LIMITS, timeout_s)
+    return TemplateTrial(node.build_sandboxes, lambda _template: LIMITS, timeout_s)
 
 
 def starting(start_cmd: str, ready_cmd: str = "") -> Template:
@@ -104,14 +105,14 @@ def _of_sandboxes(survey: Sequence[str]) -> list[str]:
 
 def test_a_start_that_succeeds_is_in_the_log(node: BuildNode) -> None:
     """Output of the start command as it comes, the step's name with each entry, and nothing of the sandbox afterwards."""
-    before = node.host.runtime.survey()
+    before = node.host.survey()
     template = starting("id -un; pwd; echo half; echo err >&2; touch up; exec sleep infinity", "test -e up")
     found, log = try_it(node, template)
     assert (found.start_cmd, found.ready_cmd) == (template.start_cmd, template.ready_cmd)
     lines = [line for message in log.lines() for line in message.splitlines()]
     assert {"user", "/home/user", "half", "err", "The template is ready"} <= set(lines)
     assert {step for _level, _message, step in log.entries} == {"finalize"}
-    eventually(lambda: _of_sandboxes(node.host.runtime.survey()) == _of_sandboxes(before))
+    eventually(lambda: _of_sandboxes(node.host.survey()) == _of_sandboxes(before))
 
 
 @pytest.mark.parametrize(
@@ -177,5 +178,5 @@ def test_a_cancellation_ends_it(node: BuildNode, ready_cmd: str) -> None:
     build = Cancelled()
     began = time.monotonic()
     with pytest.raises(BuildError, match="the build was cancelled"):
-        trial(node, 600.0)(starting("sleep infinity", ready_cmd), build, build, force=True)
+        trial(node, 600.0).run(starting("sleep infinity", ready_cmd), build, build, force=True)
     assert time.monotonic() - began < 60

@@ -66,7 +66,7 @@ def _files(root: Path) -> list[Path]:
 
 
 def test_template_cannot_keep_files_of_the_host(lab: BuildLab, certificate: Path) -> None:
-    """What a step changes of the host's files, and what update-ca-certificates makes of its certificates, is in no layer."""
+    """No layer has the changes that a step makes to the host's files, or the bundle that update-ca-certificates makes."""
     host = lab.node.host.host_layer.path
     theirs = [path.relative_to(host) for path in _files(host)]
     pem = certificate.read_bytes().strip().split(b"\n")[1]
@@ -114,7 +114,7 @@ def test_archive_cannot_write_on_the_host(lab: BuildLab, tree: dict[str, str | N
 
 
 def test_step_cannot_answer_for_our_program(lab: BuildLab) -> None:
-    """What an image puts in the place of programs and libraries is not run by COPY, USER and WORKDIR."""
+    """COPY, USER and WORKDIR do not run programs and libraries with which an image replaces others."""
     hostile = "for tool in tar python3 bash sh cp chown useradd; do printf '#!/bin/sh\\ntouch /opt/ran\\n' > $(command -v $tool); done 2> /dev/null"
     forged = "; echo /opt/evil.so > /etc/ld.so.preload"
     made = lab.build(

@@ -14,12 +14,12 @@ from cloister.errors import BuildError
 from cloister.model.build import BuildStatus
 from cloister.model.resources import Limits
 from cloister.model.template import Template
-from cloister.node.trial import NodeTrial
+from cloister.node.builds.trial import TemplateTrial
 from cloister.template.building.expansion import MAX_VALUE, expand
-from cloister.template.images.records import read_facts
+from cloister.template.images.imagerecords import read_facts
 from cloister.template.layers import LayerStore
+from framework.fake_build_sandboxes import FakeBuildSandboxes, FakeCancellation
 from framework.fake_builds import Node, build_id, request
-from framework.fake_workbench import FakeCancellation, FakeWorkbench
 from framework.waiting import eventually
 
 _ALLOWED_BYTES = 8 << 20
@@ -38,7 +38,7 @@ def node(tmp_path: Path) -> Iterator[Node]:
     """A queue of builds of which two run at a time."""
     made = Node(tmp_path / "builds")
     yield made
-    made.work.gate.set()
+    made.stages.gate.set()
     made.builds.stop()
 
 
@@ -55,15 +55,15 @@ def test_client_cannot_hold_the_server_up_by_a_value(piece: str) -> None:
 def test_start_command_cannot_fill_the_servers_memory(tmp_path: Path) -> None:
     """A line without an end, which a start command may write for ten minutes, is not kept until it ends."""
     outputs = {_ENDLESS: [("stdout", b"x" * 65_536)] * 1000}
-    workbench = FakeWorkbench(LayerStore(tmp_path / "store"), outputs=outputs, may_be_killed=True)
+    build_sandboxes = FakeBuildSandboxes(LayerStore(tmp_path / "store"), outputs=outputs, may_be_killed=True)
     template = Template(template_id="t", name="t", build_id="b", layers=(), start_cmd=_ENDLESS)
     tracemalloc.start()
     try:
-        NodeTrial(workbench, lambda _template: Limits(), 1.0)(template, _Deaf(), FakeCancellation(), force=True)
+        TemplateTrial(build_sandboxes, lambda _template: Limits(), 1.0).run(template, _Deaf(), FakeCancellation(), force=True)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert _ENDLESS in workbench.commands
+    assert _ENDLESS in build_sandboxes.commands
     assert peak < _ALLOWED_BYTES
 
 
@@ -90,5 +90,5 @@ def test_team_cannot_keep_others_from_building(node: Node) -> None:
     assert node.builds.counts()["building"] == 4
     for number in (10, 11):
         node.builds.cancel(build_id(number))
-    eventually(lambda: build_id(13) in node.work.begun)
+    eventually(lambda: build_id(13) in node.stages.begun)
     assert node.report(3).status is BuildStatus.WAITING

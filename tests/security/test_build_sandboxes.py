@@ -1,4 +1,4 @@
-"""Steps of builds and live sandboxes as attackers of the host by way of layers: what they write, what they see, and the copier between."""
+"""Attacks of build steps and live sandboxes on the host through layers and the copier."""
 
 from __future__ import annotations
 
@@ -20,11 +20,12 @@ import pytest
 from cloister.errors import BuildError, NoCapacityError, RuntimeFailedError
 from cloister.model.template import Template
 from cloister.node.snapshots import Snapshots
-from cloister.runtime.namespace.plan import AGENT_PYTHON
+from cloister.runtime.namespace.runtime import NamespaceRuntime
+from cloister.runtime.spec import AGENT_PYTHON
 from cloister.template.building import copier
+from cloister.template.building.buildsandboxes import NodeBuildSandbox
 from cloister.template.building.copier import Copier
-from cloister.template.building.workbench import NodeBuildSandbox
-from cloister.template.interfaces import BoxSpec, Command
+from cloister.template.interfaces import BuildSandboxSpec, ShellCommand
 from cloister.template.layers import Layer
 from framework.build_node import LIMITS, BuildNode, NoCancellation, build_node
 
@@ -41,14 +42,14 @@ def node(request: pytest.FixtureRequest, stock_templates: None) -> Iterator[Buil
 @contextmanager
 def box(node: BuildNode, *above: str, context: Path | None = None) -> Iterator[NodeBuildSandbox]:
     """A build sandbox on the base template, started as the node says."""
-    with node.workbench.open((*node.base.layers, *above), BoxSpec(limits=LIMITS, context=context), NoCancellation()) as sandbox:
+    with node.build_sandboxes.open((*node.base.layers, *above), BuildSandboxSpec(limits=LIMITS, context=context), NoCancellation()) as sandbox:
         yield sandbox
 
 
 def run(sandbox: NodeBuildSandbox, text: str) -> str:
     """What ``text`` writes; it must succeed."""
     parts: list[bytes] = []
-    assert sandbox.run(Command(text=text, user="root"), lambda _kind, data: parts.append(data)) == 0, b"".join(parts)
+    assert sandbox.run(ShellCommand(text=text, user="root"), lambda _kind, data: parts.append(data)) == 0, b"".join(parts)
     return b"".join(parts).decode()
 
 
@@ -58,13 +59,13 @@ def named() -> Template:
 
 
 def test_step_cannot_fill_the_hosts_disk(node: BuildNode) -> None:
-    """A step that writes without end fails at its own bound, which the error names; the host loses no more than that, and gets it back."""
+    """A step that writes without end fails at its own limit, which the error names. The host gets the space back."""
     before = shutil.disk_usage(node.store.root).free
-    fill = Command(text="cat /dev/zero > /opt/x", user="root")
+    fill = ShellCommand(text="cat /dev/zero > /opt/x", user="root")
     with box(node) as sandbox:
         with pytest.raises(BuildError, match=f"the disk is full: the build has {LIMITS.disk_mib} MiB"):
             sandbox.run(fill, lambda _kind, _data: None)
-        image = next(node.workbench.directory.glob("*/disk.img"))
+        image = next(node.build_sandboxes.directory.glob("*/disk.img"))
         assert image.stat().st_blocks * 512 <= (LIMITS.disk_mib + 1) << 20
         assert before - shutil.disk_usage(node.store.root).free < (LIMITS.disk_mib + 300) << 20  # others write meanwhile
     assert not image.exists()
@@ -83,7 +84,7 @@ def test_step_cannot_fill_the_store_beyond_its_reserve(node: BuildNode) -> None:
 
 
 def test_step_cannot_take_the_files_that_the_hosts_disk_may_have(node: BuildNode, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Empty files cost a disk no bytes, but it may have so many and no more: a layer of too many is refused, and nothing of it is written."""
+    """Empty files take no bytes, but a disk has a limit of files. A layer with too many is refused and not written."""
     disk = os.statvfs(node.store.root)
     if not disk.f_files:
         pytest.skip("this machine's file system has files without a bound")
@@ -117,7 +118,7 @@ for make in (lambda: os.mknod("/opt/m/w", 0o666 | stat.S_IFCHR, 0), lambda: os.m
 
 
 def test_step_cannot_forge_what_overlayfs_notes_in_layers(node: BuildNode) -> None:
-    """A mark by which a layer would hide or take over what lies below, or above it, cannot be set by a program; nor is a device left."""
+    """Programs cannot set the overlay marks by which a layer hides or replaces others. No device stays in a layer."""
     with box(node) as sandbox:
         run(sandbox, f"mkdir /opt/m && touch /opt/m/f && python3 - <<'END'\n{_MARKS}END")
         layer = sandbox.publish(secrets.token_hex(32), "test")
@@ -133,7 +134,7 @@ def test_step_cannot_forge_what_overlayfs_notes_in_layers(node: BuildNode) -> No
 
 
 def test_user_of_the_host_cannot_run_a_privileged_program_of_a_layer(node: BuildNode) -> None:
-    """Owners in layers are written as they are inside, so root's are root's: nobody but root gets to them."""
+    """Layers keep the owners that files have inside, so files of root belong to root: only root of the host reaches them."""
     with box(node) as sandbox:
         run(sandbox, "cp /bin/true /opt/tool && chmod 6755 /opt/tool && setcap cap_sys_admin+ep /bin/ls 2> /dev/null; true")
         layer = sandbox.publish(secrets.token_hex(32), "test")
@@ -149,12 +150,13 @@ def test_user_of_the_host_cannot_run_a_privileged_program_of_a_layer(node: Build
 
 
 def test_step_cannot_reach_the_host_by_the_network(node: BuildNode) -> None:
-    """A build has the policy of sandboxes without the internet's ports of the host: not a loopback, not an address of it."""
+    """A build has the network policy of sandboxes. It reaches neither the host's loopback nor an address of the host."""
     addresses = {info[4][0] for info in socket.getaddrinfo(socket.gethostname(), None, socket.AF_INET)} | {"127.0.0.1", "169.254.169.254"}
     with socket.create_server(("0.0.0.0", 0)) as listener:
         port = listener.getsockname()[1]
         listener.settimeout(0.5)
         with box(node) as sandbox:
+            assert run(sandbox, "command -v timeout bash ip | wc -l") == "3\n", "a probe of a program that is not there proves nothing"
             gateway = "$(ip route 2> /dev/null | sed -n 's/default via \\([^ ]*\\).*/\\1/p')"
             tries = "; ".join(f"timeout 2 bash -c 'echo x > /dev/tcp/{address}/{port}'" for address in sorted(map(str, addresses)))
             run(sandbox, f'({tries}; g={gateway}; timeout 2 bash -c "echo x > /dev/tcp/${{g:-10.0.0.1}}/{port}") 2> /dev/null; true')
@@ -170,7 +172,7 @@ _ON_A_CONTEXT = (
 
 
 def test_step_cannot_change_what_it_is_shown(node: BuildNode, tmp_path: Path) -> None:
-    """Files of a context: no write, no new mount over it, no privilege by it, no device in it; nor by a layer's links to it."""
+    """A step cannot write to a context, mount over it, or gain a privilege or device by it, nor by links to it."""
     (tmp_path / "file").write_text("of the host")
     (tmp_path / "tool").write_bytes(Path("/bin/true").read_bytes())
     (tmp_path / "tool").chmod(0o6755)
@@ -187,7 +189,7 @@ def test_step_cannot_change_what_it_is_shown(node: BuildNode, tmp_path: Path) ->
 
 
 def test_step_cannot_have_a_layer_take_another_place(node: BuildNode) -> None:
-    """Links in the places that the copier goes through are copied as links; what they lead to is neither read nor written."""
+    """The copier copies links as links. It neither reads nor writes their targets."""
     with box(node) as sandbox:
         run(
             sandbox, "rm -rf /srv /opt /media; ln -s / /srv; ln -s /.cloister/to /opt; ln -s ../../../../../../etc /media; ln -s /x /home/x"
@@ -208,7 +210,7 @@ cd /opt; (while :; do rm -rf race; mkdir race; echo mine > race/shadow; rm -rf r
 
 
 def test_sandbox_cannot_get_other_files_into_its_snapshot(node: BuildNode, tmp_path: Path) -> None:
-    """Links to files of the host, of the copier and of itself stay links, also ones that come and go; what is mounted is not copied."""
+    """Links to files of the host or the copier stay links, also ones that come and go. Mounts are not copied."""
     secret = tmp_path / "host-file"
     secret.write_text("of the host")
     inodes = {secret.stat().st_ino, Path("/etc/shadow").stat().st_ino}
@@ -243,7 +245,7 @@ def test_sandbox_cannot_write_while_it_is_copied(node: BuildNode) -> None:
 
             return publish(*given, on_ready=stand_still, on_copied=go_on)
 
-        snapshots._copier.publish = watched  # type: ignore[assignment,method-assign]
+        snapshots._copier.publish = watched  # type: ignore[assignment,method-assign]  # replaced on purpose
         snapshots.take(sandbox.sandbox, named())
     assert used[0] == used[1]
 
@@ -262,7 +264,7 @@ attempt("own the disk", lambda: os.chown("/.cloister/from/u/opt/mine", 5, 5))
 attempt("mark the disk", lambda: os.setxattr("/.cloister/from/u/opt/mine", "user.x", b"y"))
 attempt("write the agent", lambda: write("/.cloister/agent/site/x"))
 attempt("make a device", lambda: os.mknod("/.cloister/to/disk", 0o60666, os.makedev(8, 0)))
-attempt("reach the internet", lambda: socket.create_connection(("198.51.100.1", 80), 3))
+attempt("reach the internet", lambda: socket.create_connection(("GATEWAY", 53), 3))
 attempt("enter a namespace", lambda: os.unshare(0x10000000) if hasattr(os, "unshare") else None)
 loader = open("/.cloister/rt/lib64/ld-linux-x86-64.so.2", "rb").read()
 with open("/.cloister/to/program", "wb") as file: file.write(loader)
@@ -276,9 +278,12 @@ print(json.dumps({"error": json.dumps(found), "errno": 0}))
 
 
 def test_copier_cannot_be_used_by_what_it_copies(node: BuildNode, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Were it overtaken, it could change neither the disk nor anything but its own layer, see no host, and reach nobody."""
-    monkeypatch.setattr("cloister.template.building.copier.AGENT_PYTHON", (*AGENT_PYTHON, "-c", _OVERTAKEN))
-    with box(node) as sandbox:
+    """A compromised copier could change only its own layer. It cannot change the disk, see the host, or reach a network."""
+    gateway = node.host.network.gateway_address
+    monkeypatch.setattr("cloister.template.building.copier.AGENT_PYTHON", (*AGENT_PYTHON, "-c", _OVERTAKEN.replace("GATEWAY", gateway)))
+    udp, tcp = node.host.network.dns_sockets()  # which answer every sandbox with internet
+    with udp, tcp, box(node) as sandbox:
+        assert run(sandbox, f"timeout 5 bash -c 'echo > /dev/tcp/{gateway}/53' && echo open") == "open\n"
         run(sandbox, "echo mine > /opt/mine; chown 1000 /opt/mine; chmod 600 /opt/mine")
         with pytest.raises(RuntimeFailedError) as caught:
             sandbox.publish(secrets.token_hex(32), "test")
@@ -293,7 +298,7 @@ def test_copier_cannot_be_used_by_what_it_copies(node: BuildNode, monkeypatch: p
 
 
 def test_step_cannot_run_in_a_zygote_that_others_share(node: BuildNode) -> None:
-    """A zone for all builds forks only from the base template: a layer's own interpreter is in no process before the step's sandbox."""
+    """The zone of all builds forks only from the base template. A layer's own interpreter runs only in the step's sandbox."""
     with box(node) as sandbox:
         run(
             sandbox,
@@ -301,14 +306,16 @@ def test_step_cannot_run_in_a_zygote_that_others_share(node: BuildNode) -> None:
         )
         layer = sandbox.publish(secrets.token_hex(32), "test")
     assert layer is not None
+    assert isinstance(node.host.runtime, NamespaceRuntime)
     for zygotes in node.host.runtime._zygotes.values():
-        assert set(zygotes._spec.layers) <= {node.store.rootfs(key) for key in node.base.layers}
+        assert zygotes._places.keys() <= {"agent"}
+        assert zygotes._layers("agent") == node.place.agent_tree().interpreter
     with box(node, layer.key) as sandbox:
         assert run(sandbox, "echo alive") == "alive\n"
 
 
 def test_step_cannot_leave_a_process(node: BuildNode) -> None:
-    """What a step leaves running is dead before its layer is made, and writes nothing more."""
+    """Processes that a step leaves are dead before its layer is made, and write no more."""
     with box(node) as sandbox:
         run(sandbox, "(trap '' TERM HUP; while :; do date +%s%N >> /opt/clock; done) > /dev/null 2>&1 & sleep 0.2")
         layer = sandbox.publish(secrets.token_hex(32), "test")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 import time
 from collections.abc import Iterator
@@ -10,8 +11,10 @@ from contextlib import contextmanager
 import pytest
 from e2b_code_interpreter import Sandbox
 
+from framework.attack_table import held_by
 from framework.inside import python, shell
 from framework.server import Server
+from framework.stage import Stage
 
 pytestmark = [pytest.mark.root, pytest.mark.templates, pytest.mark.slow]
 
@@ -44,12 +47,36 @@ def neighbour_answers(server: Server, neighbour: Sandbox) -> Iterator[None]:
     assert slowest[0] < 20, f"a neighbour waited {slowest[0]:.1f} s"
 
 
+@held_by(namespace="pids limit of its control group", gvisor="RLIMIT_NPROC of gVisor; pids limit of its control group")
 def test_fork_bomb(server: Server, attacker: Sandbox, neighbour: Sandbox) -> None:
     """A fork bomb meets the sandbox's own limit of processes."""
     with neighbour_answers(server, neighbour):
         done = attacker.run_code("bomb() { bomb | bomb & }; bomb; sleep 3; echo over", language="bash", timeout=30)
         assert done.error is not None or "fork" in "".join(done.logs.stderr) or "over" in "".join(done.logs.stdout)
     attacker.kill()
+
+
+_FORKS = """
+import os
+children = []
+try:
+    while len(children) < 700:
+        children.append(os.posix_spawn("/bin/sleep", ["sleep", "60"], {}))
+except OSError as error:
+    print(error.errno)
+print(len(children))
+for pid in children:
+    os.kill(pid, 9)
+"""
+
+
+@held_by(namespace="pids limit of its control group", gvisor="RLIMIT_NPROC of gVisor")
+@pytest.mark.usefixtures("server")
+def test_user_cannot_have_more_processes_than_the_limit(stage: Stage) -> None:
+    """Another fork is refused, and the sandbox goes on: also on gVisor, whose own threads have a bound that would end all of it."""
+    stage.sandbox.files.write("/tmp/forks.py", _FORKS, user="root")
+    refused, count = stage.sandbox.commands.run("python3 /tmp/forks.py", user="user").stdout.split()
+    assert (int(refused), int(count) <= 512) == (errno.EAGAIN, True)
 
 
 def test_memory_bomb(server: Server, attacker: Sandbox, neighbour: Sandbox) -> None:
@@ -117,14 +144,3 @@ def test_process_limit(attacker: Sandbox) -> None:
     number, count = python(attacker, code).split()
     assert number == "11"
     assert int(count) < 600
-
-
-def test_inotify_instances(attacker: Sandbox) -> None:
-    """One sandbox gets a few inotify instances, not all that the host has for root."""
-    code = (
-        "import ctypes\nlibc = ctypes.CDLL(None, use_errno=True)\nfds = []\n"
-        "while (fd := libc.inotify_init1(0)) >= 0: fds.append(fd)\nprint(ctypes.get_errno(), len(fds))\nimport os\nfor fd in fds: os.close(fd)"
-    )
-    number, count = python(attacker, code).split()
-    assert number == "24"
-    assert int(count) <= 32

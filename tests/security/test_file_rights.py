@@ -1,4 +1,4 @@
-"""The file API of a client that names no user has root's power, and programs inside know it: none of it may become theirs by a race.
+"""The file API has root's power if a client names no user. Programs inside must not gain it by a race.
 
 They may be root by sudo anyway where a template says so; these attacks are those of a program that may not.
 """
@@ -68,7 +68,7 @@ def prepare(sandbox: Sandbox) -> str:
 
 
 def test_program_cannot_be_given_a_file_under_an_upload(attacker: Sandbox) -> None:
-    """Whatever a link is swapped for while nobody's file is uploaded through it, nothing that was there changes its owner or mode."""
+    """A program swaps a link during an upload without a user. No existing file changes its owner or mode."""
     before = prepare(attacker)
     with attack(attacker, "/dev/shm/trap", _SWAP_LINKS) as end:
         while time.monotonic() < end:
@@ -80,7 +80,7 @@ def test_program_cannot_be_given_a_file_under_an_upload(attacker: Sandbox) -> No
 
 
 def test_program_cannot_be_given_a_file_under_a_move(attacker: Sandbox) -> None:
-    """A directory that is moved to another file system is copied where no program can put a link in the way of the copy."""
+    """A directory that is moved to another file system is copied. No program can redirect the copy by a link."""
     before = prepare(attacker)
     shell(attacker, "mkdir -p /home/user/tree/sub/h && cd /home/user/tree && touch f{1..150} sub/{f,g,{1..150}} sub/h/{1..50}", user="user")
     moved = 0
@@ -109,7 +109,7 @@ def test_named_user_cannot_do_more_than_that_user(attacker: Sandbox) -> None:
 
 
 def test_named_user_has_no_power_left_in_the_same_thread() -> None:
-    """What a thread did for nobody named leaves no capability to the user whom the next request names, with nothing of root's between."""
+    """A request without a user leaves its thread no capability. The next request, with a named user, has none of root's."""
     program = """
 from cloister.agent.accounts import Account
 from cloister.agent.filesystem.users import Unrestricted, Workers

@@ -1,4 +1,4 @@
-"""Attacks by way of a registry of this host: a pull reaches that one port of the host, and nobody else reaches even that (I4)."""
+"""Attacks through a registry of this host: a pull reaches only that port of the host, and no other process reaches it (I4)."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import pytest
 from e2b import BuildException, Sandbox, Template
 
 from cloister.errors import BuildError
-from cloister.template.images.registries import Registries
-from cloister.template.interfaces import BoxSpec, Command, HostDoor
+from cloister.template.images.registries import RegistrySettings
+from cloister.template.interfaces import BuildSandboxSpec, HostEndpoint, ShellCommand
 from framework.build_node import LIMITS, NoCancellation
 from framework.hostile_registry import Canary, HostileRegistry, canary, hostile_registry
 from framework.image_node import ImageNode, host_node
@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.root, pytest.mark.templates]
 
 @pytest.fixture
 def forbidden() -> Iterator[Canary]:
-    """A port of the host that nobody may reach."""
+    """A port of the host that no sandbox may reach."""
     with canary() as made:
         yield made
 
@@ -38,7 +38,7 @@ def hub() -> Iterator[HostileRegistry]:
 @pytest.fixture
 def node(stock_templates: None, hub: HostileRegistry) -> Iterator[ImageNode]:
     """A node that pulls from it by the name of loopback."""
-    with host_node(registries=Registries((f"localhost:{hub.port}",))) as made:
+    with host_node(registries=RegistrySettings((f"localhost:{hub.port}",))) as made:
         yield made
 
 
@@ -62,25 +62,25 @@ def attempts(*ports: int) -> str:
     return "".join(tries) + "echo tried"
 
 
-def said_in(node: ImageNode, door: HostDoor | None, *ports: int) -> list[str]:
-    """What a build sandbox reaches, as root of it."""
+def said_in(node: ImageNode, endpoint: HostEndpoint | None, *ports: int) -> list[str]:
+    """Reachable targets of a build sandbox, as its root."""
     said: list[bytes] = []
-    spec = BoxSpec(limits=LIMITS, door=door)
-    with node.node.workbench.open(node.node.base.layers, spec, NoCancellation()) as box:
-        assert box.run(Command(text=attempts(*ports), user="root", cwd="/"), lambda _kind, data: said.append(data)) == 0
+    spec = BuildSandboxSpec(limits=LIMITS, host_endpoint=endpoint)
+    with node.node.build_sandboxes.open(node.node.base.layers, spec, NoCancellation()) as box:
+        assert box.run(ShellCommand(text=attempts(*ports), user="root", cwd="/"), lambda _kind, data: said.append(data)) == 0
     return b"".join(said).decode().splitlines()
 
 
 def test_pull_cannot_reach_another_port_of_the_host(node: ImageNode, hub: HostileRegistry, forbidden: Canary) -> None:
-    """Whatever runs in its sandbox: the one port by the one name, and nothing by any other; the door is gone with the sandbox."""
-    said = said_in(node, HostDoor("localhost", hub.port), hub.port, forbidden.port)
+    """Whatever runs in its sandbox: the one port by the one name, and nothing by any other; the forward is gone with the sandbox."""
+    said = said_in(node, HostEndpoint("localhost", hub.port), hub.port, forbidden.port)
     assert said == [f"reached 127.0.0.1 {hub.port}", f"reached localhost {hub.port}", "tried"]
     assert forbidden.callers == []
-    assert not [thread for thread in threading.enumerate() if thread.name == "host-door"]
+    assert not [thread for thread in threading.enumerate() if thread.name == "port-forward"]
 
 
 def test_step_cannot_reach_the_hosts_registry_during_a_pull(node: ImageNode, hub: HostileRegistry) -> None:
-    """A build sandbox beside that of the pull has no door."""
+    """A build sandbox beside that of the pull has no forward."""
     hub.stalled = True
 
     def ask() -> None:
@@ -106,7 +106,7 @@ def test_sandbox_cannot_reach_the_hosts_registry_during_a_pull(stock_templates: 
 
         def pull() -> None:
             with pytest.raises(BuildException):
-                Template.build(Template().from_image(f"localhost:{hub.port}/x:1"), new_name(), **connection)  # type: ignore[arg-type]
+                Template.build(Template().from_image(f"localhost:{hub.port}/x:1"), new_name(), **connection)  # type: ignore[arg-type]  # fields by name
 
         with Sandbox.create("base", timeout=120, **server.sdk) as sandbox:
             thread = threading.Thread(target=pull, daemon=True)
@@ -115,7 +115,7 @@ def test_sandbox_cannot_reach_the_hosts_registry_during_a_pull(stock_templates: 
             assert sandbox.commands.run(attempts(hub.port), user="root", timeout=60).stdout == "tried\n"
             logs: list[str] = []
             step = Template().from_template("base").run_cmd(attempts(hub.port), user="root")
-            Template.build(step, new_name(), on_build_logs=lambda entry: logs.append(entry.message), **connection)  # type: ignore[arg-type]
+            Template.build(step, new_name(), on_build_logs=lambda entry: logs.append(entry.message), **connection)  # type: ignore[arg-type]  # fields by name
             assert "tried" in " ".join(logs)
             assert not [line for line in logs if "reached" in line and " RUN " not in line]
             hub.go.set()
@@ -136,7 +136,7 @@ def test_registry_cannot_send_a_pull_to_another_port_of_the_host(
 
 
 def test_reference_cannot_name_another_port_of_the_host(node: ImageNode, forbidden: Canary) -> None:
-    """The door is for exactly the name that is listed."""
+    """The forward is for exactly the name that is listed."""
     for host in ("localhost", "127.0.0.1", "127.0.0.2"):
         with pytest.raises(BuildError):
             node.base(f"{host}:{forbidden.port}/x:1")

@@ -20,7 +20,7 @@ from framework.template_requests import new_name
 
 pytestmark = [pytest.mark.root, pytest.mark.templates]
 
-IN_ZYGOTE = "import os, signal, sys, time\nif b'python_zygote' in open('/proc/self/cmdline', 'rb').read():\n    "
+IN_ZYGOTE = "import os, signal, sys, time\nif b'zygote_main' in open('/proc/self/cmdline', 'rb').read():\n    "
 FOR_EVER = "while True:\n        try: {}\n        except OSError: pass"
 CODE = {
     "hangs": "import time\ntime.sleep(1e6)",
@@ -37,7 +37,7 @@ CODE = {
     + "if not os.fork():\n        os.setsid()\n        while True:\n            for pid in [int(name) for name in os.listdir('/proc') if name.isdigit()]:\n"
     + "                try: pid in (1, os.getpid()) or os.kill(pid, signal.SIGSTOP)\n                except OSError: pass",
 }
-"""What its Python runs when it starts, by a .pth file. With those below there are fewer than zones: each has its own all the while."""
+"""Programs that its Python runs at its start, by a .pth file. There are fewer than zones, so each has a zone of its own."""
 SCRIPTS = {
     "linked": "ln -sf /bin/true /usr/bin/python3",
     "scripted": "rm /usr/bin/python3; printf '#!/bin/sh\\nexec sleep 1000000\\n' > /usr/bin/python3; chmod +x /usr/bin/python3",
@@ -45,8 +45,9 @@ SCRIPTS = {
 BUILD_S, CREATE_S = 240.0, 150.0
 MOST_MIB = 2048 + 64
 """Of a group of a zygote."""
-NEIGHBOUR_S = 15.0
-"""What a first answer of a neighbour may take on a busy machine; a creation that a hostile template stops takes thirty seconds or sixty."""
+NEIGHBOUR_S = 29.0
+"""Less than the first answer of a neighbour that a hostile template holds up: its creation waits for one of the server's time-outs, of which
+the shortest is 30 s (``runtime/namespace/zygotes.py``). On a busy machine an answer may take most of that for lack of processors alone."""
 
 
 def script_of(name: str) -> str:
@@ -62,7 +63,7 @@ def script_of(name: str) -> str:
 
 
 class Neighbour:
-    """Somebody with a sandbox of a stock template at a time, who notes how long a first answer took."""
+    """A client that creates sandboxes of a stock template, one at a time, and notes the time to the first answer."""
 
     def __init__(self, server: Server) -> None:
         self._server = server

@@ -1,4 +1,4 @@
-"""A sandbox that floods its log or lies in it fills no disk, blocks nobody, and speaks for itself only (I3, I6).
+"""A sandbox that floods or forges its log fills no disk, blocks no other, and cannot forge the server's entries (I3, I6).
 
 The liars stand in for the agent of a sandbox whose root has taken its place: the server asks them over the network of a sandbox, as it
 asks an agent.
@@ -58,7 +58,7 @@ def page(events: list[dict[str, Any]], agent_id: str = "ab") -> web.Response:
 
 
 def test_sandbox_cannot_forge_the_servers_lines(plane: ControlPlane) -> None:
-    """Whatever a sandbox calls itself, its lines are marked as its own, in its own log, with no text that could pass for another line."""
+    """A sandbox's lines are marked as its own, in its own log, under any name. No text in them can pass for another line."""
     victim = ""
     lies = [
         {"logger": "node", "event": "memory.exhausted", "level": "error", "sandbox_id": "x"},
@@ -84,7 +84,7 @@ def test_sandbox_cannot_forge_the_servers_lines(plane: ControlPlane) -> None:
 
 
 def test_sandbox_cannot_fill_the_disk_by_its_log(plane: ControlPlane) -> None:
-    """A flood of events, by agents that claim to be new ones each time, stays within the bound of a sandbox, and many within that of all."""
+    """A flood of events by agents that claim to be new stays within the sandbox's bound. Many floods stay within the total bound."""
     numbers = itertools.count()
 
     async def flood(_request: web.Request) -> web.Response:
@@ -159,7 +159,7 @@ def test_sandbox_cannot_block_the_server_by_its_answer(plane: ControlPlane, liar
 
 @pytest.mark.templates
 def test_flood_of_events_in_a_real_sandbox(server: Server, attacker: Sandbox, neighbour: Sandbox) -> None:
-    """Thousands of runs a second cannot be had, but as many as can be leave a log that is bounded and says what was dropped."""
+    """The log of as many runs as possible is bounded, and reports dropped entries."""
     runs, enough = 0, time.monotonic() + 5  # the server has looked twice by then; what comes after its last look ends with the agent
     while runs < 700 or time.monotonic() < enough:
         attacker.run_code("pass")

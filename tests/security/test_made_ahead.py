@@ -34,7 +34,7 @@ def made_ahead(server: Server) -> Iterator[Sandbox]:
 
 
 def status_without_token(sandbox: Sandbox) -> str:
-    """What the agent answers to a program inside that tries to run code without the token."""
+    """The agent's answer to a program inside that tries to run code without the token."""
     script = (
         "curl -s -o /dev/null -w '%{http_code}' -H 'Content-Type: application/json' -d '{\"code\": \"1\"}' http://127.0.0.1:49999/execute"
     )
@@ -65,7 +65,7 @@ def test_variables_and_identity_are_the_clients(made_ahead: Sandbox) -> None:
 
 
 def test_two_of_them_share_no_randomness(server: Server) -> None:
-    """What is drawn from each source differs, also when both were forked from one zygote."""
+    """Random values of each source differ, also if both kernels were forked from one zygote."""
     code = (
         "import random, secrets, uuid, numpy as np\nprint(random.random(), secrets.token_hex(8), uuid.uuid4(), np.random.rand())"
     )

@@ -1,4 +1,4 @@
-"""What templates start is started once in a sandbox's life, and what a sandbox made ahead has done is nobody else's."""
+"""A start command runs once in a sandbox's life. The work of a sandbox created ahead is seen by no other."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from e2b import SandboxException
 from e2b_code_interpreter import Sandbox
 
-from cloister.node.trial import _languages
+from cloister.node.builds.trial import _languages
 from framework.server import Server, running_server
 from framework.starts import creation_of
 from framework.template_store import store_with, variant
@@ -74,5 +74,5 @@ def test_what_had_the_internet_is_not_given_to_one_without(starting: Server) -> 
     ],
 )
 def test_words_of_a_build_sandbox_are_no_programs(row: list[Any]) -> None:
-    """What a hostile template says of its languages is not put into what starts a zygote, unless it is a path."""
+    """A hostile template's languages cannot change the command that starts a zygote; only a path is accepted."""
     assert _languages({"languages": [row]}) == {}

@@ -1,4 +1,4 @@
-"""The supervisor's socket against other users of the host (I5): anybody may connect, only root and the api process are heard."""
+"""The supervisor's socket against other users of the host (I5): only root and the api process can connect and are heard."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ def socket_of(server: Server) -> Path:
 
 
 def said(path: Path, uid: int) -> str:
-    """What a process of ``uid`` gets for a ping; on the host's own interpreter, which every user can run."""
+    """The answer to a ping by a process of ``uid``, on the host's interpreter, which every user can run."""
     command = ["/usr/bin/python3", "-I", "-c", CLIENT, str(path)]
     done = subprocess.run(command, capture_output=True, text=True, check=True, user=uid, group=uid, extra_groups=[], cwd="/", timeout=30)
     return done.stdout.strip()
 
 
 def test_user_of_the_host_cannot_speak_to_the_supervisor(server: Server) -> None:
-    """A ping of nobody and of an ordinary user is not answered; root's is."""
+    """The supervisor answers a ping of root, but not of an ordinary user or of the user `nobody`."""
     path = socket_of(server)
     for uid in (65534, 1000):
         assert said(path, uid).startswith("refused")

@@ -19,7 +19,7 @@ from framework.inside import python, shell
 from framework.server import Server
 from framework.starts import creation_of, make_started
 
-pytestmark = [pytest.mark.root, pytest.mark.templates, pytest.mark.parametrize("server", ["forked"], indirect=True, scope="module")]
+pytestmark = [pytest.mark.root, pytest.mark.templates, pytest.mark.parametrize("server_tier", ["forked"], indirect=True)]
 
 COUNT = 6
 PYTHON = """

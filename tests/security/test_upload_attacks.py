@@ -1,4 +1,4 @@
-"""Uploads for builds against the api process: links that are forged, room and turns that one team takes from another (I5, I6)."""
+"""Attacks by uploads: forged links, and room and turns that one team takes from another (I5, I6)."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def _with_claims(token: str, **changes: object) -> str:
 
 
 def test_link_cannot_be_forged(plane: ControlPlane) -> None:
-    """It is good for the team, the hash and the time that it was given for, and without its signature for nothing."""
+    """A link is valid only for its team, hash and time, and only with its signature."""
     template_id, _ = request_build(plane, new_name())
     url = link(plane, template_id)["url"]
     token = _token(url)
@@ -86,7 +86,7 @@ def test_link_cannot_be_had_for_anothers_template(plane: ControlPlane) -> None:
 
 
 def test_team_cannot_fill_the_disk_by_archives_of_no_size(plane: ControlPlane) -> None:
-    """Each has a file, two directories and a row: it counts as more than it holds, so there is an end to their number."""
+    """An archive counts for at least the cost of its file, directories and row, so their number is bounded."""
     template_id, _ = request_build(plane, new_name())
     directory = plane.settings.data_dir / "api" / "uploads"
     for number in range(3 * _TOTAL_MIB):

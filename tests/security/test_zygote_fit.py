@@ -28,7 +28,7 @@ THREAD = "import threading, time; threading.Thread(target=time.sleep, args=(60,)
 
 
 def try_to_serve(first: str) -> tuple[bytes, str]:
-    """What a process that has done ``first`` tells its supervisor when it is to be a zygote, and what it says."""
+    """Report and output of a process that ran ``first`` and then becomes a zygote."""
     code = f"import sys; sys.path.insert(0, {str(PACKAGE / 'agent/drivers')!r})\n{first}\nimport zygote; zygote.serve()"
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     rules, library = os.memfd_create("filter"), os.open(PACKAGE / "bin/join.so", os.O_RDONLY)

@@ -1,6 +1,6 @@
 """A sandbox that was forked from a zygote cannot reach it, keep anything of it, or do more than one that was started anew.
 
-What a forked process may do in general is attacked by every other test of this directory, which run in both ways of starting.
+Every other test of this directory attacks forked processes too, because it runs with both kinds of start.
 """
 
 from __future__ import annotations
@@ -20,9 +20,12 @@ from e2b_code_interpreter import Sandbox
 from framework.inside import python, shell
 from framework.server import Server
 
-pytestmark = [pytest.mark.root, pytest.mark.templates, pytest.mark.parametrize("server", ["forked"], indirect=True)]
+pytestmark = [pytest.mark.root, pytest.mark.templates, pytest.mark.parametrize("server_tier", ["forked"], indirect=True)]
 
-ZONE_CAPS = 0x00000000A00405FB | 1 << 21  # a sandbox's, and CAP_SYS_ADMIN
+ZONE_CAPS = {"agent": 0x00000000A00405FB | 1 << 21, "kernel": 1 << 1 | 1 << 21}
+"""An agent's: a sandbox's and CAP_SYS_ADMIN. A kernel's: CAP_DAC_OVERRIDE and CAP_SYS_ADMIN."""
+TEMPLATE_UID = 65533
+"""Of a kernel zygote, in its zone."""
 
 
 def zygotes(server: Server) -> dict[str, int]:
@@ -89,10 +92,11 @@ def test_forked_kernel_has_the_power_of_a_started_one(attacker: Sandbox) -> None
 
 
 def test_forked_processes_keep_no_descriptor_of_the_zygote(attacker: Sandbox) -> None:
-    """The kernel has its standard streams and its protocol socket, the agent nothing that leads out of the sandbox."""
-    listed = python(attacker, "import os; print([os.readlink(f'/proc/self/fd/{n}') for n in os.listdir('/proc/self/fd')[:-1]])")
-    kinds = sorted(name.split(":")[0] for name in json.loads(listed.replace("'", '"')))
-    assert kinds == ["/dev/null", "pipe", "pipe", "socket"], listed
+    """The kernel has its standard streams with copies of two, and its protocol socket, the agent nothing that leads out of the sandbox."""
+    listed = python(attacker, "import os, json; print(json.dumps([os.readlink(e) for e in os.scandir('/proc/self/fd') if os.path.lexists(e)]))")
+    open_there = [name for name in json.loads(listed) if not name.endswith("/fd")]  # but the directory that is being read
+    assert sorted(name.split(":")[0] for name in set(open_there)) == ["/dev/null", "pipe", "pipe", "socket"], listed
+    assert len(open_there) == 6, listed
     found = shell(
         attacker, "ls -l /proc/[0-9]*/fd 2>/dev/null | grep -E 'ns/|pid:|/sys/|tasks|cgroup|memfd:(seccomp|cloister)' || echo none"
     ).text
@@ -100,7 +104,7 @@ def test_forked_processes_keep_no_descriptor_of_the_zygote(attacker: Sandbox) ->
 
 
 def test_forked_processes_share_no_memory_that_can_be_written(attacker: Sandbox) -> None:
-    """What one sandbox writes into memory, no other sees: every writable mapping is private."""
+    """No sandbox sees memory that another one writes, because every writable mapping is private."""
     maps = python(attacker, "print(open('/proc/self/maps').read())")
     shared = [line for line in maps.splitlines() if len(line.split()[1]) == 4 and line.split()[1][1] == "w" and line.split()[1][3] == "s"]
     assert not shared
@@ -156,15 +160,18 @@ except BlockingIOError:
 
 
 def test_zygote_is_confined(server: Server, attacker: Sandbox) -> None:
-    """From the host: no power there, no network, a filter, a tree that nobody can write, and namespaces of its own."""
+    """From the host: no power there, no network, a filter, a read-only tree, and its own namespaces."""
     assert python(attacker, "print(1)") == "1"
     found = zygotes(server)
-    assert found
+    assert found.keys() == {"agent", "kernel"}
     for kind, pid in found.items():
         status = dict(line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines() if ":\t" in line)
         assert all(int(uid) >= 0x10000000 for uid in status["Uid"].split()), kind
         assert status["Seccomp"] == "2"
-        assert int(status["CapBnd"], 16) & ~ZONE_CAPS == 0
+        for sort in ("CapBnd", "CapPrm", "CapEff", "CapInh", "CapAmb"):
+            assert int(status[sort], 16) & ~ZONE_CAPS[kind] == 0, (kind, sort)
+        root = Path(f"/proc/{parent_of(pid)}").stat().st_uid
+        assert set(status["Uid"].split()) == {str(root if kind == "agent" else root + TEMPLATE_UID)}, kind
         for name in ("user", "mnt", "pid", "net", "ipc", "uts", "cgroup"):
             assert Path(f"/proc/{pid}/ns/{name}").readlink() != Path(f"/proc/self/ns/{name}").readlink(), name
         for name in ("mnt", "net", "ipc", "uts", "cgroup"):
@@ -217,8 +224,9 @@ def test_death_of_the_zygotes_is_nothing_to_clients(server: Server, attacker: Sa
 
 def test_cold_starts_are_told_in_the_servers_metrics(server: Server, attacker: Sandbox) -> None:
     """An operator sees that zygotes are ready, and how many sandboxes had to do without."""
-    text = httpx.get(f"{server.url}/metrics", headers={"X-API-Key": server.api_key}).text
-    values = {line.split()[0]: int(line.split()[1]) for line in text.splitlines() if not line.startswith("#")}
+    key = server.cli("key", "create", "--metrics", "test").stdout.strip()
+    text = httpx.get(f"{server.url}/metrics", headers={"Authorization": f"Bearer {key}"}).text
+    values = {line.split()[0]: float(line.split()[1]) for line in text.splitlines() if not line.startswith("#")}
     assert values['cloister_zygotes{kind="agent"}'] >= 1
     told = server.log.read_text()
     assert values['cloister_creations_total{start="cold"}'] == told.count('"cold": ["')

@@ -1,4 +1,4 @@
-"""What the style tests look at: the files of the repository, without what is installed or built."""
+"""The files of the repository for the style tests, without installed and built ones."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["PACKAGE", "ROOT", "parse", "python_files", "text_files"]
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "src" / "cloister"
-_PLACES = ("src", "tests", "bench", "docs", "examples", "scripts", ".ci", "templates")
+_PLACES = ("src", "clients", "tests", "bench", "docs", "examples", "scripts", ".ci", "templates")
 _SKIPPED = {"node_modules", "__pycache__", "bin", "results"}
 
 

@@ -88,7 +88,7 @@ def test_a_load_is_shared_out_completely(count: int, processes: int) -> None:
 
 
 def test_failures_count_against_the_success_rate() -> None:
-    """What was tried is the whole, what answered the part."""
+    """All tries are the whole, those with an answer the part."""
     outcome = load.Outcome(samples={"total": [1.0, 2.0, 3.0]}, tried=4, wall_s=2)
     assert outcome.numbers()["success_percent"] == 75
     assert load.Outcome().numbers()["success_percent"] == 0

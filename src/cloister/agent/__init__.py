@@ -1,1 +1,1 @@
-"""The agent: what runs inside a sandbox, serving the envd-compatible and the code-interpreter API."""
+"""The agent: the daemon inside a sandbox, which serves the envd-compatible and the code-interpreter API."""

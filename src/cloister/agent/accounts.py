@@ -1,7 +1,7 @@
 """The sandbox's users, read from its ``/etc/passwd`` and ``/etc/group``.
 
-A parser of our own, since the agent brings its own C library: an image may lack the name service modules that this library would load
-into it. Files are read anew each time; a user may have been added a moment ago.
+The agent parses these files itself. Its own C library would load the image's name service modules, which an image may lack. Files are
+read at each call: a user may have been added a moment ago.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Account:
 
 
 def find_account(name: str, etc: Path = _ETC) -> Account:
-    """The user of that name. ``root`` exists also in an image that has no list of users.
+    """The user of that name. ``root`` exists even in an image without a list of users.
 
     Raises: AuthenticationError: there is no such user.
     """
@@ -44,19 +44,19 @@ def find_account(name: str, etc: Path = _ETC) -> Account:
 
 
 def expand_path(path: str, account: Account, default: str) -> str:
-    """``path`` made absolute: ``~`` is the user's home, a relative path starts at ``default``, which an empty one means."""
+    """``path`` made absolute: ``~`` is the user's home, a relative path starts at ``default``, an empty path means ``default``."""
     if path == "~" or path.startswith("~/"):
         path = account.home + path[1:]
-    return os.path.normpath(os.path.join(default, path)) if path else default  # noqa: PTH118  # text, and it must not be resolved
+    return os.path.normpath(os.path.join(default, path)) if path else default  # noqa: PTH118 - text, and it must not be resolved
 
 
 def are_ids(*words: str) -> bool:
-    """Whether each is a number that can be a user's or a group's."""
+    """Whether each text is a number that can be the id of a user or group."""
     return all(word.isascii() and word.isdigit() and len(word) < 10 for word in words)
 
 
 def list_lines(path: Path, count: int) -> list[list[str]]:
-    """The fields of each line of a list that has ``count`` of them; other lines are passed over, and a list that is missing is empty."""
+    """The fields of each line that has ``count`` of them. Other lines are skipped; a missing file has no lines."""
     try:
         text = path.read_text(encoding="utf-8", errors="surrogateescape")
     except (FileNotFoundError, NotADirectoryError):

@@ -1,44 +1,52 @@
-"""The envd-compatible API of port 49983: health, metrics, envs and init; the services and file transfer are put together here.
+"""The envd-compatible API of port 49983: health, metrics, variables and init. Puts the services and the file transfer together.
 
-Contract: `X-Access-Token` on everything but /health, and /files with a signature; errors are JSON ``{"code", "message"}``.
+Contract: ``X-Access-Token`` on everything except /health, and on /files unless it is signed; errors are JSON ``{"code", "message"}``.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Awaitable, Callable
-from typing import Any
 
 from aiohttp import web
 
 from cloister.agent.auth import is_allowed
+from cloister.agent.clock import expect_pause
 from cloister.agent.cors import add_headers, answer_preflights
 from cloister.agent.events import EventLog
-from cloister.agent.files.app import FilesApi
 from cloister.agent.filesystem.service import FilesystemService
 from cloister.agent.filesystem.users import Workers
 from cloister.agent.filesystem.watch import Watches
-from cloister.agent.init import SandboxState
+from cloister.agent.identity import become_copy
+from cloister.agent.interpreter.contexts import Contexts
 from cloister.agent.metrics import Metrics
 from cloister.agent.process.service import ProcessService
 from cloister.agent.reports import report_events
 from cloister.agent.rpc import RpcRouter
+from cloister.agent.state import AgentState
+from cloister.agent.transfer.app import FilesApi
+from cloister.agent.trust import follow_authority
 from cloister.errors import InvalidRequestError
-from cloister.protocol.execution import parse_envs
+from cloister.protocol.copied_sandbox import CopiedSandbox
+from cloister.protocol.init_document import InitUpdate
+from cloister.protocol.pausing import Standstill
 
 __all__ = ["EVENTS", "PROCESSES", "control_app"]
 
 EVENTS: web.AppKey[EventLog] = web.AppKey("events", EventLog)
-"""What happened in the sandbox, for its structured log."""
+"""The events of the sandbox's log."""
 PROCESSES: web.AppKey[ProcessService] = web.AppKey("processes", ProcessService)
 _MAX_BODY_BYTES = 4 << 20
+_AFTERWARDS = {
+    Standstill.MEMORY: "the process goes on when it is resumed; connect to it again then",
+    Standstill.FILES: "without its memory, so the process ends; only its files are kept",
+}
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-def control_app(state: SandboxState, metrics: Metrics, events: EventLog | None = None) -> web.Application:
-    """The application; ``events`` is what others record in too."""
-    api = _Api(state, metrics)
+def control_app(state: AgentState, metrics: Metrics, events: EventLog | None = None, contexts: Contexts | None = None) -> web.Application:
+    """The application. ``events`` is a list that other parts of the agent record in, too; ``contexts`` are those of the interpreter."""
+    api = _Api(state, metrics, contexts)
     app = web.Application(client_max_size=_MAX_BODY_BYTES, middlewares=[answer_preflights, api.check])
     app.on_response_prepare.append(add_headers)
     app.router.add_get("/health", api.health)
@@ -47,6 +55,8 @@ def control_app(state: SandboxState, metrics: Metrics, events: EventLog | None =
     app.router.add_post("/init", api.init)
     app[EVENTS] = events if events is not None else EventLog()
     app.router.add_get("/logs", api.logs)
+    app.router.add_post("/pausing", api.pausing)
+    app.router.add_post("/resumed", api.resumed)
     rpc = RpcRouter()
     app[PROCESSES] = ProcessService(state, app[EVENTS], metrics.oom_kills)
     app[PROCESSES].register(rpc)
@@ -59,13 +69,14 @@ def control_app(state: SandboxState, metrics: Metrics, events: EventLog | None =
 
 
 class _Api:
-    def __init__(self, state: SandboxState, metrics: Metrics) -> None:
+    def __init__(self, state: AgentState, metrics: Metrics, contexts: Contexts | None) -> None:
         self._state = state
+        self._contexts = contexts
         self._metrics = metrics
 
     @web.middleware
     async def check(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Token first, then the route; every fault as JSON. The routes of /files also take signatures, so they check for themselves."""
+        """Check the token, call the route, and turn every error into JSON. Routes of /files check themselves: they take signatures."""
         if request.path not in ("/health", "/files") and not is_allowed(self._state.access_token, request.headers.get("X-Access-Token")):
             return _error(401, "The access token (header X-Access-Token) is missing or wrong")
         try:
@@ -88,26 +99,33 @@ class _Api:
         return web.json_response(self._state.envs)
 
     async def init(self, request: web.Request) -> web.Response:
-        """Internal (the ingress answers 404 for it): new variables and a new token. Fields that are absent change nothing."""
-        data = _object(await request.read())
-        envs = parse_envs(data.get("envVars"), "envVars")
-        token = data.get("accessToken")
-        if token is not None and not isinstance(token, str):
-            raise InvalidRequestError("'accessToken' must be a string")
-        self._state.envs.update(envs)
-        if token:
-            self._state.access_token = token
+        """Internal (the ingress answers 404 for it): new variables, a new token, a new authority. Absent fields change nothing."""
+        update = InitUpdate.from_json(await request.read())
+        self._state.update(update)
+        if update.ca_bundle is not None and not follow_authority(update.ca_bundle, request.app[EVENTS]):
+            return _error(400, "the sandbox's authority could not be added everywhere; the sandbox's log says why")
         return web.Response(status=204)
 
+    async def pausing(self, request: web.Request) -> web.Response:
+        """Internal: the sandbox is about to stand still. At a pause streams end, and what they served goes on after the resume."""
+        kind = Standstill.from_json(await request.read())
+        if kind in (Standstill.MEMORY, Standstill.FILES):
+            expect_pause()
+            name = f"sandbox {self._state.document.sandbox_id}"
+            request.app[PROCESSES].release_readers(f"{name} is being paused: {_AFTERWARDS[kind]}")
+        if self._contexts is not None:
+            if kind is Standstill.COPY:
+                self._contexts.expect_copies()
+            elif kind is Standstill.OVER:
+                self._contexts.settle(is_copy=False)
+            else:
+                self._contexts.detach_runs()
+        return web.Response(status=204)
 
-def _object(body: bytes) -> dict[str, Any]:
-    try:
-        data = json.loads(body or b"{}")
-    except (ValueError, RecursionError) as error:
-        raise InvalidRequestError(f"The body is not JSON: {error}") from error
-    if not isinstance(data, dict):
-        raise InvalidRequestError("The body must be a JSON object")
-    return data
+    async def resumed(self, request: web.Request) -> web.Response:
+        """Internal: the sandbox is a copy of another one, with an identity of its own."""
+        become_copy(CopiedSandbox.from_json(await request.read()), self._state, request.app[EVENTS], self._contexts)
+        return web.Response(status=204)
 
 
 def _error(status: int, message: str) -> web.Response:

@@ -1,6 +1,6 @@
-"""The agent put together: what needs nothing of a sandbox is made first, which may be in the zygote; ``begin`` binds it to one.
+"""Puts the agent together. A zygote can make an :class:`Assembly` before the sandbox is known; ``begin`` binds it to a sandbox.
 
-Invariant: before ``begin`` nothing here has an event loop, a descriptor or a thread, or anything that must differ between sandboxes.
+Invariant: before ``begin`` nothing here has an event loop, a descriptor, a thread, or state that must differ between sandboxes.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ __all__ = ["Assembly"]
 
 
 class Assembly:
-    """One agent's applications, ready to be served. The launcher's state is that of all of them."""
+    """The applications of one agent, ready to be served. All of them share the launcher's state."""
 
     def __init__(self, launcher: KernelLauncher) -> None:
         state = launcher.state
@@ -31,7 +31,7 @@ class Assembly:
         self.events = EventLog()
         self.contexts = Contexts((), "/", launcher.start, launcher.envs_for, self.events.record, launcher.kernelspecs)
         self._metrics = Metrics(launcher.cgroup, state)
-        self._control = control_app(state, self._metrics, self.events)
+        self._control = control_app(state, self._metrics, self.events, self.contexts)
         self.startup = Startup(state, self._control[PROCESSES], self.events)
         self._interpreter = interpreter_app(state, self.contexts, events=self.events)
         for app in (self._control, self._interpreter):
@@ -39,13 +39,13 @@ class Assembly:
         self._runners: list[web.AppRunner] = []
 
     def begin(self) -> None:
-        """The state's document is the sandbox's now."""
+        """Take the state's document as the sandbox's."""
         self.events.begin()
         self.contexts.begin(self._state.document.languages, self._state.document.workdir)
         self._metrics.begin()
 
     async def serve(self, control: socket.socket, interpreter: socket.socket) -> None:
-        """Serve from here on."""
+        """Serve both applications on these listening sockets."""
         self._runners = [await start_app(self._control, control), await start_app(self._interpreter, interpreter)]
 
     async def end(self) -> None:

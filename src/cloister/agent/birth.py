@@ -1,10 +1,10 @@
-r"""From a fresh fork of the zygote to an agent like any other: identity, descriptors, environment (docs/decisions/0014-zygotes.md).
+r"""Turns a fresh fork of the zygote into the agent of a sandbox: identity, descriptors, environment (docs/decisions/0014-zygotes.md).
 
     agent -> pid 1   "B" with SCM_CREDENTIALS
     pid 1 -> agent   "env=NAME=value\0…" "cwd=/\0"; descriptors: log, then those from 3 on
 
-Runs in: the child, already inside the sandbox. Whatever goes wrong ends the process; then pid 1 starts an agent by exec.
-Invariant: nothing that must differ between sandboxes is what it was in the zygote.
+Runs in: the child, already inside the sandbox. An error ends the process; then pid 1 starts an agent by exec.
+Invariant: state that must differ between sandboxes is not the zygote's.
 """
 
 from __future__ import annotations
@@ -12,15 +12,14 @@ from __future__ import annotations
 import ctypes
 import fcntl
 import os
-import random
 import socket
 import struct
-import tempfile
 import time
-import uuid
 from collections.abc import Mapping
 
-__all__ = ["BirthError", "be_born", "take_environment"]
+from cloister.agent.randomness import renew_randomness
+
+__all__ = ["BirthError", "complete_birth", "take_environment"]
 
 _MAX_TEXT_BYTES = 256 << 10
 _MAX_FDS = 16
@@ -30,10 +29,10 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class BirthError(Exception):
-    """It was not to be."""
+    """The child cannot become an agent."""
 
 
-def be_born(birth: socket.socket) -> None:
+def complete_birth(birth: socket.socket) -> None:
     """Become the agent that pid 1 asks for. ``birth`` is descriptor 3; only 0, 1 and 2 are open beside it.
 
     Raises: OSError, BirthError.
@@ -53,7 +52,7 @@ def be_born(birth: socket.socket) -> None:
 
 
 def take_environment(env: Mapping[str, str]) -> None:
-    """Have exactly these variables. What is so already is not touched: each change copies pages that all sandboxes share."""
+    """Set exactly these variables. Equal ones stay untouched: each change copies pages that all sandboxes share."""
     before = os.environ.get("TZ")
     for name in [name for name in os.environ if name not in env]:
         del os.environ[name]
@@ -65,7 +64,7 @@ def take_environment(env: Mapping[str, str]) -> None:
 
 
 def _place(descriptors: list[int]) -> None:
-    """The first becomes 1 and 2, the others 3, 4, …; none is inherited but 0, 1 and 2. All numbers above are closed."""
+    """The first becomes 1 and 2, the others 3, 4, …; children inherit 0, 1 and 2 only. All higher numbers are closed."""
     above = 3 + len(descriptors)
     log, *others = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, above) for fd in descriptors]
     null = os.open(os.devnull, os.O_RDWR)
@@ -93,9 +92,7 @@ def _parse(text: bytes) -> tuple[dict[str, str], str]:
 
 
 def _renew() -> None:
-    """What programs take for unpredictable, or theirs alone. The pid may be what the zygote's is in its namespace, so it tells nothing."""
-    random.seed()
-    tempfile._name_sequence = None  # type: ignore[attr-defined]  # noqa: SLF001  # made anew at its next use
-    uuid._last_timestamp = uuid._node = None  # type: ignore[attr-defined]  # noqa: SLF001  # of uuid1
-    if _libc.prctl(_PR_SET_DUMPABLE, 1, 0, 0, 0):  # as after an exec; otherwise its own /proc files would be the zone's root's
+    """Renew what must not be the zygote's. The pid may equal the zygote's in its own namespace."""
+    renew_randomness()
+    if _libc.prctl(_PR_SET_DUMPABLE, 1, 0, 0, 0):  # as after an exec; otherwise the zone's root would own this process's /proc files
         raise OSError(ctypes.get_errno(), "prctl PR_SET_DUMPABLE")

@@ -1,6 +1,6 @@
-"""The sandbox's own numbers, from its cgroup files (mounted read-only) and from its root file system. Reads only.
+"""Measurements of the sandbox, from its cgroup files (mounted read-only) and its root file system. Reads only.
 
-On cgroup v1 the directory holds ``memory/``, ``cpuacct/`` and ``pids/``; on v2 the files lie in it directly.
+On cgroup v1 the directory holds ``memory/``, ``cpuacct/`` and ``pids/``; on v2 it holds the files themselves.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ __all__ = ["Cgroup"]
 
 
 class Cgroup:
-    """One sandbox's cgroup. A number whose file is missing is None: the caller says so, it never becomes 0."""
+    """One sandbox's cgroup. A number whose file is missing is None, never 0."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -19,13 +19,13 @@ class Cgroup:
 
     @property
     def _v1(self) -> bool:
-        """Kept once the files are there: a zygote has none, and its children are copies of what it looked at."""
+        """Cached only once the files exist: a zygote has none, and its children inherit what it cached."""
         if self._is_v1 is None and any(self._directory.glob("*")):
             self._is_v1 = (self._directory / "memory").is_dir()
         return bool(self._is_v1)
 
     def oom_kills(self) -> int | None:
-        """How many processes were killed for lack of memory so far."""
+        """The number of processes that were killed so far because memory ran out."""
         return self._key("memory/memory.oom_control" if self._v1 else "memory.events", "oom_kill")
 
     def memory_used_bytes(self) -> int | None:
@@ -33,11 +33,11 @@ class Cgroup:
         return self._number("memory/memory.usage_in_bytes" if self._v1 else "memory.current")
 
     def memory_cache_bytes(self) -> int | None:
-        """The page cache's part of it."""
+        """The page cache's part of the memory in use."""
         return self._key("memory/memory.stat", "total_cache") if self._v1 else self._key("memory.stat", "file")
 
     def cpu_used_ns(self) -> int | None:
-        """Processor time of all processes so far."""
+        """Processor time of all processes so far, in nanoseconds."""
         if self._v1:
             return self._number("cpuacct/cpuacct.usage")
         usage_us = self._key("cpu.stat", "usage_usec")

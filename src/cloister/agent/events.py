@@ -1,6 +1,6 @@
-"""What happened in the sandbox, for its structured log: a bounded list of events in memory. Whoever serves the log reads it.
+"""Events of the sandbox's log: a bounded list in memory, which the server reads (reports.py).
 
-The list keeps the newest events; ``sequence`` grows by one for each event, so a reader sees by a gap that it came too late.
+The list keeps the newest events. ``sequence`` grows by one with each event, so a reader that comes too late sees a gap.
 """
 
 from __future__ import annotations
@@ -35,14 +35,20 @@ class EventLog:
         self._next = 0
 
     def begin(self) -> None:
-        """This run of the agent begins: a new ``agent_id``, by which readers see that the numbers began again."""
+        """A run of the agent begins: a new ``agent_id`` tells readers that numbers start at 0."""
         self.agent_id = secrets.token_hex(8)
 
+    def begin_anew(self) -> None:
+        """Forget the events of the sandbox that this one is a copy of."""
+        self.begin()
+        self._events.clear()
+        self._next = 0
+
     def record(self, kind: str, **fields: Any) -> None:
-        """Add an event; the oldest one goes when there are too many."""
+        """Add an event; when the list is full the oldest one is dropped."""
         self._events.append(Event(self._next, time.time(), kind, fields))
         self._next += 1
 
     def since(self, sequence: int) -> list[Event]:
-        """The events from number ``sequence`` on that are still kept, oldest first."""
+        """The kept events from number ``sequence`` on, oldest first."""
         return [event for event in self._events if event.sequence >= sequence]

@@ -1,4 +1,4 @@
-"""What GET /metrics of port 49983 answers. Reads the sandbox's own cgroup and file system; the processor share is since the last call."""
+"""The answer to GET /metrics of port 49983, from the sandbox's own cgroup and file system. The processor share is since the last call."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 from cloister.agent.cgroup import Cgroup
-from cloister.agent.init import SandboxState
+from cloister.agent.state import AgentState
 
 __all__ = ["Metrics"]
 
@@ -15,20 +15,20 @@ _MIB = 1 << 20
 
 
 class Metrics:
-    """Keeps the last sample of processor time, to give its share."""
+    """Keeps the last sample of processor time, from which the share is computed."""
 
-    def __init__(self, cgroup: Cgroup, state: SandboxState) -> None:
+    def __init__(self, cgroup: Cgroup, state: AgentState) -> None:
         self._cgroup = cgroup
         self._state = state
         self.begin()
 
     def begin(self) -> None:
-        """Processor time counts from here on."""
+        """Start to count processor time."""
         self._sampled_at = time.monotonic()
         self._cpu_ns = self._cgroup.cpu_used_ns() or 0
 
     def read(self) -> dict[str, Any]:
-        """The answer's fields; what cannot be read is left out. ``cpu_used_pct`` is of one processor: two busy ones are 200."""
+        """The answer's fields, without those that cannot be read. ``cpu_used_pct`` is relative to one processor: two busy ones give 200."""
         disk = os.statvfs("/")
         used = self._cgroup.memory_used_bytes()
         cache = self._cgroup.memory_cache_bytes()
@@ -49,7 +49,7 @@ class Metrics:
         return {name: value for name, value in values.items() if value is not None}
 
     def oom_kills(self) -> int | None:
-        """How many processes were killed for lack of memory so far."""
+        """The number of processes that were killed so far because memory ran out."""
         return self._cgroup.oom_kills()
 
     def _cpu_share_pct(self) -> float:

@@ -1,7 +1,7 @@
-"""How the orphans ended that pid 1 reaped, from the pipe on which it says so: needed of processes that are no children of ours.
+"""The exit statuses of orphans, from the pipe on which pid 1 reports them: needed for processes that are not the agent's children.
 
-Each record is ``struct {int32 pid, status}`` (wait status). The pipe is emptied as long as the agent serves, so that it never fills up and
-drops what somebody needs; only statuses that are watched for are kept, and the search for them is one of bytes, so a flood costs little.
+Each record is ``struct {int32 pid, status}`` (wait status). The agent empties the pipe all the time: in a full one a needed record would
+be lost. It keeps only statuses that are watched for, and searches for them as bytes, so a flood of orphans costs little.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _READ_BYTES = 64 << 10
 
 
 class Orphans:
-    """The reading end of the pipe; without one (``fd`` None) nothing is ever known."""
+    """The reading end of the pipe. Without one (``fd`` None) no status is ever known."""
 
     def __init__(self, fd: int | None) -> None:
         self._fd = fd
@@ -32,29 +32,29 @@ class Orphans:
 
     @classmethod
     def at(cls, fd: int) -> Orphans:
-        """Those of a descriptor that was inherited, when it is there."""
+        """The pipe at an inherited descriptor, if there is one."""
         try:
             return cls(fd if stat.S_ISFIFO(os.fstat(fd).st_mode) else None)
         except OSError:
             return cls(None)
 
     def listen(self) -> None:
-        """Empty the pipe whenever something comes, from here on."""
+        """From now on, empty the pipe whenever it has data."""
         if self._fd is not None:
             asyncio.get_running_loop().add_reader(self._fd, self._take)
 
     def watch(self, pid: int) -> None:
-        """Keep the status of this process, which lives; what was said before was of another that had its number."""
+        """Keep the status of this living process. Records so far were of an earlier process with the same pid."""
         while self._take():
             pass
         self._watched[pid] = None
 
     def forget(self, pid: int) -> None:
-        """Nobody needs it any more."""
+        """Drop the status of this process."""
         self._watched.pop(pid, None)
 
     def status(self, pid: int, wait_s: float) -> int | None:
-        """The wait status of a process that is watched and has ended, None when it is not known. Blocks for at most ``wait_s``."""
+        """The wait status of a watched process that has ended, or None if it is not known. Blocks for at most ``wait_s``."""
         deadline = time.monotonic() + wait_s
         while self._watched.get(pid) is None and self._fd is not None and (left_s := deadline - time.monotonic()) > 0:
             waiting = select.poll()
@@ -64,14 +64,14 @@ class Orphans:
         return self._watched.get(pid)
 
     def _take(self) -> bool:
-        """Read once. False: there was nothing."""
+        """Read once. False: the pipe was empty."""
         if self._fd is None:
             return False
         try:
             data = os.read(self._fd, _READ_BYTES)
         except BlockingIOError:
             return False
-        if not data:  # pid 1 has closed it; without pid 1 there is no sandbox
+        if not data:  # pid 1 has closed it; without pid 1 the sandbox ends
             self._stop()
             return False
         data = self._rest + data
@@ -96,5 +96,5 @@ class Orphans:
         if fd is not None:
             try:
                 asyncio.get_running_loop().remove_reader(fd)
-            except RuntimeError:  # not called from the loop, so nothing listens
+            except RuntimeError:  # there is no running loop, so nothing listens
                 return

@@ -1,6 +1,6 @@
-"""What the agent tells the server of its events: ``GET /logs``, on both ports, internal (the ingress answers 404 for it).
+"""``GET /logs``: reports the agent's events to the server. Internal (the ingress answers 404 for it).
 
-Both, so that the server can ask over a connection that it has open already. Pages of bounded size, oldest event first.
+Both ports have the route, so that the server can use a connection that it has already. Pages have a bounded size, oldest event first.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _EVENTS_PER_PAGE = 500
 
 
 def report_events(events: EventLog, request: web.Request) -> web.Response:
-    """The events from number ``since`` on; if ``agent_id`` is another run of the agent than this one, from the first one on."""
+    """The events from number ``since`` on, or all if ``agent_id`` is not this run of the agent."""
     since = request.query.get("since", "0")
     known = since.isdecimal() and len(since) < 16 and request.query.get("agent_id") == events.agent_id
     page: list[dict[str, Any]] = [

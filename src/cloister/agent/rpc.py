@@ -1,16 +1,14 @@
-"""Connect RPC over aiohttp: registered methods become routes; what is common to all calls is done here, once.
+"""Connect RPC over aiohttp: registered methods become routes. Does the work that all calls share.
 
-For each call: content type to codec, body to message within a bound, user from basic auth, deadline, and errors of ours to errors of
-the protocol. A stream also gets keep-alive messages when it is quiet, and back-pressure (``send`` returns when the client's buffer has
-room). When the client goes, the handler's task is cancelled (the server runs with ``handler_cancellation``). The access token is the
-application's business (``app.py``), as for all other routes.
+For each call it maps the content type to a codec and the body to a message within a bound. It takes the user from basic auth, keeps the
+deadline, and maps our errors to the protocol's. A quiet stream gets keep-alive messages, and ``send`` returns when the client's buffer
+has room. When the client disconnects, the handler's task is cancelled (the server runs with ``handler_cancellation``). The application
+checks the access token (``app.py``), as for all other routes.
 """
 
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -19,7 +17,8 @@ from typing import Any, Generic, TypeVar
 
 from aiohttp import web
 
-from cloister.errors import AuthenticationError, CloisterError, DeadlineError, InternalError, InvalidRequestError
+from cloister.agent.auth import basic_user
+from cloister.errors import CloisterError, DeadlineError, InternalError, InvalidRequestError
 from cloister.protocol.connect import (
     STREAM_TYPES,
     UNARY_TYPES,
@@ -42,10 +41,10 @@ from cloister.protocol.message_json import from_json, to_json
 __all__ = ["Call", "RpcRouter", "Stream"]
 
 _MAX_MESSAGE_BYTES = 32 << 20
-"""Of one message, which is parsed as a whole: input of 24 MB in JSON."""
+"""Bound of one message, which is parsed as a whole: about 24 MB of input in JSON."""
 _KEEPALIVE_S = 90.0
 _LAST_WRITE_S = 5.0
-"""How long the end of a stream may wait for a client that does not read."""
+"""How long the end of a stream waits for a client that does not read."""
 
 _Request = TypeVar("_Request")
 _Response = TypeVar("_Response")
@@ -54,15 +53,15 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Call:
-    """What a handler may know of its call besides the message. ``user`` is None when the client named none."""
+    """The facts about a call that its handler gets besides the message. ``user`` is None if the client named none."""
 
     user: str | None
     timeout_s: float | None
-    """What is left of the client's time when the call begins; None: no limit."""
+    """The client's remaining time when the call begins; None: no limit."""
 
 
 class Stream(Generic[_Response]):
-    """The answer of a streaming method: messages are sent in order, each whole."""
+    """The answer of a streaming method: sends messages in order, each as a whole."""
 
     def __init__(self, response: web.StreamResponse, codec: Codec) -> None:
         self._response = response
@@ -76,7 +75,7 @@ class Stream(Generic[_Response]):
         await self._response.write(b"".join(encode_envelope(_encode(self._codec, one)) for one in messages))
 
     async def keep_alive(self, message: _Response, every_s: float) -> None:
-        """Send ``message`` whenever nothing was sent for ``every_s``; to be cancelled."""
+        """Send ``message`` whenever the stream was quiet for ``every_s``; the caller cancels this."""
         while True:
             quiet_s = self._loop.time() - self.written_at
             if quiet_s < every_s:
@@ -86,7 +85,7 @@ class Stream(Generic[_Response]):
 
 
 class RpcRouter:
-    """The methods of one or several services."""
+    """The methods of one or more services."""
 
     def __init__(self) -> None:
         self._routes: list[web.RouteDef] = []
@@ -110,7 +109,7 @@ class RpcRouter:
                     body = _encode(codec, await handler(request, call))
             except CloisterError as error:
                 return _error(error)
-            except Exception:  # noqa: BLE001  # the border of the call's task
+            except Exception:  # noqa: BLE001 - the border of the call's task
                 return _error(_failed(http))
             return web.Response(body=body, content_type=f"application/{codec}")
 
@@ -127,7 +126,7 @@ class RpcRouter:
     ) -> None:
         """Register a method that takes a message and answers with many, with ``keepalive`` whenever it is quiet.
 
-        ``has_deadline``: the client's time limit ends the call here; otherwise the handler is the one to keep it.
+        ``has_deadline``: the client's time limit ends the call here; otherwise the handler keeps it.
         """
 
         async def run(http: web.Request, codec: Codec, call: Call, response: web.StreamResponse) -> None:
@@ -146,7 +145,7 @@ class RpcRouter:
     def client_stream(
         self, path: str, request_type: type[_Request], handler: Callable[[AsyncIterator[_Request], Call], Awaitable[object]]
     ) -> None:
-        """Register a method that takes many messages, as they come, and answers with one."""
+        """Register a method that takes many messages, one by one, and answers with one."""
 
         async def run(http: web.Request, codec: Codec, call: Call, response: web.StreamResponse) -> None:
             answer = await handler(_messages(http, codec, request_type), call)
@@ -174,8 +173,8 @@ def _streaming(run: _Run, *, has_deadline: bool) -> Callable[[web.Request], Awai
         except CloisterError as error:
             end = error
         except ConnectionError:
-            return response  # nobody is there to be told
-        except Exception:  # noqa: BLE001  # the border of the call's task
+            return response  # the client has gone
+        except Exception:  # noqa: BLE001 - the border of the call's task
             end = _failed(http)
         await _finish(http, response, encode_end(end))
         return response
@@ -184,7 +183,7 @@ def _streaming(run: _Run, *, has_deadline: bool) -> Callable[[web.Request], Awai
 
 
 async def _finish(http: web.Request, response: web.StreamResponse, end: bytes) -> None:
-    """Write the end; a client that does not take it in time is cut off."""
+    """Write the end of the stream; cut off a client that does not take it in time."""
     try:
         async with asyncio.timeout(_LAST_WRITE_S):
             await response.write_eof(end)
@@ -206,18 +205,8 @@ async def _deadline(call: Call) -> AsyncIterator[None]:
 
 
 def _call_of(http: web.Request) -> Call:
-    return Call(_user_of(http.headers.get("Authorization")), parse_timeout_s(http.headers.get("Connect-Timeout-Ms")))
+    return Call(basic_user(http.headers.get("Authorization")), parse_timeout_s(http.headers.get("Connect-Timeout-Ms")))
 
-
-def _user_of(header: str | None) -> str | None:
-    """The user name of basic auth. Passwords mean nothing: who holds the sandbox's token may be any user of it."""
-    scheme, _, value = (header or "").partition(" ")
-    if scheme.lower() != "basic":
-        return None
-    try:
-        return base64.b64decode(value.strip(), validate=True).decode().partition(":")[0] or None
-    except (binascii.Error, ValueError):
-        raise AuthenticationError("The header Authorization is not valid basic authentication") from None
 
 
 def _keepalive_s(http: web.Request) -> float:
@@ -236,7 +225,7 @@ async def _body(http: web.Request) -> bytes:
 
 
 async def _only_message(http: web.Request) -> bytes:
-    """The one message of a server stream's request."""
+    """The only message of a server stream's request."""
     message: bytes | None = None
     async for one in _envelopes(http):
         if message is not None:
@@ -277,11 +266,11 @@ def _error(error: CloisterError) -> web.Response:
 
 
 def _failed(http: web.Request) -> InternalError:
-    """Log the exception at hand."""
+    """Log the exception that is being handled."""
     _LOG.exception("%s failed", http.path)
     return InternalError("The agent failed at this call; its log says why")
 
 
 def _unsupported(types: dict[str, Codec]) -> web.Response:
-    """As the protocol wants it: no body, and what would be taken."""
+    """Answer as the protocol demands: no body, and a list of the accepted types."""
     return web.Response(status=415, headers={"Accept-Post": ", ".join(types)})

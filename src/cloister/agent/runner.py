@@ -1,7 +1,6 @@
-"""The agent's HTTP servers below their applications: their bounds, and what aiohttp itself would answer with an internal error.
+"""The agent's HTTP servers: their bounds, and requests to which aiohttp itself would answer with an internal error.
 
-The library looks at ``Expect`` before any route or middleware does, and quotes an unknown one in its answer, which fails when the value
-has bytes that are no UTF-8.
+aiohttp reads ``Expect`` before any route or middleware and quotes an unknown value in its answer. This fails for bytes that are no UTF-8.
 """
 
 from __future__ import annotations
@@ -14,14 +13,14 @@ from aiohttp.web_server import Server
 
 __all__ = ["AgentRunner", "start_app"]
 
-_MAX_HEAD_BYTES, _MAX_HEADERS = 64 << 10, 256  # as the ingress takes them
+_MAX_HEAD_BYTES, _MAX_HEADERS = 64 << 10, 256  # the same bounds as the ingress's
 _READ_BUFFER_BYTES = 256 << 10
 
 _Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 
 class AgentRunner(web.AppRunner):
-    """An ``AppRunner`` whose connections refuse expectations that cannot be quoted."""
+    """An ``AppRunner`` whose connections refuse an ``Expect`` header that cannot be quoted."""
 
     async def _make_server(self) -> Server:
         server = await super()._make_server()
@@ -30,13 +29,13 @@ class AgentRunner(web.AppRunner):
 
 
 async def start_app(app: web.Application, listener: socket.socket) -> web.AppRunner:
-    """Serve an application; the runner's ``cleanup`` ends it."""
+    """Serve an application; ``cleanup`` of the runner ends it."""
     runner = AgentRunner(
         app,
         access_log=None,
         handler_cancellation=True,
         keepalive_timeout=3600,
-        auto_decompress=False,  # whoever takes a compressed body checks that it is whole
+        auto_decompress=False,  # handlers that take a compressed body check that it is complete
         max_line_size=_MAX_HEAD_BYTES,
         max_field_size=_MAX_HEAD_BYTES,
         max_headers=_MAX_HEADERS,

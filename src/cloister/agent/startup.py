@@ -1,8 +1,7 @@
-"""What the template starts in a sandbox: its start command, once, and its ready command, asked again until it passes.
+"""Runs the template's start command once, and its ready command until it succeeds.
 
-The outcome is one word on the ready pipe, which the creation of the sandbox waits for: ``S`` and a newline, or ``E``, why not, and a
-newline. What the start command prints goes into the sandbox's log, a bounded part of it. Called by the first agent of a sandbox only;
-one that pid 1 starts after that must not (``main.py``).
+The outcome goes to the ready pipe (protocol/ready.py), for which the creation of the sandbox waits. A bounded part of the start command's
+output goes into the sandbox's log. Only the first agent of a sandbox does this (``main.py``).
 """
 
 from __future__ import annotations
@@ -12,27 +11,27 @@ import signal
 import time
 
 from cloister.agent.events import EventLog
-from cloister.agent.init import SandboxState, StartPlan
 from cloister.agent.process.output import STDERR
 from cloister.agent.process.process import Process
 from cloister.agent.process.service import ProcessService
+from cloister.agent.state import AgentState
 from cloister.errors import CloisterError
+from cloister.protocol.init_document import StartPlan
 from cloister.protocol.process import EndEvent
+from cloister.protocol.ready import encode_outcome
 from cloister.protocol.startup import Attempt, Tail, never_ready, ready_pauses, start_died
 
 __all__ = ["Startup"]
 
-_MAX_REASON_BYTES = 3000
-"""With its frame below what a pipe takes at once (pipe(7), PIPE_BUF)."""
 _BURST_LINES, _LINES_PER_S = 200.0, 1.0
-"""Lines of output that the log takes: so many at once, and so many a second for long."""
+"""Lines of output that the log takes: a burst, and a lasting rate per second."""
 _MAX_LINE_BYTES = 1000
 
 
 class Startup:
-    """The start of one sandbox. Made before the sandbox is known; :meth:`run` at most once."""
+    """The start of one sandbox. Made before the sandbox is known; call :meth:`run` at most once."""
 
-    def __init__(self, state: SandboxState, processes: ProcessService, events: EventLog) -> None:
+    def __init__(self, state: AgentState, processes: ProcessService, events: EventLog) -> None:
         self._state = state
         self._processes = processes
         self._events = events
@@ -42,7 +41,7 @@ class Startup:
         self._attempts = 0
 
     async def run(self) -> bytes:
-        """Start, and wait until it is ready. The word for the ready pipe."""
+        """Run the commands until the sandbox is ready or has failed. Gives the outcome for the ready pipe."""
         plan = self._state.document.start or StartPlan()
         began = time.monotonic()
         try:
@@ -56,9 +55,9 @@ class Startup:
         seconds = round(time.monotonic() - began, 3)
         if reason:
             self._events.record("start.failed", level="error", wall_s=seconds, attempts=self._attempts)
-            return b"E" + reason.encode("utf-8", "replace")[:_MAX_REASON_BYTES] + b"\n"
+            return encode_outcome(reason)
         self._events.record("start.ready", wall_s=seconds, attempts=self._attempts)
-        return b"S\n"
+        return encode_outcome("")
 
     async def _run(self, plan: StartPlan) -> str:
         if plan.command:
@@ -86,7 +85,7 @@ class Startup:
             try:
                 end = await _read(process, said)
             finally:
-                if process.result is None:  # out of time
+                if process.result is None:  # the time is over
                     process.signal(signal.SIGKILL)
             self._attempts += 1
             if end.exit_code == 0:
@@ -102,7 +101,7 @@ class Startup:
 
 
 async def _read(process: Process, said: Tail, lines: _Lines | None = None) -> EndEvent:
-    """Take a process's output to its end."""
+    """Take a process's output until it ends."""
     reader = process.log.attach()
     try:
         while chunks := await reader.next():
@@ -119,7 +118,7 @@ async def _read(process: Process, said: Tail, lines: _Lines | None = None) -> En
 
 
 class _Lines:
-    """Output as lines of the sandbox's log, as many as are good for it; the others are counted."""
+    """Records output as lines of the sandbox's log, within the rate; counts the lines beyond it."""
 
     def __init__(self, events: EventLog) -> None:
         self._events = events
@@ -129,9 +128,9 @@ class _Lines:
         self._dropped = 0
 
     def add(self, kind: int, data: bytes) -> None:
-        """What came on standard output or error."""
+        """Add output of standard output or error."""
         self._refill()
-        if self._allowance < 1.0:  # a flood: it costs no more than counting
+        if self._allowance < 1.0:  # in a flood, only count lines
             whole, newline, rest = data.rpartition(b"\n")
             self._dropped += whole.count(b"\n") + len(newline)
             self._rest[kind] = rest[-_MAX_LINE_BYTES:] if newline else (self._rest.get(kind, b"") + data)[-_MAX_LINE_BYTES:]
@@ -142,7 +141,7 @@ class _Lines:
         self._rest[kind] = rest[:_MAX_LINE_BYTES]
 
     def end(self) -> None:
-        """No more will come."""
+        """Record the last line, which has no newline."""
         for kind, rest in self._rest.items():
             if rest:
                 self._record(kind, rest)

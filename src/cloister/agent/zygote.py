@@ -1,7 +1,7 @@
-"""The agent's zygote: everything imported and exercised once, then one fork for each sandbox (docs/decisions/0014-zygotes.md).
+"""The agent's zygote: imports and exercises everything once, then forks an agent for each sandbox (docs/decisions/0014-zygotes.md).
 
-Runs in: a process of the zone, without network, whose children enter sandboxes. It runs our code only and meets no client.
-Invariant: when it begins to fork it has one thread, no event loop and no descriptor of its own, and nothing of any sandbox.
+Runs in: a process of the zone, without network, whose children enter sandboxes. It runs only our code and never talks to a client.
+Invariant: when it begins to fork it has one thread, no event loop, no descriptor of its own, and no data of any sandbox.
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from cloister.agent.assembly import Assembly
-from cloister.agent.birth import BirthError, be_born, take_environment
-from cloister.agent.init import InitDocument, read_init
+from cloister.agent.birth import BirthError, complete_birth, take_environment
 from cloister.agent.interpreter.launch import KernelLauncher
 from cloister.agent.orphans import Orphans
+from cloister.agent.state import read_init
+from cloister.protocol.init_document import AgentLimits, InitDocument
 
 __all__ = ["run"]
 
@@ -29,13 +30,13 @@ __all__ = ["run"]
 _JOIN_S = 10
 _POOL_BYTES = 16 << 10
 _MAX_FILLING_BYTES = 2 << 20
-"""Of each size: where objects are not laid out so, this ends it."""
+"""Bound for each size, for interpreters that lay out objects differently."""
 _ROUNDS = 3
-"""Specialised bytecode and caches are there after the second."""
+"""After the second round all bytecode is specialised and all caches are filled."""
 
 
 def run(serve: Callable[[], socket.socket], settle: Callable[[], None], launcher: KernelLauncher, live: Callable[[Assembly], None]) -> None:
-    """Warm up, and fork for ever; in each child ``live`` is the agent's life. ``serve``, ``settle``: of the drivers' zygote modules."""
+    """Warm up, then fork for ever; in each child ``live`` runs the agent. ``serve`` and ``settle`` are of the drivers' zygote modules."""
     for _ in range(_ROUNDS):
         asyncio.run(_exercise(launcher))
     for thread in threading.enumerate():
@@ -47,18 +48,18 @@ def run(serve: Callable[[], socket.socket], settle: Callable[[], None], launcher
     settle()
     birth = serve()
     try:
-        be_born(birth)
+        complete_birth(birth)
     except (OSError, BirthError) as error:
         print(f"an agent was not born: {error}", file=sys.stderr, flush=True)
-        os._exit(1)  # nothing of the zygote's is to be ended here
+        os._exit(1)  # without the zygote's exit handlers
     live(assembly)
     del filling
 
 
 def _fill_holes() -> list[list[bytes]]:
-    """Objects for every hole that freed ones left, so that a child's new objects lie together in pages of their own, not in all of ours.
+    """Fill the holes that freed objects left with objects. A child's new objects then lie together in new pages, not in pages it shares.
 
-    Python keeps objects of up to 512 bytes in pools of 16 KiB, one size each, and takes a fresh pool only when none of that size has room.
+    Python keeps objects of up to 512 bytes in pools of 16 KiB, one size each. It takes a new pool only when no pool of that size has room.
     """
     kept = []
     header = sys.getsizeof(b"")
@@ -85,7 +86,7 @@ def _get(path: str) -> bytes:
     return f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode()
 
 
-_START = json.dumps({"process": {"cmd": "/dev/null"}}).encode()  # cannot be executed: all but the exec is exercised
+_START = json.dumps({"process": {"cmd": "/dev/null"}}).encode()  # cannot be executed: everything except the exec is exercised
 _REQUESTS = (
     _get("/health"),
     _get("/metrics"),
@@ -100,7 +101,7 @@ _REQUESTS = (
 
 
 async def _exercise(launcher: KernelLauncher) -> None:
-    """The life of an agent that is asked a few things, on sockets without a network."""
+    """Run an agent and send it a few requests, on sockets without a network."""
     assembly = Assembly(launcher)
     launcher.state.become(_read_a_document())
     assembly.begin()
@@ -115,7 +116,7 @@ async def _exercise(launcher: KernelLauncher) -> None:
     control, interpreter = socket.socket(socket.AF_UNIX), socket.socket(socket.AF_UNIX)
     names = []
     for listener in (control, interpreter):
-        listener.bind("")  # a name that the kernel chooses, outside the file system
+        listener.bind("")  # the kernel chooses a name outside the file system
         names.append(listener.getsockname())
     await assembly.serve(control, interpreter)
     for name in names:
@@ -131,7 +132,9 @@ async def _exercise(launcher: KernelLauncher) -> None:
 
 def _read_a_document() -> InitDocument:
     fd = os.memfd_create("init")
-    os.write(fd, b'{"sandbox_id": "", "envs": {"A": "1"}, "languages": ["python"], "limits": {"mem_mib": 512}, "access_token": "t"}')
+    limits = AgentLimits(mem_mib=512)
+    given = InitDocument(sandbox_id="", envs={"A": "1"}, languages=("python",), limits=limits, access_token="t")  # noqa: S106 - no secret
+    os.write(fd, given.to_json())
     document = read_init(fd)
     os.close(fd)
     return replace(document, access_token=None, languages=())

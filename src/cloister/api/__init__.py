@@ -1,1 +1,1 @@
-"""The REST API: HTTP in, the control plane's use cases behind it."""
+"""The REST API: translates HTTP requests to calls of the control plane."""

@@ -1,4 +1,4 @@
-"""REST handlers of sandboxes' logs: which entries a client asks for, and the two forms in which it gets them. No I/O of its own."""
+"""REST handlers of sandboxes' logs, in the two forms of the published API."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ from typing import Any
 
 from aiohttp import web
 
-from cloister.api.handlers import Api, json_answer
+from cloister.api.handlers import Api, json_answer, path_sandbox_id
 from cloister.api.schemas import render_time
-from cloister.control.reports import LEVELS
 from cloister.errors import InvalidRequestError
-from cloister.store.base import Team
-from cloister.store.logs import LogEntry
+from cloister.model.log import LogEntry
+from cloister.model.team import Team
+from cloister.protocol.events import LOG_LEVELS
 
 __all__ = ["logs", "logs_v2", "render_line", "select"]
 
 _DEFAULT_LIMIT = 1000
 _MAX_LIMIT = 1000
 _HIDDEN = frozenset({"agent_id", "sequence"})
-"""Fields that say where to go on asking, of no use to a client."""
+"""Internal fields for resuming, of no use to a client."""
 
 
 async def _read(api: Api, request: web.Request, team: Team) -> list[LogEntry]:
-    return await api.logs.read(team.team_id, request.match_info["sandbox_id"].partition("-")[0])
+    return await api.logs.read(team.team_id, path_sandbox_id(request))
 
 
 async def logs(api: Api, request: web.Request, team: Team) -> web.Response:
-    """``GET /sandboxes/{sandbox_id}/logs``: from ``start`` (milliseconds, included) on, oldest first."""
+    """``GET /sandboxes/{sandbox_id}/logs``: from ``start`` (milliseconds, included), oldest first."""
     start, limit = _whole(request, "start", 0), _whole(request, "limit", _DEFAULT_LIMIT)
     found = [entry for entry in await _read(api, request, team) if entry.at_ms >= start][: min(limit, _MAX_LIMIT)]
     lines = [{"timestamp": render_time(entry.at_ms / 1000), "line": render_line(entry)} for entry in found]
@@ -36,13 +36,13 @@ async def logs(api: Api, request: web.Request, team: Team) -> web.Response:
 
 
 async def logs_v2(api: Api, request: web.Request, team: Team) -> web.Response:
-    """``GET /v2/sandboxes/{sandbox_id}/logs``: from ``cursor`` (milliseconds) on, forward with it or backward without it."""
+    """``GET /v2/sandboxes/{sandbox_id}/logs``: forward from ``cursor`` (milliseconds), or backward without one."""
     direction = request.query.get("direction") or "forward"
-    level = request.query.get("level") or LEVELS[0]
+    level = request.query.get("level") or LOG_LEVELS[0]
     if direction not in {"forward", "backward"}:
         raise InvalidRequestError("direction must be forward or backward")
-    if level not in LEVELS:
-        raise InvalidRequestError(f"level must be one of {', '.join(LEVELS)}")
+    if level not in LOG_LEVELS:
+        raise InvalidRequestError(f"level must be one of {', '.join(LOG_LEVELS)}")
     limit = _whole(request, "limit", _DEFAULT_LIMIT)
     if limit > _MAX_LIMIT:
         raise InvalidRequestError(f"limit must not be more than {_MAX_LIMIT}")
@@ -58,8 +58,8 @@ async def logs_v2(api: Api, request: web.Request, team: Team) -> web.Response:
 
 
 def select(entries: Sequence[LogEntry], *, cursor: int | None, backward: bool, level: str, search: str) -> list[LogEntry]:
-    """The entries asked for, in the order asked for. Times of one log's entries differ, so that pages neither overlap nor leave gaps."""
-    levels = LEVELS[LEVELS.index(level) :]
+    """The requested entries in the requested order. All times in one log differ, so pages neither overlap nor leave gaps."""
+    levels = LOG_LEVELS[LOG_LEVELS.index(level) :]
     found = [entry for entry in entries if entry.level in levels and search in _message(entry)]
     if backward:
         return [entry for entry in reversed(found) if cursor is None or entry.at_ms < cursor]
@@ -82,7 +82,7 @@ def _render(entry: LogEntry) -> dict[str, Any]:
 
 
 def render_line(entry: LogEntry) -> str:
-    """The line that the command line client parses. The fixed names come last: no field takes their place."""
+    """The line that the command line client parses. The fixed names come last, so that no field replaces them."""
     return json.dumps({**_fields(entry), "event": entry.event, "logger": entry.logger, "level": entry.level})
 
 

@@ -1,4 +1,4 @@
-"""The table of REST routes: what is served, and what is known of the published API but not built, which is refused by name."""
+"""The table of REST routes: served ones, and routes of the published API that are not built and are refused by name."""
 
 from __future__ import annotations
 
@@ -6,13 +6,31 @@ from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
-from cloister.api import builds, logs, metrics, sandboxes, snapshots, tags, templates
+from cloister.api import (
+    admin,
+    builds,
+    events,
+    forks,
+    keys,
+    lifecycles,
+    logs,
+    network_record,
+    networks,
+    sandboxes,
+    secrets,
+    snapshots,
+    tags,
+    teams,
+    templates,
+    webhooks,
+)
 from cloister.api.handlers import Api
-from cloister.store.base import Team
+from cloister.model.team import Team
 
-__all__ = ["NOT_BUILT", "ROUTES", "Handler"]
+__all__ = ["ADMIN_ROUTES", "HINTS", "NOT_BUILT", "ROUTES", "AdminHandler", "Handler"]
 
 Handler = Callable[[Api, web.Request, Team], Awaitable[web.Response]]
+AdminHandler = Callable[[Api, web.Request], Awaitable[web.Response]]
 
 ROUTES: tuple[tuple[str, str, Handler], ...] = (
     ("POST", "/sandboxes", sandboxes.create),
@@ -22,14 +40,19 @@ ROUTES: tuple[tuple[str, str, Handler], ...] = (
     ("GET", "/sandboxes/metrics", sandboxes.metrics_of_many),
     ("GET", "/sandboxes/{sandbox_id}", sandboxes.get),
     ("DELETE", "/sandboxes/{sandbox_id}", sandboxes.kill),
-    ("POST", "/sandboxes/{sandbox_id}/timeout", sandboxes.set_timeout),
+    ("POST", "/sandboxes/{sandbox_id}/timeout", lifecycles.set_timeout),
     ("POST", "/sandboxes/{sandbox_id}/refreshes", sandboxes.refresh),
-    ("POST", "/sandboxes/{sandbox_id}/connect", sandboxes.connect),
-    ("POST", "/v2/sandboxes/{sandbox_id}/connect", sandboxes.connect_v2),
+    ("PUT", "/sandboxes/{sandbox_id}/network", networks.change),
+    ("POST", "/sandboxes/{sandbox_id}/pause", lifecycles.pause),
+    ("POST", "/sandboxes/{sandbox_id}/resume", lifecycles.resume),
+    ("POST", "/sandboxes/{sandbox_id}/connect", lifecycles.connect),
+    ("POST", "/v2/sandboxes/{sandbox_id}/connect", lifecycles.connect_v2),
     ("GET", "/sandboxes/{sandbox_id}/metrics", sandboxes.metrics),
     ("GET", "/sandboxes/{sandbox_id}/logs", logs.logs),
     ("GET", "/v2/sandboxes/{sandbox_id}/logs", logs.logs_v2),
+    ("GET", "/sandboxes/{sandbox_id}/connections", network_record.connections),
     ("POST", "/sandboxes/{sandbox_id}/snapshots", snapshots.create),
+    ("POST", "/sandboxes/{sandbox_id}/fork", forks.fork),
     ("GET", "/snapshots", snapshots.list_snapshots),
     ("GET", "/templates", templates.list_templates),
     ("GET", "/v2/templates", templates.list_pages),
@@ -46,27 +69,61 @@ ROUTES: tuple[tuple[str, str, Handler], ...] = (
     ("DELETE", "/templates/{template_id}", templates.delete),
     ("PATCH", "/templates/{template_id}", templates.change),
     ("PATCH", "/v2/templates/{template_id}", templates.change),
+    ("POST", "/v2/templates", builds.request_second_build),
     ("POST", "/v3/templates", builds.request_build),
     ("GET", "/templates/{template_id}/files/{hash}", builds.offer),
     ("POST", "/v2/templates/{template_id}/builds/{build_id}", builds.start),
     ("GET", "/templates/{template_id}/builds/{build_id}/status", builds.status),
     ("GET", "/templates/{template_id}/builds/{build_id}/logs", builds.logs),
     ("DELETE", "/templates/{template_id}/builds/{build_id}", builds.cancel),
-    ("GET", "/teams", templates.list_teams),
-    ("GET", "/metrics", metrics.metrics),
+    ("POST", "/secrets", secrets.create),
+    ("GET", "/secrets", secrets.list_all),
+    ("GET", "/secrets/{secret_id}", secrets.get),
+    ("POST", "/secrets/{secret_id}", secrets.update),
+    ("DELETE", "/secrets/{secret_id}", secrets.delete),
+    ("GET", "/teams", teams.list_teams),
+    ("GET", "/teams/{team_id}/metrics", teams.metrics),
+    ("GET", "/teams/{team_id}/metrics/max", teams.highest),
+    ("GET", "/api-keys", keys.list_keys),
+    ("POST", "/api-keys", keys.create),
+    ("PATCH", "/api-keys/{key_id}", keys.rename),
+    ("DELETE", "/api-keys/{key_id}", keys.revoke),
+    ("POST", "/access-tokens", keys.create_token),
+    ("DELETE", "/access-tokens/{key_id}", keys.revoke),
+    ("GET", "/events/sandboxes", events.list_events),
+    ("GET", "/events/sandboxes/{sandbox_id}", events.list_of_sandbox),
+    ("POST", "/events/webhooks", webhooks.create),
+    ("GET", "/events/webhooks", webhooks.list_all),
+    ("GET", "/events/webhooks/{webhook_id}", webhooks.get),
+    ("PATCH", "/events/webhooks/{webhook_id}", webhooks.change),
+    ("DELETE", "/events/webhooks/{webhook_id}", webhooks.delete),
+    ("GET", "/events/webhooks/{webhook_id}/deliveries", webhooks.deliveries),
+    ("POST", "/events/webhooks/{webhook_id}/deliveries/{delivery_id}", webhooks.send_again),
 )
 
+ADMIN_ROUTES: tuple[tuple[str, str, AdminHandler], ...] = (
+    ("GET", "/admin/teams", admin.list_teams),
+    ("POST", "/admin/teams", admin.create_team),
+    ("GET", "/admin/teams/{team_id}", admin.get_team),
+    ("PATCH", "/admin/teams/{team_id}", admin.limit_team),
+    ("DELETE", "/admin/teams/{team_id}", admin.remove_team),
+    ("GET", "/admin/teams/{team_id}/api-keys", admin.list_keys),
+    ("POST", "/admin/teams/{team_id}/api-keys", admin.create_key),
+    ("DELETE", "/admin/teams/{team_id}/api-keys/{key_id}", admin.revoke_key),
+    ("POST", "/admin/teams/{team_id}/sandboxes/kill", admin.kill_sandboxes),
+    ("GET", "/admin/sandboxes/running-counts", admin.running_counts),
+)
+"""Routes for a key of the scope ``admin``."""
+
+_DOCKER_BUILDS = "the first build system, which pushes an image by Docker,"
+HINTS = {
+    _DOCKER_BUILDS: "'e2b template migrate' turns an e2b.Dockerfile into a template that builds here, as Template().from_dockerfile() does"
+}
+"""Alternatives to routes that are not built."""
 NOT_BUILT: tuple[tuple[str, str, str], ...] = (
-    ("POST", "/sandboxes/{sandbox_id}/pause", "pausing a sandbox"),
-    ("POST", "/sandboxes/{sandbox_id}/resume", "resuming a sandbox"),
-    ("POST", "/sandboxes/{sandbox_id}/fork", "forking a sandbox"),
-    ("PUT", "/sandboxes/{sandbox_id}/network", "changing a sandbox's network"),
-    ("POST", "/v2/templates", "building templates by the first build system"),
-    ("POST", "/templates", "building templates by the first build system"),
-    ("POST", "/templates/{template_id}", "building templates by the first build system"),
-    ("POST", "/templates/{template_id}/builds/{build_id}", "building templates by the first build system"),
+    ("POST", "/templates", _DOCKER_BUILDS),
+    ("POST", "/templates/{template_id}", _DOCKER_BUILDS),
+    ("POST", "/templates/{template_id}/builds/{build_id}", _DOCKER_BUILDS),
     ("*", "/volumes", "volumes"),
     ("*", "/volumes/{volume_id}", "volumes"),
-    ("*", "/secrets", "secrets"),
-    ("*", "/secrets/{secret_id}", "secrets"),
 )

@@ -6,25 +6,23 @@ import math
 
 from aiohttp import web
 
-from cloister.api.handlers import SANDBOX_ID, Api, json_answer, read_json
+from cloister.api.bodies import read_json
+from cloister.api.handlers import SANDBOX_ID, Api, json_answer, path_sandbox_id
 from cloister.api.listing import parse_list_query, parse_metadata
 from cloister.api.schemas import (
-    parse_connect,
+    is_running,
     parse_idempotency_key,
     parse_new_sandbox,
     parse_refresh,
-    parse_timeout,
     render_created,
     render_detail,
     render_listed,
     render_metric,
 )
 from cloister.errors import InvalidRequestError, SandboxNotFoundError
-from cloister.store.base import Team
+from cloister.model.team import Team
 
 __all__ = [
-    "connect",
-    "connect_v2",
     "create",
     "create_v2",
     "get",
@@ -34,20 +32,15 @@ __all__ = [
     "metrics",
     "metrics_of_many",
     "refresh",
-    "set_timeout",
 ]
 
 _MAX_METRICS = 100
 
 
-def _id(request: web.Request) -> str:
-    """The sandbox id of the path; some clients append ``-<client id>``."""
-    return request.match_info["sandbox_id"].partition("-")[0]
-
-
 async def _create(api: Api, request: web.Request, team: Team, api_version: int) -> web.Response:
     key = parse_idempotency_key(request.headers.get("Idempotency-Key"))
-    new = parse_new_sandbox(await read_json(request), api_version=api_version, idempotency_key=key)
+    new = parse_new_sandbox(await read_json(api, request), api_version=api_version, idempotency_key=key)
+    await api.networks.check(new.egress)
     row = await api.sandboxes.create(team.team_id, new)
     request[SANDBOX_ID] = row.sandbox_id
     return json_answer(render_created(row, api.domain), status=201)
@@ -65,19 +58,19 @@ async def create_v2(api: Api, request: web.Request, team: Team) -> web.Response:
 
 async def get(api: Api, request: web.Request, team: Team) -> web.Response:
     """``GET /sandboxes/{sandbox_id}``."""
-    return json_answer(render_detail(api.sandboxes.get(team.team_id, _id(request)), api.domain))
+    return json_answer(render_detail(api.sandboxes.get(team.team_id, path_sandbox_id(request)), api.domain))
 
 
 async def kill(api: Api, request: web.Request, team: Team) -> web.Response:
     """``DELETE /sandboxes/{sandbox_id}``."""
-    await api.sandboxes.kill(team.team_id, _id(request))
+    await api.sandboxes.kill(team.team_id, path_sandbox_id(request))
     return web.Response(status=204)
 
 
 async def list_running(api: Api, request: web.Request, team: Team) -> web.Response:
-    """``GET /sandboxes``: all running ones that have the metadata."""
+    """``GET /sandboxes``: all running sandboxes with the metadata."""
     wanted = parse_metadata(request.query.get("metadata", "")).items()
-    rows = api.sandboxes.list(team.team_id, lambda row: all(row.metadata.get(key) == value for key, value in wanted))
+    rows = api.sandboxes.list(team.team_id, lambda row: is_running(row) and all(row.metadata.get(key) == value for key, value in wanted))
     return json_answer([render_listed(row) for row in rows])
 
 
@@ -86,63 +79,41 @@ async def list_all(api: Api, request: web.Request, team: Team) -> web.Response:
     query = parse_list_query(request.query)
     rows = api.sandboxes.list(team.team_id, query.accepts)
     page, next_token = query.page(rows)
-    headers = {"X-Total-Running": str(len(rows))}
+    headers = {"X-Total-Running": str(sum(is_running(row) for row in rows))} if "running" in query.states else {}
     if next_token is not None:
         headers["X-Next-Token"] = next_token
     return json_answer([render_listed(row) for row in page], headers=headers)
 
 
-async def set_timeout(api: Api, request: web.Request, team: Team) -> web.Response:
-    """``POST /sandboxes/{sandbox_id}/timeout``."""
-    await api.sandboxes.set_timeout(team.team_id, _id(request), parse_timeout(await read_json(request)))
-    return web.Response(status=204)
-
-
 async def refresh(api: Api, request: web.Request, team: Team) -> web.Response:
-    """``POST /sandboxes/{sandbox_id}/refreshes``: only ever prolongs."""
-    duration_s = parse_refresh(await read_json(request, default={}))
-    await api.sandboxes.set_timeout(team.team_id, _id(request), duration_s, only_extend=True)
+    """``POST /sandboxes/{sandbox_id}/refreshes``: never shortens the lifetime."""
+    duration_s = parse_refresh(await read_json(api, request, default={}))
+    await api.sandboxes.set_timeout(team.team_id, path_sandbox_id(request), duration_s, only_extend=True)
     return web.Response(status=204)
-
-
-async def _connect(api: Api, request: web.Request, team: Team, api_version: int) -> web.Response:
-    timeout_s = parse_connect(await read_json(request, default={}), api_version=api_version)
-    row = await api.sandboxes.set_timeout(team.team_id, _id(request), timeout_s, only_extend=True)
-    return json_answer(render_created(row, api.domain))
-
-
-async def connect(api: Api, request: web.Request, team: Team) -> web.Response:
-    """``POST /sandboxes/{sandbox_id}/connect``."""
-    return await _connect(api, request, team, 1)
-
-
-async def connect_v2(api: Api, request: web.Request, team: Team) -> web.Response:
-    """``POST /v2/sandboxes/{sandbox_id}/connect``."""
-    return await _connect(api, request, team, 2)
 
 
 async def metrics(api: Api, request: web.Request, team: Team) -> web.Response:
-    """``GET /sandboxes/{sandbox_id}/metrics``: its samples, of the seconds ``start`` to ``end`` or of its whole life."""
+    """``GET /sandboxes/{sandbox_id}/metrics``: its samples from ``start`` to ``end`` (seconds), or of its whole life."""
     start, end = _unix(request, "start"), _unix(request, "end")
     if start is not None and end is not None and start > end:
         raise InvalidRequestError("start must not be after end")
-    row, found = await api.sandboxes.metrics(team.team_id, _id(request), start, end)
+    row, found = await api.sandboxes.metrics(team.team_id, path_sandbox_id(request), start, end)
     return json_answer([render_metric(row, found, sample) for sample in found.samples])
 
 
 async def metrics_of_many(api: Api, request: web.Request, team: Team) -> web.Response:
-    """``GET /sandboxes/metrics?sandbox_ids=``: the newest sample of each that lives."""
-    ids = [sandbox_id for sandbox_id in request.query.get("sandbox_ids", "").split(",") if sandbox_id]
+    """``GET /sandboxes/metrics?sandbox_ids=``: the newest sample of each live sandbox."""
+    ids = [one for one in request.query.get("sandbox_ids", "").split(",") if one]
     if not ids or len(ids) > _MAX_METRICS:
         raise InvalidRequestError(f"sandbox_ids must name 1 to {_MAX_METRICS} sandboxes")
     rendered = {}
-    for sandbox_id in ids:
+    for one in ids:
         try:
-            row, found = await api.sandboxes.metrics(team.team_id, sandbox_id, newest=1)
+            row, found = await api.sandboxes.metrics(team.team_id, one, newest=1)
         except SandboxNotFoundError:
             continue
         if found.samples:
-            rendered[sandbox_id] = render_metric(row, found, found.samples[-1])
+            rendered[one] = render_metric(row, found, found.samples[-1])
     return json_answer({"sandboxes": rendered})
 
 

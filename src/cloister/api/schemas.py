@@ -1,28 +1,39 @@
-"""Wire names of the REST API: bodies of requests into the control plane's terms, and its terms into bodies of answers.
+"""Wire names of the REST API: parses request bodies to the control plane's types, and renders its types as answers.
 
-The contract is the published one (the E2B REST API, as its SDKs speak it). Invariant: a field is
-understood, known to be without effect at its value, or refused by name; never passed over.
+The contract is the published one (the E2B REST API, as its SDKs use it). Invariant: a field that may change isolation, access or cost is
+understood, has a neutral value, or is refused by name; other unknown fields are ignored and logged.
 """
 
 from __future__ import annotations
 
 import re
+import time
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 from cloister.api.fields import Fields
+from cloister.api.identity_fields import parse_identity
+from cloister.api.network_fields import parse_network, render_internet, render_network
+from cloister.control.pausing import Resumption
 from cloister.control.sandboxes import NewSandbox
 from cloister.errors import InvalidRequestError
+from cloister.model.lifecycle import Lifecycle, TimeoutAction
 from cloister.model.node import Sample, SandboxMetrics
-from cloister.store.base import Sandbox, Team
+from cloister.model.sandbox import Sandbox, SandboxState
+from cloister.model.secret import reveal
+from cloister.model.team import Team
 
 __all__ = [
     "CLIENT_ID",
     "ENVD_VERSION",
+    "is_running",
     "parse_connect",
     "parse_idempotency_key",
     "parse_new_sandbox",
+    "parse_pause",
     "parse_refresh",
+    "parse_resume",
     "parse_timeout",
     "render_created",
     "render_detail",
@@ -34,19 +45,22 @@ __all__ = [
 ]
 
 ENVD_VERSION = "0.6.4"
-"""What the agent claims to be compatible with; SDKs choose features by it."""
+"""The envd version that the agent claims to be compatible with; SDKs choose features by it."""
 CLIENT_ID = "cloister"
 DEFAULT_TIMEOUT_S = {1: 15, 2: 300}
-"""By version of the creating call."""
+"""By version of the creation route."""
+_TIMEOUT_ZERO = "Timeout must be greater than 0"
+"""The published words."""
 _IDEMPOTENCY_KEY = re.compile(r"[a-z0-9-]{1,255}\Z")
-_ALL_ADDRESSES = ("0.0.0.0/0",)
+_PUBLIC_ONLY = "You cannot create a sandbox without public access unless you enable secure envd access via 'secure' flag."
+"""The published words."""
 
 
 def parse_new_sandbox(body: object, *, api_version: int, idempotency_key: str | None) -> NewSandbox:
-    """A creation, by ``POST /sandboxes`` (1) or ``POST /v2/sandboxes`` (2).
+    """Parse the body of ``POST /sandboxes`` (1) or ``POST /v2/sandboxes`` (2).
 
     Raises:
-        InvalidRequestError: names the field that is missing, wrong, unknown or not supported.
+        InvalidRequestError: a field is missing, wrong, unknown or not supported; the message names it.
     """
     fields = Fields(body)
     template = fields.take("templateID", str)
@@ -54,22 +68,20 @@ def parse_new_sandbox(body: object, *, api_version: int, idempotency_key: str | 
     metadata, envs = fields.take_texts("metadata"), fields.take_texts("envVars")
     secure = fields.take("secure", bool, api_version == 2)
     allow_internet = fields.take("allow_internet_access", bool, None)
-    public_traffic, denies_all = _parse_network(fields.take("network", dict, {}))
-    fields.take("mcp", dict, {})  # by itself it asks for nothing: the SDK starts the servers inside, with the keys that it has
-    for name, neutral in (("autoPause", (False,)), ("autoPauseMemory", (True,)), ("iam", ({},)), ("volumeMounts", ([],))):
-        fields.refuse(name, *neutral)
-    resume = Fields(fields.take("autoResume", dict, {}), "autoResume.")
-    resume.refuse("enabled", False)
-    resume.end()
+    network = parse_network(fields.take("network", dict, None), allow_internet)
+    tokens = parse_identity(fields.take("iam", dict, {}))
+    fields.take("mcp", dict, {})  # has no effect here: the SDK starts the servers in the sandbox, with its own keys
+    lifecycle = _parse_lifecycle(fields, timeout_s)
+    fields.refuse("volumeMounts", [])
     fields.end()
     if not template.strip():
         raise InvalidRequestError("templateID must not be empty")
     if timeout_s < 1:
-        raise InvalidRequestError("timeout must be at least 1")
+        raise InvalidRequestError("timeout must not be negative" if timeout_s else _TIMEOUT_ZERO)
     if api_version == 2 and not secure:
         raise InvalidRequestError("secure: false is not supported by this call; use POST /sandboxes")
-    if not public_traffic and not secure:
-        raise InvalidRequestError("network.allowPublicTraffic: false needs secure: true")
+    if not network.public_traffic and not secure:
+        raise InvalidRequestError(_PUBLIC_ONLY)
     _check_envs(envs)
     return NewSandbox(
         template=template,
@@ -77,52 +89,75 @@ def parse_new_sandbox(body: object, *, api_version: int, idempotency_key: str | 
         metadata=metadata,
         envs=envs,
         secure=secure,
-        allow_internet=False if denies_all else allow_internet,
-        public_traffic=public_traffic,
+        egress=network.egress,
+        public_traffic=network.public_traffic,
+        network=replace(network.options, tokens=tokens),
+        lifecycle=lifecycle,
         idempotency_key=idempotency_key,
     )
 
 
-def _parse_network(body: dict[str, Any]) -> tuple[bool, bool]:
-    network = Fields(body, "network.")
-    public_traffic = network.take("allowPublicTraffic", bool, True)
-    network.refuse("allowOut", [])
-    deny_out = network.take("denyOut", list, [])
-    for name, neutral in (("rules", {}), ("dnsServers", None), ("egressProxy", {}), ("maskRequestHost", ""), ("httpsPorts", [])):
-        network.refuse(name, neutral)
-    network.end()
-    if deny_out and tuple(deny_out) != _ALL_ADDRESSES:
-        raise InvalidRequestError("network.denyOut is supported only as ['0.0.0.0/0'] by this server")
-    return public_traffic, bool(deny_out)
+def _parse_lifecycle(fields: Fields, timeout_s: int) -> Lifecycle:
+    auto_pause, keeps_memory = fields.take("autoPause", bool, False), fields.take("autoPauseMemory", bool, True)
+    resume = Fields(fields.take("autoResume", dict, {}), "autoResume.", is_strict=True)
+    auto_resume = resume.take("enabled", bool, False)
+    resume.end()
+    if not keeps_memory and not auto_pause:
+        raise InvalidRequestError("autoPauseMemory: false needs autoPause: true")
+    if not keeps_memory and auto_resume:
+        raise InvalidRequestError("autoPauseMemory: false excludes autoResume: traffic wakes only a sandbox whose memory is kept")
+    paused = TimeoutAction.PAUSE if keeps_memory else TimeoutAction.PAUSE_FILES
+    return Lifecycle(on_timeout=paused if auto_pause else TimeoutAction.KILL, wake_s=max(1, timeout_s) if auto_resume else None)
 
 
 def _check_envs(envs: dict[str, str]) -> None:
-    for name, value in envs.items():
-        if not name or "=" in name or "\0" in name or "\0" in value:
-            raise InvalidRequestError(f"envVars.{name}: not a possible environment variable")
+    for name in envs:
+        if not name or "=" in name:
+            raise InvalidRequestError(f"envVars.{name[:200]}: not a possible environment variable")
 
 
-def parse_connect(body: object, *, api_version: int) -> int:
-    """Seconds that a connecting client wants the sandbox to live."""
+def parse_connect(body: object, *, api_version: int) -> Resumption:
+    """Parse the requests of a connecting client."""
     fields = Fields(body)
     timeout_s: int = fields.take("timeout", int, *((DEFAULT_TIMEOUT_S[2],) if api_version == 2 else ()))
-    fields.refuse("memory", True)
+    memory = fields.take("memory", bool, True)
+    fields.end()
+    if timeout_s < 0:
+        raise InvalidRequestError("timeout must not be negative")
+    return Resumption(timeout_s=timeout_s, memory=memory)
+
+
+def parse_resume(body: object) -> Resumption:
+    """Parse the body of a resume, which may be empty."""
+    fields = Fields(body)
+    timeout_s: int = fields.take("timeout", int, DEFAULT_TIMEOUT_S[1])
+    auto_pause, memory = fields.take("autoPause", bool, None), fields.take("memory", bool, True)
+    fields.end()
+    if timeout_s < 1:
+        raise InvalidRequestError("timeout must not be negative" if timeout_s else _TIMEOUT_ZERO)
+    return Resumption(timeout_s=timeout_s, memory=memory, auto_pause=auto_pause)
+
+
+def parse_pause(body: object) -> tuple[bool, bool]:
+    """Parse the body of a pause, which may be empty: whether the memory is kept, and whether the agent must answer."""
+    fields = Fields(body)
+    memory, needs_agent = fields.take("memory", bool, True), fields.take("requireHealthyGuest", bool, False)
+    fields.end()
+    return memory, needs_agent
+
+
+def parse_timeout(body: object) -> int:
+    """Parse a timeout in seconds from now; 0 ends or pauses the sandbox."""
+    fields = Fields(body)
+    timeout_s: int = fields.take("timeout", int)
     fields.end()
     if timeout_s < 0:
         raise InvalidRequestError("timeout must not be negative")
     return timeout_s
 
 
-def parse_timeout(body: object) -> int:
-    """Seconds from now; 0 or less ends the sandbox."""
-    fields = Fields(body)
-    timeout_s: int = fields.take("timeout", int)
-    fields.end()
-    return timeout_s
-
-
 def parse_refresh(body: object) -> int:
-    """Seconds to prolong by, within the bounds of the published API."""
+    """Parse an extension in seconds, within the bounds of the published API."""
     fields = Fields(body)
     duration_s: int = fields.take("duration", int, 15)
     fields.end()
@@ -132,7 +167,7 @@ def parse_refresh(body: object) -> int:
 
 
 def parse_idempotency_key(value: str | None) -> str | None:
-    """The header's value, checked."""
+    """The checked value of the header."""
     if value is not None and not _IDEMPOTENCY_KEY.match(value):
         raise InvalidRequestError("Idempotency-Key must be 1 to 255 of a-z, 0-9 and '-'")
     return value
@@ -143,7 +178,7 @@ def render_time(at: float) -> str:
     return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def render_created(row: Sandbox, domain: str | None) -> dict[str, Any]:
+def render_created(row: Sandbox, domain: str) -> dict[str, Any]:
     """``Sandbox`` of the contract."""
     return {
         "templateID": row.template_id,
@@ -151,8 +186,8 @@ def render_created(row: Sandbox, domain: str | None) -> dict[str, Any]:
         "clientID": CLIENT_ID,
         "alias": row.template,
         "envdVersion": ENVD_VERSION,
-        **({} if row.access_token is None else {"envdAccessToken": row.access_token}),
-        "trafficAccessToken": row.traffic_token,
+        **({} if row.access_token is None else {"envdAccessToken": row.access_token.revealed}),
+        "trafficAccessToken": reveal(row.traffic_token),
         "domain": domain,
     }
 
@@ -165,26 +200,44 @@ def render_listed(row: Sandbox) -> dict[str, Any]:
         "clientID": CLIENT_ID,
         "alias": row.template,
         "startedAt": render_time(row.started_at),
-        "endAt": render_time(row.end_at),
+        "endAt": render_time(row.end_at if row.pause is None else row.pause.at),
         "cpuCount": whole_cpus(row.cpu_count),
         "memoryMB": row.mem_mib,
         "diskSizeMB": row.disk_mib,
         "metadata": row.metadata,
-        "state": "running",
+        "state": "running" if is_running(row) else "paused",
         "envdVersion": ENVD_VERSION,
+        **({} if row.runtime is None else {"runtime": row.runtime}),
+        **({"envdUnresponsiveAtPause": True} if row.pause is not None and row.pause.agent_silent else {}),
     }
 
 
-def render_detail(row: Sandbox, domain: str | None) -> dict[str, Any]:
+def is_running(row: Sandbox) -> bool:
+    """Whether clients see the sandbox as running, and not as paused: the contract has no other state."""
+    return row.state_at(time.time()) is SandboxState.RUNNING
+
+
+def render_detail(row: Sandbox, domain: str) -> dict[str, Any]:
     """``SandboxDetail`` of the contract."""
     return {
         **render_listed(row),
-        **({} if row.access_token is None else {"envdAccessToken": row.access_token}),
-        "domain": domain,
-        "allowInternetAccess": row.allow_internet,
-        "network": {"allowPublicTraffic": row.traffic_token is None},
-        "lifecycle": {"autoResume": False, "onTimeout": "kill"},
+        **({} if row.access_token is None else {"envdAccessToken": row.access_token.revealed}),
+        "domain": domain if is_running(row) else None,
+        "allowInternetAccess": render_internet(row),
+        **({} if (network := render_network(row)) is None else {"network": network}),
+        "lifecycle": {
+            "autoResume": row.lifecycle.wake_s is not None,
+            "onTimeout": "kill" if row.lifecycle.on_timeout is TimeoutAction.KILL else "pause",
+        },
+        **_render_pause(row),
     }
+
+
+def _render_pause(row: Sandbox) -> dict[str, Any]:
+    """What a pause keeps, once that is certain."""
+    if row.state is not SandboxState.PAUSED or row.pause is None:
+        return {}
+    return {"pauseMode": "full" if row.pause.kind.keeps_memory else "filesystem"}
 
 
 def render_metric(row: Sandbox, metrics: SandboxMetrics, sample: Sample) -> dict[str, Any]:
@@ -203,10 +256,10 @@ def render_metric(row: Sandbox, metrics: SandboxMetrics, sample: Sample) -> dict
 
 
 def render_team(team: Team, key: str) -> dict[str, Any]:
-    """``Team`` of the contract, to the holder of its key."""
+    """``Team`` of the contract, for the holder of its key."""
     return {"teamID": team.team_id, "name": team.name, "apiKey": key, "isDefault": True}
 
 
 def whole_cpus(cpu_count: float) -> int:
-    """The contract has whole processors; a share of one counts as one."""
+    """Whole CPUs, as the contract has; a fraction counts as one."""
     return max(1, round(cpu_count))

@@ -6,13 +6,14 @@ from typing import Any
 
 from aiohttp import web
 
-from cloister.api.handlers import Api, json_answer, read_json
+from cloister.api.bodies import read_json
+from cloister.api.handlers import Api, json_answer
 from cloister.api.paging import parse_cursor, parse_limit, render_cursor
 from cloister.api.schemas import render_time
 from cloister.api.template_schemas import parse_tags, render_assignment, render_tag
 from cloister.control.names import DEFAULT_TAG, clean_tags
 from cloister.errors import InvalidRequestError
-from cloister.store.base import Team
+from cloister.model.team import Team
 
 __all__ = ["assign", "assignments", "count", "exists", "groups", "list_tags", "remove"]
 
@@ -21,7 +22,7 @@ _SORTS = {"latest_desc": True, "latest_asc": False, "name_desc": True, "name_asc
 
 async def assign(api: Api, request: web.Request, team: Team) -> web.Response:
     """``POST /templates/tags``."""
-    target, tags = parse_tags(await read_json(request), "target")
+    target, tags = parse_tags(await read_json(api, request), "target")
     cleaned = clean_tags(tags)
     build = await api.templates.assign_tags(team, target, cleaned)
     return json_answer({"buildID": build.build_id, "tags": cleaned}, status=201)
@@ -29,13 +30,13 @@ async def assign(api: Api, request: web.Request, team: Team) -> web.Response:
 
 async def remove(api: Api, request: web.Request, team: Team) -> web.Response:
     """``DELETE /templates/tags``."""
-    name, tags = parse_tags(await read_json(request), "name")
+    name, tags = parse_tags(await read_json(api, request), "name")
     await api.templates.remove_tags(team, name, clean_tags(tags))
     return web.Response(status=204)
 
 
 async def list_tags(api: Api, request: web.Request, team: Team) -> web.Response:
-    """``GET /templates/{template_id}/tags``: what each means, latest first."""
+    """``GET /templates/{template_id}/tags``: the tags with their builds, latest first."""
     stock = await api.templates.find_stock(request.match_info["template_id"].strip().lower())
     if stock is not None:
         created_at = render_time(stock.created_at or api.templates.since)
@@ -58,7 +59,7 @@ async def exists(api: Api, request: web.Request, team: Team) -> web.Response:
 
 
 async def groups(api: Api, request: web.Request, team: Team) -> web.Response:
-    """``GET /templates/{template_id}/tags/groups``: tags in pages, each with its latest assignments."""
+    """``GET /templates/{template_id}/tags/groups``: pages of tags, each with its latest assignments."""
     sort, search = request.query.get("sort") or "latest_desc", request.query.get("search", "").lower()
     if sort not in _SORTS:
         raise InvalidRequestError(f"sort must be one of {', '.join(_SORTS)}")

@@ -1,7 +1,7 @@
-"""Wire names of templates, builds, tags and snapshots: bodies of requests into the control plane's terms, and its terms into answers.
+"""Wire names of templates, builds, tags and snapshots: parses request bodies, and renders answers.
 
-The contract is the published one, as the SDKs' models have it: strict ones, so every field of an answer is there. Like in schemas.py, a
-field of a request is understood, known to be without effect, or refused by name.
+The contract is the published one. The SDKs' models are strict, so an answer has every field. Unknown fields of a request are treated as
+in schemas.py.
 """
 
 from __future__ import annotations
@@ -12,13 +12,12 @@ from typing import Any
 
 from cloister.api.fields import Fields
 from cloister.api.schemas import ENVD_VERSION, render_time, whole_cpus
-from cloister.control.build_terms import BuildPlan, BuildView, NewBuild, PlannedStep, RequestedBuild
+from cloister.control.builds.requests import BuildPlan, BuildStatusView, NewBuild, PlannedStep, RegisteredBuild
 from cloister.control.snapshots import Snapshot
 from cloister.control.templates import TemplateView
 from cloister.errors import InvalidRequestError
-from cloister.model.build import BuildLogEntry, BuildStatus, ImageSource
-from cloister.model.template import Template
-from cloister.store.templates import Build, TagAssignment
+from cloister.model.build import Build, BuildLogEntry, BuildStatus, ImageSource
+from cloister.model.template import TagAssignment, Template
 
 __all__ = [
     "parse_new_build",
@@ -38,10 +37,10 @@ __all__ = [
 ]
 
 _ARGS = {"COPY": (2, 4), "RUN": (1, 2), "WORKDIR": (1, 1), "USER": (1, 1), "ENV": (2, 1000)}
-"""How many arguments each kind of step has, at least and at most."""
+"""Least and greatest number of arguments, by kind of step."""
 _AMAZON = re.compile(r"\.dkr[.-]ecr[.-].*\.(amazonaws\.com|on\.aws)(\.cn)?(:[0-9]+)?\Z")
 _IGNORED = ("forceUpload", "resolveSymlinks", "gzip")
-"""Of a step: what the client does with it before it is sent."""
+"""Fields of a step that only the client uses."""
 
 
 def parse_new_build(body: object, team_id: str) -> NewBuild:
@@ -69,7 +68,7 @@ def parse_plan(body: object) -> BuildPlan:
     fields = Fields(body)
     image, template = fields.take("fromImage", str, None), fields.take("fromTemplate", str, None)
     registry = fields.take("fromImageRegistry", dict, None)
-    steps = fields.take("steps", list, [])
+    steps = fields.take_items("steps")
     plan = BuildPlan(
         image=_parse_image(image, registry) if image else None,
         template=template or None,
@@ -89,7 +88,7 @@ def parse_plan(body: object) -> BuildPlan:
 def _parse_image(reference: str, registry: dict[str, Any] | None) -> ImageSource:
     if registry is None:
         return ImageSource(reference=reference)
-    fields = Fields(registry, "fromImageRegistry.")
+    fields = Fields(registry, "fromImageRegistry.", is_strict=True)
     match fields.take("type", str):
         case "registry":
             source = ImageSource(reference=reference, username=fields.take("username", str), password=fields.take("password", str))
@@ -109,7 +108,7 @@ def _amazon_source(reference: str, fields: Fields) -> ImageSource:
     if not _AMAZON.search(reference.partition("/")[0]):
         what = f"'{reference[:200]}' is in no registry of Amazon, whose names are like 123456789012.dkr.ecr.us-east-1.amazonaws.com"
         raise InvalidRequestError(what, hint="use type registry, with a user name and a password, for any other")
-    fields.take("awsRegion", str)  # the registry's name says it
+    fields.take("awsRegion", str)  # the registry's name implies it
     key_id, secret = fields.take("awsAccessKeyId", str), fields.take("awsSecretAccessKey", str)
     return ImageSource(reference=reference, username=key_id, password=secret, is_aws_key=True)
 
@@ -145,7 +144,7 @@ def _parse_step(step: object, number: int) -> PlannedStep:
 
 
 def parse_public(body: object) -> bool | None:
-    """``TemplateUpdateRequest``: whether the template is to be public; None: that is not to change. Raises: InvalidRequestError."""
+    """``TemplateUpdateRequest``: whether to make the template public; None: no change. Raises: InvalidRequestError."""
     fields = Fields(body)
     public: bool | None = fields.take("public", bool, None)
     fields.end()
@@ -160,18 +159,13 @@ def parse_tags(body: object, name: str) -> tuple[str, tuple[str, ...]]:
     return text, tags
 
 
-def parse_snapshot(body: object) -> str | None:
-    """``SandboxSnapshotRequest``: the name, if there is one. Raises: InvalidRequestError."""
+def parse_snapshot(body: object) -> tuple[str | None, bool | None]:
+    """``SandboxSnapshotRequest``: the name, and whether memory is wanted; None where there is none. Raises: InvalidRequestError."""
     fields = Fields(body)
     name: str | None = fields.take("name", str, None)
-    memory = fields.take("memory", bool, None)
+    memory: bool | None = fields.take("memory", bool, None)
     fields.end()
-    if memory:
-        raise InvalidRequestError(
-            "memory: true is not supported: the runtime of this server keeps the files of a sandbox, not its memory",
-            hint="leave it out, or use mode='filesystem'",
-        )
-    return name
+    return name, memory
 
 
 # ---- answers ----
@@ -182,7 +176,7 @@ def _names(view: TemplateView) -> dict[str, list[str]]:
     return {"aliases": [] if name is None else [name], "names": [] if name is None else [f"{view.namespace}/{name}"]}
 
 
-def render_requested(requested: RequestedBuild) -> dict[str, Any]:
+def render_requested(requested: RegisteredBuild) -> dict[str, Any]:
     """``TemplateRequestResponseV3``."""
     view = TemplateView(template=requested.template, namespace=requested.namespace, builds=())
     return {
@@ -195,7 +189,7 @@ def render_requested(requested: RequestedBuild) -> dict[str, Any]:
 
 
 def render_template(view: TemplateView) -> dict[str, Any]:
-    """``Template`` of a team."""
+    """``Template`` for a team's template."""
     row, build = view.template, view.newest
     return {
         "templateID": row.template_id,
@@ -212,13 +206,13 @@ def render_template(view: TemplateView) -> dict[str, Any]:
         "spawnCount": row.spawn_count,
         "buildCount": len(view.builds),
         "envdVersion": ENVD_VERSION,
-        "buildStatus": (BuildStatus.WAITING if build is None else build.status).value,
+        "buildStatus": (BuildStatus.WAITING if build is None else _told(build)).value,
         "isDefault": False,
     }
 
 
 def render_stock(template: Template, since: float) -> dict[str, Any]:
-    """``Template`` of the server. ``since`` stands for the time of a template that does not carry it."""
+    """``Template`` for a stock template. ``since`` is used for one without a build time."""
     created_at = render_time(template.created_at or since)
     return {
         "templateID": template.template_id,
@@ -241,11 +235,16 @@ def render_stock(template: Template, since: float) -> dict[str, Any]:
     }
 
 
+def _told(build: Build) -> BuildStatus:
+    """A started build is reported as building, even while it waits in the node's queue."""
+    return BuildStatus.BUILDING if build.status is BuildStatus.WAITING and build.started_at is not None else build.status
+
+
 def render_build(build: Build) -> dict[str, Any]:
     """``TemplateBuild``."""
     return {
         "buildID": build.build_id,
-        "status": build.status.value,
+        "status": _told(build).value,
         "createdAt": render_time(build.created_at),
         "updatedAt": render_time(build.updated_at),
         **({} if build.finished_at is None else {"finishedAt": render_time(build.finished_at)}),
@@ -256,7 +255,7 @@ def render_build(build: Build) -> dict[str, Any]:
     }
 
 
-def render_view(template_id: str, view: BuildView) -> dict[str, Any]:
+def render_view(template_id: str, view: BuildStatusView) -> dict[str, Any]:
     """``TemplateBuildInfo``."""
     build = view.build
     reason = {
@@ -267,7 +266,7 @@ def render_view(template_id: str, view: BuildView) -> dict[str, Any]:
     return {
         "templateID": template_id,
         "buildID": build.build_id,
-        "status": build.status.value,
+        "status": _told(build).value,
         "logs": [],
         "logEntries": [render_entry(entry) for entry in view.entries],
         **({"reason": reason} if build.status is BuildStatus.ERROR else {}),

@@ -4,25 +4,25 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from cloister.api.handlers import Api, json_answer, read_json
+from cloister.api.bodies import read_json
+from cloister.api.handlers import Api, json_answer
 from cloister.api.paging import take_page
-from cloister.api.schemas import render_team
 from cloister.api.template_schemas import parse_public, render_build, render_stock, render_template
 from cloister.control.names import parse_reference
 from cloister.errors import TemplateNotFoundError
-from cloister.store.base import Team
+from cloister.model.team import Team
 
-__all__ = ["change", "delete", "find_alias", "get", "list_default", "list_pages", "list_teams", "list_templates"]
+__all__ = ["change", "delete", "find_alias", "get", "list_default", "list_pages", "list_templates"]
 
 
 async def list_templates(api: Api, _request: web.Request, team: Team) -> web.Response:
-    """``GET /templates``: the team's own, newest first, then the server's."""
+    """``GET /templates``: the team's own templates, newest first, then the stock templates."""
     own = [render_template(view) for view in await api.templates.list(team)]
     return json_answer([*own, *(render_stock(template, api.templates.since) for template in await api.templates.stock())])
 
 
 async def list_pages(api: Api, request: web.Request, team: Team) -> web.Response:
-    """``GET /v2/templates``: the same, all by age, in pages."""
+    """``GET /v2/templates``: the same templates by age, in pages."""
     since = api.templates.since
     items = [((view.template.created_at, view.template.template_id), render_template(view)) for view in await api.templates.list(team)]
     items += [((one.created_at or since, one.template_id), render_stock(one, since)) for one in await api.templates.stock()]
@@ -31,12 +31,12 @@ async def list_pages(api: Api, request: web.Request, team: Team) -> web.Response
 
 
 async def list_default(api: Api, _request: web.Request, _team: Team) -> web.Response:
-    """``GET /default-templates``: the server's."""
+    """``GET /default-templates``: the stock templates."""
     return json_answer([render_stock(template, api.templates.since) for template in await api.templates.stock()])
 
 
 async def get(api: Api, request: web.Request, team: Team) -> web.Response:
-    """``GET /templates/{template_id}``: one with its builds, newest first, in pages."""
+    """``GET /templates/{template_id}``: the template with its builds, newest first, in pages."""
     reference = request.match_info["template_id"]
     stock = await api.templates.find_stock(reference.strip().lower())
     if stock is not None:
@@ -48,13 +48,13 @@ async def get(api: Api, request: web.Request, team: Team) -> web.Response:
 
 async def delete(api: Api, request: web.Request, team: Team) -> web.Response:
     """``DELETE /templates/{template_id}``."""
-    await api.builds.delete(team, request.match_info["template_id"])
+    await api.builds.deletion.delete(team, request.match_info["template_id"])
     return web.Response(status=204)
 
 
 async def change(api: Api, request: web.Request, team: Team) -> web.Response:
     """``PATCH /v2/templates/{template_id}``, and without ``/v2``."""
-    reference, public = request.match_info["template_id"], parse_public(await read_json(request))
+    reference, public = request.match_info["template_id"], parse_public(await read_json(api, request))
     if public is None:
         view = await api.templates.view(team, reference)
     else:
@@ -63,7 +63,7 @@ async def change(api: Api, request: web.Request, team: Team) -> web.Response:
 
 
 async def find_alias(api: Api, request: web.Request, team: Team) -> web.Response:
-    """``GET /templates/aliases/{alias}``: whether there is a template of that name that the team can see."""
+    """``GET /templates/aliases/{alias}``: the template of that name, if the team can see one."""
     alias = request.match_info["alias"]
     reference = parse_reference(alias)
     row = None if reference is None else await api.templates.find_row(team.team_id, reference)
@@ -73,9 +73,3 @@ async def find_alias(api: Api, request: web.Request, team: Team) -> web.Response
     if stock is None:
         raise TemplateNotFoundError(f"template '{alias[:200]}' not found")
     return json_answer({"templateID": stock.template_id, "public": True})
-
-
-async def list_teams(_api: Api, request: web.Request, team: Team) -> web.Response:
-    """``GET /teams``: the one team of the key that asks."""
-    key = request.headers.get("X-API-KEY") or request.headers.get("Authorization", "").removeprefix("Bearer ")
-    return json_answer([render_team(team, key)])

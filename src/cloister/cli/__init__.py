@@ -1,1 +1,1 @@
-"""The command line: reads the configuration and puts the processes together. One file a subcommand."""
+"""The command line: one module for each subcommand, which parses options, reads the settings and calls the code below."""

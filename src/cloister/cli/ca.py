@@ -1,34 +1,33 @@
-"""``cloister ca``: the local certificate authority of a server, and how to have clients trust it."""
+"""``cloister ca``: the local certificate authority of a server, and how clients come to trust it."""
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
-from pathlib import Path
 
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
-from cryptography.x509 import NameConstraints
 
-from cloister.cli.certificates import server_names, write_bundle
 from cloister.config.load import add_arguments, load
 from cloister.config.settings import Settings
 from cloister.errors import InvalidRequestError
-from cloister.tls.authority import ca_file, create_authority, read_certificate
+from cloister.tls.authority import ca_file, create_authority, permitted_names, read_certificate
+from cloister.tls.reloader import server_names, write_bundle
 
-__all__ = ["add_parser", "run"]
+__all__ = ["add_options", "run"]
 
 _TRUST = """The authority may certify only {names}.
 Its certificate is {ca}; copy it to each client. Its key never leaves this server.
 
-Debian, Ubuntu (system-wide; curl, git, Go, and Python and Node programs that use the system's store):
+Debian, Ubuntu (system-wide: curl, git, Go, and Python and Node programs that use the system's store):
   install -m 0644 ca.crt /usr/local/share/ca-certificates/cloister.crt && update-ca-certificates
 Fedora, RHEL:
   install -m 0644 ca.crt /etc/pki/ca-trust/source/anchors/cloister.crt && update-ca-trust
 
 Python SDK (one bundle replaces the system's, so it must hold both; on this server it is {bundle}):
   cat /etc/ssl/certs/ca-certificates.crt ca.crt > bundle.crt; export SSL_CERT_FILE=$PWD/bundle.crt
-JavaScript SDK and E2B command line (is added to Node's own):
+JavaScript SDK and E2B command line (added to Node's own list):
   export NODE_EXTRA_CA_CERTS=$PWD/ca.crt
 curl, once:
   curl --cacert ca.crt https://api.{domain}/health
@@ -40,14 +39,14 @@ Windows: certutil -user -addstore Root ca.crt
 """
 
 
-def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Register the subcommand."""
-    parser = subparsers.add_parser("ca", help="the local certificate authority for TLS without a bought certificate")
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the subcommand's options."""
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
-    init = actions.add_parser("init", help="make it (serve does so too when it needs one)")
-    init.add_argument("--replace", action="store_true", help="make a new one; clients must trust it anew")
-    show = actions.add_parser("show", help="print its certificate, with names and fingerprint")
-    trust = actions.add_parser("trust-help", help="print how clients come to trust it")
+    init = actions.add_parser("init", help="create it; serve also does so when it needs one")
+    init.add_argument("--replace", action="store_true", help="create a new one; clients must trust it again")
+    show = actions.add_parser("show", help="print its certificate, its names and its fingerprint")
+    show.add_argument("--json", action="store_true", help="print JSON")
+    trust = actions.add_parser("trust-help", help="print how to make clients trust it")
     for action in (init, show, trust):
         add_arguments(action, "data_dir", "domain", "listen", "listen_tls")
 
@@ -60,30 +59,32 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _init(settings: Settings, args: argparse.Namespace) -> None:
-    if settings.domain is None:
-        raise InvalidRequestError("the authority is made for one domain", hint="give --domain, or set it as serve gets it")
+    if settings.public_domain is None:
+        raise InvalidRequestError("the authority needs the domain of the server", hint="give --domain, or set domain as for serve")
     create_authority(settings.data_dir, server_names(settings), replace=args.replace)
     write_bundle(settings.data_dir)
-    print(f"made {ca_file(settings.data_dir)} for {_names(settings.data_dir)}")
-    print("how to have clients trust it: cloister ca trust-help")
+    print(f"made {ca_file(settings.data_dir)} for {permitted_names(settings.data_dir)}")
+    print("to make clients trust it: cloister ca trust-help")
 
 
-def _show(settings: Settings, _args: argparse.Namespace) -> None:
+def _show(settings: Settings, args: argparse.Namespace) -> None:
     certificate = read_certificate(settings.data_dir)
-    print(f"file: {ca_file(settings.data_dir)}")
-    print(f"subject: {certificate.subject.rfc4514_string()}")
-    print(f"may certify: {_names(settings.data_dir)}")
-    print(f"valid until: {certificate.not_valid_after_utc:%Y-%m-%d}")
-    print(f"SHA-256: {certificate.fingerprint(hashes.SHA256()).hex(':')}")
-    print(certificate.public_bytes(Encoding.PEM).decode(), end="")
+    facts = {
+        "file": str(ca_file(settings.data_dir)),
+        "subject": certificate.subject.rfc4514_string(),
+        "may certify": str(permitted_names(settings.data_dir)),
+        "valid until": f"{certificate.not_valid_after_utc:%Y-%m-%d}",
+        "SHA-256": certificate.fingerprint(hashes.SHA256()).hex(":"),
+    }
+    pem = certificate.public_bytes(Encoding.PEM).decode()
+    if args.json:
+        print(json.dumps({name.replace(" ", "_").replace("-", "").lower(): fact for name, fact in facts.items()} | {"pem": pem}, indent=1))
+        return
+    print("\n".join(f"{name}: {fact}" for name, fact in facts.items()))
+    print(pem, end="")
 
 
 def _explain_trust(settings: Settings, _args: argparse.Namespace) -> None:
     path = ca_file(settings.data_dir)
-    names = _names(settings.data_dir)
-    print(_TRUST.format(names=names, ca=path, bundle=path.with_name("bundle.crt"), domain=settings.domain or "<domain>"), end="")
-
-
-def _names(data_dir: Path) -> str:
-    permitted = read_certificate(data_dir).extensions.get_extension_for_class(NameConstraints).value.permitted_subtrees or []
-    return ", ".join(str(item.value) for item in permitted)
+    names = permitted_names(settings.data_dir)
+    print(_TRUST.format(names=names, ca=path, bundle=path.with_name("bundle.crt"), domain=settings.public_domain or "<domain>"), end="")

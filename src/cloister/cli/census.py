@@ -1,6 +1,6 @@
-"""``cloister census``: every kernel object and file that a server holds on this host, read from the kernel, and which of them nobody needs.
+"""``cloister census``: lists every kernel object and file of a server on this host, and leftovers that belong to no live sandbox.
 
-Reads only; works while the server runs, after a crash and after a stop. Exit code 1 when something is left over (I8).
+Reads the kernel and changes nothing. Works while the server runs, after a crash and after a stop. Exit code 1 if there are leftovers (I8).
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ import argparse
 import contextlib
 import json
 import os
-import re
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,11 +21,12 @@ from cloister.linux.cgroup import CgroupTree, find_tree
 from cloister.linux.process import start_ticks
 from cloister.model.sandbox import SandboxState
 from cloister.network.slots import NetworkConfig, NetworkNode
-from cloister.node.instance import INSTANCES, Instance
+from cloister.node.egress_group import EGRESS_GROUP
+from cloister.node.instance import Instance, instance_of
 from cloister.node.journal import Journal
-from cloister.runtime.namespace.zones import groups_of_zone
+from cloister.node.runtimes import runtime_kinds
 
-__all__ = ["Census", "add_parser", "run", "take_census"]
+__all__ = ["Census", "add_options", "run", "take_census"]
 
 _LOOKS = 6
 _LOOK_AGAIN_S = 0.5
@@ -34,17 +34,20 @@ _LOOK_AGAIN_S = 0.5
 
 @dataclass
 class Census:
-    """What was found. ``leftovers`` belongs to no live sandbox and no live server."""
+    """The findings. ``leftovers`` belong to no live sandbox and no live server."""
 
     live: list[str] = field(default_factory=list)
+    """Those that have processes; ``frozen`` of them stand still."""
+    frozen: int = 0
+    on_disk: list[str] = field(default_factory=list)
+    """Paused sandboxes without a process. They hold files alone, also while the server is stopped."""
     made_ahead: int = 0
     held: list[str] = field(default_factory=list)
     leftovers: list[str] = field(default_factory=list)
 
 
-def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Register the subcommand."""
-    parser = subparsers.add_parser("census", help="list what a server holds on this host, and what is left over")
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the subcommand's options."""
     parser.add_argument("--json", action="store_true", help="print JSON")
     add_arguments(parser, "data_dir", "run_dir")
 
@@ -53,9 +56,9 @@ def run(args: argparse.Namespace) -> int:
     """Print the census."""
     settings = load(args, os.environ)
     if os.geteuid() != 0:
-        raise PermissionDeniedError("the census reads other users' processes", hint="run it with sudo")
+        raise PermissionDeniedError("the census reads processes of other users", hint="run it with sudo")
     census = take_census(settings)
-    for _ in range(_LOOKS):  # a sandbox that has just ended is given back behind the kill, within a second or so
+    for _ in range(_LOOKS):  # the server frees the objects of a killed sandbox after it answers, within about a second
         if not census.leftovers:
             break
         time.sleep(_LOOK_AGAIN_S)
@@ -63,8 +66,12 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(vars(census)))
         return int(bool(census.leftovers))
-    ahead = f" ({census.made_ahead} of them made ahead or being made)" if census.made_ahead else ""
-    print(f"{len(census.live)} live sandboxes{ahead}, {len(census.held)} objects held, {len(census.leftovers)} left over")
+    notes = {"made ahead or being made": census.made_ahead, "frozen": census.frozen}
+    noted = ", ".join(f"{count} of them {note}" for note, count in notes.items() if count)
+    live = f"{len(census.live)} live sandboxes{f' ({noted})' if noted else ''}"
+    print(f"{live}, {len(census.held)} objects held, {len(census.leftovers)} left over")
+    if census.on_disk:
+        print(f"{len(census.on_disk)} paused sandboxes on disk")
     for line in census.held:
         print(f"  held      {line}")
     for line in census.leftovers:
@@ -75,24 +82,24 @@ def run(args: argparse.Namespace) -> int:
 def take_census(settings: Settings) -> Census:
     """The census of the server of ``settings.data_dir``."""
     census = Census()
-    number = _instance_of(settings)
+    number = instance_of(settings.data_dir, settings.run_dir)
     sandboxes = settings.data_dir / "node" / "sandboxes"
-    if sandboxes.is_dir():
-        _read_journal(Journal(sandboxes), census)
+    copies = settings.run_dir / ("none" if number is None else str(number)) / "records"
+    _read_journal(Journal(sandboxes, copies), census)
     if number is None:
         census.leftovers += [f"directory of a build's sandbox {name}" for name in sorted(_boxes(settings.data_dir))]
         census.leftovers += [f"loop device {line}" for line in _loops(settings.data_dir)]
         return census
     served = (settings.run_dir / str(number)).is_dir()
-    zones = _live_zones(settings.run_dir / str(number) / "zones")
+    helpers = {name for kind in runtime_kinds(settings) for name in kind.helper_groups(settings.run_dir / str(number))}
     boxes = _boxes(settings.data_dir)
     tree = find_tree(number)
     for name in sorted(tree.names()):
-        of_zone = re.sub("-(agent|kernel)$", "", name)  # the groups of its zygotes
         of_build = served and (name in boxes or (name.startswith("copy-") and _has_processes(tree, name)))
-        _sort(census, name in census.live or of_zone in zones or of_build, f"control group {name}")
+        of_egress = served and name == EGRESS_GROUP
+        _sort(census, name in census.live or name in helpers or of_build or of_egress, f"control group {name}")
     _count_processes(census, number, served)
-    network = NetworkNode(NetworkConfig(number, settings.run_dir / str(number), None, (), ()))
+    network = NetworkNode(NetworkConfig(number, settings.run_dir / str(number), None, (), (), relay_uid=0, egress_uid=0))
     for line in network.survey():
         _sort(census, served, line)
     network.close()
@@ -106,34 +113,19 @@ def _sort(census: Census, wanted: bool, line: str) -> None:
     (census.held if wanted else census.leftovers).append(line)
 
 
-def _instance_of(settings: Settings) -> int | None:
-    owner = str(settings.data_dir.resolve())
-    for number in range(INSTANCES):
-        claim = settings.run_dir / "instances" / str(number)
-        if claim.exists() and claim.read_text() == owner:
-            return number
-    return None
-
-
 def _read_journal(journal: Journal, census: Census) -> None:
-    entries, unreadable = journal.entries()
-    census.leftovers += [f"journal directory {name} without a record" for name in unreadable]
-    for entry in entries:
+    found = journal.entries()
+    census.leftovers += [f"journal directory {name} without a record" for name in (*found.begun, *found.damaged)]
+    for entry in found.entries:
         state, sandbox_id = entry.runtime_state, entry.record.sandbox_id
-        if state is not None and start_ticks(state["pid"]) == state["start_ticks"]:
+        if state is not None and "pid" in state and start_ticks(state["pid"]) == state["start_ticks"]:
             census.live.append(sandbox_id)
             census.made_ahead += entry.record.state is SandboxState.CREATING
+            census.frozen += entry.record.is_frozen
+        elif entry.record.pause is not None:  # also a frozen one whose host was restarted: the next start keeps its files
+            census.on_disk.append(sandbox_id)
         else:
             census.leftovers.append(f"journal entry {sandbox_id} of a sandbox that is gone")
-
-
-def _live_zones(directory: Path) -> set[str]:
-    found = set()
-    for note in directory.glob("*/zone.json"):
-        data = json.loads(note.read_text())
-        if start_ticks(data["pid"]) == data["start_ticks"]:
-            found.update(groups_of_zone(int(note.parent.name)))
-    return found
 
 
 def _boxes(data_dir: Path) -> set[str]:
@@ -143,7 +135,7 @@ def _boxes(data_dir: Path) -> set[str]:
 
 
 def _has_processes(tree: CgroupTree, name: str) -> bool:
-    """Whether a control group is of use to somebody."""
+    """Whether a control group has processes."""
     for directory in tree.directories(name).values():
         with contextlib.suppress(OSError):
             if (directory / "cgroup.procs").read_text():

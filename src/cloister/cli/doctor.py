@@ -1,37 +1,48 @@
-"""``cloister doctor``: says what this host can and cannot do, with the remedy. Exit code 1 when sandboxes cannot run here."""
+"""``cloister doctor``: checks this host and prints remedies. It tries everything that ``serve`` needs, with the settings of ``serve``.
+
+Leaves no changes. Exit codes: 0 sandboxes can run here, perhaps with warnings; 1 they cannot; 2 the settings cannot be read.
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
 import os
-from dataclasses import asdict
 
+from cloister.cli.tryout import try_serving
 from cloister.config.load import add_arguments, load
-from cloister.node.checkup import check_host
+from cloister.node.checkup import Finding, Level, check_host
 
-__all__ = ["add_parser", "run"]
+__all__ = ["add_options", "run"]
+
+_MARKS = {Level.OK: "ok  ", Level.WARN: "warn", Level.FAIL: "FAIL", Level.ABSENT: "--  "}
+_INDENT = " " * 24
 
 
-def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Register the subcommand."""
-    parser = subparsers.add_parser("doctor", help="check what this host can do, and say how to mend what it cannot")
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the subcommand's options."""
     parser.add_argument("--json", action="store_true", help="print JSON")
-    add_arguments(parser, "data_dir", "store_dir", "run_dir")
+    add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the findings."""
-    findings = check_host(load(args, os.environ))
-    broken = [finding for finding in findings if finding.needed and not finding.ok]
+    settings = load(args, os.environ)
+    findings = [*check_host(settings), *try_serving(settings, os.environ)]
+    broken = [finding for finding in findings if finding.level is Level.FAIL]
+    warned = [finding for finding in findings if finding.level is Level.WARN]
     if args.json:
-        print(json.dumps({"namespace_runtime": not broken, "findings": [asdict(finding) for finding in findings]}, indent=1))
+        print(json.dumps({"namespace_runtime": not broken, "findings": [finding.to_json() for finding in findings]}, indent=1))
         return int(bool(broken))
     for finding in findings:
-        mark = "ok  " if finding.ok else ("FAIL" if finding.needed else "--  ")
-        print(
-            f"{mark} {finding.name:<18} {finding.detail}"
-            + (f"\n     {'':<18} -> {finding.remedy}" if not finding.ok and finding.remedy else "")
-        )
-    print("\nThe namespace runtime works here." if not broken else f"\nSandboxes cannot run here yet: {', '.join(f.name for f in broken)}.")
+        print(_told(finding))
+    if broken:
+        print(f"\nSandboxes cannot run here yet: {', '.join(dict.fromkeys(f.name for f in broken))}.")
+    else:
+        print("\nThe namespace runtime works here." + (f" Look at: {', '.join(dict.fromkeys(f.name for f in warned))}." if warned else ""))
     return int(bool(broken))
+
+
+def _told(finding: Finding) -> str:
+    remedy = f"\n{_INDENT}-> {finding.remedy}" if finding.remedy and finding.level is not Level.OK else ""
+    return f"{_MARKS[finding.level]} {finding.name:<18} {finding.detail}{remedy}"

@@ -1,72 +1,120 @@
-"""``cloister key create|list|revoke``: API keys, in the store of a data directory, whether or not its server runs."""
+"""``cloister key create|list|revoke``: API keys of teams and of the operator. Works on the store, whether the server runs or not."""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import dataclasses
+import json
 import os
+import sys
+import time
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 
+from cloister.cli.moments import moment, parse_expiry
+from cloister.cli.opened import open_store
+from cloister.cli.recording import recorded
+from cloister.config.client_env import NO_KEY, read_client_env, write_client_env
 from cloister.config.load import add_arguments, load
-from cloister.control.keys import DEFAULT_TEAM, Keys
-from cloister.errors import NotFoundError, PermissionDeniedError
-from cloister.store.base import ApiKey, Team
-from cloister.store.sqlite import SqliteStore
+from cloister.config.settings import Settings
+from cloister.control.keys import Keys
+from cloister.control.teams import DEFAULT_TEAM
+from cloister.errors import AuthenticationError, NotFoundError
+from cloister.model.team import ApiKey, KeyScope, Team
 
-__all__ = ["add_parser", "run"]
+__all__ = ["add_options", "run"]
 
 
-def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Register the subcommand."""
-    parser = subparsers.add_parser("key", help="create, list and revoke API keys")
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the subcommand's options."""
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
-    create = actions.add_parser("create", help="make a key and print it; it is shown this once")
-    create.add_argument("name", nargs="?", default="unnamed", help="what the key is for")
-    create.add_argument("--team", default=DEFAULT_TEAM, help="the team it belongs to, made if it is new (default: %(default)s)")
+    create = actions.add_parser("create", help="create a key and print it; it is never shown again")
+    create.add_argument("name", nargs="?", default="unnamed", help="a name that says the purpose of the key")
+    whose = create.add_mutually_exclusive_group()
+    whose.add_argument("--team", default=DEFAULT_TEAM, help="the team of the key, which is created if it is new (default: %(default)s)")
+    whose.add_argument("--metrics", action="store_true", help="a key without a team, for GET /metrics and GET /audit only")
+    whose.add_argument("--admin", action="store_true", help="a key without a team, for the routes below /admin and GET /audit only")
+    create.add_argument("--expires", metavar="WHEN", help="the end of the key: in 12h, 30d or 8w, or a date such as 2030-01-31")
     listing = actions.add_parser("list", help="list keys, without their secrets")
-    revoke = actions.add_parser("revoke", help="revoke a key for good, from the next request on")
+    listing.add_argument("--team", help="only the keys of this team")
+    revoke = actions.add_parser("revoke", help="revoke a key permanently, from the next request on")
     revoke.add_argument("key_id", help="the key's id, from `cloister key list`")
     for action in (create, listing, revoke):
+        action.add_argument("--json", action="store_true", help="print JSON")
         add_arguments(action, "data_dir")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Do one action."""
+    """Run the action."""
     settings = load(args, os.environ)
-    return asyncio.run(_run(args, settings.data_dir / "api" / "cloister.db"))
+    return asyncio.run(_run(args, settings))
 
 
-async def _run(args: argparse.Namespace, path: Path) -> int:
-    store = await SqliteStore.open(_check(path))
-    try:
+async def _run(args: argparse.Namespace, settings: Settings) -> int:
+    expires_at = parse_expiry(args.expires) if args.action == "create" and args.expires else None
+    async with open_store(settings.data_dir) as store:
         keys = Keys(store)
         if args.action == "create":
-            _, secret = await keys.create(args.team, args.name)
-            print(secret)
+            scope = KeyScope.ADMIN if args.admin else KeyScope.METRICS if args.metrics else None
+            with recorded(settings, "key.create") as change:
+                made = keys.create_for_operator(scope, args.name, expires_at) if scope else keys.create(args.team, args.name, expires_at)
+                key, secret = await made
+                change.object_id, change.team_id = key.key_id, key.team_id
+            print(json.dumps({**_to_json(key, None), "key": secret}, indent=1) if args.json else secret)
         elif args.action == "revoke":
-            await keys.revoke(args.key_id)
+            with recorded(settings, "key.revoke", args.key_id) as change:
+                change.team_id = next((key.team_id for key, _ in await keys.list() if key.key_id == args.key_id), None)
+                await keys.revoke(args.key_id)
+            await _forget_revoked_key(keys, settings.data_dir)
+            if args.json:
+                print(json.dumps({"id": args.key_id, "state": "revoked"}))
         else:
-            _print(await keys.list())
-    finally:
-        await store.close()
+            rows = [row for row in await keys.list() if args.team is None or (row[1] and args.team in (row[1].name, row[1].team_id))]
+            if args.json:
+                print(json.dumps([_to_json(key, team) for key, team in rows], indent=1))
+            else:
+                _print(rows)
     return 0
 
 
-def _check(path: Path) -> Path:
+async def _forget_revoked_key(keys: Keys, data_dir: Path) -> None:
+    """Remove a revoked default key from ``client.env``, because a running server writes that file only at its start."""
     try:
-        path.stat()
-    except FileNotFoundError as error:
-        raise NotFoundError(f"there is no {path}", hint="has `cloister serve` been started on this data directory?") from error
-    except PermissionError as error:
-        raise PermissionDeniedError(f"{path} is not readable", hint="run this as root") from error
-    return path
+        env = read_client_env(data_dir)
+        if env.api_key:
+            await keys.authenticate(env.api_key)
+    except NotFoundError:
+        pass
+    except AuthenticationError:
+        write_client_env(data_dir, dataclasses.replace(env, api_key=""))
+        print(f"cloister: {NO_KEY}", file=sys.stderr)
 
 
-def _print(rows: Sequence[tuple[ApiKey, Team]]) -> None:
-    print(f"{'ID':18} {'TEAM':16} {'NAME':20} {'KEY':14} {'CREATED':20} STATE")
+def _to_json(key: ApiKey, team: Team | None) -> dict[str, str | None]:
+    """A key as a script reads it, without its hash."""
+    return {
+        "id": key.key_id,
+        "scope": key.scope.value,
+        "team": None if team is None else team.name,
+        "teamID": key.team_id,
+        "name": key.name,
+        "mask": key.hint,
+        "state": _state(key),
+        "createdAt": moment(key.created_at),
+        "createdBy": key.created_by,
+        "expiresAt": moment(key.expires_at),
+        "lastUsed": moment(key.last_used_at),
+        "revokedAt": moment(key.revoked_at),
+    }
+
+
+def _state(key: ApiKey) -> str:
+    return "revoked" if key.revoked_at is not None else "expired" if key.is_expired(time.time()) else "valid"
+
+
+def _print(rows: Sequence[tuple[ApiKey, Team | None]]) -> None:
+    print(f"{'ID':36} {'SCOPE':8} {'TEAM':16} {'NAME':20} {'KEY':17} {'CREATED':20} {'LAST USED':20} {'EXPIRES':20} STATE")
     for key, team in rows:
-        created = datetime.fromtimestamp(key.created_at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        state = "valid" if key.revoked_at is None else "revoked"
-        print(f"{key.key_id:18} {team.name:16} {key.name:20} {key.hint:14} {created:20} {state}")
+        times = " ".join(f"{moment(at) or '-':20}" for at in (key.created_at, key.last_used_at, key.expires_at))
+        print(f"{key.key_id:36} {key.scope:8} {team.name if team else '-':16} {key.name:20} {key.hint:17} {times} {_state(key)}")

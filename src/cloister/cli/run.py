@@ -1,148 +1,177 @@
-"""``cloister run FILE``: one program in one sandbox. Creates it, runs the file, streams what it prints, kills it.
+"""``cloister run FILE``: runs a program in a new sandbox, as ``python FILE`` runs it here, and ends the sandbox.
 
-Exit codes: 0 when the program ended well, 1 when it raised or the server refused. A client of the HTTP API like any other.
+The program gets the arguments and the standard input of this process, and an empty working directory of its own, which ``--save`` copies.
+Exit codes: the program's own (128 and the number of the signal that ended it); 124 it was ended at the time limit; 125 it was not run, or
+its end is not known; 126 the sandbox has no program for the language. With ``--kernel``, and for languages that only a kernel can run, the
+file is a cell of the code interpreter instead (``cell.py``).
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import json
-import os
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import aiohttp
+from cloister.cli.attached import CANNOT_START, run_attached
+from cloister.cli.cell import run_cell
+from cloister.cli.endpoint import FAILED, TIMED_OUT, add_server_options, find_server, parse_pairs, run_client
+from cloister.client.api import NewSandbox, connect
+from cloister.client.copying import download
+from cloister.client.sandbox import Program, SandboxClient
+from cloister.errors import InvalidRequestError, UnavailableError
+from cloister.protocol.languages import NATIVE_LANGUAGES
 
-from cloister.cli.client_env import ClientEnv, read_client_env
-from cloister.config.load import add_arguments, load
-from cloister.errors import CloisterError, InternalError, InvalidRequestError, UnavailableError
+__all__ = ["add_options", "run"]
 
-__all__ = ["add_parser", "run"]
-
-_LANGUAGES = {
-    ".py": "python",
-    ".js": "javascript",
-    ".mjs": "javascript",
-    ".cjs": "javascript",
-    ".ts": "typescript",
-    ".mts": "typescript",
-    ".r": "r",
-    ".java": "java",
-    ".sh": "bash",
-    ".bash": "bash",
+_LANGUAGES = {extension: language.name for language in NATIVE_LANGUAGES for extension in language.extensions}
+_ALIASES = {alias: language.name for language in NATIVE_LANGUAGES for alias in language.aliases}
+_PROGRAMS = {
+    "python": (("python3", "-u"), "main.py"),
+    "javascript": (("node",), "main.js"),
+    "r": (("Rscript",), "main.r"),
+    "java": (("java",), "Main.java"),
+    "bash": (("bash",), "main.sh"),
 }
-_PORT = "49999"
-_MAX_LINE_BYTES = 256 * 1024 * 1024
+"""By language: the command that runs a file, and a name for a file that has none. Others run in a kernel: Node.js 20 has no TypeScript."""
+_DIRECTORY = "/tmp/run"  # noqa: S108 - in the sandbox, which is new
+_LONGER_S = 60
+"""How much longer than the program the sandbox may live, for its start and for ``--save``."""
+_PLOTS = "/tmp/.cloister-plots"  # noqa: S108 - as above
+_BACKEND = """import itertools, os
+from matplotlib._pylab_helpers import Gcf
+from matplotlib.backend_bases import FigureManagerBase as FigureManager
+from matplotlib.backends.backend_agg import FigureCanvasAgg as FigureCanvas
+directory, numbers = os.getcwd(), itertools.count(1)
+def show(*args, **kwargs):
+    for manager in Gcf.get_all_fig_managers():
+        manager.canvas.figure.savefig(os.path.join(directory, f"plot-{next(numbers)}.png"))
+    Gcf.destroy_all()
+"""
+"""A backend of matplotlib, for ``--save``: ``show()`` writes each open figure into the working directory."""
 
 
-def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Register the subcommand."""
-    parser = subparsers.add_parser("run", help="run a file in a sandbox of its own and stream its output")
-    parser.add_argument("file", type=Path, help="the program; - reads standard input")
-    parser.add_argument("--language", help="default: by the file's extension")
-    parser.add_argument("--template", default="code-interpreter-v1", help="default: %(default)s")
-    parser.add_argument("--timeout", type=int, default=300, metavar="S", help="longest run, in seconds (default: %(default)s)")
-    parser.add_argument("--env", action="append", default=[], metavar="NAME=VALUE", help="environment variable of the program")
-    add_arguments(parser, "data_dir")
+@dataclass(frozen=True, kw_only=True)
+class _Job:
+    """A program, or a cell if ``program`` is None."""
+
+    name: str
+    source: bytes
+    language: str
+    envs: Mapping[str, str]
+    program: Program | None
+    save: Path | None
+    timeout_s: int
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the subcommand's options."""
+    parser.usage = "%(prog)s [OPTION]... FILE [ARGUMENT]..."
+    parser.add_argument("file", metavar="FILE", type=Path, help="the program; - is standard input. Options stand before it")
+    parser.add_argument("arguments", metavar="ARGUMENT", nargs=argparse.REMAINDER, help="arguments of the program")
+    parser.add_argument("--language", help="language of the program (default: by the file's extension)")
+    parser.add_argument("--template", default="code-interpreter-v1", help="template of the sandbox (default: %(default)s)")
+    parser.add_argument("--timeout", type=int, default=300, metavar="S", help="time limit in seconds (default: %(default)s)")
+    parser.add_argument("-e", "--env", action="append", default=[], metavar="NAME=VALUE", help="set a variable; may be given several times")
+    saved = "copy what the program writes into its working directory, and its plots, to DIR"
+    parser.add_argument("--save", type=Path, metavar="DIR", help=saved)
+    kernel = "run the file as a cell of the code interpreter: results are printed, and saved by --save"
+    parser.add_argument("--kernel", action="store_true", help=kernel)
+    add_server_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the file; the exit code is the program's fortune."""
-    language = args.language or _LANGUAGES.get(args.file.suffix.lower())
-    if language is None:
-        raise InvalidRequestError(f"cannot tell the language of {args.file} by its extension", hint="give --language")
+    """Run the file and return its exit code."""
+    job = _job(args)
+    if job.save is not None:
+        _make_directory(job.save)
+    new = NewSandbox(template=args.template, timeout_s=job.timeout_s + _LONGER_S, envs={})
+    return run_client(_run(args, new, job), FAILED)
+
+
+def _job(args: argparse.Namespace) -> _Job:
+    named = args.language or _LANGUAGES.get(args.file.suffix.lower())
+    if named is None:
+        raise InvalidRequestError(f"cannot tell the language of {args.file} from its extension", hint="give --language")
+    if args.timeout < 1:
+        raise InvalidRequestError("--timeout must be at least 1 second")
+    language, is_input = _ALIASES.get(named.lower(), named.lower()), str(args.file) == "-"
+    command, default = _PROGRAMS.get(language, ((), "cell"))
+    is_cell = args.kernel or not command
+    if is_cell and args.arguments:
+        raise InvalidRequestError("a cell of a kernel has no arguments", hint="give it variables by --env")
+    name, envs = default if is_input else args.file.name, parse_pairs("--env", args.env)
+    plots = {"MPLBACKEND": "module://cloister_plots", "PYTHONPATH": _PLOTS} if args.save is not None and language == "python" else {}
+    words = (*command, f"./{name}" if name.startswith("-") else name, *args.arguments)
+    program = Program(argv=words, cwd=_DIRECTORY, envs={**plots, **envs}, has_input=not is_input)
+    return _Job(
+        name=name,
+        source=_read(args.file),
+        language=language,
+        envs=envs,
+        program=None if is_cell else program,
+        save=args.save,
+        timeout_s=args.timeout,
+    )
+
+
+def _read(file: Path) -> bytes:
     try:
-        code = sys.stdin.read() if str(args.file) == "-" else args.file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidRequestError(f"cannot read {args.file}: {error}") from error
-    pairs = [text.partition("=") for text in args.env]
-    if not all(separator for _, separator, _ in pairs):
-        raise InvalidRequestError("--env takes NAME=VALUE")
-    body = {"code": code, "language": language, "env_vars": {name: value for name, _, value in pairs}}
+        return sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
+    except OSError as error:
+        raise InvalidRequestError(f"cannot read {file}: {error.strerror}", hint="give the path of a program") from error
+
+
+def _make_directory(path: Path) -> None:
     try:
-        return asyncio.run(_run(_find_server(args), args.template, args.timeout, body))
-    except aiohttp.ClientError as error:
-        raise UnavailableError(f"the server does not answer: {error}", hint="is `cloister serve` running?") from error
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InvalidRequestError(f"cannot make the directory {path}: {error.strerror}", hint="give --save another one") from error
 
 
-def _find_server(args: argparse.Namespace) -> ClientEnv:
-    """The server that the environment names as the SDKs' does, else that of the data directory."""
-    url, key = os.environ.get("E2B_API_URL"), os.environ.get("E2B_API_KEY")
-    if url and key and args.data_dir is None:
-        return ClientEnv(url.rstrip("/"), key)
-    return read_client_env(load(args, os.environ).data_dir)
+async def _run(args: argparse.Namespace, new: NewSandbox, job: _Job) -> int:
+    async with connect(find_server(args)) as api, api.sandbox(new) as sandbox:
+        try:
+            async with asyncio.timeout(job.timeout_s) as limit:
+                code = await (_run_cell(sandbox, job) if job.program is None else _run_program(sandbox, job, job.program))
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            print(f"cloister: {job.name} was ended: it ran for {job.timeout_s} s, its time limit (--timeout)", file=sys.stderr)
+            code = TIMED_OUT
+        except UnavailableError as error:
+            raise UnavailableError(f"the run was cut off before its end: {await api.explain(sandbox.sandbox_id, error)}") from error
+        if job.save is not None and code != CANNOT_START:
+            await _save(sandbox, job.save, job.name)
+        return code
 
 
-async def _run(server: ClientEnv, template: str, timeout_s: int, body: dict[str, Any]) -> int:
-    timeout = aiohttp.ClientTimeout(total=None, sock_connect=10)
-    async with (
-        aiohttp.ClientSession(timeout=timeout, read_bufsize=1 << 20) as session,
-        _sandbox(session, server, template, timeout_s) as sandbox,
-    ):
-        headers = {"E2b-Sandbox-Id": sandbox["sandboxID"], "E2b-Sandbox-Port": _PORT, "X-Access-Token": sandbox["envdAccessToken"]}
-        async with session.post(f"{server.api_url}/execute", json=body, headers=headers) as response:
-            if response.status != 200:
-                raise _fault(response.status, await response.text())
-            return await _print_events(response)
+async def _run_program(sandbox: SandboxClient, job: _Job, program: Program) -> int:
+    await sandbox.write(f"{_DIRECTORY}/{job.name}", job.source, None)
+    if job.save is not None:
+        await sandbox.write(f"{_PLOTS}/cloister_plots.py", _BACKEND.encode(), None)
+    return await run_attached(sandbox, program)
 
 
-@asynccontextmanager
-async def _sandbox(session: aiohttp.ClientSession, server: ClientEnv, template: str, timeout_s: int) -> AsyncIterator[dict[str, Any]]:
-    headers = {"X-API-KEY": server.api_key}
-    async with session.post(
-        f"{server.api_url}/v2/sandboxes", json={"templateID": template, "timeout": timeout_s}, headers=headers
-    ) as response:
-        if response.status != 201:
-            raise _fault(response.status, await response.text())
-        sandbox: dict[str, Any] = await response.json()
+async def _run_cell(sandbox: SandboxClient, job: _Job) -> int:
     try:
-        yield sandbox
-    finally:
-        async with session.delete(f"{server.api_url}/sandboxes/{sandbox['sandboxID']}", headers=headers):
-            pass
+        code = job.source.decode()
+    except UnicodeDecodeError as error:
+        raise InvalidRequestError(f"cannot run {job.name}: it is not text in UTF-8", hint="give the source of a program") from error
+    body: dict[str, Any] = {"code": code, "env_vars": dict(job.envs)}
+    if job.save is None:
+        body["language"] = job.language
+    else:
+        await sandbox.make_directory(_DIRECTORY)
+        body["context_id"] = await sandbox.create_context(job.language, _DIRECTORY)
+    return await run_cell(sandbox, body, job.save)
 
 
-def _fault(status: int, text: str) -> CloisterError:
-    try:
-        message = json.loads(text)["message"]
-    except (ValueError, KeyError, TypeError):
-        message = text.strip() or "no reason given"
-    return InvalidRequestError(message) if status < 500 else UnavailableError(message)
-
-
-async def _print_events(response: aiohttp.ClientResponse) -> int:
-    """Print each event as it comes; 1 if one was an error."""
-    code, ended, line = 0, False, b""
-    async for chunk in response.content.iter_any():
-        *lines, line = (line + chunk).split(b"\n")
-        if len(line) > _MAX_LINE_BYTES:
-            raise InternalError("an event of the sandbox is too long")
-        for text in lines:
-            if text.strip():
-                event = json.loads(text)
-                ended = ended or event["type"] == "end_of_execution"
-                code = max(code, _print_event(event))
-    if not ended:
-        print("cloister: the run was cut off before its end", file=sys.stderr)
-        return 1
-    return code
-
-
-def _print_event(event: dict[str, Any]) -> int:
-    match event["type"]:
-        case "stdout":
-            print(event["text"], end="", flush=True)
-        case "stderr":
-            print(event["text"], end="", file=sys.stderr, flush=True)
-        case "result" if event.get("text"):
-            print(event["text"], flush=True)
-        case "error":
-            print(event.get("traceback") or f"{event.get('name')}: {event.get('value')}", file=sys.stderr, flush=True)
-            return 1
-        case _:
-            pass
-    return 0
+async def _save(sandbox: SandboxClient, directory: Path, name: str) -> None:
+    """Copy the working directory, without the program itself. Prints the members that were left out; the exit code stays the program's."""
+    if await sandbox.stat(_DIRECTORY, None) is not None:
+        for one in await download(sandbox, _DIRECTORY, directory, None, leave_out=name):
+            print(f"cloister: left out: {one}", file=sys.stderr)

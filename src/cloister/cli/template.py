@@ -1,85 +1,106 @@
-"""``cloister template``: build the stock templates into the store, list what is there, and remove what nothing uses.
+"""``cloister template``: builds the stock templates into the store, lists and removes templates, and removes unused layers.
 
-Wires a build: a node of its own for the time of it (instance number, network, resolver, runtime, host layer). Every
-step runs in that node's sandboxes; nothing is left of the node afterwards. Needs root.
+A build wires a temporary node (instance number, network, resolver, runtime, host layer). Every step runs in a sandbox of that node, and
+the node leaves nothing on the host. Needs root.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import json
 import os
 import signal
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
-from pathlib import Path
 
+from cloister.cli.recording import recorded
+from cloister.cli.template_removal import remove_templates
 from cloister.config.load import add_arguments, load
 from cloister.config.settings import Settings
 from cloister.errors import BuildError, PermissionDeniedError, TemplateNotFoundError
-from cloister.model.template import Template
+from cloister.model.template import ON_DEMAND, Template
 from cloister.network.dns_relay import host_nameservers
 from cloister.node.host import build_host
-from cloister.node.livetrees import live_trees
-from cloister.runtime.namespace.step import StepRunner
+from cloister.node.trees_in_use import trees_in_use
+from cloister.processes.preflight import refuse_weak_code
 from cloister.template.agenttree import agent_tree, ensure_agent_tree
-from cloister.template.bootstrap import Bootstrap, host_mirror
-from cloister.template.builder import BuildContext, build_template, layer_keys
-from cloister.template.garbage import Collector
+from cloister.template.bootstrap import host_bootstrap
+from cloister.template.garbage import GarbageCollector
 from cloister.template.layers import LayerStore
 from cloister.template.progress import make_progress
-from cloister.template.stock import BASE_SUITE, STOCK_NAMES, handed_on, load_stock
+from cloister.template.stock import STOCK_NAMES, load_stock, shared_layers
+from cloister.template.stockbuilder import StockBuildContext, build_stock_template, layer_keys
 
-__all__ = ["add_parser", "host_bootstrap", "run"]
+__all__ = ["add_options", "run"]
 
 
-def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Register the subcommand."""
-    parser = subparsers.add_parser("template", help="build and list templates")
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the subcommand's options."""
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
-    build = actions.add_parser("build", help="build stock templates; layers that are there are taken as they are")
-    build.add_argument("name", nargs="?", default="all", choices=[*STOCK_NAMES, "all"], help="what to build (default: all)")
+    build = actions.add_parser("build", help="build stock templates; existing layers are reused")
+    build.add_argument(
+        "name",
+        nargs="?",
+        default="all",
+        choices=[*STOCK_NAMES, *ON_DEMAND, "all"],
+        help=f"template to build (default: all, which is {', '.join(STOCK_NAMES)}; others only by name)",
+    )
     build.add_argument("--mirror", metavar="URL", help="Debian archive for the first layer (default: the host's, else debootstrap's)")
     add_arguments(build)
-    check = actions.add_parser("check", help="whether the stock templates are built in their present definition (exit code)")
+    build.usage = "%(prog)s [OPTION]... [NAME]"
+    removing = actions.add_parser("rm", help="delete templates of the key's team, or, as root, stock templates that nothing uses")
+    removing.add_argument("names", metavar="NAME", nargs="+", help="name or id, from `cloister template list --all`")
+    add_arguments(removing, "data_dir", "store_dir", "run_dir")
+    check = actions.add_parser("check", help="exit with 0 if stock templates are built and up to date")
+    check.add_argument("name", nargs="?", default="all", choices=[*STOCK_NAMES, *ON_DEMAND, "all"], help="template (default: all)")
     add_arguments(check)
-    collecting = actions.add_parser("gc", help="remove layers that no template, build or sandbox uses, and other leftovers of builds")
-    collecting.add_argument("--all", action="store_true", help="also what was used lately: it spares later builds their steps")
-    collecting.add_argument("--dry-run", action="store_true", help="only tell what would be removed")
+    collecting = actions.add_parser("gc", help="remove unused layers and other leftovers of builds")
+    collecting.add_argument("--all", action="store_true", help="also remove recently used layers, which later builds could reuse")
+    collecting.add_argument("--dry-run", action="store_true", help="only print what would be removed")
     add_arguments(collecting)
-    listing = actions.add_parser("list", help="the templates in the store and their layers")
-    listing.add_argument("--all", action="store_true", help="also what clients have built, newest first, by build id")
-    listing.add_argument("--layers", action="store_true", help="show every layer")
+    listing = actions.add_parser("list", help="list the templates in the store")
+    listing.add_argument("--all", action="store_true", help="also list templates that clients built, newest first")
+    for action in (collecting, listing):
+        action.add_argument("--json", action="store_true", help="print JSON")
+    listing.add_argument("--layers", action="store_true", help="show the layers of each template")
     add_arguments(listing)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Build or list."""
+    """Run the action."""
+    if args.action == "rm":
+        return remove_templates(args)
     settings = load(args, os.environ)
     if os.geteuid() != 0:
         raise PermissionDeniedError("templates belong to root", hint="run it with sudo")
+    refuse_weak_code(os.environ)
     if args.action == "list":
+        if args.json:
+            return _print_json(LayerStore(settings.store_dir), everything=args.all)
         return _list(settings, everything=args.all, show_layers=args.layers)
     if args.action == "gc":
-        return _collect(settings, everything=args.all, is_rehearsal=args.dry_run)
+        with contextlib.nullcontext() if args.dry_run else recorded(settings, "template.gc"):
+            return _collect(settings, everything=args.all, is_rehearsal=args.dry_run, as_json=args.json)
     if args.action == "check":
-        return 0 if _find_built(LayerStore(settings.store_dir), STOCK_NAMES) is not None else 1
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that a build that is told to stop ends its sandbox first
+        return 0 if _find_built(LayerStore(settings.store_dir), _wanted(args.name)) is not None else 1
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that a build that gets SIGTERM ends its sandbox first
     return _build(settings, args.name, args.mirror)
 
 
 def _build(settings: Settings, name: str, mirror: str | None) -> int:
     store = LayerStore(settings.store_dir)
-    wanted = STOCK_NAMES if name == "all" else _with_parents(name)
+    wanted = _wanted(name)
     if (found := _find_built(store, wanted)) is not None:
         for template in found:
             print(f"{template.name}: built ({_size_mib(store, template)} MiB in {len(template.layers)} layers)")
         return 0
     try:
-        with _context(settings, store, mirror) as context:
+        with recorded(settings, "template.build", name), _context(settings, store, mirror) as context:
             _build_all(wanted, context)
     except BuildError as error:
         print(f"{error.log_tail}\n" if error.log_tail else "", end="", file=sys.stderr)
@@ -87,12 +108,17 @@ def _build(settings: Settings, name: str, mirror: str | None) -> int:
     return 0
 
 
-def _build_all(wanted: tuple[str, ...], context: BuildContext) -> None:
+def _build_all(wanted: tuple[str, ...], context: StockBuildContext) -> None:
     built: dict[str, Template] = {}
     for name in wanted:
-        built[name] = build_template(load_stock(name), _below(name, built), context)
+        built[name] = build_stock_template(load_stock(name), _below(name, built), context)
         if name == "base":
             ensure_agent_tree(built[name], context)
+
+
+def _wanted(name: str) -> tuple[str, ...]:
+    """The templates of a word of the command line, parents first."""
+    return STOCK_NAMES if name == "all" else _with_parents(name)
 
 
 def _with_parents(name: str) -> tuple[str, ...]:
@@ -103,7 +129,7 @@ def _with_parents(name: str) -> tuple[str, ...]:
 def _below(name: str, found: Mapping[str, Template]) -> tuple[str, ...]:
     """The layers that ``name`` stands on; its parent is among ``found``."""
     parent = load_stock(name).parent
-    return handed_on(load_stock(parent), found[parent].layers) if parent else ()
+    return shared_layers(load_stock(parent), found[parent].layers) if parent else ()
 
 
 def _find_built(store: LayerStore, wanted: tuple[str, ...]) -> list[Template] | None:
@@ -121,30 +147,25 @@ def _find_built(store: LayerStore, wanted: tuple[str, ...]) -> list[Template] | 
 
 
 @contextmanager
-def _context(settings: Settings, store: LayerStore, mirror: str | None) -> Iterator[BuildContext]:
-    """All that a build needs; its node is gone at the end."""
+def _context(settings: Settings, store: LayerStore, mirror: str | None) -> Iterator[StockBuildContext]:
+    """The parts of a build; its node is removed at the end."""
     upstreams = settings.dns_upstreams or host_nameservers()
     with store.builder_directory() as directory, build_host(replace(settings, data_dir=directory), upstreams) as host:
         for note in host.host_layer.notes:
             print(f"note: {note}", file=sys.stderr)
-        yield BuildContext(
+        yield StockBuildContext(
             store=store,
-            run_step=StepRunner(host.runtime).run_step,
+            run_step=host.run_step,
             progress=make_progress(sys.stdout),
             host_layer=host.host_layer,
             bootstrap=host_bootstrap(mirror),
         )
 
 
-def host_bootstrap(mirror: str | None = None) -> Bootstrap:
-    """Where Debian comes from, by this host's own configuration and environment."""
-    envs = {key: value for key, value in os.environ.items() if key.lower() in ("http_proxy", "https_proxy", "no_proxy")}
-    return Bootstrap(mirror=mirror or host_mirror(Path("/etc"), BASE_SUITE), envs=envs)
-
-
 def _list(settings: Settings, *, everything: bool, show_layers: bool) -> int:
     store = LayerStore(settings.store_dir)
     below: set[str] = set()
+    known = {template.name for template in store.templates()}
     for template in store.templates():
         languages = ", ".join(template.languages) or "no languages"
         print(f"{template.name:24}{_size_mib(store, template):6} MiB  {len(template.layers)} layers  {languages}")
@@ -158,6 +179,28 @@ def _list(settings: Settings, *, everything: bool, show_layers: bool) -> int:
         rest = f"  lacks {missing} layers: build it again" if missing else ""
         print(f"{template.name:24}{size_mib:6} MiB  {len(own)} layers of its own  {made}  {template.template_id} {template.build_id}{rest}")
         _show_layers(store, own if show_layers else ())
+    for name in (name for name in (*STOCK_NAMES, *ON_DEMAND) if name not in known):
+        print(f"{name:24}not built: cloister template build {name}")
+    return 0
+
+
+def _print_json(store: LayerStore, *, everything: bool) -> int:
+    """Every built template with its layers, stock ones first; those whose layers are gone have them in ``missing``."""
+    built = [*store.records(), *(sorted(store.builds(), key=lambda one: -one.created_at) if everything else ())]
+    rows = [
+        {
+            "name": one.name,
+            "template_id": one.template_id,
+            "build_id": one.build_id,
+            "languages": one.languages,
+            "created_at": one.created_at,
+            "size_bytes": sum(store.layer(key).size_bytes for key in one.layers if store.has(key)),
+            "layers": one.layers,
+            "missing": [key for key in one.layers if not store.has(key)],
+        }
+        for one in built
+    ]
+    print(json.dumps(rows, indent=1))
     return 0
 
 
@@ -166,11 +209,14 @@ def _show_layers(store: LayerStore, keys: Iterable[str]) -> None:
         print(f"    {layer.key[:12]}  {layer.size_bytes / 2**20:6.0f} MiB  {layer.build_s:6.1f} s  {layer.name}")
 
 
-def _collect(settings: Settings, *, everything: bool, is_rehearsal: bool) -> int:
+def _collect(settings: Settings, *, everything: bool, is_rehearsal: bool, as_json: bool) -> int:
     store = LayerStore(settings.store_dir)
     directories = [settings.data_dir / "hostlayer", *(store.root / "builders").glob("*/hostlayer")]
-    collector = Collector(store, partial(live_trees, settings.run_dir), directories)
+    collector = GarbageCollector(store, partial(trees_in_use, settings.run_dir, settings.store_dir), directories)
     removed = collector.collect(0 if everything else settings.layer_retention_s, is_rehearsal=is_rehearsal)
+    if as_json:
+        print(json.dumps({"removed": not is_rehearsal, "items": [asdict(one) for one in removed]}, indent=1))
+        return 0
     for one in removed:
         print(f"{one.kind:11} {one.name[:40]:40} {one.size_bytes / 2**20:9.1f} MiB")
     total_mib = sum(one.size_bytes for one in removed) / 2**20

@@ -1,7 +1,7 @@
 """The node on this machine: a client of the supervisor's unix socket that outlives the supervisor.
 
-Owns the connecting and the waiting. When the supervisor goes away, a call in flight is made again after the reconnection (every method
-but ``create`` is idempotent); a ``create`` is resolved by asking whether the sandbox is there. Holds no state about sandboxes.
+Owns the connection and the waiting. When the supervisor restarts, the client makes each call in flight again on the next connection.
+The exception is ``create``, which is not repeatable: the client asks whether the sandbox exists. Holds no state about sandboxes.
 """
 
 from __future__ import annotations
@@ -9,27 +9,29 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import structlog
 
-from cloister.cluster.base import NodeListener
-from cloister.cluster.session import NodeCalls, NodeSession
-from cloister.errors import AlreadyExistsError, CloisterError, NodeUnreachableError, SandboxNotFoundError
-from cloister.ids import new_sandbox_id
+from cloister.cluster.base import NodeClient, NodeListener
+from cloister.cluster.session import NodeSession
+from cloister.errors import AlreadyExistsError, NodeUnreachableError, SandboxNotFoundError
 from cloister.model.sandbox import SandboxRecord, SandboxRequest, SandboxState
-from cloister.protocol.node import Message, NodeChannel
+from cloister.nodewire.framing import NodeChannel
+from cloister.nodewire.methods import METHODS, Method, calls_through
+from cloister.nodewire.requests import SandboxRef
 
-__all__ = ["LocalNodeClient"]
+__all__ = ["LocalNode"]
 
 _log = structlog.get_logger("cloister.cluster")
 _RETRY_S = 0.05
+_MADE = frozenset({SandboxState.RUNNING, SandboxState.PAUSING, SandboxState.PAUSED})
+"""States of a sandbox whose creation is complete. A short lifetime may already have ended with a pause."""
 
 
-class LocalNodeClient(NodeCalls):
-    """A :class:`~cloister.cluster.base.NodeClient` over the unix socket at ``path``.
+class LocalNode:
+    """The node whose supervisor listens on the unix socket at ``path``; :attr:`calls` is its client.
 
     ``wait_s`` is how long a call waits for a supervisor that is away; ``call_timeout_s`` bounds one exchange.
     """
@@ -41,6 +43,7 @@ class LocalNodeClient(NodeCalls):
         self._session: NodeSession | None = None
         self._connected = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self.calls: NodeClient = calls_through(self._call)
 
     @property
     def is_connected(self) -> bool:
@@ -104,8 +107,8 @@ class LocalNodeClient(NodeCalls):
 
     async def _greet(self, session: NodeSession, listener: NodeListener) -> None:
         try:
-            await listener.connected(session)
-        except Exception:  # noqa: BLE001 - task border: without agreement on what lives no call may go on; the next connection tries again
+            await listener.connected(session.calls)
+        except Exception:  # noqa: BLE001 - task border: no call may go on before both sides agree about the sandboxes; the next connection tries again
             _log.exception("node.greeting_failed")
             session.close()
             return
@@ -113,59 +116,50 @@ class LocalNodeClient(NodeCalls):
         self._connected.set()
         _log.info("node.connected")
 
-    async def _exchange(self, method: str, params: dict[str, Any]) -> Message:
+    async def _call(self, method: Method, request: Any) -> Any:
+        if not method.terms.waits and self._session is None:
+            raise NodeUnreachableError("the node supervisor is not connected")
+        try:
+            return await self._exchange(method, request)
+        except ConnectionError as error:
+            if not method.terms.waits:
+                raise NodeUnreachableError("the node supervisor went away") from error
+        if not method.terms.is_repeatable:
+            return await self._resolve_create(request)
+        _log.info("call.repeated", method=method.name)
+        return await self._repeat(method, request)
+
+    async def _exchange(self, method: Method, request: Any) -> Any:
         await self.wait_connected()
         if self._session is None:
             raise ConnectionResetError("not connected")
-        return await self._session.exchange(method, params)
+        return await self._session.exchange(method, request)
 
-    async def _call(self, method: str, params: dict[str, Any]) -> Message:
+    async def _repeat(self, method: Method, request: Any) -> Any:
         try:
-            return await self._exchange(method, params)
-        except ConnectionError:
-            _log.info("call.repeated", method=method)
-        try:
-            return await self._exchange(method, params)
+            return await self._exchange(method, request)
         except ConnectionError as error:
             raise NodeUnreachableError("the node supervisor went away", hint="it is restarting; try again") from error
 
-    async def reserve(self, template: str) -> str:
-        """See :class:`~cloister.cluster.base.NodeClient`; a node that is away or in trouble is the creation's business, not this one's."""
-        if self._session is None:
-            return new_sandbox_id()
-        try:
-            return await self._session.reserve(template)
-        except CloisterError:
-            return new_sandbox_id()
-
-    async def create(self, request: SandboxRequest) -> SandboxRecord:
-        """See :class:`~cloister.cluster.base.NodeClient`; a broken exchange is resolved after the reconnection."""
-        try:
-            message = await self._exchange("create", asdict(request))
-        except ConnectionError:
-            message = await self._resolve_create(request)
-        return SandboxRecord.from_json(message.body["result"])
-
-    async def _resolve_create(self, request: SandboxRequest) -> Message:
+    async def _resolve_create(self, request: SandboxRequest) -> SandboxRecord:
+        """The answer to a creation that a restart of the supervisor cut off. The new supervisor has adopted the sandbox, or has none."""
         _log.info("create.resolving", sandbox_id=request.sandbox_id)
         try:
             return await self._wait_running(request.sandbox_id)
         except SandboxNotFoundError:
             pass
         try:
-            return await self._exchange("create", asdict(request))
+            return cast("SandboxRecord", await self._repeat(METHODS["create"], request))
         except AlreadyExistsError:
             return await self._wait_running(request.sandbox_id)
-        except ConnectionError as error:
-            raise NodeUnreachableError("the node supervisor went away", hint="it is restarting; try again") from error
 
-    async def _wait_running(self, sandbox_id: str) -> Message:
+    async def _wait_running(self, sandbox_id: str) -> SandboxRecord:
         try:
             async with asyncio.timeout(self._timeout_s):
                 while True:
-                    message = await self._call("get", {"sandbox_id": sandbox_id})
-                    if message.body["result"]["state"] == SandboxState.RUNNING:
-                        return message
+                    record = await self.calls.get(SandboxRef(sandbox_id))
+                    if record.state in _MADE:
+                        return record
                     await asyncio.sleep(_RETRY_S)
         except TimeoutError as error:
             raise NodeUnreachableError("the sandbox did not come up after the node supervisor's restart") from error

@@ -1,132 +1,452 @@
-"""The one table of settings: each field of :class:`Settings` is a setting, with its type, default, unit and help.
+"""The table of settings: each field of :class:`Settings` is one, with its type, default, unit and help.
 
-To add one, add a field here and run ``python -m cloister.config.document docs/configuration.md``; the command line option, the environment
-variable and the TOML key follow from the name. Defaults are the secure ones. No I/O.
+To add a setting, add a field here and run ``python -m cloister.config.document docs/configuration.md``. Its command line option,
+environment variable and TOML key follow from the field's name. The help text is one short sentence, for ``--help``; the details follow it
+in the documentation. Choose the secure value as default. No I/O.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import typing
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cloister.config.setting import Setting, declare, make_table, plain
+from cloister.model.addresses import NO_DOMAIN
 from cloister.model.resources import Limits
+from cloister.model.team import TeamLimits
 
-__all__ = ["SETTINGS", "Setting", "Settings"]
-
-
-def _setting(default: Any, help_text: str, *, unit: str = "", choices: tuple[str, ...] = (), may_be_zero: bool = False) -> Any:
-    metadata = {"help": help_text, "unit": unit, "choices": choices, "may_be_zero": may_be_zero}
-    return dataclasses.field(default=default, metadata=metadata)
+__all__ = ["SETTINGS", "Settings"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """All settings, validated and frozen. Only ``cli`` reads them; everything else is handed what it needs."""
+    """All settings, validated and frozen. ``cli`` reads them and passes them on as arguments."""
 
-    listen: str = _setting("127.0.0.1:3000", "Address and port of the listener that serves the API and sandbox traffic in clear text.")
-    listen_tls: str | None = _setting(
-        None, "Address and port of a second listener, which serves the same by TLS. See docs/howto/domains-and-tls.md."
+    listen: str = declare(
+        "127.0.0.1:3000",
+        "Address and port of the listener without TLS.",
+        "It serves the API and sandbox traffic.",
+        group="Listeners",
     )
-    tls_cert_file: Path | None = _setting(
-        None, "PEM file of the TLS listener's certificate chain, for the domain and its wildcard; none takes one of the local authority."
+    listen_tls: str | None = declare(
+        None, "Address and port of a second listener, with TLS.", "It serves the same as the first one. See docs/howto/domains-and-tls.md."
     )
-    tls_key_file: Path | None = _setting(None, "PEM file of the certificate's private key, without a password. Read as root.")
-    data_dir: Path = _setting(Path("/var/lib/cloister"), "Directory of this server's state. Each server of a host has one of its own.")
-    store_dir: Path = _setting(Path("/var/lib/cloister/store"), "Directory of template layers, shared by all servers of the host.")
-    run_dir: Path = _setting(Path("/run/cloister"), "Directory of sockets and other things that do not outlive a boot.")
-    domain: str | None = _setting(
-        None, "Public domain: sandboxes are reached at `<port>-<id>.<domain>`. Needs wildcard DNS. It may carry a port."
+    tls_cert_file: Path | None = declare(
+        None,
+        "PEM file of the TLS listener's certificate chain.",
+        "The certificate must be valid for the domain and its wildcard. If empty, the local authority issues one.",
     )
-    dns_upstreams: tuple[str, ...] = _setting((), "Resolvers that sandboxes' names are asked of; none takes those of /etc/resolv.conf.")
-    network_cidr: str | None = _setting(None, "Addresses of this server's sandboxes, a /8 to /18; none takes 10.(200 + instance).0.0/16.")
-    allow_private: tuple[str, ...] = _setting(
-        (), "Networks (CIDR) that sandboxes may reach although they are not public, such as a company's mirrors; never this host itself."
+    tls_key_file: Path | None = declare(None, "PEM file of the certificate's private key.", "It must have no password. Root reads it.")
+    domain: str | None = declare(
+        None,
+        "Public domain; sandboxes are at `<port>-<id>.<domain>`.",
+        "It needs wildcard DNS, and may include a port. If empty, the server tells clients `localhost:<port>`, which is allowed only if "
+        "every listener is on loopback. `headers-only`: the server has no domain, and clients address sandboxes by headers.",
     )
-    include_credentials: bool = _setting(
-        False, "Whether sandboxes see user names and passwords of the host's pip, npm and apt configuration (else such lines are left out)."
+    trusted_proxies: tuple[str, ...] = declare(
+        ("127.0.0.0/8", "::1/128"),
+        "Addresses and networks (CIDR) of proxies in front of the server.",
+        "`max_connections_per_peer` does not apply to them. The server takes the last address in their X-Forwarded-For header as the "
+        "client's address, so each proxy must append to that header.",
     )
-    extra_ca_file: Path | None = _setting(None, "PEM file of certificate authorities that sandboxes trust besides the host's.")
-    image_map: tuple[str, ...] = _setting(
+
+    data_dir: Path = declare(
+        Path("/var/lib/cloister"), "Directory of this server's state.", "Each server on a host needs its own.", group="Directories"
+    )
+    store_dir: Path = declare(Path("/var/lib/cloister/store"), "Directory of template layers.", "All servers on the host share it.")
+    run_dir: Path = declare(Path("/run/cloister"), "Directory of sockets and other state that a reboot may remove.")
+
+    dns_upstreams: tuple[str, ...] = declare(
         (),
-        "What is taken in place of an image that a template is built from: `REFERENCE=template:NAME` or `REFERENCE=OTHER-REFERENCE`, each "
-        "perhaps with a last `*`, such as `docker.io/*=mirror.example.com/hub/*`. See docs/howto/images.md.",
+        "Resolvers for the names that sandboxes ask for.",
+        "If empty, the server uses those in /etc/resolv.conf.",
+        group="Network of sandboxes",
     )
-    host_registries: tuple[str, ...] = _setting(
+    identity_issuer: str | None = declare(
+        None,
+        "URL that names this server in identity tokens of sandboxes.",
+        "Services that verify the tokens must reach `<URL>/.well-known/openid-configuration`. If empty, it is `https://api.<domain>`, or "
+        "the address of the listener if there is no public domain. See docs/howto/secrets.md.",
+    )
+    inspect_tls: bool = declare(
+        False,
+        "Check each request in the TLS of sandboxes that may reach only names.",
+        "Closes what an allowed server itself may allow: requests for another of its hosts on one connection (domain fronting). Programs "
+        "that bring certificates of their own fail then. See docs/decisions/1073-inspection-of-all-tls.md.",
+    )
+    network_cidr: str | None = declare(
+        None, "Private network of this server's sandboxes, a /8 to /18.", "If empty, it is 10.(200 + instance).0.0/16."
+    )
+    allow_private: tuple[str, ...] = declare(
         (),
-        "Registries of images on this very host, `host:port` as clients name them, such as `localhost:5000`: a pull from exactly such a "
-        "name reaches that address and port of the host, and no other sandbox does. Every team may pull from them.",
+        "Private networks (CIDR) that sandboxes may reach.",
+        "Use it for a company's mirrors, for example. A network may contain this host's address; sandboxes never reach the host itself.",
     )
-    insecure_registries: tuple[str, ...] = _setting(
+    network_mbit_per_s: int | None = declare(
+        1_000,
+        "Internet traffic of one sandbox in each direction.",
+        "The kernel drops packets above this rate. If empty, there is no limit.",
+        unit="Mbit/s",
+    )
+    network_packets_per_s: int | None = declare(
+        100_000,
+        "Packets that one sandbox sends.",
+        "The kernel drops packets above this rate. If empty, there is no limit.",
+        unit="packets/s",
+    )
+    network_connections_per_s: int | None = declare(
+        500,
+        "New connections of one sandbox.",
+        "Look-ups of names count too. Four times as many may open at once. If empty, there is no limit but that of open connections.",
+        unit="connections/s",
+    )
+    network_volume_mib: int | None = declare(
+        None,
+        "Internet traffic of one sandbox in all, both directions added.",
+        "Above it, the kernel refuses all its packets. A resumed sandbox begins anew. If empty, there is no limit.",
+        unit="MiB",
+    )
+    egress_mem_mib: int = declare(
+        1024,
+        "Memory of the process that enforces names, header rules and proxies.",
+        "If it needs more, the kernel ends it: its connections are cut, and the server starts it again.",
+        unit="MiB",
+    )
+
+    extra_ca_file: Path | None = declare(
+        None,
+        "PEM file of certificate authorities that sandboxes trust.",
+        "Sandboxes also trust those of the host.",
+        group="Images and host configuration",
+    )
+    include_credentials: bool = declare(
+        False,
+        "Whether sandboxes see credentials in the host's package settings.",
+        "These are user names and passwords in the configuration of pip, npm and apt. If false, lines with credentials are left out.",
+    )
+    image_map: tuple[str, ...] = declare(
         (),
-        "Registries, `host` or `host:port` as clients name them, that may be spoken to without TLS; those at loopback addresses always "
-        "may. A certificate must be right all the same.",
+        "Replacements for images that templates are built from.",
+        "Each is `REFERENCE=template:NAME` or `REFERENCE=OTHER-REFERENCE`. Both sides may end with `*`, such as "
+        "`docker.io/*=mirror.example.com/hub/*`. See docs/howto/images.md.",
     )
-    default_runtime: str = _setting("namespace", "How sandboxes are isolated when a request does not say.", choices=("namespace",))
-    default_cpu_count: float = _setting(Limits.cpu_count, "Processors a sandbox may use.", unit="cores")
-    default_mem_mib: int = _setting(Limits.mem_mib, "Memory a sandbox may use.", unit="MiB")
-    default_disk_mib: int = _setting(Limits.disk_mib, "Disk a sandbox may fill.", unit="MiB")
-    default_inodes: int = _setting(Limits.inodes, "Files a sandbox may have.", unit="inodes")
-    default_pids: int = _setting(Limits.pids, "Processes and threads a sandbox may have.")
-    default_open_files: int = _setting(Limits.open_files, "Open files of one process in a sandbox.")
-    default_output_mib: int = _setting(Limits.output_mib, "Output of one execution before it is ended with an error.", unit="MiB")
-    max_cpu_count: float | None = _setting(None, "Most processors one sandbox or build may ask for; none takes the host's.", unit="cores")
-    max_mem_mib: int | None = _setting(None, "Most memory one sandbox or build may ask for; none takes the host's.", unit="MiB")
-    max_disk_mib: int = _setting(65_536, "Largest disk one sandbox or build may ask for.", unit="MiB")
-    disk_reserve_mib: int = _setting(2048, "Free disk below which no sandbox is created and no template built.", unit="MiB")
-    layer_retention_s: int = _setting(
-        604_800, "How long layers that no template, build or sandbox uses are kept: they spare later builds their steps.", unit="s"
+    host_registries: tuple[str, ...] = declare(
+        (),
+        "Image registries on this host, each as `host:port`.",
+        "Name each as clients do, such as `localhost:5000`. A pull from exactly that name reaches that address and port of the host; no "
+        "other sandbox reaches it. Every team may pull from these registries.",
     )
-    zygotes: bool = _setting(
-        True,
-        "Whether agents and Python kernels are copies of prepared processes; if not, each is started anew: slower, larger, and with a "
-        "memory layout of its own.",
+    insecure_registries: tuple[str, ...] = declare(
+        (),
+        "Image registries that may be used without TLS.",
+        "Name each as clients do: `host` or `host:port`. Registries on loopback addresses never need TLS. With TLS, the certificate must "
+        "be valid in any case.",
     )
-    pool_size: int = _setting(
-        4, "Sandboxes of a template that are made ahead, so that a creation takes one that is up already. 0: none.", may_be_zero=True
+
+    default_runtime: str = declare(
+        "namespace",
+        "Runtime of sandboxes whose request and template name none.",
+        "`namespace`: the host's kernel, the fastest. `gvisor`: a kernel of its own for each sandbox; the server does not start where that "
+        "does not work. `auto`: the strongest that works here and is not forbidden. See docs/howto/gvisor.md.",
+        choices=("namespace", "gvisor", "auto"),
+        group="Runtimes",
     )
-    pool_templates: tuple[str, ...] = _setting(
-        ("code-interpreter-v1",), "Templates of which some are always made ahead; others once they were asked for in the last ten minutes."
+    forbidden_runtimes: tuple[str, ...] = declare(
+        (),
+        "Runtimes in which no new sandbox may run.",
+        "Clients cannot build templates while `namespace` is forbidden, because it runs the steps of builds. Sandboxes that exist go on, "
+        "and can be resumed.",
     )
-    max_builds: int = _setting(
-        2,
-        "Template builds of clients that run at a time; others wait. No team waits for one that has several: up to twice as many run then.",
+    team_runtimes: tuple[str, ...] = declare(
+        (),
+        "Runtimes that new sandboxes of a team have in any case.",
+        "Each is `TEAM-ID=RUNTIME`, such as `0f8c…=gvisor`. A request of the team that names another one is refused.",
     )
-    build_timeout_s: float = _setting(7200.0, "Longest time one template build may take, without its waiting.", unit="s")
-    start_timeout_s: float = _setting(
-        50.0,
-        "How long a creation waits until what its template starts is up; then it fails and says why. SDKs wait 60 s for the whole.",
+    runsc: Path | None = declare(
+        None,
+        "Program of the runtime `gvisor`.",
+        "If empty, the one that `cloister runtime install gvisor` has installed. See docs/howto/gvisor.md.",
+    )
+    default_cpu_count: float = declare(
+        Limits.cpu_count,
+        "Processors of a sandbox.",
+        "A template may set another value.",
+        unit="cores",
+        group="Default limits of a sandbox",
+    )
+    default_mem_mib: int = declare(
+        Limits.mem_mib,
+        "Memory of a sandbox.",
+        "A template may set another value; `code-interpreter-v1` and `mcp-gateway` set 2048.",
+        unit="MiB",
+    )
+    default_disk_mib: int = declare(Limits.disk_mib, "Disk space of a sandbox.", unit="MiB")
+    default_inodes: int = declare(Limits.inodes, "Files of a sandbox.", unit="inodes")
+    default_pids: int = declare(Limits.pids, "Processes and threads of a sandbox.")
+    default_open_files: int = declare(Limits.open_files, "Open files of one process in a sandbox.")
+    default_output_mib: int = declare(
+        Limits.output_mib, "Output of one execution.", "Above it, the execution ends with an error.", unit="MiB"
+    )
+
+    max_cpu_count: float | None = declare(
+        None,
+        "Processors that one sandbox or build may request.",
+        "If empty, as many as the host has.",
+        unit="cores",
+        group="Maximum limits of sandboxes",
+    )
+    max_mem_mib: int | None = declare(
+        None, "Memory that one sandbox or build may request.", "If empty, as much as the host has.", unit="MiB"
+    )
+    max_disk_mib: int = declare(65_536, "Disk space that one sandbox or build may request.", unit="MiB")
+    max_timeout_s: int = declare(86_400, "Time to live that a client may request.", unit="s")
+    max_sandboxes: int = declare(7_680, "Live sandboxes of all teams.")
+    max_sandboxes_per_team: int = declare(1_000, "Live sandboxes of one team.", "Paused sandboxes do not count.")
+    max_paused_per_team: int = declare(
+        1_000,
+        "Paused sandboxes of one team.",
+        "A running sandbox that is to be paused at the end of its lifetime counts too, so that there is room for it then.",
+    )
+    max_disk_mib_per_team: int | None = declare(
+        None,
+        "Disk space of all live sandboxes of one team.",
+        "Each sandbox counts with its full disk size. If empty, there is no limit.",
+        unit="MiB",
+    )
+
+    default_sandboxes_per_team: int | None = declare(
+        None,
+        "Live sandboxes of a team without a limit of its own.",
+        "`cloister team limit` gives a team its own, up to `max_sandboxes_per_team`. If empty, it is that.",
+        group="Default limits of a team",
+    )
+    default_paused_per_team: int | None = declare(
+        None, "Paused sandboxes of a team without a limit of its own.", "If empty, it is `max_paused_per_team`."
+    )
+    default_cpu_count_per_team: float | None = declare(
+        None,
+        "Processors of all live sandboxes of such a team.",
+        "Paused sandboxes do not count. If empty, there is no limit.",
+        unit="cores",
+    )
+    default_mem_mib_per_team: int | None = declare(
+        None,
+        "Memory of all live sandboxes of such a team.",
+        "Each counts with its full memory, paused ones do not count. If empty, there is no limit.",
+        unit="MiB",
+    )
+    default_disk_mib_per_team: int | None = declare(
+        None,
+        "Disk space of all sandboxes of such a team.",
+        "Each counts with its full disk size, paused ones too. If empty, it is `max_disk_mib_per_team`.",
+        unit="MiB",
+    )
+    default_creations_per_s: float | None = declare(
+        None,
+        "Sandboxes that such a team may create in a second.",
+        "As many may come at once. If empty, there is no limit.",
+        unit="creations/s",
+    )
+
+    memory_reserve_mib: int = declare(
+        512,
+        "Memory of the host that the server leaves available.",
+        "Where less is available, it creates and resumes no sandbox. Below twice as much, it moves out the memory of paused sandboxes. "
+        "See docs/howto/operation.md. 0: none.",
+        unit="MiB",
+        may_be_zero=True,
+        group="Memory of the host",
+    )
+    paused_to_disk_s: int = declare(
+        60,
+        "Time after which the memory of a paused sandbox moves to disk.",
+        "To a checkpoint where those are on, else to swap where the host has some; else it stays. A small sandbox stays in memory.",
         unit="s",
     )
-    ready_timeout_s: float = _setting(600.0, "How long a template's build waits, at its end, for its ready command to succeed.", unit="s")
-    on_stop: str = _setting(
-        "kill", "What a clean stop does with live sandboxes; those kept are found again at the next start.", choices=("kill", "keep")
+
+    disk_reserve_mib: int = declare(
+        2048,
+        "Free disk space below which the server creates nothing.",
+        "Below it the server creates no sandbox and builds no template. Disk space promised to sandboxes does not count as free. Half of "
+        "the reserve is for the server alone.",
+        unit="MiB",
+        group="Disk",
     )
-    max_timeout_s: int = _setting(86_400, "Longest time to live that a client may ask for.", unit="s")
-    max_sandboxes_per_team: int = _setting(1_000, "Live sandboxes a team may have.")
-    max_body_mib: int = _setting(8, "Largest body of an API request; sandbox traffic has no such bound.", unit="MiB")
-    max_template_cpu_count: int = _setting(8, "Processors that a client may give to a template's sandboxes.", unit="cores")
-    max_template_mem_mib: int = _setting(8_192, "Memory that a client may give to a template's sandboxes.", unit="MiB")
-    max_template_disk_mib: int = _setting(20_480, "Free disk that a client may give to a template's sandboxes.", unit="MiB")
-    max_templates_per_team: int = _setting(1_000, "Templates and snapshots a team may have.")
-    max_builds_per_team: int = _setting(20, "Template builds of a team that wait or run at a time.")
-    max_upload_mib: int = _setting(4_096, "Largest archive of files that a template build may copy from.", unit="MiB")
-    upload_total_mib: int = _setting(
-        16_384, "Such archives of all teams on disk; those of no use for the longest time go first, and any after a week.", unit="MiB"
+    disk_overcommit: float = declare(
+        80.0,
+        "Factor by which the server may promise more disk than it has.",
+        "The server keeps the disk size of each sandbox, divided by this factor, free for it. A sandbox may fill the rest while there is "
+        "space. 1: the server keeps the whole disk of every sandbox free.",
     )
-    ended_retention_s: int = _setting(86_400, "How long it is remembered why a sandbox ended, and its log kept.", unit="s")
-    metrics_interval_s: float = _setting(5.0, "Time between two samples of what a sandbox uses.", unit="s")
-    log_sandbox_kib: int = _setting(512, "Log of one sandbox on disk; the oldest half of it goes when it is full.", unit="KiB")
-    log_total_mib: int = _setting(1_024, "Logs of all sandboxes on disk; those that were written to least lately go first.", unit="MiB")
-    node_wait_s: float = _setting(5.0, "How long a request waits for a node supervisor that is restarting.", unit="s")
-    log_level: str = _setting("info", "Least severe level that is logged.", choices=("debug", "info", "warning", "error"))
-    log_format: str = _setting("json", "Form of log lines on standard error.", choices=("json", "console"))
+    disk_mib_per_s: int | None = declare(
+        500, "Data rate of one sandbox's disk, for reads and for writes each.", "If empty, there is no limit.", unit="MiB/s"
+    )
+    disk_iops: int | None = declare(
+        20_000,
+        "Operations of one sandbox's disk, for reads and for writes each.",
+        "If empty, there is no limit.",
+        unit="operations/s",
+    )
+    layer_retention_s: int = declare(
+        604_800,
+        "How long the store keeps unused layers.",
+        "A layer is unused if no template, build or sandbox has it. Later builds that find it skip its step.",
+        unit="s",
+    )
+
+    zygotes: bool = declare(
+        True,
+        "Whether agents and Python kernels are forked from zygotes.",
+        "If false, each is started by exec: slower and larger, but with a memory layout of its own.",
+        group="Start and stop of sandboxes",
+    )
+    pool_size: int = declare(
+        4, "Sandboxes of a template to create ahead of requests.", "A creation then takes a running one. 0: none.", may_be_zero=True
+    )
+    pool_templates: tuple[str, ...] = declare(
+        ("code-interpreter-v1",),
+        "Templates with a pool at all times.",
+        "Other templates have a pool for ten minutes after a request for them.",
+    )
+    start_timeout_s: float = declare(
+        50.0,
+        "How long a creation waits for the template's start command.",
+        "After it the creation fails and gives the reason. SDKs wait 60 s for the whole creation.",
+        unit="s",
+    )
+    on_stop: str = declare(
+        "kill",
+        "Action of a clean stop on sandboxes that run.",
+        "`kill` ends them, and frozen ones. `keep` lets them run on without a server. `pause` pauses them with their memory. The next "
+        "start finds all sandboxes that did not end. If the host goes down, `keep` and `pause` save to disk what they can, the files at "
+        "least. See docs/howto/operation.md.",
+        choices=("kill", "keep", "pause"),
+    )
+    checkpoint: str | None = declare(
+        None,
+        "CRIU, which saves the memory of paused sandboxes on disk.",
+        "`auto`, the path of the program, or of a directory with an unpacked one. `auto` takes the one that `cloister checkpoint install` "
+        "has unpacked, else the host's. If empty, memory is never saved on disk. CRIU reads the processes of sandboxes with some power "
+        "over the host, so it is off by default. See docs/howto/checkpoints.md.",
+    )
+    paused_retention_s: int = declare(
+        2_592_000,
+        "How long a sandbox may stay paused.",
+        "The server then kills it. Each pause begins anew.",
+        unit="s",
+    )
+
+    max_builds: int = declare(
+        2,
+        "Template builds of clients that run at the same time.",
+        "Further builds wait. A team with no running build does not wait for a team with several: up to twice as many builds run then.",
+        group="Templates and builds",
+    )
+    build_timeout_s: float = declare(7200.0, "Run time of one template build.", "Time in the queue does not count.", unit="s")
+    ready_timeout_s: float = declare(600.0, "How long a build waits for its ready command to succeed.", unit="s")
+    max_template_cpu_count: int = declare(8, "Processors that a client may give to a template's sandboxes.", unit="cores")
+    max_template_mem_mib: int = declare(8_192, "Memory that a client may give to a template's sandboxes.", unit="MiB")
+    max_template_disk_mib: int = declare(20_480, "Free disk that a client may give to a template's sandboxes.", unit="MiB")
+    max_templates_per_team: int = declare(1_000, "Templates and snapshots of one team.")
+    max_secrets_per_team: int = declare(1_000, "Secrets of one team.")
+    max_webhooks_per_team: int = declare(10, "Webhooks of one team.")
+    max_builds_per_team: int = declare(20, "Template builds of one team that wait or run.")
+    max_upload_mib: int = declare(4_096, "Size of one archive of files for a template build.", unit="MiB")
+    upload_total_mib: int = declare(
+        16_384,
+        "Disk space of such archives of all teams.",
+        "The archives unused for longest are removed first, and any after a week without use.",
+        unit="MiB",
+    )
+
+    max_body_mib: int = declare(
+        8, "Body size of an API request.", "Requests to sandboxes have no such limit.", unit="MiB", group="Clients and requests"
+    )
+    max_connections: int = declare(
+        4_000,
+        "Connections of all clients.",
+        "At the limit, a new connection closes the one that has waited longest without a request.",
+    )
+    max_connections_per_peer: int = declare(2_000, "Connections of one IPv4 address or IPv6 /64 network.")
+    max_failed_keys: int = declare(
+        20,
+        "Wrong credentials of one address that are answered without delay.",
+        "The server delays its answers to further ones. Each second it forgives one.",
+    )
+    head_timeout_s: float = declare(15.0, "Time for a client to send the head of a request.", "A TLS handshake counts.", unit="s")
+    body_timeout_s: float = declare(60.0, "Time for a client to send the body of an API request.", unit="s")
+    stall_timeout_s: float = declare(
+        300.0,
+        "Time that a transfer may make no progress.",
+        "It applies to uploads, to request bodies for sandboxes and to responses that the client does not read. After it the server closes "
+        "the connection. WebSockets and streams with no data to send are exempt.",
+        unit="s",
+    )
+    node_wait_s: float = declare(5.0, "How long a request waits for a supervisor that restarts.", unit="s")
+
+    ended_retention_s: int = declare(
+        86_400, "How long the server keeps an ended sandbox's reason and log.", unit="s", group="Logs and metrics"
+    )
+    metrics_interval_s: float = declare(5.0, "Time between two samples of a sandbox's resource use.", unit="s")
+    log_sandbox_kib: int = declare(512, "Disk space of one sandbox's log.", "A full log loses its older half.", unit="KiB")
+    log_total_mib: int = declare(
+        1_024, "Disk space of all sandboxes' logs.", "The logs that were idle for longest are removed first.", unit="MiB"
+    )
+    events_retention_s: int = declare(604_800, "How long the server keeps lifecycle events of sandboxes.", unit="s")
+    max_events_per_team: int = declare(10_000, "Lifecycle events of one team that are kept, the newest ones.")
+    webhook_allow_private: tuple[str, ...] = declare(
+        (),
+        "Private networks (CIDR) that webhooks may reach.",
+        "Clients choose the URLs of webhooks, and the server sends requests there. Without this, it sends them to public addresses only.",
+    )
+    audit_total_mib: int = declare(
+        64, "Disk space of the audit log.", "The oldest records of the team with the most are removed first.", unit="MiB"
+    )
+    audit_required: bool = declare(
+        False,
+        "Whether the API refuses changes while the audit log cannot be written.",
+        "If false, changes go on, such as on a full disk. Records wait in memory, and those above 10,000 are counted as lost. "
+        "See docs/howto/audit-and-events.md.",
+    )
+    otlp_endpoint: str | None = declare(
+        None,
+        "OpenTelemetry collector that gets traces.",
+        "A URL for OTLP over HTTP, such as `http://127.0.0.1:4318`. "
+        "If empty, the variable OTEL_EXPORTER_OTLP_ENDPOINT counts; without both there are no traces. "
+        "Needs the packages of the extra `otel`. See docs/howto/monitoring.md.",
+    )
+    trace_ratio: float = declare(
+        1.0, "Part of the traces to record, 0 to 1.", "The server chooses, whatever a client's `traceparent` says.", may_be_zero=True
+    )
+    max_traced_per_s: int = declare(100, "Most requests in traces each second.", unit="requests/s")
+    log_level: str = declare("info", "Least severe level that is logged.", choices=("debug", "info", "warning", "error"))
+    access_log: bool = declare(
+        False,
+        "Whether each request is logged.",
+        "An entry `request.answered` has client, method, host, sandbox id, path without its query, status, bytes, seconds and user agent. "
+        "It needs the `log_level` info or debug. See docs/howto/operation.md.",
+    )
+    log_format: str = declare("json", "Format of log lines on standard error.", choices=("json", "console"))
+
+    def team_limits(self) -> TeamLimits:
+        """The limits of a team that has none of its own."""
+        return TeamLimits(
+            sandboxes=self.default_sandboxes_per_team,
+            paused=self.default_paused_per_team,
+            cpu_count=self.default_cpu_count_per_team,
+            mem_mib=self.default_mem_mib_per_team,
+            disk_mib=self.default_disk_mib_per_team,
+            creations_per_s=self.default_creations_per_s,
+        )
+
+    @property
+    def public_domain(self) -> str | None:
+        """The domain; None if there is none."""
+        return None if self.domain == NO_DOMAIN else self.domain
 
     def default_limits(self) -> Limits:
-        """The limits that stock and new templates get."""
+        """The limits of sandboxes whose template sets none."""
         return Limits(
             cpu_count=self.default_cpu_count,
             mem_mib=self.default_mem_mib,
@@ -138,8 +458,8 @@ class Settings:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON-ready data, to hand to a child process; :meth:`from_json` reads it back."""
-        return {setting.name: _plain(getattr(self, setting.name)) for setting in SETTINGS}
+        """As JSON-ready data, to pass to a child process; :meth:`from_json` reads it back."""
+        return {setting.name: plain(getattr(self, setting.name)) for setting in SETTINGS}
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Settings:
@@ -147,115 +467,5 @@ class Settings:
         return cls(**{setting.name: setting.convert(data[setting.name]) for setting in SETTINGS if setting.name in data})
 
 
-@dataclass(frozen=True)
-class Setting:
-    """One row of the table."""
-
-    name: str
-    kind: str
-    """One of ``text``, ``integer``, ``number``, ``switch``, ``path``, ``list`` (of texts)."""
-    optional: bool
-    default: Any
-    help: str
-    unit: str
-    choices: tuple[str, ...]
-    may_be_zero: bool
-    """Where it is a quantity."""
-
-    @property
-    def option(self) -> str:
-        """The command line option."""
-        return "--" + self.name.replace("_", "-")
-
-    @property
-    def variable(self) -> str:
-        """The environment variable."""
-        return "CLOISTER_" + self.name.upper()
-
-    def convert(self, value: Any) -> Any:
-        """``value``, from text or TOML or JSON, in the setting's own type.
-
-        Raises:
-            ValueError: it is not of that type, not positive where it is a quantity, or none of the choices.
-        """
-        if self.optional and (value is None or value == ""):
-            return None
-        converted = _CONVERTERS[self.kind](value)
-        if self.kind in {"integer", "number"} and (converted < 0 or (converted == 0 and not self.may_be_zero)):
-            raise ValueError("must not be negative" if self.may_be_zero else "must be positive")
-        if self.choices and converted not in self.choices:
-            raise ValueError(f"must be one of {', '.join(self.choices)}")
-        return converted
-
-
-def _text(value: Any) -> str:
-    if not isinstance(value, str) or not value:
-        raise ValueError("must be a text that is not empty")
-    return value
-
-
-def _integer(value: Any) -> int:
-    if isinstance(value, bool | float):
-        raise ValueError("must be a whole number")  # noqa: TRY004 - what settings raise
-    return int(value)
-
-
-def _number(value: Any) -> float:
-    if isinstance(value, bool):
-        raise ValueError("must be a number")  # noqa: TRY004 - what settings raise
-    return float(value)
-
-
-def _switch(value: Any) -> bool:
-    if isinstance(value, str) and value.lower() in {"true", "false"}:
-        return value.lower() == "true"
-    if not isinstance(value, bool):
-        raise ValueError("must be true or false")  # noqa: TRY004 - what settings raise
-    return value
-
-
-def _path(value: Any) -> Path:
-    path = Path(_text(str(value)))
-    if not path.is_absolute():
-        path = Path.cwd() / path
-    return path
-
-
-def _list(value: Any) -> tuple[str, ...]:
-    parts = value.split(",") if isinstance(value, str) else value
-    if not isinstance(parts, list | tuple) or not all(isinstance(part, str) for part in parts):
-        raise ValueError("must be a list of texts")
-    return tuple(part.strip() for part in parts if part.strip())
-
-
-_CONVERTERS: dict[str, Callable[[Any], Any]] = {
-    "text": _text,
-    "integer": _integer,
-    "number": _number,
-    "switch": _switch,
-    "path": _path,
-    "list": _list,
-}
-_KINDS = {str: "text", int: "integer", float: "number", bool: "switch", Path: "path", tuple[str, ...]: "list"}
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Path):
-        return str(value)
-    return list(value) if isinstance(value, tuple) else value
-
-
-def _table() -> tuple[Setting, ...]:
-    hints = typing.get_type_hints(Settings)
-    rows = []
-    for field in dataclasses.fields(Settings):
-        hint = hints[field.name]
-        options = [arg for arg in typing.get_args(hint) if arg is not type(None)] if type(None) in typing.get_args(hint) else [hint]
-        meta = field.metadata
-        optional = hint is not options[0]
-        rows.append(Setting(name=field.name, kind=_KINDS[options[0]], optional=optional, default=field.default, **meta))
-    return tuple(rows)
-
-
-SETTINGS: tuple[Setting, ...] = _table()
+SETTINGS: tuple[Setting, ...] = make_table(Settings)
 """Every setting, in the order of the documentation."""

@@ -1,6 +1,6 @@
-"""Names of templates, as the published API has them: ``[namespace/]name[:tag]``. Pure.
+"""Template names of the published API: ``[namespace/]name[:tag]``, where the tag may be a build id. Pure.
 
-Names and tags are compared in lower case. A namespace is a team's name in the alphabet of names.
+Names and tags are compared in lower case. A namespace is a team's name, reduced to the characters of names.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cloister.errors import InvalidRequestError
-from cloister.store.base import Team
+from cloister.model.team import Team
 
 __all__ = ["DEFAULT_TAG", "Reference", "clean_tags", "namespace_of", "parse_new_name", "parse_reference"]
 
@@ -24,11 +24,16 @@ _MAX_TAGS = 100
 
 @dataclass(frozen=True)
 class Reference:
-    """What a client calls a template. ``tag`` None: it did not say."""
+    """A client's reference to a template. ``tag`` is None if the client gave none."""
 
     namespace: str | None
     name: str
     tag: str | None
+
+    @property
+    def build_id(self) -> str | None:
+        """The build id in ``tag``, if it is one. A tag of a build never has the form of a build id."""
+        return str(uuid.UUID(self.tag)) if self.tag is not None and _is_uuid(self.tag) else None
 
     def __str__(self) -> str:
         name = self.name if self.namespace is None else f"{self.namespace}/{self.name}"
@@ -36,7 +41,7 @@ class Reference:
 
 
 def parse_reference(text: str) -> Reference | None:
-    """The reference that ``text`` is, or None when it cannot be one, so that nothing of that name exists."""
+    """Parse a reference; None: ``text`` is malformed, so no template has this name."""
     whole, colon, tag = text.strip().lower().partition(":")
     namespace, slash, name = (part.strip() for part in whole.rpartition("/"))
     tag = tag.strip()
@@ -46,10 +51,10 @@ def parse_reference(text: str) -> Reference | None:
 
 
 def parse_new_name(text: str) -> Reference:
-    """The name of something to be made.
+    """Parse the name of a new template or snapshot.
 
     Raises:
-        InvalidRequestError: it cannot be one.
+        InvalidRequestError: it is malformed.
     """
     reference = parse_reference(text)
     if reference is None:
@@ -63,10 +68,10 @@ def parse_new_name(text: str) -> Reference:
 
 
 def clean_tags(tags: Sequence[str]) -> list[str]:
-    """The tags in lower case, each once, in their order.
+    """The tags in lower case, without duplicates, in order.
 
     Raises:
-        InvalidRequestError: one of them cannot be a tag.
+        InvalidRequestError: a tag is malformed.
     """
     found = dict.fromkeys(tag.strip().lower() for tag in tags)
     if len(found) > _MAX_TAGS:
@@ -80,7 +85,7 @@ def clean_tags(tags: Sequence[str]) -> list[str]:
 
 
 def namespace_of(team: Team, teams: Sequence[Team]) -> str:
-    """The team's namespace: its name in the alphabet of names, or its id when that is empty or an older team's."""
+    """The team's namespace: its name, reduced to the characters of names; its id if that is empty or taken by an older team."""
     wanted = _slug(team.name)
     first = next((one for one in teams if _slug(one.name) == wanted), team)
     return wanted if wanted and first.team_id == team.team_id else team.team_id.lower()

@@ -1,54 +1,77 @@
-"""All sandboxes that this process knows, in memory, written through to the store.
+"""All sandboxes, in memory, written through to the store.
 
-Owns the agreement of memory and store. The ingress looks here on every request, so lookups are dictionary reads. Memory changes at
-once, the store after it, one write at a time for each sandbox. Ended sandboxes are remembered, within a bound, to say why they ended.
+Owns the consistency of memory and store. The ingress looks up a sandbox for every request, so a lookup is a dictionary read. Memory
+changes first, then the store, with one write at a time for each sandbox, which has the lifecycle events of the change too. A bounded
+number of ended sandboxes is kept, with the reasons.
+
+A pause or resume that is under way is in memory only: its outcome is stored, and after a crash of this process the node has the truth.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
 import structlog
 
-from cloister.errors import ConflictError, StoreError
-from cloister.model.sandbox import EndReason, SandboxState
-from cloister.store.base import Sandbox, Store
+from cloister.control.lifecycle_events import event_of, time_text
+from cloister.errors import ConflictError, SandboxNotFoundError, StorageFullError, StoreError
+from cloister.model.event import EventType, LifecycleEvent
+from cloister.model.lifecycle import Pause, TimeoutAction
+from cloister.model.network import EgressPolicy, NetworkOptions
+from cloister.model.sandbox import EndReason, Sandbox, SandboxRecord, SandboxState, transition
+from cloister.model.team import TeamUse
+from cloister.model.team_metrics import TeamSample
+from cloister.model.usage import use_of
+from cloister.store.base import Store
 
-__all__ = ["Registry"]
+__all__ = ["Registry", "absence"]
 
 _log = structlog.get_logger("cloister.control")
 _MAX_ENDED = 50_000
 _CALMING_S = 1.0
+_OVERDUE_S = 3600.0
+"""After its deadline a sandbox counts as ended, whether or not its node says so."""
+_MAX_UNSTORED_EVENTS = 100
+"""Of one sandbox, while the store fails."""
 
 
 class _Entry:
-    __slots__ = ("lock", "row", "stored_version")
+    __slots__ = ("events", "lock", "row", "stored_version")
 
     def __init__(self, row: Sandbox) -> None:
         self.row = row
         self.stored_version = row.version
+        self.events: list[LifecycleEvent] = []
+        """Not stored yet; they are stored with the next write of the row."""
         self.lock = asyncio.Lock()
 
 
 class Registry:
-    """Live sandboxes by id, and lately ended ones. ``on_end`` functions are called, at once, for each that ends."""
+    """Live sandboxes by id, and recently ended ones. Calls functions at once when a sandbox ends or can no longer be reached."""
 
-    def __init__(self, store: Store, *, retention_s: float) -> None:
+    def __init__(self, store: Store, *, retention_s: float, paused_retention_s: float = 2_592_000.0) -> None:
         self._store = store
         self._retention_s = retention_s
+        self._paused_retention_s = paused_retention_s
         self._live: dict[str, _Entry] = {}
         self._ended: OrderedDict[str, Sandbox] = OrderedDict()
-        self._team_counts: dict[str, int] = {}
+        self._use: dict[str, TeamUse] = {}
+        self._peaks: Counter[str] = Counter()
+        self._starts: Counter[str] = Counter()
         self._writes: set[asyncio.Task[None]] = set()
+        self.ends = Counter[str]()
+        """Ends since this process started, by reason."""
         self._on_end: list[Callable[[str], None]] = []
+        self._on_unreachable: list[Callable[[str], None]] = []
+        self._on_event: list[Callable[[int], None]] = []
 
     async def load(self) -> None:
-        """Read what the store knows; to be called once, before anything else."""
+        """Read the store; call this once, before any other method."""
         for row in await self._store.list_sandboxes(ended_since=time.time() - self._retention_s):
             if row.state is SandboxState.ENDED:
                 self._remember(row)
@@ -63,39 +86,59 @@ class Registry:
         """Have ``function(sandbox_id)`` called when a sandbox ends."""
         self._on_end.append(function)
 
+    def on_unreachable(self, function: Callable[[str], None]) -> None:
+        """Have ``function(sandbox_id)`` called when a sandbox is paused or ends: no request reaches it any more."""
+        self._on_unreachable.append(function)
+
+    def on_event(self, function: Callable[[int], None]) -> None:
+        """Have ``function(count)`` called when events are stored."""
+        self._on_event.append(function)
+
     def live(self, sandbox_id: str) -> Sandbox | None:
-        """The sandbox, if it has neither ended nor outlived its time."""
+        """The sandbox, if it has not ended and its deadline has not ended it."""
         entry = self._live.get(sandbox_id)
-        return entry.row if entry is not None and entry.row.end_at > time.time() else None
+        return entry.row if entry is not None and entry.row.state_at(time.time()) is not SandboxState.ENDED else None
 
     def peek(self, sandbox_id: str) -> Sandbox | None:
-        """The sandbox, if it has not ended, whatever its state and time."""
+        """The sandbox, if it has not ended, in any state and with any deadline."""
         entry = self._live.get(sandbox_id)
         return None if entry is None else entry.row
 
     def ended(self, sandbox_id: str) -> Sandbox | None:
-        """The sandbox, if it ended and is remembered."""
+        """The sandbox, if it ended and is still kept."""
         if (row := self._ended.get(sandbox_id)) is not None:
             return row
         entry = self._live.get(sandbox_id)
-        if entry is not None and entry.row.end_at <= time.time():
-            return replace(entry.row, state=SandboxState.ENDED, end_reason=EndReason.EXPIRED)
+        if entry is not None and entry.row.state_at(time.time()) is SandboxState.ENDED:
+            return transition(entry.row, SandboxState.ENDED, end_reason=EndReason.EXPIRED)
         return None
 
     def all_live(self) -> Iterator[Sandbox]:
-        """Every sandbox that has not ended, also those being created."""
+        """Every sandbox that has not ended, including those being created."""
         return iter([entry.row for entry in self._live.values()])
 
-    def count(self, team_id: str) -> int:
-        """How many sandboxes of the team live or are being created."""
-        return self._team_counts.get(team_id, 0)
+    def use_of(self, team_id: str) -> TeamUse:
+        """The use of the team's sandboxes, also those that are being created, paused or resumed."""
+        return self._use.get(team_id, TeamUse())
 
-    def hold(self, row: Sandbox) -> None:
-        """Have a sandbox that is about to be added count at once."""
+    def take_sample(self, at: float) -> list[TeamSample]:
+        """A sample of each team that had a sandbox since the last call."""
+        teams = self._peaks.keys() | self._starts.keys()
+        samples = [TeamSample(team_id=one, at=at, peak=self._peaks[one], starts=self._starts[one]) for one in sorted(teams)]
+        self._starts.clear()
+        self._peaks = Counter({team_id: use.sandboxes for team_id, use in self._use.items() if use.sandboxes})
+        return samples
+
+    def peek_sample(self, team_id: str, at: float) -> TeamSample:
+        """The sample of the team that the next :meth:`take_sample` would return now."""
+        return TeamSample(team_id=team_id, at=at, peak=self._peaks[team_id], starts=self._starts[team_id])
+
+    def reserve(self, row: Sandbox) -> None:
+        """Count a sandbox for its team before :meth:`add` stores it."""
         self._insert(row)
 
     async def add(self, row: Sandbox) -> None:
-        """Add a sandbox; it is taken back if the store refuses it."""
+        """Add a sandbox; removes it again if the store fails."""
         if row.sandbox_id not in self._live:
             self._insert(row)
         try:
@@ -104,45 +147,165 @@ class Registry:
             self._take_out(row.sandbox_id)
             raise
 
-    async def change(self, sandbox_id: str, **fields: Any) -> Sandbox:
-        """Change fields of a live sandbox, in memory at once; returns when it is stored."""
-        entry = self._live[sandbox_id]
-        entry.row = replace(entry.row, **fields)
+    async def set_running(self, record: SandboxRecord, node_id: str | None) -> Sandbox:
+        """Note that a created sandbox runs, in memory at once; returns when it is stored. Raises: InvalidTransitionError."""
+        entry = self._live[record.sandbox_id]
+        changes = {"started_at": record.started_at, "node_id": node_id, "runtime": record.runtime}
+        self._put(entry, transition(entry.row, SandboxState.RUNNING, **changes))
+        self._starts[entry.row.team_id] += 1
+        self._tell(entry, EventType.CREATED, entry.row.started_at)
         await self._write(entry)
         return entry.row
 
-    def end(self, sandbox_id: str, reason: EndReason, message: str = "") -> asyncio.Task[None] | None:
-        """Mark a sandbox ended, at once; the returned task stores it. Without effect (None) when it has ended before."""
+    def set_pausing(self, sandbox_id: str, pause: Pause) -> Sandbox:
+        """Note that a running sandbox is being paused. Raises: SandboxNotFoundError, InvalidTransitionError."""
+        return self._change(sandbox_id, SandboxState.PAUSING, pause=pause).row
+
+    def set_resuming(self, sandbox_id: str) -> Sandbox:
+        """Note that a paused sandbox is being resumed. Raises: SandboxNotFoundError, InvalidTransitionError."""
+        return self._change(sandbox_id, SandboxState.RESUMING).row
+
+    async def set_paused(self, sandbox_id: str, pause: Pause) -> Sandbox:
+        """Note how a sandbox is paused, in memory at once; returns when it is stored.
+
+        It was running, being paused or resumed, or it was paused in another way. Raises: SandboxNotFoundError.
+        """
+        state = self._entry(sandbox_id).row.state
+        if state is SandboxState.PAUSED:
+            entry = self._entry(sandbox_id)
+            self._put(entry, replace(entry.row, pause=pause, end_at=pause.at))
+        else:
+            if state is SandboxState.RUNNING:
+                self._change(sandbox_id, SandboxState.PAUSING, pause=pause)
+            entry = self._change(sandbox_id, SandboxState.PAUSED, pause=pause, end_at=pause.at)
+            self._tell(entry, EventType.PAUSED, pause.at)
+            for function in self._on_unreachable:
+                function(sandbox_id)
+        await self._write(entry)
+        return entry.row
+
+    def cancel_pause(self, sandbox_id: str) -> None:
+        """Note that the pause failed, and the sandbox runs on. Does nothing if it has ended, or its node has paused it."""
+        entry = self._live.get(sandbox_id)
+        if entry is not None and entry.row.state is SandboxState.PAUSING:
+            self._change(sandbox_id, SandboxState.RUNNING, pause=None)
+
+    def cancel_resume(self, sandbox_id: str) -> None:
+        """Note that the resume failed, and the sandbox stays paused. Does nothing if it has ended, or its node has resumed it."""
+        entry = self._live.get(sandbox_id)
+        if entry is not None and entry.row.state is SandboxState.RESUMING:
+            self._change(sandbox_id, SandboxState.PAUSED)
+
+    async def set_resumed(self, record: SandboxRecord) -> Sandbox:
+        """Note that a sandbox runs again as its node's ``record`` says, in memory at once; returns when it is stored.
+
+        It was being resumed or paused, or paused. Raises: SandboxNotFoundError.
+        """
+        entry = self._entry(record.sandbox_id)
+        if entry.row.state is SandboxState.PAUSED:
+            self._change(record.sandbox_id, SandboxState.RESUMING)
+        changes = {"started_at": record.started_at, "end_at": record.end_at, "lifecycle": record.lifecycle}
+        self._change(record.sandbox_id, SandboxState.RUNNING, pause=None, **changes)
+        self._tell(entry, EventType.RESUMED, record.started_at)
+        await self._write(entry)
+        return entry.row
+
+    async def set_node(self, sandbox_id: str, node_id: str) -> None:
+        """Name the node that runs a live sandbox, in memory at once; returns when it is stored."""
+        entry = self._live[sandbox_id]
+        entry.row = replace(entry.row, node_id=node_id)
+        await self._write(entry)
+
+    async def set_network(self, sandbox_id: str, egress: EgressPolicy | None, network: NetworkOptions) -> Sandbox:
+        """Change a live sandbox's network, in memory at once; returns when it is stored. Raises: SandboxNotFoundError."""
+        entry = self._entry(sandbox_id)
+        entry.row = replace(entry.row, egress=egress, network=network)
+        self._tell(entry, EventType.UPDATED, set_network=True)
+        await self._write(entry)
+        return entry.row
+
+    async def set_end(self, sandbox_id: str, end_at: float) -> Sandbox:
+        """Change a live sandbox's deadline, in memory at once; returns when it is stored."""
+        entry = self._live[sandbox_id]
+        entry.row = replace(entry.row, end_at=end_at)
+        self._tell(entry, EventType.UPDATED, set_timeout=time_text(end_at))
+        await self._write(entry)
+        return entry.row
+
+    async def note_checkpoint(self, sandbox_id: str, snapshot_id: str) -> None:
+        """Note that a snapshot of a sandbox was made; returns when it is stored. A sandbox that has ended has no such event."""
+        entry = self._live.get(sandbox_id)
+        if entry is not None:
+            self._tell(entry, EventType.CHECKPOINTED, snapshot_id=snapshot_id)
+            await self._write(entry)
+
+    def end(self, sandbox_id: str, reason: EndReason, message: str = "", at: float | None = None) -> asyncio.Task[None] | None:
+        """Mark a sandbox ended, at once; the returned task stores it. Does nothing (None) if it has ended already.
+
+        ``at`` is the time of the end (epoch seconds); None: now.
+        """
         entry = self._take_out(sandbox_id)
         if entry is None:
             return None
-        entry.row = replace(entry.row, state=SandboxState.ENDED, end_reason=reason, end_message=message, ended_at=time.time())
+        was_created = entry.row.state is not SandboxState.CREATING
+        entry.row = transition(entry.row, SandboxState.ENDED, end_reason=reason, end_message=message, ended_at=at or time.time())
+        if was_created:
+            self._tell(entry, EventType.KILLED, entry.row.ended_at, reason=reason.value)
         self._remember(entry.row)
+        self.ends[reason] += 1
         task = asyncio.create_task(self._write_ended(entry))
         self._writes.add(task)
         task.add_done_callback(self._writes.discard)
         _log.info("sandbox.ended", sandbox_id=sandbox_id, team_id=entry.row.team_id, reason=reason, detail=message)
-        for function in self._on_end:
+        for function in (*self._on_unreachable, *self._on_end):
             function(sandbox_id)
         return task
 
     async def prune(self) -> None:
-        """Forget what ended longer ago than the retention time."""
-        oldest = time.time() - self._retention_s
+        """Delete sandboxes that ended before the retention time, and end those whose node is lost."""
+        now = time.time()
+        for row in self.all_live():
+            is_kept = row.pause is not None or row.lifecycle.on_timeout is not TimeoutAction.KILL  # its node may have paused it
+            deadline = row.end_at + (self._paused_retention_s if is_kept else 0)
+            if deadline < now - _OVERDUE_S:  # its node would have said so, if it still existed under its id
+                self.end(row.sandbox_id, EndReason.PAUSED_TOO_LONG if is_kept else EndReason.EXPIRED, "", deadline)
+        oldest = now - self._retention_s
         while self._ended and (next(iter(self._ended.values())).ended_at or 0) < oldest:
             self._ended.popitem(last=False)
         await self._store.prune_sandboxes(ended_before=oldest)
 
+    def _entry(self, sandbox_id: str) -> _Entry:
+        entry = self._live.get(sandbox_id)
+        if entry is None:
+            raise absence(sandbox_id, "it ended meanwhile")
+        return entry
+
+    def _change(self, sandbox_id: str, state: SandboxState, **changes: Any) -> _Entry:
+        entry = self._entry(sandbox_id)
+        self._put(entry, transition(entry.row, state, **changes))
+        return entry
+
+    def _put(self, entry: _Entry, row: Sandbox) -> None:
+        self._count(entry.row, -1)
+        entry.row = row
+        self._count(row, 1)
+
+    def _count(self, row: Sandbox, times: int) -> None:
+        """Count a live row, or take it out of the counts (``times`` is -1)."""
+        use = self._use.get(row.team_id, TeamUse()).plus(use_of(row), times)
+        self._use[row.team_id] = use
+        if use == TeamUse():
+            del self._use[row.team_id]
+        self._peaks[row.team_id] = max(self._peaks[row.team_id], use.sandboxes)
+
     def _insert(self, row: Sandbox) -> None:
         self._live[row.sandbox_id] = _Entry(row)
-        self._team_counts[row.team_id] = self.count(row.team_id) + 1
+        self._count(row, 1)
 
     def _take_out(self, sandbox_id: str) -> _Entry | None:
         entry = self._live.pop(sandbox_id, None)
         if entry is not None:
-            self._team_counts[entry.row.team_id] -= 1
-            if not self._team_counts[entry.row.team_id]:
-                del self._team_counts[entry.row.team_id]
+            self._count(entry.row, -1)
         return entry
 
     def _remember(self, row: Sandbox) -> None:
@@ -150,12 +313,20 @@ class Registry:
         while len(self._ended) > _MAX_ENDED:
             self._ended.popitem(last=False)
 
+    def _tell(self, entry: _Entry, kind: EventType, at: float | None = None, **more: object) -> None:
+        """Make an event of the present row, for the next write; ``at``: now by default."""
+        if len(entry.events) < _MAX_UNSTORED_EVENTS:
+            entry.events.append(event_of(entry.row, kind, at or time.time(), **more))
+
     async def _write(self, entry: _Entry) -> None:
         async with entry.lock:
-            row = replace(entry.row, version=entry.stored_version + 1)
-            if not await self._store.change_sandbox(row, expected_version=entry.stored_version):
-                raise ConflictError(f"sandbox {row.sandbox_id} was changed by somebody else")
+            row, events = replace(entry.row, version=entry.stored_version + 1), tuple(entry.events)
+            if not await self._store.change_sandbox(row, expected_version=entry.stored_version, events=events):
+                raise ConflictError(f"sandbox {row.sandbox_id} was changed by another writer")
             entry.stored_version = row.version
+            del entry.events[: len(events)]
+        for function in self._on_event if events else ():
+            function(len(events))
 
     async def _write_ended(self, entry: _Entry) -> None:
         for attempt in range(3):
@@ -164,8 +335,13 @@ class Registry:
             except ConflictError:
                 _log.exception("sandbox.end_conflicted", sandbox_id=entry.row.sandbox_id)
                 return
-            except StoreError:
+            except (StoreError, StorageFullError):
                 _log.exception("sandbox.end_unstored", sandbox_id=entry.row.sandbox_id, attempt=attempt)
                 await asyncio.sleep(_CALMING_S)
             else:
                 return
+
+
+def absence(sandbox_id: str, why: str = "") -> SandboxNotFoundError:
+    """The error that there is no such sandbox for this team. ``why`` is for the team that has or had it. Clients match the words."""
+    return SandboxNotFoundError(f"sandbox {sandbox_id} doesn't exist or you don't have access to it{': ' if why else ''}{why}")

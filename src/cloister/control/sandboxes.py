@@ -1,100 +1,145 @@
-"""What a team can do with sandboxes: create, look at, prolong, kill. The rules are here; HTTP is not.
+"""A team's operations on sandboxes: create, list, prolong, kill. Pauses are in pausing.py. This module has the rules and knows no HTTP.
 
-Invariant: every call is checked against the caller's team, and another team's sandbox is not told apart from none (I5). Whatever becomes
-of a client, a sandbox that was begun is either a live one in the registry or killed.
+Invariants: every call is checked against the caller's team, and another team's sandbox looks like none (I5). When a client goes away, a
+sandbox whose creation has begun is either live in the registry or killed.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from collections import Counter
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol, TypeVar
 
 import structlog
 
-from cloister.cluster.base import NodeClient
-from cloister.control.registry import Registry
+from cloister.cluster.base import NodeClient, reserve_id
+from cloister.control.quotas import Quotas
+from cloister.control.registry import Registry, absence
+from cloister.control.standstills import Standstills
 from cloister.control.templates import FoundTemplate, Templates
 from cloister.errors import (
     CloisterError,
     ConflictError,
+    DeadlineError,
+    InternalError,
     InvalidRequestError,
-    QuotaExceededError,
-    SandboxNotFoundError,
+    NoCapacityError,
+    StartFailedError,
     UnavailableError,
+    from_code,
 )
-from cloister.ids import new_access_token
-from cloister.model.node import EndedSandbox, NodeInfo, SandboxMetrics
-from cloister.model.sandbox import EndReason, SandboxRequest, SandboxState
-from cloister.store.base import Sandbox
+from cloister.ids import new_access_token, new_sandbox_id
+from cloister.model.client_data import ClientData
+from cloister.model.lifecycle import Lifecycle
+from cloister.model.network import EgressPolicy, NetworkOptions
+from cloister.model.node import EndedSandbox, NodeInfo, SandboxMetrics, TimedStep
+from cloister.model.sandbox import EndReason, Sandbox, SandboxRequest, SandboxState
+from cloister.model.secret import Secret
+from cloister.model.team import TeamUse
+from cloister.nodewire.requests import AskMetrics, Kill, SandboxRef, SetDeadline
 
-__all__ = ["NewSandbox", "SandboxPolicy", "Sandboxes"]
+__all__ = ["RUNTIME_KEY", "LifecycleLog", "NewSandbox", "Sandboxes", "misplaced", "name_end"]
 
 _log = structlog.get_logger("cloister.control")
 _T = TypeVar("_T")
+RUNTIME_KEY = "cloister.runtime"
+"""The key of a sandbox's metadata that names its runtime."""
+_SHORTEST_WAKE_S = 300
+_SEEN = frozenset({SandboxState.RUNNING, SandboxState.PAUSING, SandboxState.PAUSED, SandboxState.RESUMING})
+"""States of sandboxes that clients see."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class NewSandbox:
-    """What a client asks for."""
+    """A client's request for a sandbox."""
 
     template: str
     timeout_s: int
     metadata: dict[str, str] = field(default_factory=dict)
     envs: dict[str, str] = field(default_factory=dict, repr=False)
     secure: bool = True
-    allow_internet: bool | None = None
+    egress: EgressPolicy | None = None
     public_traffic: bool = True
+    network: NetworkOptions = field(default_factory=NetworkOptions)
+    lifecycle: Lifecycle = field(default_factory=Lifecycle)
+    """Its ``wake_s`` is brought within the server's bounds."""
     idempotency_key: str | None = None
 
+    @property
+    def runtime(self) -> str | None:
+        """The runtime that the client asks for, by a key of the metadata, which every SDK can set. Copies of the sandbox have it too."""
+        return self.metadata.get(RUNTIME_KEY)
 
-@dataclass(frozen=True, kw_only=True)
-class SandboxPolicy:
-    """The bounds that a server sets."""
 
-    max_timeout_s: int = 86_400
-    max_per_team: int = 1_000
+class LifecycleLog(Protocol):
+    """Hears of the sandboxes that are created, paused, resumed and killed for their teams."""
+
+    def created(self, row: Sandbox) -> None:
+        """A sandbox runs."""
+        ...
+
+    def paused(self, row: Sandbox, cause: str) -> None:
+        """A sandbox is paused, or kept in another way; ``cause`` is "api", "timeout" or "server"."""
+        ...
+
+    def resumed(self, row: Sandbox, cause: str) -> None:
+        """A sandbox runs again; ``cause`` is "api", "traffic" or "server"."""
+        ...
+
+    async def last_look(self, sandbox_id: str) -> None:
+        """A sandbox is about to be killed. The kill waits for this, so it takes a bounded time."""
+        ...
 
 
 class Sandboxes:
     """The use cases about sandboxes, on one node."""
 
-    def __init__(self, node: NodeClient, registry: Registry, templates: Templates, policy: SandboxPolicy) -> None:
+    def __init__(self, node: NodeClient, registry: Registry, templates: Templates, quotas: Quotas, log: LifecycleLog) -> None:
         self._node = node
+        self.node_id: str | None = None
+        """Id of the node; None until the first connection to it."""
         self._registry = registry
         self._templates = templates
-        self._policy = policy
+        self.quotas = quotas
         self._creating: dict[str, asyncio.Task[Sandbox]] = {}
         self._by_idempotency_key: dict[tuple[str, str], str] = {}
+        self._killing: dict[tuple[str, str], asyncio.Task[None]] = {}
         self._background: set[asyncio.Task[Any]] = set()
-        self.on_created: Callable[[Sandbox], None] = lambda _row: None
-        self.before_kill: Callable[[str], Awaitable[None]] = _nothing
-        """Awaited, shortly, before a sandbox is killed for its team."""
+        self._log = log
+        self.standstills = Standstills()
+        """The captures under way. A kill or a pause that a client asks for waits for them."""
 
     def is_creating(self, sandbox_id: str) -> bool:
         """Whether a creation of this process is under way."""
         return sandbox_id in self._creating
 
     async def create(self, team_id: str, new: NewSandbox) -> Sandbox:
-        """Create a sandbox; returns it when it runs. If the caller is cancelled, the sandbox is killed once it is there.
+        """Create a sandbox; returns it when it runs. If the caller is cancelled, the sandbox is killed once it is created.
 
         Raises:
             InvalidRequestError, TemplateNotFoundError, QuotaExceededError, NoCapacityError, UnavailableError, InternalError.
         """
-        self._check_timeout(new.timeout_s)
+        self.check_timeout(new.timeout_s)
         template = await self._templates.find(team_id, new.template)
-        sandbox_id = await self._node.reserve(template.runs)
+        is_plain = new.runtime is None  # what is made ahead is in the runtime of requests that name none
+        sandbox_id = await reserve_id(self._node, template.runs, team_id) if is_plain else new_sandbox_id()
+        return await self._create_of(team_id, sandbox_id, template, new)
+
+    async def create_copy(self, team_id: str, template: FoundTemplate, new: NewSandbox) -> Sandbox:
+        """As :meth:`create`, of a template that no name leads to. Counts for its team before the first wait: copies get places in order."""
+        return await self._create_of(team_id, new_sandbox_id(), template, new)
+
+    async def _create_of(self, team_id: str, sandbox_id: str, template: FoundTemplate, new: NewSandbox) -> Sandbox:
+        limits = await self.quotas.limits(team_id)
         if new.idempotency_key is not None and (earlier := await self._find_earlier(team_id, new.idempotency_key)) is not None:
             return earlier
-        # From here to the task nothing is awaited, so that creations at the same moment see each other.
-        if self._registry.count(team_id) >= self._policy.max_per_team:
-            raise QuotaExceededError(
-                f"the team has {self._policy.max_per_team} live sandboxes, which is its limit", hint="kill some, or let them expire"
-            )
+        # No await from here to the task: creations at the same moment must count each other.
         row = self._row(sandbox_id, team_id, template, new)
-        self._registry.hold(row)
+        self.quotas.check_creation(row, limits)
+        self._registry.reserve(row)
         task = asyncio.create_task(self._create(row, template, new))
         self._creating[row.sandbox_id] = task
         if new.idempotency_key is not None:
@@ -118,7 +163,7 @@ class Sandboxes:
         return row
 
     def remember_idempotency_keys(self) -> None:
-        """Take up the keys of sandboxes that lived before this process; to be called once the registry is loaded."""
+        """Learn the keys of sandboxes that an earlier process created. Call it once, after the registry is loaded."""
         for row in self._registry.all_live():
             if row.idempotency_key is not None:
                 self._by_idempotency_key[row.team_id, row.idempotency_key] = row.sandbox_id
@@ -137,11 +182,20 @@ class Sandboxes:
             mem_mib=template.mem_mib,
             disk_mib=template.disk_mib,
             metadata=new.metadata,
-            access_token=new_access_token() if new.secure else None,
-            traffic_token=None if new.public_traffic else new_access_token(),
-            allow_internet=new.allow_internet,
+            access_token=Secret(new_access_token()) if new.secure else None,
+            traffic_token=None if new.public_traffic else Secret(new_access_token()),
+            egress=new.egress,
+            network=new.network,
             idempotency_key=new.idempotency_key,
+            lifecycle=self._within_bounds(new.lifecycle),
+            node_id=self.node_id,
+            build_id=None if template.owner_id is None else template.runs,
         )
+
+    def _within_bounds(self, lifecycle: Lifecycle) -> Lifecycle:
+        if lifecycle.wake_s is None:
+            return lifecycle
+        return replace(lifecycle, wake_s=min(max(lifecycle.wake_s, _SHORTEST_WAKE_S), self.quotas.policy.max_timeout_s))
 
     async def _create(self, row: Sandbox, template: FoundTemplate, new: NewSandbox) -> Sandbox:
         await self._registry.add(row)
@@ -149,35 +203,44 @@ class Sandboxes:
             sandbox_id=row.sandbox_id,
             template=template.runs,
             end_at=row.end_at,
+            team_id=row.team_id,
             envs=new.envs,
             access_token=row.access_token,
-            allow_internet=row.allow_internet is not False,
-            attributes={
-                "team_id": row.team_id,
-                "template_id": row.template_id,
-                "template": row.template,
-                "metadata": row.metadata,
-                "access_token": row.access_token,
-                "traffic_token": row.traffic_token,
-                "allow_internet": row.allow_internet,
-                "idempotency_key": row.idempotency_key,
-            },
+            egress=row.effective_egress,
+            lifecycle=row.lifecycle,
+            runtime=new.runtime,
+            client=ClientData(
+                template_id=row.template_id,
+                template=row.template,
+                metadata=row.metadata,
+                traffic_token=row.traffic_token,
+                egress=row.egress,
+                network=row.network,
+                idempotency_key=row.idempotency_key,
+            ),
         )
         try:
             record = await self._node.create(request)
         except CloisterError as error:
-            self._registry.end(row.sandbox_id, EndReason.FAILED, error.message)
-            self._in_background(self._make_sure_dead(row.sandbox_id, EndReason.FAILED))
-            raise
+            self._abandon(row, error)
+            raise misplaced(error) from error
         if self._registry.live(row.sandbox_id) is None:
             await self._make_sure_dead(row.sandbox_id)
             self._registry.end(row.sandbox_id, EndReason.EXPIRED)
             raise ConflictError("the sandbox ended while it was being created")
-        created = await self._registry.change(row.sandbox_id, state=SandboxState.RUNNING, started_at=record.started_at)
+        try:
+            created = await self._registry.set_running(record, self.node_id)
+        except CloisterError as error:  # such as a full disk; the client does not learn the id, so it could not end the sandbox
+            self._abandon(row, error)
+            raise
         _log.info("sandbox.created", sandbox_id=row.sandbox_id, team_id=row.team_id, template=row.template)
-        self.on_created(created)
+        self._log.created(created)
         self._templates.spawned(template)
         return created
+
+    def _abandon(self, row: Sandbox, error: CloisterError) -> None:
+        self._registry.end(row.sandbox_id, EndReason.FAILED, error.message)
+        self._in_background(self._make_sure_dead(row.sandbox_id, EndReason.FAILED))
 
     async def _discard(self, task: asyncio.Task[Sandbox]) -> None:
         try:
@@ -190,9 +253,9 @@ class Sandboxes:
 
     async def _make_sure_dead(self, sandbox_id: str, reason: EndReason = EndReason.KILLED) -> None:
         try:
-            await self._node.kill(sandbox_id, reason)
+            await self._node.kill(Kill(sandbox_id, reason))
         except UnavailableError as error:
-            # The node is away; the reconciliation at its return kills what the registry holds for ended.
+            # The node is away. When it returns, the reconciliation kills sandboxes that the registry knows as ended.
             _log.warning("sandbox.kill_deferred", sandbox_id=sandbox_id, error=str(error))
 
     def _in_background(self, work: Coroutine[Any, Any, _T]) -> asyncio.Task[_T]:
@@ -202,97 +265,156 @@ class Sandboxes:
         return task
 
     async def _to_the_end(self, work: Coroutine[Any, Any, _T]) -> _T:
-        """Await ``work``, which goes on when the caller is cancelled: node and registry must not be left of two minds."""
+        """Await ``work``, which goes on when the caller is cancelled: node and registry must not disagree."""
         return await asyncio.shield(self._in_background(work))
 
     def get(self, team_id: str, sandbox_id: str) -> Sandbox:
-        """One running sandbox of the team.
+        """One sandbox of the team that runs, is paused, or changes between the two.
 
         Raises:
             SandboxNotFoundError: none, ended (the message says why), or another team's (it does not say).
         """
         row = self._registry.live(sandbox_id)
-        if row is not None and row.team_id == team_id and row.state is SandboxState.RUNNING:
+        if row is not None and row.team_id == team_id and row.state in _SEEN:
             return row
         gone = self._registry.ended(sandbox_id)
         if gone is not None and gone.team_id == team_id:
-            raise SandboxNotFoundError(f"sandbox {sandbox_id} not found: it {describe_end(gone)}")
-        raise SandboxNotFoundError(f"sandbox {sandbox_id} not found")
+            raise absence(sandbox_id, f"it {describe_end(gone)}")
+        raise absence(sandbox_id)
+
+    def running(self, team_id: str, sandbox_id: str) -> Sandbox:
+        """One running sandbox of the team.
+
+        Raises:
+            ConflictError: it is being paused.
+            SandboxNotFoundError: as for :meth:`get`; or it is paused or being resumed.
+        """
+        row = self.get(team_id, sandbox_id)
+        match row.state_at(time.time()):
+            case SandboxState.RUNNING:
+                return row
+            case SandboxState.PAUSING:
+                raise ConflictError(f"sandbox {sandbox_id} is being paused", hint="resume it by a connect, then repeat this")
+            case state:
+                raise absence(sandbox_id, f"it is {'paused' if state is SandboxState.PAUSED else 'being resumed'}")
 
     def list(self, team_id: str, accept: Callable[[Sandbox], bool] = lambda _: True) -> list[Sandbox]:
-        """The team's running sandboxes that ``accept`` holds for, newest first, then by id."""
+        """The team's sandboxes that ``accept`` holds for, paused ones too, latest start first, then by id."""
         now = time.time()
-        found = [
-            row
-            for row in self._registry.all_live()
-            if row.team_id == team_id and row.state is SandboxState.RUNNING and row.end_at > now and accept(row)
-        ]
+        found = [row for row in self._registry.all_live() if row.team_id == team_id and row.state_at(now) in _SEEN and accept(row)]
         return sorted(found, key=lambda row: (-row.started_at, row.sandbox_id))
 
-    def count(self) -> int:
-        """How many sandboxes live, of all teams."""
-        return sum(1 for _ in self._registry.all_live())
+    def all_live(self) -> Iterator[Sandbox]:
+        """The sandboxes of all teams that have not ended, for the operator."""
+        return self._registry.all_live()
+
+    def count_ends(self) -> Counter[str]:
+        """The ends of sandboxes since this process started, by reason."""
+        return self._registry.ends
+
+    async def creation_steps(self, sandbox_id: str) -> Sequence[TimedStep]:
+        """How the node created a sandbox, for the operator; empty if it is not known any more. Raises: UnavailableError."""
+        return await self._node.creation_steps(SandboxRef(sandbox_id))
 
     async def node_info(self) -> NodeInfo:
-        """What the node says of itself. Raises: UnavailableError."""
+        """The node's version and counts. Raises: UnavailableError."""
         return await self._node.ping()
 
     async def kill(self, team_id: str, sandbox_id: str) -> None:
-        """End a sandbox of the team; returns when it is gone, or, with the node away, when its end is sure to follow.
+        """End a sandbox of the team; returns when it is gone. While the node is away it returns once the end is stored.
 
         Raises:
             SandboxNotFoundError: as for :meth:`get`.
         """
-        self.get(team_id, sandbox_id)
-        await self._to_the_end(self._end(sandbox_id, EndReason.KILLED, ""))
+        key = (team_id, sandbox_id)
+        if (killing := self._killing.get(key)) is None:
+            self.get(team_id, sandbox_id)
+            killing = self._killing[key] = self._in_background(self._end(sandbox_id, EndReason.KILLED, ""))
+            killing.add_done_callback(lambda _: self._killing.pop(key, None))
+        await asyncio.shield(killing)
+
+    async def expire(self, team_id: str, sandbox_id: str) -> None:
+        """End a running sandbox of the team as its deadline does. Raises: as :meth:`running`."""
+        self.running(team_id, sandbox_id)
+        await self._to_the_end(self._end(sandbox_id, EndReason.EXPIRED, "its timeout was set to zero"))
 
     async def _end(self, sandbox_id: str, reason: EndReason, message: str) -> None:
-        await self.before_kill(sandbox_id)
+        await self.standstills.wait(sandbox_id)
+        await self._log.last_look(sandbox_id)
         stored = self._registry.end(sandbox_id, reason, message)
         if stored is not None:
             await stored
         await self._make_sure_dead(sandbox_id, reason)
 
     async def set_timeout(self, team_id: str, sandbox_id: str, timeout_s: int, *, only_extend: bool = False) -> Sandbox:
-        """Let the sandbox live ``timeout_s`` from now, and with ``only_extend`` not shorter than it would have. 0 or less kills it."""
-        row = self.get(team_id, sandbox_id)
-        if timeout_s <= 0 and not only_extend:
-            await self._to_the_end(self._end(sandbox_id, EndReason.EXPIRED, "its timeout was set to zero"))
-            return row
-        self._check_timeout(timeout_s)
+        """Let a running sandbox live ``timeout_s`` from now on. With ``only_extend`` its life never gets shorter.
+
+        Raises:
+            InvalidRequestError; and as :meth:`running`.
+        """
+        self.check_timeout(timeout_s)
+        row = self.running(team_id, sandbox_id)
         end_at = time.time() + timeout_s
         if only_extend and end_at <= row.end_at:
             return row
+        return await self.prolong(sandbox_id, end_at)
+
+    async def prolong(self, sandbox_id: str, end_at: float) -> Sandbox:
+        """Set the end of a sandbox that runs on its node; its deadline may have passed. The caller has checked the team.
+
+        Raises: ConflictError, SandboxNotFoundError: it does not run any more; and the node's errors.
+        """
         return await self._to_the_end(self._prolong(sandbox_id, end_at))
 
     async def _prolong(self, sandbox_id: str, end_at: float) -> Sandbox:
-        await self._node.set_deadline(sandbox_id, end_at)
-        if self._registry.live(sandbox_id) is None:
-            raise SandboxNotFoundError(f"sandbox {sandbox_id} not found: it ended meanwhile")
-        return await self._registry.change(sandbox_id, end_at=end_at)
+        await self._node.set_deadline(SetDeadline(sandbox_id, end_at))
+        row = self._registry.peek(sandbox_id)  # whatever its old deadline: the node has just accepted the new one
+        if row is None:
+            raise absence(sandbox_id, "it ended meanwhile")
+        if row.state is not SandboxState.RUNNING:
+            raise ConflictError(f"sandbox {sandbox_id} was paused meanwhile", hint="resume it by a connect")
+        return await self._registry.set_end(sandbox_id, end_at)
+
+    async def note_checkpoint(self, sandbox_id: str, snapshot_id: str) -> None:
+        """Store the event that a snapshot of a sandbox was made. The caller has checked the team."""
+        await self._registry.note_checkpoint(sandbox_id, snapshot_id)
 
     async def metrics(
         self, team_id: str, sandbox_id: str, start: float | None = None, end: float | None = None, newest: int | None = None
     ) -> tuple[Sandbox, SandboxMetrics]:
-        """The sandbox and what it used from ``start`` to ``end`` (epoch seconds), or the ``newest`` so many samples of that."""
+        """The sandbox, and its usage from ``start`` to ``end`` (epoch seconds), or only the ``newest`` samples of that."""
         row = self.get(team_id, sandbox_id)
-        return row, await self._node.metrics(sandbox_id, start, end, newest)
+        return row, await self._node.metrics(AskMetrics(sandbox_id, start, end, newest))
+
+    async def kill_team(self, team_id: str) -> int:
+        """End all sandboxes of the team, those too that are being created, paused or resumed; returns how many."""
+        rows = [row for row in self._registry.all_live() if row.team_id == team_id]
+        await asyncio.gather(*(self._to_the_end(self._end(row.sandbox_id, EndReason.KILLED, "")) for row in rows))
+        return len(rows)
+
+    def use_of(self, team_id: str) -> TeamUse:
+        """What the team's sandboxes use of its limits."""
+        return self._registry.use_of(team_id)
 
     def ended(self, event: EndedSandbox) -> None:
-        """Take note of the node's word that a sandbox ended."""
-        self._registry.end(event.sandbox_id, event.reason, event.message)
+        """The node reports that a sandbox has ended."""
+        self._registry.end(event.sandbox_id, event.reason, event.message, event.at)
 
     async def close(self) -> None:
-        """Let creations under way come to their end and what was begun in the background finish."""
+        """Wait for creations under way and for background work."""
         await asyncio.gather(*self._creating.values(), *self._background, return_exceptions=True)
 
-    def _check_timeout(self, timeout_s: int) -> None:
-        if timeout_s > self._policy.max_timeout_s:
-            raise InvalidRequestError(f"timeout {timeout_s} s is longer than this server allows, {self._policy.max_timeout_s} s")
+    def check_timeout(self, timeout_s: int) -> None:
+        """Raises: InvalidRequestError: no sandbox may live for so long."""
+        if timeout_s > self.quotas.policy.max_timeout_s:
+            raise InvalidRequestError(f"timeout {timeout_s} s is longer than this server allows, {self.quotas.policy.max_timeout_s} s")
 
 
-async def _nothing(_sandbox_id: str) -> None:
-    return
+def misplaced(error: CloisterError) -> CloisterError:
+    """The ``error`` of a node that could not start a sandbox, in the published words if the node is at fault. Clients match them."""
+    if isinstance(error, NoCapacityError | UnavailableError | DeadlineError | StartFailedError | InternalError):
+        return from_code(error.code, f"Failed to place sandbox: {error.message}", error.hint)
+    return error
 
 
 _ENDINGS = {
@@ -301,10 +423,18 @@ _ENDINGS = {
     EndReason.CRASHED: "crashed",
     EndReason.FAILED: "could not be created",
     EndReason.STOPPED: "was stopped with the server",
+    EndReason.NO_SPACE: "was stopped because the server ran out of disk space",
+    EndReason.KERNEL_MEMORY: "was stopped because it took the kernel's memory",
+    EndReason.PAUSED_TOO_LONG: "was paused for longer than the server keeps a paused sandbox",
 }
 
 
 def describe_end(row: Sandbox) -> str:
-    """Why the sandbox ended, as the rest of a sentence that begins with it."""
-    text = _ENDINGS[row.end_reason] if row.end_reason is not None else "ended"
+    """Why the sandbox ended, as the rest of a sentence that begins with the sandbox. For its team."""
+    text = name_end(row)
     return f"{text} ({row.end_message})" if row.end_message else text
+
+
+def name_end(row: Sandbox) -> str:
+    """The same without details, which may be private to the team. For every client that knows the sandbox's id."""
+    return _ENDINGS[row.end_reason] if row.end_reason is not None else "ended"

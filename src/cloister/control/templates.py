@@ -1,7 +1,8 @@
-"""Which templates there are, and which one a name in a request means.
+"""The templates of the server, and the resolution of names in requests.
 
-Stock templates are the node's, for every team; the others are rows, each a team's own. Names are those of the published API: id, name,
-``name:tag`` or ``namespace/name``. Invariant: another team's private template is not told apart from none (I5).
+The node has the stock templates, for all teams; rows of the store are teams' own templates. The names are those of the published API: id,
+name, ``name:tag``, ``name:<build id>`` or ``namespace/name``.
+Invariant (I5): a team cannot tell another team's private template from one that does not exist.
 """
 
 from __future__ import annotations
@@ -15,36 +16,37 @@ import structlog
 
 from cloister.cluster.base import NodeClient
 from cloister.control.names import DEFAULT_TAG, Reference, namespace_of, parse_reference
-from cloister.errors import InvalidRequestError, PermissionDeniedError, StoreError, TemplateNotFoundError
-from cloister.model.build import BuildStatus
-from cloister.model.template import Template
-from cloister.store.base import Store, Team
-from cloister.store.templates import Build, OwnedTemplate, TagAssignment
+from cloister.errors import InvalidRequestError, PermissionDeniedError, StorageFullError, StoreError, TemplateNotFoundError
+from cloister.model.build import Build, BuildStatus
+from cloister.model.team import Team
+from cloister.model.template import ON_DEMAND, OwnedTemplate, TagAssignment, Template
+from cloister.store.base import Store
 
 __all__ = ["DEFAULT_TAG", "FoundTemplate", "TemplateView", "Templates"]
 
 _log = structlog.get_logger("cloister.control")
+_SHOWN_TAGS = 20
 
 
 @dataclass(frozen=True, kw_only=True)
 class FoundTemplate:
-    """What a sandbox, or another template, can be made of."""
+    """A template that a sandbox or another template can start from."""
 
     template_id: str
     name: str
-    """For people."""
+    """The name for display."""
     runs: str
-    """What the node knows it by: a stock template's name or a build id."""
+    """The node's name for it: a stock template's name or a build id."""
     cpu_count: float
     mem_mib: int
     disk_mib: int
     owner_id: str | None
-    """None: it is the server's."""
+    """None: a stock template."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TemplateView:
-    """A template of a team with its builds, newest first, and its namespace."""
+    """A team's template with its builds, newest first, and its namespace."""
 
     template: OwnedTemplate
     namespace: str
@@ -52,13 +54,13 @@ class TemplateView:
 
     @property
     def newest(self) -> Build | None:
-        """The build that describes the template: the newest that is ready, else the newest."""
+        """The build that describes the template: the newest ready one, else the newest."""
         ready = (build for build in self.builds if build.status is BuildStatus.READY)
         return next(ready, self.builds[0] if self.builds else None)
 
 
 class Templates:
-    """The templates of one node and of the teams in one store."""
+    """The node's stock templates and the teams' own templates."""
 
     def __init__(self, node: NodeClient, store: Store) -> None:
         self._node = node
@@ -68,21 +70,21 @@ class Templates:
         self._stock_by_name: dict[str, Template] = {}
         self._writes: set[asyncio.Task[None]] = set()
         self.since = time.time()
-        """When this process first knew of templates."""
+        """Time at which this process first had the node's templates."""
 
     def learn(self, templates: Sequence[Template]) -> None:
-        """Replace what is known of stock templates by the node's present answer."""
+        """Replace the list of stock templates by the node's answer."""
         self._stock = tuple(templates)
         self._stock_by_name = {
             name: template for template in templates for name in (template.template_id, template.name, *template.aliases)
         }
 
     async def close(self) -> None:
-        """Wait for what is being written."""
+        """Wait for writes under way."""
         await asyncio.gather(*self._writes, return_exceptions=True)
 
     async def stock(self) -> Sequence[Template]:
-        """All stock templates, as the node has them now."""
+        """All stock templates, from the node."""
         self.learn(await self._node.templates())
         return self._stock
 
@@ -92,18 +94,18 @@ class Templates:
             await self.stock()
         return self._stock_by_name.get(name)
 
-    # ---- whose ----
+    # ---- rows and their teams ----
 
     async def namespace(self, team: Team) -> str:
         """The team's namespace."""
-        return namespace_of(team, await self._store.list_teams())
+        return namespace_of(team, await self._store.teams.list_teams())
 
     async def _team_of(self, namespace: str) -> str | None:
-        teams = await self._store.list_teams()
+        teams = await self._store.teams.list_teams()
         return next((team.team_id for team in teams if namespace == namespace_of(team, teams)), None)
 
     async def find_row(self, team_id: str, reference: Reference) -> OwnedTemplate | None:
-        """The template that the team means, its own or a public one, whatever its tags."""
+        """The referenced template, the team's own or a public one, with any tag."""
         if reference.namespace is not None:
             owner = await self._team_of(reference.namespace)
             row = None if owner is None else await self._rows.find_named_template(owner, reference.name)
@@ -112,7 +114,7 @@ class Templates:
         return row if row is not None and (row.team_id == team_id or row.public) else None
 
     async def find_own(self, team: Team, text: str) -> tuple[OwnedTemplate, Reference]:
-        """The team's own template that ``text`` names, to be changed or looked into.
+        """The team's own template that ``text`` names, to change or inspect it.
 
         Raises:
             TemplateNotFoundError: there is none, or it is another team's.
@@ -139,13 +141,13 @@ class Templates:
             for row in await self._rows.list_templates(team.team_id)
         ]
 
-    # ---- what for ----
+    # ---- templates to start from ----
 
     async def find(self, team_id: str, text: str) -> FoundTemplate:
-        """The template that a client means by ``text``, at a build that is ready.
+        """The template that ``text`` names, at a ready build.
 
         Raises:
-            TemplateNotFoundError: there is none of that name, not with that tag, or none of its builds is ready.
+            TemplateNotFoundError: there is no such template or tag, or none of its builds is ready.
         """
         reference = parse_reference(text)
         if reference is None:
@@ -154,19 +156,13 @@ class Templates:
             return _found_stock(stock, reference)
         row = await self.find_row(team_id, reference)
         if row is not None:
-            return await self._found_build(row, reference)
+            return await self._found_build(team_id, row, reference)
         if reference.namespace is None and (stock := await self.find_stock(reference.name)) is not None:
             return _found_stock(stock, reference)
         raise await self._missing(text)
 
-    async def _found_build(self, row: OwnedTemplate, reference: Reference) -> FoundTemplate:
-        tag = reference.tag or DEFAULT_TAG
-        build = await self._rows.find_tagged_build(row.template_id, tag)
-        if build is None:
-            builds = await self._rows.list_builds(row.template_id)
-            if any(one.status is BuildStatus.READY for one in builds):
-                raise TemplateNotFoundError(f"tag '{tag}' does not exist for template '{reference.name}'")
-            raise TemplateNotFoundError(f"template '{reference.name}' has no finished build", hint=_progress(builds))
+    async def _found_build(self, team_id: str, row: OwnedTemplate, reference: Reference) -> FoundTemplate:
+        build = await self._resolve_build(row, reference, is_own=row.team_id == team_id)
         return FoundTemplate(
             template_id=row.template_id,
             name=row.name or row.template_id,
@@ -177,13 +173,43 @@ class Templates:
             owner_id=row.team_id,
         )
 
+    async def _resolve_build(self, row: OwnedTemplate, reference: Reference, *, is_own: bool) -> Build:
+        """The build that a tag or build id refers to; for a bare template id, its only build. Another team's build must have a tag."""
+        if reference.build_id is not None:
+            return await self._named_build(row, reference, reference.build_id, is_own=is_own)
+        tag = reference.tag or DEFAULT_TAG
+        build = await self._rows.find_tagged_build(row.template_id, tag)
+        if build is not None:
+            return build
+        tagged = {one.tag: one.build_id for one in await self._rows.list_tags(row.template_id)}
+        if reference.tag is None and reference.name == row.template_id and len(set(tagged.values())) == 1:
+            only = await self._rows.find_build(next(iter(tagged.values())))
+            if only is not None:
+                return only
+        builds = await self._rows.list_builds(row.template_id)
+        if any(one.status is BuildStatus.READY for one in builds):
+            hint = f"its tags: {', '.join(sorted(tagged)[:_SHOWN_TAGS])}" if tagged else None
+            raise TemplateNotFoundError(f"tag '{tag}' does not exist for template '{reference.name}'", hint=hint)
+        raise TemplateNotFoundError(f"template '{reference.name}' has no finished build", hint=_progress(builds))
+
+    async def _named_build(self, row: OwnedTemplate, reference: Reference, build_id: str, *, is_own: bool) -> Build:
+        build = await self._rows.find_build(build_id)
+        is_seen = is_own or any(one.build_id == build_id for one in await self._rows.list_tags(row.template_id))
+        if build is None or build.template_id != row.template_id or not is_seen:
+            raise TemplateNotFoundError(f"build '{build_id}' does not exist for template '{reference.name}'")
+        if build.status is not BuildStatus.READY:
+            raise TemplateNotFoundError(f"build '{build_id}' of template '{reference.name}' is not finished", hint=_progress([build]))
+        return build
+
     async def _missing(self, text: str) -> TemplateNotFoundError:
         names = ", ".join(sorted({template.name for template in self._stock})) or "none"
         hint = f"templates of this server: {names}; 'cloister template build all' builds those that come with it"
+        if (asked := parse_reference(text)) is not None and asked.namespace is None and asked.name in ON_DEMAND:
+            hint = f"it comes with the server and is built on demand: 'cloister template build {asked.name}', by the server's operator"
         return TemplateNotFoundError(f"template '{text[:200]}' not found", hint=hint)
 
     def spawned(self, found: FoundTemplate) -> None:
-        """A sandbox was created from it."""
+        """Count a sandbox that was created from the template."""
         if found.owner_id is not None:
             task = asyncio.create_task(self._note_spawn(found.template_id))
             self._writes.add(task)
@@ -192,25 +218,25 @@ class Templates:
     async def _note_spawn(self, template_id: str) -> None:
         try:
             await self._rows.note_spawn(template_id, time.time())
-        except StoreError:
+        except (StoreError, StorageFullError):
             _log.exception("template.spawn_unstored", template_id=template_id)
 
     # ---- changes ----
 
     async def publish(self, team: Team, text: str, *, public: bool) -> TemplateView:
-        """Let every team use the template, or only its own. Raises: as :meth:`find_own`."""
+        """Make the template public, or private again. Raises: as :meth:`find_own`."""
         row, _ = await self.find_own(team, text)
         await self._rows.change_template(row.template_id, public=public, at=time.time())
         return await self.view(team, row.template_id)
 
     async def assign_tags(self, team: Team, target: str, tags: Sequence[str]) -> Build:
-        """Give tags to the build that ``target`` (``name:tag``) means; returns it. Raises: as :meth:`find_own` and :meth:`find`."""
+        """Assign tags to the build of ``target`` (``name:tag``); returns the build. Raises: as :meth:`find_own` and :meth:`find`."""
         if not tags:
             raise InvalidRequestError("At least one tag is required")
         if parse_reference(target) is None:
             raise InvalidRequestError(f"Invalid target template format: {target[:200]}")
         row, reference = await self.find_own(team, target)
-        found = await self._found_build(row, reference)
+        found = await self._found_build(team.team_id, row, reference)
         await self._rows.assign_tags(row.template_id, found.runs, tags, time.time())
         build = await self._rows.find_build(found.runs)
         if build is None:
@@ -218,7 +244,7 @@ class Templates:
         return build
 
     async def remove_tags(self, team: Team, name: str, tags: Sequence[str]) -> None:
-        """Take tags away from the template.
+        """Remove tags from the template.
 
         Raises:
             InvalidRequestError: none is given, the default one is among them, or ``name`` has a tag.
@@ -237,17 +263,19 @@ class Templates:
             raise TemplateNotFoundError(f"tag '{tags[0]}' does not exist for template '{reference.name}'")
 
     async def tags(self, team: Team, text: str) -> tuple[OwnedTemplate, Sequence[TagAssignment]]:
-        """The template and what each of its tags means. Raises: as :meth:`find_own`."""
+        """The template and its tags with their builds. Raises: as :meth:`find_own`."""
         row, _ = await self.find_own(team, text)
         return row, await self._rows.list_tags(row.template_id)
 
     async def assignments(self, template_id: str, tag: str, *, before: int | None, limit: int) -> Sequence[TagAssignment]:
-        """The latest assignments of a tag, from below number ``before`` on."""
+        """Assignments of a tag with a number below ``before``, latest first."""
         return await self._rows.list_assignments(template_id, tag, before=before, limit=limit)
 
 
 def _found_stock(stock: Template, reference: Reference) -> FoundTemplate:
-    if reference.tag not in (None, DEFAULT_TAG):
+    if reference.build_id is not None and reference.build_id != stock.build_id:
+        raise TemplateNotFoundError(f"build '{reference.build_id}' does not exist for template '{reference.name}'")
+    if reference.build_id is None and reference.tag not in (None, DEFAULT_TAG):
         raise TemplateNotFoundError(f"tag '{reference.tag}' does not exist for template '{reference.name}'")
     return FoundTemplate(
         template_id=stock.template_id,

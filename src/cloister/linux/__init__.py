@@ -1,1 +1,1 @@
-"""Raw kernel facilities, one a file: no policy, no event loop."""
+"""Raw kernel facilities, one in each file. No policy, no event loop."""

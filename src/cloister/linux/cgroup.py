@@ -1,7 +1,8 @@
-"""Control groups of sandboxes, v1 and v2 behind one interface.
+"""Control groups of sandboxes: one interface to cgroup v1 and v2.
 
-Owns only what lies below ``cloister/<instance>``; never touches another group. Which version is used is found from where the memory
-controller is (hybrid hosts have a v2 tree without it). Needs: root. Source: cgroups(7), Documentation/admin-guide/cgroup-v1, cgroup-v2.rst.
+Owns the groups below ``cloister/<instance>`` and touches no other. The version is the one that has the memory controller, because hybrid
+hosts also have a v2 tree without it.
+Runs in: supervisor. Needs: root. Source: cgroups(7), Documentation/admin-guide/cgroup-v1, cgroup-v2.rst.
 """
 
 from __future__ import annotations
@@ -10,8 +11,10 @@ import contextlib
 import errno
 import os
 import signal
+import subprocess
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,22 +26,29 @@ __all__ = ["CgroupTree", "CgroupUsage", "find_tree", "is_writable"]
 _ROOT = Path("/sys/fs/cgroup")
 _CONTROLLERS = ("memory", "cpu", "cpuacct", "pids", "freezer")
 _PERIOD_US = 100_000
+_SOCKETS_SHIFT = 3
+"""v1 limits socket buffers apart from memory: to an eighth of the memory limit."""
+_HOST_SHARE = 8
+"""The host keeps one in so many process ids; the sandboxes of all servers share the rest."""
+_PROC = Path("/proc/sys/kernel")
 _REMOVE_POLL_S = 0.01
 _REMOVE_WAIT_S = 0.5
 _END_WAIT_S = 10.0
-_FREEZE_POLL_S = 0.002
+_FREEZE_POLL_S, _FREEZE_POLL_MAX_S = 0.0002, 0.005
 _KILL_FREEZE_S = 2.0
+_RECLAIM_POLL_S = 0.002
+_KILL_ROUNDS = 20
 
 
 @dataclass(frozen=True, kw_only=True)
 class CgroupUsage:
-    """What a group has used. ``oom_kills`` counts processes killed for want of memory, ``pids_refused`` forks beyond the limit."""
+    """Resource use of a group. ``oom_kills`` counts processes killed by the OOM killer, ``pids_refused`` forks that failed at the limit."""
 
     cpu_used_s: float
     mem_used_bytes: int
-    """Without the cache."""
+    """Without the page cache."""
     mem_cache_bytes: int
-    """Page cache of files, which the kernel takes back when memory is short; files in memory (tmpfs) are no cache."""
+    """Page cache, which the kernel reclaims when memory is short. Files of a tmpfs do not count as cache."""
     mem_limit_bytes: int
     oom_kills: int
     pids: int
@@ -63,63 +73,119 @@ class CgroupTree(ABC):
 
     @abstractmethod
     def usage(self, name: str) -> CgroupUsage:
-        """What group ``name`` has used."""
+        """Resource use of group ``name``."""
 
     @abstractmethod
     def cpu_used_s(self, name: str) -> float:
-        """Processor time of group ``name`` alone: one short read."""
+        """Processor time of group ``name``; costs one short read."""
+
+    @abstractmethod
+    def swapped_bytes(self, name: str) -> int:
+        """Memory of group ``name`` that is in swap. Raises: OSError."""
+
+    @abstractmethod
+    def allow_swap(self, name: str, *, allowed: bool) -> None:
+        """Whether memory of group ``name`` may be moved to swap from now on. It is not at first. Raises: OSError."""
+
+    @abstractmethod
+    def resident_bytes(self, name: str) -> int:
+        """Memory of group ``name`` that only swap or an end would free: without the page cache. Raises: OSError."""
+
+    @abstractmethod
+    def _reclaiming(self, name: str) -> tuple[Path, str]:
+        """The file, and the text to write to it, by which the kernel takes back all memory of group ``name``."""
+
+    def page_out(self, name: str, goes_on: Callable[[], bool], timeout_s: float) -> None:
+        """Move the memory of group ``name`` to swap, as far as it may, and give back its page cache; for processes that stand still.
+
+        Ends early when ``goes_on`` answers False: the kernel would go on for as long as running processes fetch their memory back. A
+        process of its own asks the kernel, because it can be stopped. Does nothing where the kernel cannot. Raises: OSError.
+        """
+        file, text = self._reclaiming(name)
+        if not file.exists():
+            return
+        deadline = time.monotonic() + timeout_s
+        with subprocess.Popen(["/bin/sh", "-c", 'echo "$1" > "$0"', file, text], stderr=subprocess.DEVNULL) as asking:
+            while asking.poll() is None:
+                if not goes_on() or time.monotonic() > deadline:
+                    asking.kill()
+                time.sleep(_RECLAIM_POLL_S)
 
     @abstractmethod
     def _write_frozen(self, name: str, *, frozen: bool) -> None: ...
 
     @abstractmethod
     def is_frozen(self, name: str) -> bool:
-        """Whether every process of group ``name`` stands still. Raises: OSError."""
+        """Whether every process of group ``name`` is frozen. Raises: OSError."""
+
+    @abstractmethod
+    def is_to_freeze(self, name: str) -> bool:
+        """Whether group ``name`` is frozen, or was asked to freeze and not to thaw since. Raises: OSError."""
 
     def freeze(self, name: str, timeout_s: float) -> None:
-        """Stop every process of group ``name`` where it is, until :meth:`thaw`; those made meanwhile too.
+        """Freeze every process of group ``name`` until :meth:`thaw`, and processes that join the group meanwhile.
 
-        Raises: DeadlineError (it is thawed again then), OSError.
+        Raises: DeadlineError (the group is then thawed again), OSError.
         """
-        deadline = time.monotonic() + timeout_s
+        deadline, pause_s = time.monotonic() + timeout_s, _FREEZE_POLL_S
         try:
             while True:
-                self._write_frozen(name, frozen=True)  # v1 may need to be told again of processes that were just being made
+                self._write_frozen(name, frozen=True)  # v1 can miss processes that are being created, so repeat
                 if self.is_frozen(name):
                     return
                 if time.monotonic() > deadline:
-                    raise DeadlineError(f"the processes of {name} did not stand still within {timeout_s:g} s")
-                time.sleep(_FREEZE_POLL_S)
+                    raise DeadlineError(f"the processes of {name} did not freeze within {timeout_s:g} s")
+                time.sleep(pause_s)  # an idle sandbox stands still after the first
+                pause_s = min(2 * pause_s, _FREEZE_POLL_MAX_S)
         except BaseException:
             self.thaw(name)
             raise
 
     def thaw(self, name: str) -> None:
-        """Let the processes of group ``name`` go on; nothing happens when they do, or when there is no such group. Raises: OSError."""
+        """Thaw the processes of group ``name``. Does nothing if they run or the group does not exist. Raises: OSError."""
         with contextlib.suppress(FileNotFoundError):
             self._write_frozen(name, frozen=False)
 
-    def thaw_all(self) -> None:
-        """Let every group of this instance go on: v1 kills no process that is frozen, and who froze it may be dead. Raises: OSError."""
-        for name in self.names():
+    def thaw_all(self, but: Collection[str] = ()) -> None:
+        """Thaw every group of this instance ``but`` those: v1 cannot kill a frozen process, and the one that froze it may be dead.
+
+        Raises: OSError.
+        """
+        for name in self.names().difference(but):
             self.thaw(name)
 
     def kill_all(self, name: str) -> None:
-        """End every process of group ``name``, also if they fork for ever; nothing happens when there is no such group. Raises: OSError."""
+        """Kill every process of group ``name``, even a fork bomb. Does nothing if the group does not exist. Raises: OSError.
+
+        On v1 this includes a process that is in the group of one controller only, frozen or not.
+        """
         with contextlib.suppress(FileNotFoundError):
             try:
                 with contextlib.suppress(DeadlineError):
                     self.freeze(name, _KILL_FREEZE_S)
-                for pid in next(iter(self.directories(name).values())).joinpath("cgroup.procs").read_text().split():
-                    with contextlib.suppress(ProcessLookupError):
-                        os.kill(int(pid), signal.SIGKILL)
+                killed: set[int] = set()
+                for _ in range(_KILL_ROUNDS):
+                    if not (left := self.pids(name) - killed):
+                        break
+                    for pid in left:
+                        with contextlib.suppress(ProcessLookupError):
+                            os.kill(pid, signal.SIGKILL)
+                    killed |= left
             finally:
                 self.thaw(name)
 
-    def create(self, name: str, limits: Limits | None) -> None:
-        """Make group ``name`` (kept if it is there) and set its limits.
+    def pids(self, name: str) -> set[int]:
+        """Process ids that any controller counts in group ``name``."""
+        found: set[int] = set()
+        for directory in self.directories(name).values():
+            with contextlib.suppress(FileNotFoundError):
+                found.update(map(int, (directory / "cgroup.procs").read_text().split()))
+        return found
 
-        Raises: IsolationError when a limit cannot be set (I7).
+    def create(self, name: str, limits: Limits | None) -> None:
+        """Create group ``name``, or keep an existing one, and set its limits.
+
+        Raises: IsolationError if a limit cannot be set (I7: a sandbox never runs without its limits).
         """
         directories = self.directories(name)
         try:
@@ -138,6 +204,10 @@ class CgroupTree(ABC):
     def _make(self, directory: Path) -> None:
         directory.mkdir(parents=True, exist_ok=True)
 
+    @abstractmethod
+    def enable_controllers(self) -> None:
+        """Enable all controllers in every group, also in groups that an older release created. Raises: OSError."""
+
     def attach(self, name: str, pid: int) -> None:
         """Move a process into group ``name``. Raises: IsolationError."""
         for directory in self.directories(name).values():
@@ -148,17 +218,33 @@ class CgroupTree(ABC):
                     f"cannot put a process into {directory}: {error.strerror}", step="cgroup", errno=error.errno or 0
                 ) from error
 
-    def open_joining(self, name: str) -> list[int]:
-        """Files of group ``name`` to which a process with one thread writes "0" to join it; the caller closes them.
+    def bound_all(self, proc: Path = _PROC) -> None:
+        """Limit the processes of all servers' groups together, so that the host always has free process ids.
 
-        v1: ``tasks``, because a thread that moves itself does not make the kernel wait (``cgroup.procs`` costs a grace period, about 8 ms).
-        Who opened the file counts, not who writes. Raises: IsolationError.
+        The kernel has one set of process ids, and one count of threads, for the whole host. Raises: IsolationError.
+        """
+        most = min(int((proc / name).read_text()) for name in ("pid_max", "threads-max"))
+        own = self.directories("")
+        directory = own.get("pids") or own["unified"]
+        try:
+            self._make(directory)
+            (directory.parent / "pids.max").write_text(str(most - most // _HOST_SHARE))
+        except OSError as error:
+            message = f"cannot limit the processes of all sandboxes: {error.filename}: {error.strerror}"
+            raise IsolationError(message, step="cgroup", errno=error.errno or 0, path=str(error.filename)) from error
+
+    def open_joining(self, name: str) -> list[int]:
+        """Files of group ``name`` to which a single-threaded process writes "0" to join it; the caller closes them.
+
+        The kernel checks the permission of the process that opened the file, not of the writer, so an unprivileged process can join.
+        v1 uses ``tasks``: a thread that moves itself costs no RCU grace period, where ``cgroup.procs`` costs about 8 ms.
+        Raises: IsolationError.
         """
         fds: list[int] = []
         try:
             for directory in self.directories(name).values():
                 path = directory / ("tasks" if self.version == 1 else "cgroup.procs")
-                fds.append(os.open(path, os.O_WRONLY | os.O_CLOEXEC))  # what is open so far is closed below
+                fds.append(os.open(path, os.O_WRONLY | os.O_CLOEXEC))  # an error closes the files opened so far
         except OSError as error:
             for fd in fds:
                 os.close(fd)
@@ -167,15 +253,15 @@ class CgroupTree(ABC):
         return fds
 
     def remove(self, name: str, wait_s: float = _REMOVE_WAIT_S) -> None:
-        """Remove group ``name``; waits so long for the kernel to let go of its last processes. Nothing happens when it is not there.
+        """Remove group ``name``. Does nothing if it does not exist.
 
-        Raises: OSError.
+        ``wait_s`` bounds the wait for the kernel to release the group's last processes. Raises: OSError.
         """
         for directory in self.directories(name).values():
             _remove_group(directory, wait_s)
 
     def end(self, name: str) -> None:
-        """End every process of group ``name``, and remove it. Raises: OSError."""
+        """Kill every process of group ``name`` and remove the group. Raises: OSError."""
         self.kill_all(name)
         self.remove(name, _END_WAIT_S)
 
@@ -188,7 +274,7 @@ class CgroupTree(ABC):
         return found
 
     def remove_all(self) -> None:
-        """Remove every group of this instance, and the common parent when no other instance is left."""
+        """Remove every group of this instance, and the common parent if no other instance has groups."""
         for name in self.names():
             self.remove(name)
         for directory in self.directories("").values():
@@ -203,6 +289,9 @@ class _TreeV1(CgroupTree):
     def directories(self, name: str) -> dict[str, Path]:
         return {controller: self._root / controller / self._path / name for controller in _CONTROLLERS}
 
+    def enable_controllers(self) -> None:
+        """Nothing to do: on v1 each controller has its own hierarchy, in which its files always exist."""
+
     def _apply(self, directories: dict[str, Path], limits: Limits) -> None:
         memory = directories["memory"]
         mem_bytes = str(limits.mem_mib << 20)
@@ -210,6 +299,9 @@ class _TreeV1(CgroupTree):
         swap = memory / "memory.memsw.limit_in_bytes"
         if swap.exists():
             swap.write_text(mem_bytes)
+        sockets = memory / "memory.kmem.tcp.limit_in_bytes"  # despite its name, it limits UDP too
+        if sockets.exists():
+            sockets.write_text(str(limits.mem_mib << 20 >> _SOCKETS_SHIFT))
         (directories["cpu"] / "cpu.cfs_period_us").write_text(str(_PERIOD_US))
         (directories["cpu"] / "cpu.cfs_quota_us").write_text(str(int(limits.cpu_count * _PERIOD_US)))
         (directories["pids"] / "pids.max").write_text(str(limits.pids))
@@ -231,10 +323,23 @@ class _TreeV1(CgroupTree):
 
     def cpu_used_s(self, name: str) -> float:
         fd = os.open(f"{self._root}/cpuacct/{self._path}/{name}/cpuacct.usage", os.O_RDONLY | os.O_CLOEXEC)
-        try:  # by hand: every idle sandbox is asked every few seconds, and this is a fifth of what a Path costs
+        try:  # not by Path, which costs five times as much: this runs every few seconds for each idle sandbox
             return int(os.read(fd, 64)) / 1e9
         finally:
             os.close(fd)
+
+    def swapped_bytes(self, name: str) -> int:
+        return _fields(self.directories(name)["memory"] / "memory.stat").get("total_swap", 0)
+
+    def _reclaiming(self, name: str) -> tuple[Path, str]:
+        return self.directories(name)["memory"] / "memory.force_empty", "0"
+
+    def allow_swap(self, name: str, *, allowed: bool) -> None:
+        """Nothing to do: the limit is one for memory and swap together, so that swap gives a sandbox no more."""
+
+    def resident_bytes(self, name: str) -> int:
+        stat = _fields(self.directories(name)["memory"] / "memory.stat")
+        return stat["total_rss"] + stat.get("total_shmem", 0)
 
     def _write_frozen(self, name: str, *, frozen: bool) -> None:
         _write(self.directories(name)["freezer"] / "freezer.state", "FROZEN" if frozen else "THAWED")
@@ -242,17 +347,28 @@ class _TreeV1(CgroupTree):
     def is_frozen(self, name: str) -> bool:
         return (self.directories(name)["freezer"] / "freezer.state").read_text().strip() == "FROZEN"
 
+    def is_to_freeze(self, name: str) -> bool:
+        return (self.directories(name)["freezer"] / "freezer.state").read_text().strip() != "THAWED"
+
 
 class _TreeV2(CgroupTree):
     version = 2
+
+    def __init__(self, instance: int, root: Path = _ROOT) -> None:
+        super().__init__(instance, root)
+        controllers = root / "cgroup.controllers"
+        self._has_io = controllers.exists() and "io" in controllers.read_text().split()
 
     def directories(self, name: str) -> dict[str, Path]:
         return {"unified": self._root / self._path / name}
 
     def _make(self, directory: Path) -> None:
         directory.mkdir(parents=True, exist_ok=True)
+        self.enable_controllers()
+
+    def enable_controllers(self) -> None:
         for parent in (self._root, self._root / "cloister", self._root / self._path):
-            (parent / "cgroup.subtree_control").write_text("+cpu +memory +pids")
+            (parent / "cgroup.subtree_control").write_text("+cpu +memory +pids" + (" +io" if self._has_io else ""))
 
     def _apply(self, directories: dict[str, Path], limits: Limits) -> None:
         group = directories["unified"]
@@ -279,15 +395,35 @@ class _TreeV2(CgroupTree):
     def cpu_used_s(self, name: str) -> float:
         return _fields(self._root / self._path / name / "cpu.stat").get("usage_usec", 0) / 1e6
 
+    def swapped_bytes(self, name: str) -> int:
+        file = self.directories(name)["unified"] / "memory.swap.current"
+        return int(file.read_text()) if file.exists() else 0
+
+    def _reclaiming(self, name: str) -> tuple[Path, str]:
+        group = self.directories(name)["unified"]
+        return group / "memory.reclaim", (group / "memory.current").read_text().strip()  # since Linux 5.19
+
+    def allow_swap(self, name: str, *, allowed: bool) -> None:
+        file = self.directories(name)["unified"] / "memory.swap.max"
+        if file.exists():
+            file.write_text("max" if allowed else "0")
+
+    def resident_bytes(self, name: str) -> int:
+        stat = _fields(self.directories(name)["unified"] / "memory.stat")
+        return stat["anon"] + stat.get("shmem", 0)
+
     def _write_frozen(self, name: str, *, frozen: bool) -> None:
         _write(self.directories(name)["unified"] / "cgroup.freeze", str(int(frozen)))
 
     def is_frozen(self, name: str) -> bool:
         return _fields(self.directories(name)["unified"] / "cgroup.events")["frozen"] == 1
 
+    def is_to_freeze(self, name: str) -> bool:
+        return (self.directories(name)["unified"] / "cgroup.freeze").read_text().strip() == "1"
+
 
 def _write(path: Path, text: str) -> None:
-    """Into a file that is there: a group that is gone must not get one."""
+    """Write into an existing file; never create one, because the group may be gone."""
     fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
     try:
         os.write(fd, text.encode())
@@ -310,11 +446,11 @@ def _remove_group(directory: Path, wait_s: float = _REMOVE_WAIT_S) -> None:
         except OSError as error:
             if error.errno != errno.EBUSY or time.monotonic() > deadline:
                 raise
-            time.sleep(_REMOVE_POLL_S)  # the kernel frees a killed process's place a moment after it is reaped
+            time.sleep(_REMOVE_POLL_S)  # the kernel removes a killed process from the group shortly after it is reaped
 
 
 def find_tree(instance: int, root: Path = _ROOT) -> CgroupTree:
-    """The tree of this host. Raises: IsolationError when neither version offers memory, cpu and pids."""
+    """The tree of this host. Raises: IsolationError if neither version has the memory, cpu and pids controllers."""
     if all((root / controller / "cgroup.procs").exists() for controller in _CONTROLLERS):
         return _TreeV1(instance, root)
     controllers = root / "cgroup.controllers"
@@ -328,5 +464,5 @@ def find_tree(instance: int, root: Path = _ROOT) -> CgroupTree:
 
 
 def is_writable(root: Path = _ROOT) -> bool:
-    """Whether groups can be made at all (false in many containers)."""
+    """Whether this process may create groups; false in many containers."""
     return os.access(root, os.W_OK)

@@ -1,10 +1,11 @@
-"""Empty ext4 images: made once by mkfs, kept as the few pages that are not zero, written again for each disk.
+"""Empty ext4 images. mkfs makes the first image of each size; its non-zero pages are kept in memory and written for each new disk.
 
-Owns: the image's bytes. Must not: attach or mount anything. mkfs costs a process and 6 ms of processor time; the pages of an empty image
-are some 100 KiB, so a new disk is a sparse file and a dozen writes. Every image gets a UUID and a directory hash seed of its own: the
-checksums of metadata depend on a seed in the superblock (``metadata_csum_seed``) and not on the UUID, so only the superblock's own checksum
-changes with them; there are no copies of the superblock (``sparse_super2`` with none).
-Source: mke2fs(8), Documentation/filesystems/ext4/super.rst.
+Owns the bytes of the image; must not attach or mount anything. mkfs costs a process and 6 ms of processor time. The non-zero pages of an
+empty image are about 100 KiB, so a new disk is a sparse file and a dozen writes.
+
+Every image gets its own UUID and directory hash seed. Metadata checksums depend on a seed in the superblock (``metadata_csum_seed``), not
+on the UUID, so only the superblock's own checksum changes. There are no copies of the superblock (``sparse_super2`` with none).
+Runs in: supervisor. Needs: mkfs.ext4 of e2fsprogs 1.47. Source: mke2fs(8), Documentation/filesystems/ext4/super.rst.
 """
 
 from __future__ import annotations
@@ -21,14 +22,16 @@ from pathlib import Path
 
 from cloister.errors import IsolationError
 
-__all__ = ["EmptyImage", "empty_image"]
+__all__ = ["EmptyImage", "empty_image", "is_clean"]
 
 _FEATURES = "^has_journal,^resize_inode,metadata_csum,metadata_csum_seed,sparse_super2"
 _OPTIONS = "lazy_itable_init=1,nodiscard,assume_storage_prezeroed=1,num_backup_sb=0"
 _PAGE = 4096
-_SUPERBLOCK = 1024  # its place in the image
+_SUPERBLOCK = 1024  # its offset in the image
 _UUID, _HASH_SEED, _CHECKSUM = 0x68, 0xEC, 0x3FC
 _RANDOM = (*range(_UUID, _UUID + 16), *range(_HASH_SEED, _HASH_SEED + 16))
+_MAGIC, _STATE = 0x38, 0x3A
+_IS_EXT4, _IS_VALID = 0xEF53, 1
 _POLYNOMIAL = 0x82F63B78  # crc32c, bits reversed
 _KEPT = 64
 _lock = threading.Lock()
@@ -37,13 +40,13 @@ _images: dict[tuple[int, int], EmptyImage] = {}
 
 @dataclass(frozen=True)
 class EmptyImage:
-    """An image of ``size`` bytes that is zero but for ``pieces`` (offset, bytes); the first piece holds the superblock."""
+    """An image of ``size`` bytes, zero except for ``pieces`` (offset, bytes); the first piece has the superblock."""
 
     size: int
     pieces: tuple[tuple[int, bytes], ...]
 
     def write(self, path: Path) -> None:
-        """Make the file, sparse and for its owner only, with a UUID and a hash seed of its own. Raises: OSError."""
+        """Create the file, sparse and with mode 0600, with a new UUID and hash seed. Raises: OSError."""
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         try:
             os.ftruncate(fd, self.size)
@@ -57,7 +60,7 @@ class EmptyImage:
 
 
 def empty_image(size_mib: int, inodes: int) -> EmptyImage:
-    """An empty ext4 of ``size_mib`` and ``inodes``, without a journal; mkfs is run for the first of its kind. Raises: IsolationError."""
+    """An empty ext4 of ``size_mib`` and ``inodes``, without a journal. Runs mkfs once for each pair. Raises: IsolationError."""
     with _lock:
         found = _images.get((size_mib, inodes))
         if found is None:
@@ -65,6 +68,14 @@ def empty_image(size_mib: int, inodes: int) -> EmptyImage:
                 del _images[next(iter(_images))]
             found = _images[size_mib, inodes] = _run_mkfs(size_mib, inodes)
     return found
+
+
+def is_clean(path: Path) -> bool:
+    """Whether the superblock says that the image was unmounted whole, and is without known errors. Raises: OSError."""
+    with path.open("rb") as file:
+        block = file.read(_SUPERBLOCK + 1024)[_SUPERBLOCK:]
+    magic, state = (int.from_bytes(block[place : place + 2], "little") for place in (_MAGIC, _STATE))
+    return (magic, state) == (_IS_EXT4, _IS_VALID)
 
 
 def _run_mkfs(size_mib: int, inodes: int) -> EmptyImage:
@@ -86,13 +97,13 @@ def _run_mkfs(size_mib: int, inodes: int) -> EmptyImage:
 
 
 def _pieces(fd: int) -> Iterator[tuple[int, bytes]]:
-    """What is not zero, in pieces of whole pages."""
+    """The non-zero parts, in whole pages."""
     end = 0
     while True:
         try:
             start = os.lseek(fd, end, os.SEEK_DATA)
         except OSError as error:
-            if error.errno != errno.ENXIO:  # no data any more
+            if error.errno != errno.ENXIO:  # no data after this offset
                 raise
             return
         end = os.lseek(fd, start, os.SEEK_HOLE)
@@ -104,7 +115,7 @@ def _pieces(fd: int) -> Iterator[tuple[int, bytes]]:
 
 
 def _renew(first: bytearray) -> None:
-    """Another UUID and hash seed in the superblock of ``first``, and the checksum that follows from them."""
+    """Give the superblock in ``first`` a new UUID and hash seed, and update its checksum."""
     block = memoryview(first)[_SUPERBLOCK : _SUPERBLOCK + 1024]
     checksum = int.from_bytes(block[_CHECKSUM:], "little")
     fresh = bytearray(os.urandom(len(_RANDOM)))
@@ -120,7 +131,7 @@ def _renew(first: bytearray) -> None:
 
 @cache
 def _weights() -> list[list[int]]:
-    """How the superblock's checksum (crc32c) changes with each bit of the bytes in ``_RANDOM``: it is linear, so the changes add up."""
+    """The change of the superblock's checksum for each bit of the bytes in ``_RANDOM``. crc32c is linear, so changes combine by XOR."""
     step = [_reduce(byte) for byte in range(256)]
     found: dict[int, list[int]] = {}
     states = [step[1 << bit] for bit in range(8)]

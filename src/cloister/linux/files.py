@@ -1,26 +1,128 @@
-"""Writing files so that they are there whole or not at all, whenever the process dies."""
+"""Directories with exact modes, and atomic writes of files, safe if the process dies at any instant.
+
+Runs in: any process of the server. Needs: write permission on the parent directory.
+"""
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
+import re
 import secrets
+import stat
+from contextlib import ExitStack
 from pathlib import Path
 
-__all__ = ["write_whole"]
+__all__ = ["copy_sparse", "make_directory", "open_private", "remove_partial", "sync_path", "write_whole"]
+
+_FICLONE = 0x40049409
+"""``_IOW(0x94, 9, int)``, linux/fs.h."""
+_UNABLE = (errno.EOPNOTSUPP, errno.ENOTTY, errno.EXDEV, errno.EINVAL)
+_PARTIAL = re.compile(r"\..+\.[0-9a-f]{8}\Z")
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Make ``text`` what ``path`` holds, in place of what it held, readable by its owner only. Others may write it at the same time.
+def make_directory(path: Path, mode: int = 0o700, *, keep: bool = False) -> int | None:
+    """Create the directory ``path`` of this process's user with exactly ``mode``, under any umask. Missing parents get 0755.
 
-    It is in place for every process from then on; a loss of power may bring the old content back. Half written it is called
-    ``.<name>.<hex digits>``, which a crash may leave. Raises: OSError; then nothing has changed.
+    Returns the former mode of an existing directory whose mode had to change. ``keep``: an existing directory keeps its mode and owner.
+    Raises: NotADirectoryError (also for a symlink), PermissionError if another user owns it.
+    """
+    if not path.parent.exists():
+        make_directory(path.parent, 0o755)
+    try:
+        path.mkdir(mode=mode)
+        was = None
+    except FileExistsError:
+        was = stat.S_IMODE(path.stat().st_mode)
+        if keep and path.is_dir():
+            return None
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        found = os.fstat(descriptor)
+        if found.st_uid != os.geteuid():
+            raise PermissionError(errno.EPERM, f"it belongs to user {found.st_uid}", str(path))
+        if stat.S_IMODE(found.st_mode) != mode:
+            os.fchmod(descriptor, mode)
+    finally:
+        os.close(descriptor)
+    return None if was == mode else was
+
+
+def open_private(path: Path, *, empty: bool = False) -> int:
+    """A descriptor to write to ``path``, which is created with mode 0600 if it does not exist; ``empty`` truncates it."""
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | (os.O_TRUNC if empty else 0), 0o600)
+
+
+def write_whole(path: Path, text: str, *, is_durable: bool = False) -> None:
+    """Replace the content of ``path`` atomically; the file gets mode 0600. Concurrent writers are safe.
+
+    Every process sees the new content at once. A power failure may bring the old content back, unless ``is_durable``. The temporary file
+    is ``.<name>.<hex digits>``; a crash may leave it (:func:`remove_partial`). Raises: OSError, with nothing changed.
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
+        with os.fdopen(descriptor, "wb", buffering=0) as file:
+            content = memoryview(text.encode())
+            while content:
+                content = content[file.write(content) :]
+            if is_durable:
+                os.fsync(file)
         temporary.rename(path)
+        if is_durable:
+            sync_path(path.parent)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def copy_sparse(source: Path, target: Path) -> None:
+    """Copy a file with its holes to a new file of mode 0600; where the file system can, the two share their blocks. Raises: OSError."""
+    with ExitStack() as stack:
+        reader = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        stack.callback(os.close, reader)
+        writer = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        stack.callback(os.close, writer)
+        try:
+            fcntl.ioctl(writer, _FICLONE, reader)
+        except OSError as error:
+            if error.errno not in _UNABLE:
+                raise
+            _copy_data(reader, writer)
+
+
+def _copy_data(reader: int, writer: int) -> None:
+    size = os.fstat(reader).st_size
+    os.ftruncate(writer, size)
+    end = 0
+    while end < size:
+        try:
+            at = os.lseek(reader, end, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno == errno.ENXIO:  # the rest is a hole
+                return
+            raise
+        end = os.lseek(reader, at, os.SEEK_HOLE)
+        while at < end:
+            copied = os.copy_file_range(reader, writer, end - at, at, at)
+            if not copied:
+                raise OSError(errno.EIO, "the file became shorter while it was copied")
+            at += copied
+
+
+def sync_path(path: Path) -> None:
+    """Write a file's content, or a directory's entries, through to the disk. Raises: OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def remove_partial(directory: Path) -> None:
+    """Remove temporary files of :func:`write_whole` that a crash left. No other process may write to ``directory`` meanwhile."""
+    if directory.is_dir():
+        for path in directory.iterdir():
+            if _PARTIAL.match(path.name):
+                path.unlink(missing_ok=True)

@@ -1,17 +1,26 @@
-"""What a process may be: giving up root for good, and dying with the parent. Source: credentials(7), setresuid(2), prctl(2)."""
+"""Drops root privileges for good or for the files of a thread, and ends a process together with its parent.
+
+Runs in: api process, supervisor, resolver process, commands of root's. Needs: root to change the user.
+Source: credentials(7), setresuid(2), setfsuid(2), prctl(2).
+"""
 
 from __future__ import annotations
 
 import ctypes
 import os
+import platform
 import signal
+from pathlib import Path
 
 from cloister.errors import IsolationError
+from cloister.linux.syscall import call
 
-__all__ = ["become_unprivileged", "die_with_parent"]
+__all__ = ["become_unprivileged", "die_with_parent", "use_rights_of_owner"]
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_NO_NEW_PRIVS = 38
+_SYS_SETGROUPS, _SYS_SETFSUID, _SYS_SETFSGID = {"x86_64": (116, 122, 123)}.get(platform.machine(), (159, 151, 152))
+_NO_ID = -1
 
 
 def _prctl(option: int, value: int) -> None:
@@ -22,9 +31,9 @@ def _prctl(option: int, value: int) -> None:
 
 
 def die_with_parent(number: signal.Signals, parent: int | None = None) -> None:
-    """Have the kernel send ``number`` to this process when its parent dies. Forgotten when the process changes its user.
+    """Let the kernel send ``number`` to this process when its parent dies. A change of user resets this.
 
-    ``parent`` is who the parent is to be: if it has died already, of which the kernel tells nothing (prctl(2)), this process ends now.
+    ``parent`` is the expected parent. If it has died already, the kernel sends no signal (prctl(2)), so this process ends now.
     """
     _prctl(_PR_SET_PDEATHSIG, int(number))
     if parent is not None and os.getppid() != parent:
@@ -32,12 +41,12 @@ def die_with_parent(number: signal.Signals, parent: int | None = None) -> None:
 
 
 def become_unprivileged(uid: int | None) -> None:
-    """Make this process user and group ``uid`` with no supplementary group, no capability and no way back.
+    """Change to user and group ``uid``, with no supplementary group and no capability, so that the process cannot regain them.
 
-    A process calls it after its imports (the interpreter may lie below a directory of root's only) and before it reads any request.
-    None: stay the user that the process is, which must not be root.
+    Call it after the imports, because only root may be able to read the interpreter's directory, and before reading any request.
+    None keeps the current user, which must not be root.
 
-    Raises: IsolationError when the process is root, or root is within reach, afterwards.
+    Raises: IsolationError if the process is still root afterwards, or could become root.
     """
     if uid:
         os.setgroups([])
@@ -52,4 +61,20 @@ def become_unprivileged(uid: int | None) -> None:
         os.setuid(0)
     except PermissionError:
         return
-    raise IsolationError("root is still within reach", step="drop privileges")
+    raise IsolationError("this process could become root again", step="drop privileges")
+
+
+def use_rights_of_owner(directory: Path) -> None:
+    """Let the calling thread, if it is root's, reach files with the rights of the owner of ``directory`` alone, until it ends.
+
+    So no link or journal that the owner put there leads root to files of others. The libc's functions would change all threads. A later
+    change of the process's user ends this. Raises: OSError; IsolationError: the rights did not change.
+    """
+    owner = directory.stat()
+    if os.geteuid() != 0 or owner.st_uid == 0:
+        return
+    call(_SYS_SETGROUPS, 0, 0)
+    call(_SYS_SETFSGID, owner.st_gid)
+    call(_SYS_SETFSUID, owner.st_uid)
+    if call(_SYS_SETFSUID, _NO_ID) != owner.st_uid:
+        raise IsolationError(f"root could not take the rights of user {owner.st_uid}", step="setfsuid")

@@ -1,6 +1,6 @@
-"""Loop devices: a bounded ext4 image as a block device that goes away with its last user.
+"""Loop devices: attaches a disk image as a block device, which the kernel detaches after its last user.
 
-Needs: CAP_SYS_ADMIN, /dev/loop-control. Source: loop(4), LOOP_CONFIGURE since Linux 5.8.
+Runs in: supervisor. Needs: CAP_SYS_ADMIN, /dev/loop-control. Source: loop(4), LOOP_CONFIGURE since Linux 5.8.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["attach_image", "attached_device"]
+__all__ = ["attach_image", "attached_device", "devices_of"]
 
 _LOOP_GET_STATUS64, _LOOP_CONFIGURE, _LOOP_CTL_GET_FREE = 0x4C05, 0x4C0A, 0x4C82
 _LO_FLAGS_AUTOCLEAR, _LO_FLAGS_DIRECT_IO = 4, 16
 _ATTEMPTS = 64
+_SYS_BLOCK = Path("/sys/block")
 
 
 class _LoopInfo(ctypes.Structure):
@@ -36,9 +37,9 @@ class _LoopConfig(ctypes.Structure):
 
 @contextmanager
 def attach_image(image: Path) -> Iterator[str]:
-    """The path of a loop device over ``image``; after the block it lives on only while something has it mounted.
+    """The path of a loop device of ``image``. After the block the device stays attached only while it is mounted.
 
-    Raises: OSError, also when no loop device is free after many attempts (other programs race for them).
+    Raises: OSError, also if other programs take every free device for many attempts.
     """
     backing = os.open(image, os.O_RDWR | os.O_CLOEXEC)
     try:
@@ -53,9 +54,9 @@ def attach_image(image: Path) -> Iterator[str]:
 
 @contextmanager
 def attached_device(image: Path, number: int) -> Iterator[str]:
-    """The path of loop device ``number``, held open for the time of the block so that it stays attached to ``image``.
+    """The path of loop device ``number``, kept open during the block so that it stays attached to ``image``.
 
-    Raises: OSError, also (ENXIO) when the device is attached to something else by now.
+    Raises: OSError; ENXIO if the device is attached to another file by now.
     """
     path = f"/dev/loop{number}"
     device = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -67,6 +68,42 @@ def attached_device(image: Path, number: int) -> Iterator[str]:
         yield path
     finally:
         os.close(device)
+
+
+def devices_of(image: Path) -> list[int]:
+    """Numbers of the loop devices that are attached to ``image``. Raises: OSError."""
+    wanted = image.stat()
+    devices = ((entry, int(entry.name.removeprefix("loop"))) for entry in _SYS_BLOCK.glob("loop*"))
+    return [number for entry, number in devices if _has_backing(entry, number, wanted)]
+
+
+def _has_backing(entry: Path, number: int, wanted: os.stat_result) -> bool:
+    """Opens no device where its file can be found by name: that would keep the device attached for a moment."""
+    try:
+        name = (entry / "loop" / "backing_file").read_text().rstrip("\n")
+    except OSError:  # it is attached to no file
+        return False
+    try:
+        return os.path.samestat(Path(name).stat(), wanted)
+    except OSError:
+        status = _status(f"/dev/loop{number}")
+        return status is not None and (status.head[0], status.head[1]) == (wanted.st_dev, wanted.st_ino)
+
+
+def _status(path: str) -> _LoopInfo | None:
+    """None: the device is gone, or attached to no file."""
+    try:
+        device = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        status = _LoopInfo()
+        fcntl.ioctl(device, _LOOP_GET_STATUS64, status)
+    except OSError:
+        return None
+    finally:
+        os.close(device)
+    return status
 
 
 def _configure(backing: int) -> tuple[int, str]:

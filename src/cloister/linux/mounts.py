@@ -1,7 +1,8 @@
-"""Detached mounts: made and configured by descriptor, never attached to the host's tree.
+"""Detached mounts: created and configured by descriptor, never attached to the host's tree.
 
-A detached mount lives as long as its descriptor (or the sandbox that attached it), so a crash of the supervisor leaves none behind (I8).
-Needs: CAP_SYS_ADMIN in the initial user namespace. Source: mount_setattr(2), open_tree(2), fsopen(2), Linux 5.12 to 5.19.
+A detached mount lives as long as its descriptor or the sandbox that attached it. A crash of the supervisor therefore leaves none (I8).
+Runs in: supervisor. Needs: CAP_SYS_ADMIN in the initial user namespace.
+Source: mount_setattr(2), open_tree(2), fsopen(2), Linux 5.12 to 5.19.
 """
 
 from __future__ import annotations
@@ -46,21 +47,21 @@ class _MountAttr(ctypes.Structure):
     )
 
 
-def _set_attributes(fd: int, flags: MountFlag, clear: MountFlag, userns_fd: int | None) -> None:
-    attributes = _MountAttr(int(flags) | (_IDMAP if userns_fd is not None else 0), int(clear), 0, userns_fd or 0)
+def _set_attributes(fd: int, flags: MountFlag, userns_fd: int | None) -> None:
+    attributes = _MountAttr(int(flags) | (_IDMAP if userns_fd is not None else 0), 0, 0, userns_fd or 0)
     call(_MOUNT_SETATTR, fd, b"", _AT_EMPTY_PATH, ctypes.byref(attributes), ctypes.sizeof(attributes))
 
 
-def clone_tree(path: Path | str, flags: MountFlag, *, clear: MountFlag = MountFlag.NONE, userns_fd: int | None = None) -> int:
+def clone_tree(path: Path | str, flags: MountFlag, *, userns_fd: int | None = None) -> int:
     """A detached copy of the mount at ``path``, not recursive; the caller closes the descriptor.
 
-    ``userns_fd`` makes it id-mapped: ids on disk 0..65535 appear as the ids that this user namespace maps them to.
+    With ``userns_fd`` the mount is id-mapped: ids 0..65535 on disk appear as the ids to which that user namespace maps them.
 
     Raises: OSError.
     """
     fd = call(_OPEN_TREE, _AT_FDCWD, os.fsencode(path), _OPEN_TREE_CLONE | os.O_CLOEXEC)
     try:
-        _set_attributes(fd, flags, clear, userns_fd)
+        _set_attributes(fd, flags, userns_fd)
     except OSError:
         os.close(fd)
         raise
@@ -69,13 +70,13 @@ def clone_tree(path: Path | str, flags: MountFlag, *, clear: MountFlag = MountFl
 
 def map_mount(fd: int, userns_fd: int) -> None:
     """Make a detached mount id-mapped, as :func:`clone_tree` does. The kernel allows it once. Raises: OSError."""
-    _set_attributes(fd, MountFlag.NONE, MountFlag.NONE, userns_fd)
+    _set_attributes(fd, MountFlag.NONE, userns_fd)
 
 
 def mount_filesystem(kind: str, source: str, options: tuple[str, ...], flags: MountFlag) -> int:
     """A detached mount of a new file system of type ``kind``; the caller closes the descriptor.
 
-    Raises: OSError; its message carries the kernel's own words where the kernel gives them.
+    Raises: OSError; its message includes the kernel's message if there is one.
     """
     context = call(_FSOPEN, kind.encode(), _FSOPEN_CLOEXEC)
     try:
@@ -93,7 +94,7 @@ def mount_filesystem(kind: str, source: str, options: tuple[str, ...], flags: Mo
     finally:
         os.close(context)
     try:
-        _set_attributes(fd, flags, MountFlag.NONE, None)
+        _set_attributes(fd, flags, None)
     except OSError:
         os.close(fd)
         raise
@@ -103,5 +104,5 @@ def mount_filesystem(kind: str, source: str, options: tuple[str, ...], flags: Mo
 def _kernel_log(context: int) -> str:
     try:
         return os.read(context, 4096).decode(errors="replace").strip()
-    except OSError:  # ENODATA: the kernel had nothing to add
+    except OSError:  # ENODATA: the kernel has no message
         return ""

@@ -1,9 +1,10 @@
-"""Interfaces, addresses, routes and neighbours by rtnetlink: the seven messages that a sandbox's network needs, and no more.
+"""Interfaces, addresses, routes and neighbours by rtnetlink: the seven messages that a sandbox's network needs.
 
-Owns: the encoding of those messages. Must not: know slots or policy.
-Why not pyroute2: it runs an event loop of its own behind every socket, and a socket is needed inside each sandbox; measured for one
-sandbox's network it costs several times what the kernel needs (docs/network.md), which is a good part of the whole budget of a creation.
-Invariant: a :class:`Netlink` speaks for the network namespace in which it was made, whichever thread uses it later. Not thread-safe.
+Owns the encoding of those messages; must not know slots or policy.
+Why not pyroute2: it runs an event loop behind every socket, and each sandbox needs a socket. Measured for one sandbox's network, it costs
+several times the kernel's own time (docs/network.md), a large part of the budget of a creation.
+Invariant: a :class:`Netlink` belongs to the network namespace in which it was created, whichever thread uses it later. Not thread-safe.
+Runs in: supervisor. Needs: CAP_NET_ADMIN in the network namespace, for changes.
 Source: rtnetlink(7), netlink(7), <linux/if_link.h>, <linux/rtnetlink.h>, <linux/veth.h>.
 """
 
@@ -49,7 +50,7 @@ _DUMP_INTERRUPTED, _DUMP_TRIES = 0x10, 50
 _NEWLINK, _DELLINK, _GETLINK, _NEWADDR, _NEWROUTE, _GETROUTE, _NEWNEIGH = 16, 17, 18, 20, 24, 26, 28
 _IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_LINK, _IFLA_LINKINFO, _IFLA_GROUP, _IFLA_NET_NS_FD = 1, 3, 4, 5, 18, 27, 28
 _INFO_KIND, _INFO_DATA, _VETH_PEER = 1, 2, 1
-_RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_MULTIPATH, _RTA_TABLE = 1, 4, 5, 9, 15
+_RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_MULTIPATH, _RTA_TABLE, _RTA_VIA, _RTA_NH_ID = 1, 4, 5, 9, 15, 18, 30
 _IFF_UP, _NUD_PERMANENT, _ONLINK = 1, 0x80, 4
 _TABLE_MAIN, _PROTO_STATIC, _SCOPE_GLOBAL, _SCOPE_LINK, _UNICAST = 254, 4, 0, 253, 1
 NESTED = 0x8000
@@ -58,7 +59,7 @@ _SIOCETHTOOL, _ETHTOOL_GLINK = 0x8946, 0xA
 
 @dataclass(frozen=True)
 class Link:
-    """A network interface; ``peer_index`` is the other end's index in *its* namespace, 0 when there is none."""
+    """A network interface; ``peer_index`` is the other end's index in *its* namespace, or 0 without a peer."""
 
     index: int
     name: str
@@ -68,18 +69,19 @@ class Link:
 
 @dataclass(frozen=True)
 class Route:
-    """An IPv4 unicast route and the indexes of the interfaces that it leaves by."""
+    """An IPv4 unicast route and the indexes of its interfaces; ``is_on_link`` if one of them has no router."""
 
     destination: IPv4Network
     table: int
     interfaces: tuple[int, ...]
+    is_on_link: bool
 
 
 @dataclass(frozen=True)
 class VethEnd:
-    """One end of a veth pair to be made; ``mac`` is six bytes, ``group`` what :func:`delete_group` takes.
+    """One end of a veth pair to create; ``mac`` is six bytes, ``group`` is for :func:`delete_group`.
 
-    ``index`` 0: the kernel chooses. Only the near end of a pair can be up at once.
+    With ``index`` 0 the kernel chooses the index. Only the near end of a pair can be created in the state "up".
     """
 
     name: str
@@ -100,7 +102,7 @@ class VethEnd:
 
 @dataclass(frozen=True)
 class Change:
-    """A message that changes something; ``ignore`` are error numbers that are none."""
+    """A message that changes the network; errors in ``ignore`` do not count."""
 
     step: str
     kind: int
@@ -135,7 +137,7 @@ def _text(value: str) -> bytes:
 
 
 class NetlinkSocket:
-    """A netlink socket of the calling thread's network namespace, and its two kinds of conversation: one request, one listing."""
+    """A netlink socket of the calling thread's network namespace, with its two kinds of exchange: a request and a listing."""
 
     def __init__(self, protocol: int) -> None:
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
@@ -154,11 +156,11 @@ class NetlinkSocket:
         self._socket.close()
 
     def send(self, kind: int, flags: int, body: bytes) -> None:
-        """Send one message; its sequence number marks the answers to come."""
+        """Send one message; its answers have its sequence number."""
         self.send_all([(kind, flags, body)])
 
     def send_all(self, messages: list[tuple[int, int, bytes]]) -> None:
-        """Send several messages (kind, flags, body) at once; the kernel takes them one after another."""
+        """Send several messages (kind, flags, body) at once; the kernel handles them in order."""
         packet = bytearray()
         for kind, flags, body in messages:
             self._sequence += 1
@@ -261,7 +263,7 @@ class Netlink(NetlinkSocket):
         self.apply(set_up(index, mtu))
 
     def delete_link(self, name: str) -> bool:
-        """Delete the interface, and with it a veth's other end; False when there is none."""
+        """Delete the interface, and a veth's other end with it; False if it does not exist."""
         found = self.link(name)
         if found is None:
             return False
@@ -292,7 +294,7 @@ class Netlink(NetlinkSocket):
 
 
 def add_veth(near: VethEnd, far: VethEnd, far_netns_fd: int, mtu: int) -> Change:
-    """Make a pair: ``near`` here, ``far`` at once in the other namespace. Fails with errno EEXIST when a name or index is taken."""
+    """Create a pair: ``near`` here, ``far`` directly in the other namespace. Fails with EEXIST if a name or index is taken."""
     peer = far.header() + far.attributes(mtu) + attribute(_IFLA_NET_NS_FD, struct.pack("=I", far_netns_fd))
     data = attribute(_INFO_DATA | NESTED, attribute(_VETH_PEER | NESTED, peer))
     info = attribute(_IFLA_LINKINFO | NESTED, attribute(_INFO_KIND, b"veth") + data)
@@ -300,19 +302,19 @@ def add_veth(near: VethEnd, far: VethEnd, far_netns_fd: int, mtu: int) -> Change
 
 
 def set_up(index: int, mtu: int | None = None) -> Change:
-    """Bring the interface up, and set its MTU when one is given."""
+    """Bring the interface up and, if given, set its MTU."""
     size = b"" if mtu is None else attribute(_IFLA_MTU, struct.pack("=I", mtu))
     return Change("bring interface up", _NEWLINK, 0, _link_header(index, _IFF_UP, _IFF_UP) + size)
 
 
 def set_group(name: str, group: int) -> Change:
-    """Put the interface into ``group``, for :func:`delete_group`; nothing happens when there is none of that name."""
+    """Put the interface into ``group``, for :func:`delete_group`. Does nothing if there is no such interface."""
     body = _link_header() + attribute(_IFLA_IFNAME, _text(name)) + attribute(_IFLA_GROUP, struct.pack("=I", group))
     return Change(f"group interface {name}", _NEWLINK, 0, body, (errors.ENODEV,))
 
 
 def delete_group(group: int) -> Change:
-    """Delete every interface of the group at once: the kernel's wait for its readers, 20 ms an interface, is paid once. Idempotent."""
+    """Delete all interfaces of the group together, which costs one RCU grace period (20 ms) instead of one each. Idempotent."""
     body = _link_header() + attribute(_IFLA_GROUP, struct.pack("=I", group))
     return Change(f"delete interfaces of group {group}", _DELLINK, 0, body, (errors.ENODEV,))
 
@@ -325,7 +327,7 @@ def add_address(index: int, address: IPv4Address) -> Change:
 
 
 def set_route(destination: IPv4Network, index: int, gateway: IPv4Address | None = None) -> Change:
-    """Route ``destination`` by the interface, directly or by an on-link ``gateway``; replaces a route to the same place."""
+    """Route ``destination`` by the interface, directly or by an on-link ``gateway``; replaces a route to the same destination."""
     scope, flags = (_SCOPE_LINK, 0) if gateway is None else (_SCOPE_GLOBAL, _ONLINK)
     prefix = destination.prefixlen
     body = struct.pack("=BBBBBBBBI", socket.AF_INET, prefix, 0, 0, _TABLE_MAIN, _PROTO_STATIC, scope, _UNICAST, flags)
@@ -338,9 +340,10 @@ def set_route(destination: IPv4Network, index: int, gateway: IPv4Address | None 
 
 
 def set_neighbour(index: int, address: IPv4Address, mac: bytes) -> Change:
-    """Fix the neighbour's hardware address for good.
+    """Set the neighbour's hardware address permanently.
 
-    Permanent entries do not count against the kernel's neighbour table limit, which all namespaces share (gc_thresh3, 1024 by default).
+    Permanent entries do not count against the limit of the kernel's neighbour table (gc_thresh3, 1024 by default), which all namespaces
+    share.
     """
     body = struct.pack("=BBHiHBB", socket.AF_INET, 0, 0, index, _NUD_PERMANENT, 0, 0)
     body += attribute(1, address.packed) + attribute(2, mac)
@@ -353,10 +356,10 @@ def error_of(payload: bytes) -> int:
 
 
 def settle_carrier(sock: socket.socket, name: str) -> None:
-    """Make the kernel act now on the carrier of the interface, which lives in the socket's namespace.
+    """Make the kernel process the carrier of the interface now. The interface is in the socket's namespace.
 
-    Of a veth's two ends the one that was brought up first gets its carrier by a deferred job; what it sends until then is dropped, and a
-    program that connects at once waits a second for its first packet to be sent again. Asking for the link state by ethtool runs that job.
+    The end of a veth that came up first gets its carrier from a deferred job. Until then the kernel drops its packets, and a program that
+    connects at once waits a second for the retransmission. An ethtool query of the link state runs that job.
     Source: ``linkwatch_sync_dev`` in net/core/link_watch.c, called from ``ethtool_op_get_link``.
     """
     value = array.array("I", [_ETHTOOL_GLINK, 0])
@@ -380,15 +383,21 @@ def _parse_link(payload: bytes) -> Link:
 
 
 def _parse_route(payload: bytes) -> Route | None:
-    _, prefix, _, _, table, _, _, kind, _ = struct.unpack_from("=BBBBBBBBI", payload)
+    _, prefix, _, _, table, _, scope, kind, _ = struct.unpack_from("=BBBBBBBBI", payload)
     if kind != _UNICAST:
         return None
     found = attributes_of(payload[12:])
     interfaces = [struct.unpack("=I", found[_RTA_OIF])[0]] if _RTA_OIF in found else []
+    is_on_link = scope == _SCOPE_LINK or (_RTA_OIF in found and not _has_router(found))
     hops = found.get(_RTA_MULTIPATH, b"")
     while len(hops) >= 8:
         size, _, _, index = struct.unpack_from("=HBBi", hops)
         interfaces.append(index)
+        is_on_link |= not _has_router(attributes_of(hops[8:size]))
         hops = hops[(size + 3) & ~3 :] if size >= 8 else b""
     number = struct.unpack("=I", found[_RTA_TABLE])[0] if _RTA_TABLE in found else table
-    return Route(IPv4Network((found.get(_RTA_DST, bytes(4)), prefix)), number, tuple(interfaces))
+    return Route(IPv4Network((found.get(_RTA_DST, bytes(4)), prefix)), number, tuple(interfaces), is_on_link)
+
+
+def _has_router(hop: dict[int, bytes]) -> bool:
+    return not hop.keys().isdisjoint((_RTA_GATEWAY, _RTA_VIA, _RTA_NH_ID))

@@ -1,9 +1,10 @@
-"""nftables by libnftables, in process: 0.3 ms a change, where the ``nft`` command costs 3 ms.
+"""nftables by libnftables, in process: 0.3 ms for a change, where the ``nft`` command costs 3 ms.
 
-Owns: the ctypes binding and the JSON reading of sets and chains. Must not: know what the rules are for.
-Invariant: one :class:`Nftables` belongs to one network namespace. The library opens its netlink socket when the context is made and may
-open it again later, so make *and use* a context only on a thread that lives in that namespace (:class:`cloister.linux.netns.NetnsThread`).
-Each :meth:`Nftables.run` is one kernel transaction: all of it holds, or none.
+Owns the ctypes binding and the parsing of sets and chains in JSON; must not know the purpose of the rules.
+Invariant: one :class:`Nftables` belongs to one network namespace. The library opens its netlink socket when the context is created, and may
+open it again later. So create *and use* a context only on a thread of that namespace (:class:`cloister.linux.netns.NetnsThread`).
+Each :meth:`Nftables.run` is one kernel transaction: the kernel applies all of it or nothing.
+Runs in: supervisor. Needs: CAP_NET_ADMIN in the network namespace, libnftables.
 Source: libnftables(3), libnftables-json(5), nft(8); tried with 1.0.6 and newer.
 """
 
@@ -24,7 +25,7 @@ _LIBRARY = "libnftables.so.1"
 
 @dataclass(frozen=True)
 class BaseChain:
-    """A chain that hangs on a hook; ``policy`` is ``accept`` or ``drop``."""
+    """A chain attached to a hook; ``policy`` is ``accept`` or ``drop``."""
 
     family: str
     table: str
@@ -56,7 +57,7 @@ class Nftables:
         self._lib = _load()
         self._ctx = self._lib.nft_ctx_new(0)
         if not self._ctx:
-            raise UnavailableError("libnftables gave no context", hint="is the nf_tables kernel module there?")
+            raise UnavailableError("libnftables returned no context", hint="is the nf_tables kernel module loaded?")
         self._lib.nft_ctx_buffer_output(self._ctx)
         self._lib.nft_ctx_buffer_error(self._ctx)
 
@@ -69,7 +70,7 @@ class Nftables:
     def run(self, commands: str) -> None:
         """Apply nft text as one transaction.
 
-        Raises: IsolationError with the library's message; nothing was applied then.
+        Raises: IsolationError with the library's message, with nothing applied.
         """
         status, _, errors = self._run(commands, 0)
         if status != 0:
@@ -83,7 +84,7 @@ class Nftables:
         return status, output.decode(errors="replace"), errors.decode(errors="replace")
 
     def query(self, command: str) -> list[dict[str, Any]]:
-        """The objects that a ``list …`` command gives, without the metainfo; an empty list when the named object does not exist."""
+        """The objects of a ``list ...`` command, without the metainfo; empty if the named object does not exist."""
         status, output, errors = self._run(command, _OUTPUT_JSON)
         if status != 0:
             if "No such file or directory" in errors or "does not exist" in errors:
@@ -96,22 +97,14 @@ class Nftables:
         return [(item["table"]["family"], item["table"]["name"]) for item in self.query("list tables") if "table" in item]
 
     def elements(self, family: str, table: str, name: str) -> list[Any]:
-        """The elements of a set as libnftables-json has them; a concatenation comes as a list. Empty when there is no such set."""
+        """The elements of a set, in the form of libnftables-json; a concatenation is a list. Empty if the set does not exist."""
         return [_value(element) for element in self._elements(family, table, name)]
-
-    def counted(self, family: str, table: str, name: str) -> list[tuple[list[Any], int]]:
-        """The elements of a set whose elements have a counter: the parts of each, and its packets. Empty when there is no such set."""
-        found: list[tuple[list[Any], int]] = []
-        for element in self._elements(family, table, name):
-            value = _value(element)
-            found.append((value if isinstance(value, list) else [value], element["elem"]["counter"]["packets"]))
-        return found
 
     def _elements(self, family: str, table: str, name: str) -> list[Any]:
         return [element for item in self.query(f"list set {family} {table} {name}") for element in item.get("set", {}).get("elem", [])]
 
     def counters(self, family: str, table: str) -> dict[str, int]:
-        """Packets counted by the rules of a table that carry a comment, by comment; rules with the same comment are added up."""
+        """Packets counted by rules with a comment in a table, by comment. Rules with the same comment are added."""
         found: dict[str, int] = {}
         for item in self.query(f"list table {family} {table}"):
             rule = item.get("rule", {})
@@ -121,7 +114,7 @@ class Nftables:
         return found
 
     def base_chains(self) -> list[BaseChain]:
-        """All chains that hang on a hook, in every table of this namespace."""
+        """All chains attached to a hook, in every table of this namespace."""
         chains = [item["chain"] for item in self.query("list chains") if "chain" in item and "hook" in item["chain"]]
         return [BaseChain(c["family"], c["table"], c["name"], c["hook"], c.get("policy", "accept")) for c in chains]
 

@@ -1,4 +1,7 @@
-"""Processes by handle: pidfds, which cannot name a later process by mistake. Source: pidfd_open(2), proc(5)."""
+"""Processes by pidfd, which never refers to a later process with the same id.
+
+Runs in: supervisor, census. Needs: CAP_KILL for processes of other users. Source: pidfd_open(2), proc(5).
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,11 @@ import select
 import signal
 from pathlib import Path
 
-__all__ = ["kill_pidfd", "open_pidfd", "pid_of_pidfd", "start_ticks", "wait_pidfd"]
+__all__ = ["count_descriptors", "descriptor_limit", "kill_pidfd", "open_pidfd", "pid_of_pidfd", "start_ticks", "wait_pidfd"]
 
 
 def pid_of_pidfd(pidfd: int) -> int:
-    """The process id, as the caller sees it; -1 when the process has been reaped, 0 when it is out of sight."""
+    """The process id in the caller's pid namespace; -1 if the process was reaped, 0 if the namespace does not show it."""
     for line in Path(f"/proc/self/fdinfo/{pidfd}").read_text().splitlines():
         if line.startswith("Pid:"):
             return int(line.split()[1])
@@ -19,7 +22,7 @@ def pid_of_pidfd(pidfd: int) -> int:
 
 
 def start_ticks(pid: int) -> int | None:
-    """When the process started, in clock ticks since boot; with the pid it names a process for ever. None: no such process."""
+    """Start time in clock ticks since boot. Together with the pid it identifies a process uniquely. None if there is no such process."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except (FileNotFoundError, ProcessLookupError):
@@ -27,8 +30,29 @@ def start_ticks(pid: int) -> int | None:
     return int(stat.rpartition(")")[2].split()[19])
 
 
+def count_descriptors(pid: int) -> int | None:
+    """How many descriptors the process has open; None if it has ended, or is of another user and the caller lacks CAP_SYS_PTRACE."""
+    try:
+        return sum(1 for _ in Path(f"/proc/{pid}/fd").iterdir())
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
+        return None
+
+
+def descriptor_limit(pid: int) -> int | None:
+    """How many descriptors the process may have open (its soft limit); None if it has ended.
+
+    Read from its ``limits`` file, as prlimit(2) takes CAP_SYS_RESOURCE for a process of another user. Source: proc_pid_limits(5).
+    """
+    try:
+        text = Path(f"/proc/{pid}/limits").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    soft = next((line.split()[3] for line in text.splitlines() if line.startswith("Max open files")), None)
+    return None if soft is None else int(soft)  # the file is empty while the process is being reaped
+
+
 def kill_pidfd(pidfd: int) -> None:
-    """SIGKILL; nothing happens when the process is gone already."""
+    """Send SIGKILL. Does nothing if the process has ended."""
     try:
         signal.pidfd_send_signal(pidfd, signal.SIGKILL)
     except ProcessLookupError:
@@ -36,14 +60,14 @@ def kill_pidfd(pidfd: int) -> None:
 
 
 def wait_pidfd(pidfd: int, timeout_s: float) -> bool:
-    """Whether the process ended within ``timeout_s``. For the first process of a pid namespace: all of its processes ended."""
+    """Whether the process ended within ``timeout_s``. For pid 1 of a pid namespace: whether all its processes ended."""
     poller = select.poll()
     poller.register(pidfd, select.POLLIN)
     return bool(poller.poll(int(timeout_s * 1000)))
 
 
 def open_pidfd(pid: int, expected_start_ticks: int) -> int | None:
-    """A pidfd of the process that had this pid and start time; None when that process is gone. The caller closes it."""
+    """A pidfd of the process with this pid and start time; None if it has ended. The caller closes it."""
     try:
         pidfd = os.pidfd_open(pid)
     except ProcessLookupError:

@@ -1,18 +1,19 @@
-"""Seccomp: a syscall profile as data, compiled to the program that ``seccomp(2)`` installs.
+"""Seccomp: compiles a syscall profile to the BPF program that ``seccomp(2)`` installs.
 
-It owns the form of the profile (a JSON file, a reason beside every entry) and its translation to classic BPF; which calls a
-sandbox may make is in the profile, and installing the program is the slot maker's. It must not know why a call is refused.
+Owns the form of the profile (a JSON file with a reason for every entry) and its translation to classic BPF. The profile decides which
+calls a sandbox may make, and the slot maker installs the program. This module must not know why a call is refused.
 
-The program has two parts, run one after the other::
+The program has two parts, executed in order::
 
-    ld nr; for each call with rules: jeq nr -> compare the low 32 bits of arguments -> ret ERRNO    ours: argument rules
-    ld arch; jne -> ret ERRNO(ENOSYS); ld nr; binary search -> ret ALLOW | ret ERRNO                libseccomp's: names
+    ld nr; for each call with rules: jeq nr -> compare the low 32 bits of arguments -> ret ERRNO    argument rules, by this module
+    ld arch; jne -> ret ERRNO(ENOSYS); ld nr; binary search -> ret ALLOW | ret ERRNO                names, by libseccomp
 
-Argument rules only ever refuse, so a rule that does not match leaves the decision to the second part. They compare the low 32
-bits because that is what the kernel takes of an ``int`` argument: a 64-bit comparison is passed by setting a high bit. The first
-part does not look at the architecture: whatever it does not refuse, the second part refuses for a foreign one (32-bit, x32).
+An argument rule can only refuse; if it does not match, the second part decides. Rules compare the low 32 bits, because the kernel reads
+only those of an ``int`` argument: a program could evade a 64-bit comparison by setting a high bit. The first part does not check the
+architecture, because the second part refuses every call of a foreign one (32-bit, x32).
 
-Invariant: fail closed. An argument rule about an unknown call is an error; an allowed name that is unknown stays refused.
+Invariant: fail closed. An argument rule for an unknown call is an error; an allowed name that is unknown stays refused.
+Runs in: supervisor, at start. Needs: libseccomp.
 Source: seccomp(2), linux/Documentation/userspace-api/seccomp_filter.rst, seccomp_export_bpf(3).
 """
 
@@ -48,7 +49,7 @@ _Instruction = tuple[int, int, int, int]
 
 @dataclass(frozen=True)
 class Group:
-    """Calls that share a decision: ``errno`` is 0 to allow them, else what they give."""
+    """Calls with the same decision: ``errno`` is 0 to allow them, else the error that they return."""
 
     names: tuple[str, ...]
     errno: int
@@ -57,10 +58,10 @@ class Group:
 
 @dataclass(frozen=True)
 class ArgumentRule:
-    """Refuses ``syscall`` with ``errno`` when the low 32 bits of argument ``arg`` match.
+    """Refuses ``syscall`` with ``errno`` if the low 32 bits of argument ``arg`` match.
 
-    ``op`` is ``in`` or ``not_in`` (a list of values) or ``any_bits`` (one mask). With ``when`` (argument, values) the rule counts
-    only if that argument is one of those values.
+    ``op`` is ``in`` or ``not_in`` (a list of values) or ``any_bits`` (one mask). With ``when`` (argument, values) the rule applies only if
+    that argument is one of those values.
     """
 
     syscall: str
@@ -74,7 +75,7 @@ class ArgumentRule:
 
 @dataclass(frozen=True)
 class Profile:
-    """A whole profile; ``unknown_errno`` is what a call gets that it does not name, ``numbers`` names calls newer than libseccomp."""
+    """A whole profile. A call that it does not name returns ``unknown_errno``; ``numbers`` has calls that libseccomp does not know."""
 
     name: str
     unknown_errno: int
@@ -86,7 +87,7 @@ class Profile:
 def load_profile(path: Path) -> Profile:
     """Read a profile file.
 
-    Raises: IsolationError if it cannot be read, is not of the form, or names a call twice.
+    Raises: IsolationError if it cannot be read, has the wrong form, or names a call twice.
     """
     try:
         raw = json.loads(path.read_text("utf-8"))
@@ -109,7 +110,7 @@ def load_profile(path: Path) -> Profile:
 
 
 def allowing(profile: Profile, name: str) -> Profile:
-    """The profile with one more call allowed, whatever its arguments. Raises: IsolationError when it has a rule about them."""
+    """The profile with one more call allowed, with any arguments. Raises: IsolationError if the profile has a rule for the call."""
     if any(rule.syscall == name for rule in profile.rules):
         raise _fault(f"the seccomp profile has a rule about {name}")
     groups = [replace(group, names=tuple(one for one in group.names if one != name)) for group in profile.groups]
@@ -126,12 +127,12 @@ def compile_bpf(profile: Profile) -> bytes:
     seccomp = _libseccomp()
     program = _argument_part(seccomp, profile) + _name_part(seccomp, profile)
     if len(program) > _MAX_INSTRUCTIONS * _SOCK_FILTER.size:
-        raise _fault(f"the seccomp program has {len(program) // _SOCK_FILTER.size} instructions, the kernel takes {_MAX_INSTRUCTIONS}")
+        raise _fault(f"the seccomp program has {len(program) // _SOCK_FILTER.size} instructions; the kernel allows {_MAX_INSTRUCTIONS}")
     return program
 
 
 def skipped_names(profile: Profile) -> tuple[str, ...]:
-    """Names in the profile's groups that mean nothing here: unknown to libseccomp, or not of this architecture. They stay refused."""
+    """Names in the profile that libseccomp does not know or that this architecture lacks. They stay refused."""
     seccomp = _libseccomp()
     return tuple(name for group in profile.groups for name in group.names if _number(seccomp, profile, name) is None)
 
@@ -145,7 +146,7 @@ def _reason(entry: dict[str, Any]) -> str:
 def _errno(name: str) -> int:
     value = getattr(errno, name, None)
     if not isinstance(value, int):
-        raise ValueError(f"{name!r} is not an errno")  # noqa: TRY004 - the file's value is wrong, not a caller's type
+        raise ValueError(f"{name!r} is not an errno")  # noqa: TRY004 - the value in the file is wrong, not a caller's type
     return value
 
 
@@ -176,7 +177,7 @@ def _argument(index: int) -> int:
 
 def _libseccomp() -> ModuleType:
     try:
-        import pyseccomp  # noqa: PLC0415 - loads libseccomp, which fails where it is missing
+        import pyseccomp  # noqa: PLC0415 - it loads libseccomp, which may be missing
     except (ImportError, RuntimeError, OSError) as err:
         raise _fault("libseccomp is missing", hint="apt-get install libseccomp2, and the Python package pyseccomp") from err
     if platform.machine() not in ("x86_64", "aarch64"):
@@ -206,16 +207,16 @@ def _argument_part(seccomp: ModuleType, profile: Profile) -> bytes:
 
 
 def _rule_code(rule: ArgumentRule) -> list[_Instruction]:
-    """Falls through when the rule does not match, returns ERRNO when it does."""
+    """Code that returns ERRNO if the rule matches and else falls through."""
     refuse: _Instruction = (_RET, 0, 0, _RET_ERRNO | rule.errno)
     code: list[_Instruction] = [(_LD_ABS_W, 0, 0, _OFFSET_ARGS + 8 * rule.arg)]
     if rule.op == "any_bits":
         code += [(_JMP_JSET, 0, 1, rule.values[0]), refuse]
-    elif rule.op == "in":  # each value jumps to the refusal, the last one past it when it differs
+    elif rule.op == "in":  # each match jumps to the refusal; a mismatch of the last value jumps past it
         left = len(rule.values)
         code += [(_JMP_JEQ, left - 1 - i, int(i == left - 1), value) for i, value in enumerate(rule.values)]
         code += [refuse]
-    else:  # not_in: each value jumps past the refusal
+    else:  # not_in: each match jumps past the refusal
         left = len(rule.values)
         code += [(_JMP_JEQ, left - i, 0, value) for i, value in enumerate(rule.values)]
         code += [refuse]
@@ -231,11 +232,11 @@ def _name_part(seccomp: ModuleType, profile: Profile) -> bytes:
     try:
         filt = seccomp.SyscallFilter(seccomp.ERRNO(profile.unknown_errno))
         filt.set_attr(seccomp.Attr.ACT_BADARCH, seccomp.ERRNO(errno.ENOSYS))
-        filt.set_attr(seccomp.Attr.CTL_OPTIMIZE, 2)  # a binary tree: half the cost of a linear list, measured
+        filt.set_attr(seccomp.Attr.CTL_OPTIMIZE, 2)  # a binary tree: measured at half the cost of a linear list
         for group in profile.groups:
             action = seccomp.ALLOW if group.errno == _ALLOW else seccomp.ERRNO(group.errno)
             if group.errno == profile.unknown_errno:
-                continue  # the default says so already, and libseccomp refuses a rule that repeats it
+                continue  # the default has this effect, and libseccomp rejects a rule that repeats it
             for name in group.names:
                 if (number := _number(seccomp, profile, name)) is not None:
                     filt.add_rule_exactly(action, number)

@@ -1,6 +1,7 @@
-"""The one door to raw system calls that the standard library does not wrap. No policy here.
+"""Raw system calls that the standard library does not wrap. No policy.
 
-Numbers are those shared by all architectures since Linux 5.1 (the unified table), so no per-architecture list is needed.
+Since Linux 5.1 new calls have the same number on all architectures, so no table for each architecture is needed.
+Runs in: supervisor. Needs: as each call. Source: syscall(2).
 """
 
 from __future__ import annotations
@@ -28,12 +29,15 @@ def call(number: int, *arguments: object) -> int:
     return result
 
 
-def sync_filesystem(path: Path) -> None:
-    """Wait until all of the file system that holds ``path`` is on disk. Source: syncfs(2). Raises: OSError."""
+def sync_filesystem(path: Path | int) -> None:
+    """Wait until the file system of ``path``, or of a descriptor, is written to disk. Source: syncfs(2). Raises: OSError."""
+    if isinstance(path, int):
+        if _LIBC.syncfs(path):
+            code = ctypes.get_errno()
+            raise OSError(code, os.strerror(code))
+        return
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        if _LIBC.syncfs(fd):
-            code = ctypes.get_errno()
-            raise OSError(code, os.strerror(code), str(path))
+        sync_filesystem(fd)
     finally:
         os.close(fd)

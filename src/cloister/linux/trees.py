@@ -1,4 +1,7 @@
-"""Removal and size of trees that foreign code has written: of any depth, no link followed, no other file system entered."""
+"""Removes and measures directory trees that untrusted code wrote: any depth, no symlink followed, no other file system entered.
+
+Runs in: supervisor. Needs: root, because the files belong to other users. Source: rm(1), du(1).
+"""
 
 from __future__ import annotations
 
@@ -9,14 +12,14 @@ __all__ = ["remove_tree", "tree_size"]
 
 
 def remove_tree(root: Path) -> None:
-    """Remove ``root`` and all below it; nothing happens when it is not there, and what cannot be removed is left.
+    """Remove ``root`` and everything below it. Does nothing if it does not exist; files that cannot be removed stay.
 
-    By rm(1): Python's own removal calls itself for each level, and a tree may have more levels than it can.
+    Uses rm(1), because Python's removal is recursive and a tree may be deeper than Python can recurse.
     """
     subprocess.run(["rm", "-rf", "--one-file-system", "--", root], stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
 
 
 def tree_size(root: Path) -> int:
-    """Bytes that ``root`` and all below it take on disk; by du(1), for the same reason. Raises: OSError, subprocess.CalledProcessError."""
+    """Disk space of ``root`` and everything below it, by du(1) for the same reason. Raises: OSError, subprocess.CalledProcessError."""
     done = subprocess.run(["du", "-sxk", root], capture_output=True, check=True, text=True)
     return int(done.stdout.split()[0]) * 1024

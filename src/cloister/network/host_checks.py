@@ -1,7 +1,6 @@
-"""What of this host may stand in the way of the sandboxes' network, each finding with its remedy: for ``cloister doctor``.
+"""Checks for ``cloister doctor``: settings of this host that block or weaken the sandboxes' network, with remedies.
 
-Owns: nothing; it only reads. Must not: change the host's firewall or settings.
-Invariant I7: what is found is told; nothing is worked around in silence.
+Must not: change the host's firewall or settings. Invariant I7: every finding is reported, none is silently worked around.
 Runs in: supervisor or command line, in the host's network namespace. Needs: CAP_NET_ADMIN to read the rules.
 """
 
@@ -16,10 +15,8 @@ from cloister.linux.nftables import Nftables
 __all__ = ["NetworkFinding", "check_host"]
 
 _NEIGHBOUR_LIMIT = Path("/proc/sys/net/ipv4/neigh/default/gc_thresh3")
-_CONNECTION_LIMIT = Path("/proc/sys/net/netfilter/nf_conntrack_max")
 _LEGACY_TABLES = Path("/proc/net/ip_tables_names")
 _MIN_NEIGHBOURS = 4096
-_MIN_CONNECTIONS = 65536
 
 
 @dataclass(frozen=True)
@@ -32,7 +29,7 @@ class NetworkFinding:
 
 
 def check_host() -> list[NetworkFinding]:
-    """Everything found in the calling thread's network namespace; empty when all is well."""
+    """The findings in the calling thread's network namespace; empty if there is no problem."""
     try:
         nft = Nftables()
     except CloisterError as error:
@@ -47,7 +44,7 @@ def check_host() -> list[NetworkFinding]:
 
 
 def _forward_findings(nft: Nftables) -> list[NetworkFinding]:
-    """Chains of others that drop what is forwarded: an accept in our own table does not overrule them."""
+    """Foreign chains that drop forwarded packets: an accept in our own table does not overrule them."""
     found = []
     for chain in nft.base_chains():
         is_ours = chain.family == "inet" and chain.table.removeprefix("cloister").isdigit()
@@ -85,15 +82,8 @@ def _legacy_findings() -> list[NetworkFinding]:
 
 
 def _limit_findings() -> list[NetworkFinding]:
-    """Kernel tables that all namespaces share. Root of a sandbox that owns its network namespace can fill the neighbour table."""
-    found = []
-    for path, wanted, what in (
-        (_NEIGHBOUR_LIMIT, _MIN_NEIGHBOURS, "the neighbour table, which sandboxes share with the host,"),
-        (_CONNECTION_LIMIT, _MIN_CONNECTIONS, "the connection table"),
-    ):
-        if path.exists() and int(path.read_text()) < wanted:
-            setting = str(path.relative_to("/proc/sys")).replace("/", ".")
-            found.append(
-                NetworkFinding(f"{what} holds {int(path.read_text())} entries only", f"sysctl -w {setting}={wanted}", is_fatal=False)
-            )
-    return found
+    """The neighbour table is shared by all namespaces, and root of a sandbox could fill a small one."""
+    if not _NEIGHBOUR_LIMIT.exists() or (limit := int(_NEIGHBOUR_LIMIT.read_text())) >= _MIN_NEIGHBOURS:
+        return []
+    problem = f"the neighbour table, which sandboxes share with the host, holds {limit} entries only"
+    return [NetworkFinding(problem, f"sysctl -w net.ipv4.neigh.default.gc_thresh3={_MIN_NEIGHBOURS}", is_fatal=False)]

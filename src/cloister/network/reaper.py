@@ -1,8 +1,10 @@
-"""Deletes the pairs of ended sandboxes behind everybody's back, many at a time.
+"""Deletes the veth pairs of ended sandboxes in the background, in batches.
 
-Deleting an interface makes the kernel wait for its readers (20 to 30 ms) under the lock that every attach needs, and each network namespace
-that ends alone costs as much again. So they are gathered for a moment: one wait for all. Until a slot's ``on_gone`` is called, something of
-it exists and it must not be given out; it is not called when the deletion fails. Owns: the thread and what waits for it.
+When an interface is deleted, the kernel waits for its readers (20 to 30 ms) under the lock that every attach needs. A network namespace
+that ends alone costs as much again. So deletions are gathered for a moment, and the kernel waits once. A slot must not be used before its
+``on_gone`` is called; a failed deletion never calls it. Owns: the thread and its queue.
+
+Runs in: supervisor, one thread of its own. Needs: the capabilities of the function that removes slots.
 """
 
 from __future__ import annotations
@@ -24,27 +26,27 @@ _GATHER_MAX = 64
 
 
 @dataclass(frozen=True)
-class _Dead:
+class _Removal:
     slot: int
     netns_fd: int | None
     on_gone: Callable[[], None]
 
 
 class Reaper:
-    """``remove`` takes slot numbers and removes all that is left of them. Thread-safe; the thread ends when there is nothing to do."""
+    """``remove`` removes the kernel objects of the slots it is given. Thread-safe; the thread ends when the queue is empty."""
 
     def __init__(self, remove: Callable[[Sequence[int]], None]) -> None:
         self._remove = remove
         self._changed = threading.Condition()
-        self._waiting: list[_Dead] = []
+        self._waiting: list[_Removal] = []
         self._slots: set[int] = set()
         self._is_running = False
         self._is_hurried = False
 
     def add(self, slot: int, netns_fd: int | None, on_gone: Callable[[], None]) -> None:
-        """Remove the slot before long, close ``netns_fd``, which is the reaper's from now on, and call ``on_gone`` (from any thread)."""
+        """Queue the slot's removal; then close ``netns_fd``, which the reaper owns from now on, and call ``on_gone`` (from any thread)."""
         with self._changed:
-            self._waiting.append(_Dead(slot, netns_fd, on_gone))
+            self._waiting.append(_Removal(slot, netns_fd, on_gone))
             self._slots.add(slot)
             if not self._is_running:
                 self._is_running = True
@@ -53,7 +55,7 @@ class Reaper:
                 self._changed.notify_all()
 
     def settle(self, slot: int | None = None) -> None:
-        """Wait until nothing is left to remove, or nothing of ``slot``; now, without gathering more."""
+        """Remove queued slots at once, and wait until ``slot`` (None: every slot) is removed."""
         with self._changed:
             while self._slots if slot is None else slot in self._slots:
                 if not self._is_hurried:
@@ -67,26 +69,26 @@ class Reaper:
                 self._changed.wait_for(lambda: self._is_hurried or len(self._waiting) >= _GATHER_MAX, _GATHER_S)
                 batch, self._waiting = self._waiting, []
                 self._is_hurried = False
-            done = self._bury(batch)
-            for dead in batch:
-                if dead.netns_fd is not None:
-                    os.close(dead.netns_fd)
+            done = self._remove_batch(batch)
+            for removal in batch:
+                if removal.netns_fd is not None:
+                    os.close(removal.netns_fd)
             with self._changed:
-                self._slots.difference_update(dead.slot for dead in batch)
+                self._slots.difference_update(removal.slot for removal in batch)
                 self._changed.notify_all()
                 self._is_running = bool(self._waiting)
                 goes_on = self._is_running
-            for dead in batch:
-                if dead.slot in done:
-                    dead.on_gone()
+            for removal in batch:
+                if removal.slot in done:
+                    removal.on_gone()
             if not goes_on:
                 return
 
-    def _bury(self, batch: Sequence[_Dead]) -> set[int]:
-        slots = [dead.slot for dead in batch]
+    def _remove_batch(self, batch: Sequence[_Removal]) -> set[int]:
+        slots = [removal.slot for removal in batch]
         try:
             self._remove(slots)
-        except (CloisterError, OSError):  # a thread's border: those slots stay taken until the next start
+        except (CloisterError, OSError):  # border of a thread: these slots stay in use until the next start
             _log.exception("network.slots_not_removed", slots=slots)
             return set()
         return set(slots)

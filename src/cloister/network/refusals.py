@@ -1,42 +1,65 @@
-"""What the policy refused, for each sandbox: kept in nftables sets beside the rules that refuse, and read all at once.
+"""Refused packets of each sandbox: counted in nftables sets beside the rules that refuse them, and read all at once.
 
-Owns: the sets ``refusals*`` and the chains ``note*`` of both rulesets, and the reading of them. Must not: decide what is refused.
-Invariant I4: a rule that refuses jumps to ``note`` and refuses then, whatever became of the note. An update of a set that is full ends its
-*rule* only, so each stands in a rule of its own in a chain that gives no verdict; ``tests/security`` and the rules' tests fill the sets.
-Invariant I6: a source (a sandbox's interface in the router, its address at the host) may add ``_BURST`` elements at once and one a second;
-what is beyond is one number. No packet that passes ever comes here.
+Owns: the sets ``refusals*`` and the chains ``note*`` of both rulesets, and their reading. Must not: decide which packets are refused.
+Invariant I4: a refusing rule jumps to ``note`` and then refuses, whether or not the note was taken. A full set ends the *rule* that
+updates it, so each update is a rule of its own in a chain without a verdict. Tests fill the sets.
+Invariant I6: a source (a sandbox's interface in the router, its address at the host) may add ``_BURST`` elements at once and one a
+second; further packets only count in one number. Packets that pass never reach these chains.
 
 ::
 
     refusals_port   source . destination . protocol . port . reason    packets of TCP and UDP
     refusals_plain  source . destination . protocol . reason           packets of other protocols
     refusals_six    source . destination . protocol . port . reason    packets of TCP and UDP by IPv6 (in the router only)
-    refusals_more   source                                             packets of what the sets above have no room for
-    refusals_rate   source                                             how much it may still add
+    refusals_more   source                                             packets that the sets above have no room for
+    refusals_rate   source                                             how many elements it may still add
+
+Runs in: supervisor; any thread may call. Needs: CAP_NET_ADMIN.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+import sys
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from ipaddress import IPv4Address, ip_address
+from typing import NamedTuple
 
 from cloister.errors import IsolationError
-from cloister.linux.nftables import Nftables
+from cloister.linux.nftrules import delete_elements, flush_set
+from cloister.linux.nftsets import Element, ElementSocket, interface_of, name_key
 
 __all__ = ["REASONS", "Refusal", "RefusalSets", "Target", "because", "note_chains", "note_sets"]
 
-REASONS = ("no_internet", "not_public", "neighbour", "gateway", "host", "spoofed_source", "too_many_connections", "ipv6")
-"""Why something was refused; in the kernel the packet's mark, counted from 1. No packet that has one of these marks goes further."""
+REASONS = (
+    "no_internet",
+    "not_public",
+    "neighbour",
+    "gateway",
+    "host",
+    "spoofed_source",
+    "too_many_connections",
+    "ipv6",
+    "host_network",
+    "denied",
+    "unproxied",
+    "too_many_packets",
+    "too_many_new_connections",
+    "volume_used_up",
+)
+"""Why a packet was refused. In the kernel the reason is the packet's mark, counted from 1; no packet with such a mark passes."""
 
 _BURST = 16
 _SOURCES = 8192
 _ELEMENTS = 16384
 _LISTS = ("port", "plain", "six")
+_NAME_BYTES = 16
+_DELETED_AT_ONCE = 500
+_PROTOCOLS = {1: "icmp", 2: "igmp", 6: "tcp", 17: "udp", 47: "gre", 50: "esp", 58: "ipv6-icmp", 132: "sctp"}
 
 
 class Target(NamedTuple):
-    """What a sandbox tried; port 0 where the protocol has none."""
+    """The destination of a refused packet; port 0 where the protocol has no ports."""
 
     destination: str
     protocol: str
@@ -46,7 +69,7 @@ class Target(NamedTuple):
 
 @dataclass(frozen=True)
 class Refusal:
-    """So many packets to ``target`` were refused since the last look. ``target`` None: to others, which the sets had no room for."""
+    """The number of packets to ``target`` refused since the last reading; None: to targets that the sets had no room for."""
 
     slot: int
     target: Target | None
@@ -59,7 +82,7 @@ def because(reason: str) -> str:
 
 
 def note_sets(source_type: str) -> str:
-    """The sets, for sources of that type. They end by themselves when nobody reads them for long."""
+    """The sets, for sources of that type. Elements expire if they are not read for five minutes."""
     kept = f"size {_ELEMENTS}; flags dynamic,timeout; timeout 5m;"
     sources = f"type {source_type}; size {_SOURCES}; flags dynamic;"
     return f"""\
@@ -74,7 +97,7 @@ def note_sets(source_type: str) -> str:
 def note_chains(source: str, *, ipv6: bool) -> str:
     """The chains; ``source`` is the expression that names a packet's source.
 
-    An element that is there is counted by looking it up. ICMP errors are left out: no program asked for them.
+    A lookup of an existing element counts the packet. ICMP errors are left out: the kernel sends them, not a program.
     """
     chains = f"""\
   chain note {{
@@ -108,64 +131,69 @@ def _note_into(name: str, source: str, element: str) -> str:
 
 
 class RefusalSets:
-    """The sets of one table; to be used on the thread of its namespace, like the :class:`Nftables` it is given."""
+    """The sets of one table, read and emptied without a look at the rest of the ruleset. Any thread may use it."""
 
-    def __init__(self, nft: Nftables, table: str, slot_of: Callable[[str], int | None]) -> None:
-        self._nft = nft
+    def __init__(self, elements: ElementSocket, table: str, source_bytes: int, slot_of: Callable[[str], int | None]) -> None:
+        """``elements`` is of the table's namespace. ``source_bytes``: sources are interface names (16) or addresses (4)."""
+        self._elements = elements
         self._table = table
+        self._source_bytes = source_bytes
         self._slot_of = slot_of
 
     def take(self) -> list[Refusal]:
-        """What was refused since the last call, taken out of the sets. Sources that are no sandbox's are passed over.
+        """Take the refusals since the last call out of the sets. Skips sources that are no sandbox's.
 
-        Elements are deleted by name, so that one which comes meanwhile is there the next time; packets that are counted on a listed one
-        within this millisecond are lost.
+        Elements are deleted by name, so an element that is added meanwhile stays for the next call. Packets that are counted between the
+        reading and the deletion, within about a millisecond, are lost.
         """
         found: list[Refusal] = []
-        kept = self._list()
-        for values in kept.values():
-            for value, packets in values:
-                slot = self._slot_of(value[0])
+        for name in (*_LISTS, "more"):
+            counted = self._elements.counted(self._table, f"refusals_{name}")
+            for key, packets in counted:
+                slot = self._slot_of(self._source(key))
                 if slot is not None:
-                    found.append(Refusal(slot, _target(value), packets))
-        self._delete({name: [value for value, _ in values] for name, values in kept.items()})
+                    found.append(Refusal(slot, self._target(name, key), packets))
+            self._delete(name, [key for key, _ in counted])
         return found
 
     def sources(self) -> set[str]:
-        """Whose refusals are kept."""
-        return {str(value[0]) for values in self._list().values() for value, _ in values}
+        """The sources that have refusals."""
+        return {self._source(key) for name in (*_LISTS, "more") for key in self._keys(name)}
 
     def forget(self, sources: Collection[str]) -> None:
-        """Take out what is kept of them, so that the next sandboxes with these names inherit nothing, the used allowance included."""
-        listed = {name: [value for value, _ in values if value[0] in sources] for name, values in self._list().items()}
-        self._delete(listed)
+        """Delete the refusals and the used rate of these sources, so that the next sandboxes with these names inherit none."""
+        for name in (*_LISTS, "more"):
+            self._delete(name, [key for key in self._keys(name) if self._source(key) in sources])
         if sources:
-            place = f"element inet {self._table} refusals_rate {{ {', '.join(sources)} }}"
-            self._nft.run(f"add {place}\ndelete {place}")
+            self._elements.change(delete=[Element(self._table, "refusals_rate", self._key(source)) for source in sources])
 
-    def _list(self) -> dict[str, list[tuple[list[Any], int]]]:
-        return {name: self._nft.counted("inet", self._table, f"refusals_{name}") for name in (*_LISTS, "more")}
+    def _keys(self, name: str) -> list[bytes]:
+        return self._elements.keys(self._table, f"refusals_{name}")
 
-    def _delete(self, listed: dict[str, list[list[Any]]]) -> None:
-        """All of them in one transaction. One that ended by itself meanwhile makes it fail: then the sets are emptied."""
-        places = {f"inet {self._table} refusals_{name}": values for name, values in listed.items() if values}
-        lines = [f"delete element {place} {{ {', '.join(map(_text, values))} }}" for place, values in places.items()]
-        if not lines:
-            return
-        try:
-            self._nft.run("\n".join(lines))
-        except IsolationError:
-            self._nft.run("\n".join(f"flush set {place}" for place in places))
+    def _delete(self, name: str, keys: Sequence[bytes]) -> None:
+        """Delete the elements. It fails if one of them expired meanwhile: then the set is emptied."""
+        place = f"refusals_{name}"
+        for at in range(0, len(keys), _DELETED_AT_ONCE):
+            try:
+                self._elements.change(also=[delete_elements(self._table, place, keys[at : at + _DELETED_AT_ONCE])])
+            except IsolationError:
+                self._elements.change(also=[flush_set(self._table, place)])
+                return
 
+    def _key(self, source: str) -> bytes:
+        return name_key(source) if self._source_bytes == _NAME_BYTES else IPv4Address(source).packed
 
-def _text(value: list[Any]) -> str:
-    return " . ".join(str(part) for part in value)
+    def _source(self, key: bytes) -> str:
+        return interface_of(key) if self._source_bytes == _NAME_BYTES else str(IPv4Address(key[:4]))
 
-
-def _target(value: list[Any]) -> Target | None:
-    """An element of the sets as :class:`Target`; None for one of ``refusals_more``."""
-    if len(value) == 1:
-        return None
-    _, destination, protocol, *port, mark = value
-    reason = REASONS[mark - 1] if 0 < mark <= len(REASONS) else "other"
-    return Target(str(destination), str(protocol), int(port[0]) if port else 0, reason)
+    def _target(self, name: str, key: bytes) -> Target | None:
+        """The target of a set's element; None for an element of ``refusals_more``. Each part of a key is padded to four bytes."""
+        if name == "more":
+            return None
+        parts = key[self._source_bytes :]
+        size = 16 if name == "six" else 4
+        destination = str(ip_address(parts[:size]))
+        protocol, port = parts[size], int.from_bytes(parts[size + 4 : size + 6], "big") if name != "plain" else 0
+        mark = int.from_bytes(parts[-4:], sys.byteorder)
+        reason = REASONS[mark - 1] if 0 < mark <= len(REASONS) else "other"
+        return Target(destination, _PROTOCOLS.get(protocol, str(protocol)), port, reason)

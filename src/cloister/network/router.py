@@ -1,9 +1,9 @@
-"""The router of a server: the network namespace in which every sandbox's interface ends and where the whole egress policy lives.
+"""The router of a server: a network namespace where all sandboxes' veth pairs end and where the egress policy is applied.
 
 Owns: the namespace (pinned by a bind mount), its ruleset, and the sandboxes' pairs. Must not: touch the host's namespace.
-Invariant I8: which slots are in use is read from the kernel (interfaces and set elements), never remembered.
-A dead instance's rules and pairs vanish with the namespace.
-Runs in: supervisor; every method may be called from any thread, the work is done on the namespace's own thread.
+Invariant I8: the slots in use are read from the kernel (interfaces and set elements), never from memory.
+Rules and pairs end with the namespace.
+Runs in: supervisor; any thread may call, and the work is done on the namespace's own thread.
 Needs: CAP_SYS_ADMIN, CAP_NET_ADMIN over the host's and the sandboxes' namespaces.
 """
 
@@ -12,31 +12,37 @@ from __future__ import annotations
 import os
 import socket
 import threading
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
 from cloister.errors import IsolationError
-from cloister.linux.conntrack import forget_connections
+from cloister.linux.conntrack import TrackedConnection, forget_connections
+from cloister.linux.ctevents import EndedConnections, record_ends
 from cloister.linux.netlink import Netlink, VethEnd, delete_group, set_group, settle_carrier
 from cloister.linux.netns import NetnsThread, is_netns_pinned, open_netns, pin_new_netns, run_in_netns, write_sysctl
 from cloister.linux.nftables import Nftables
-from cloister.linux.nftsets import ElementSocket
-from cloister.network.egress import ROUTER_TABLE, router_ruleset
+from cloister.linux.nftsets import ElementSocket, interface_of
+from cloister.model.network import EgressPolicy
+from cloister.network.egress import ROUTER_TABLE, host_networks_change, router_ruleset
 from cloister.network.host_side import HOST_MAC, ROUTER_MAC
 from cloister.network.plan import AddressPlan
-from cloister.network.porter import INSIDE, SANDBOX_GROUP, Porter
+from cloister.network.policy_rules import policy_rules
 from cloister.network.refusals import Refusal, RefusalSets
+from cloister.network.slot_rules import SlotRules
+from cloister.network.veth_pairs import INSIDE, SANDBOX_GROUP, VethPairs
 
 __all__ = ["INSIDE", "Router"]
 
 _DEFAULT = IPv4Network("0.0.0.0/0")
 _DNS_BACKLOG = 128
 _DYING_GROUP = 0xC2
+_BIND_ADDRESS_NO_PORT = 24
+"""``IP_BIND_ADDRESS_NO_PORT`` of linux/in.h: the port is chosen at connect, so that sandboxes share no range of ports."""
 
 
 class Router:
-    """One instance's router; made when it is not there, adopted when it is."""
+    """One instance's router; made, or adopted if it exists."""
 
     def __init__(self, plan: AddressPlan) -> None:
         self._plan = plan
@@ -47,28 +53,31 @@ class Router:
         self._netlink = self._thread.call(Netlink)
         self._nft = self._thread.call(Nftables)
         self._elements = self._thread.call(ElementSocket)
-        self._porter = Porter(self._plan, self.netns_fd)
+        self._own = SlotRules(self._elements, plan)
+        self._pairs = VethPairs(self._plan, self.netns_fd)
         self._reaping = self._thread.call(Netlink)
+        self.ended = self._thread.call(EndedConnections)
         self._reaping_lock = threading.Lock()
-        self._refusals = RefusalSets(self._nft, ROUTER_TABLE, plan.slot_of)
+        self._refusals = RefusalSets(self._elements, ROUTER_TABLE, 16, plan.slot_of)
 
     def close(self) -> None:
         """End the threads and close the descriptors; kernel objects stay."""
-        self._porter.close()
+        self._pairs.close()
         self._thread.close()
         self._nft.close()
-        for opened in (self._netlink, self._elements, self._reaping):
+        for opened in (self._netlink, self._elements, self._reaping, self.ended):
             opened.close()
         os.close(self.netns_fd)
 
     def set_up(self) -> None:
-        """Settings, ruleset and gateway address: new or again. Sandboxes that are attached stay attached."""
+        """Apply sysctls, ruleset and gateway address. Attached sandboxes stay attached."""
         self._thread.call(self._set_up)
 
     def _set_up(self) -> None:
         has_ipv6 = Path("/proc/sys/net/ipv6").exists()
         for scope in ("all", "default") if has_ipv6 else ():
             write_sysctl(f"net/ipv6/conf/{scope}/disable_ipv6", "1")
+        record_ends()
         self._nft.run(router_ruleset(self._plan.rules()))
         for scope in ("all", "default"):
             for name, value in (("rp_filter", "1"), ("send_redirects", "0"), ("accept_redirects", "0"), ("route_localnet", "0")):
@@ -77,6 +86,11 @@ class Router:
         loopback = self._netlink.links()["lo"]
         self._netlink.set_up(loopback.index)
         self._netlink.add_address(loopback.index, self._plan.gateway)
+        self._netlink.add_address(loopback.index, self._plan.caller)
+
+    def refuse_networks(self, networks: list[IPv4Network]) -> None:
+        """Replace the list of the host's own networks, which sandboxes may not reach."""
+        self._elements.change(also=host_networks_change(ROUTER_TABLE, networks))
 
     def has_uplink(self) -> bool:
         """Whether the router's end of the uplink exists."""
@@ -88,7 +102,7 @@ class Router:
         self._thread.call(lambda: self._netlink.add_veth(near, far, host_netns_fd, mtu))
 
     def bring_uplink_up(self, mtu: int) -> None:
-        """Address and default route of the router's end."""
+        """Configure the router's end: address and default route."""
 
         def body() -> None:
             link = self._netlink.links()[self._plan.router_interface]
@@ -100,7 +114,7 @@ class Router:
         self._thread.call(body)
 
     def settle_uplink(self) -> None:
-        """To be called when the other end is up as well: see :func:`settle_carrier`."""
+        """Call this when the other end is up too: see :func:`settle_carrier`."""
 
         def body() -> None:
             with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
@@ -109,7 +123,7 @@ class Router:
         self._thread.call(body)
 
     def drop_stale_elements(self) -> None:
-        """Take out of the sets what has no interface any more (left by a sandbox whose namespace died)."""
+        """Remove set elements without an interface, left by sandboxes whose namespace ended."""
 
         def body() -> None:
             links = self._netlink.links()
@@ -120,72 +134,90 @@ class Router:
         self._thread.call(body)
 
     def join(self, slot: int, netns_fd: int, mtu: int) -> None:
-        """Join the sandbox's namespace to the router. Raises: IsolationError; its errno is EEXIST when there is a pair of this slot."""
-        self._porter.join(slot, netns_fd, mtu)
+        """Join the sandbox's namespace to the router. Raises: IsolationError; errno EEXIST: the slot has a pair."""
+        self._pairs.join(slot, netns_fd, mtu)
 
-    def repair(self, slot: int, netns_fd: int) -> bool:
-        """Configure the slot's pair again if there is one and it joins this namespace; whether it does."""
+    def repair(self, slot: int, netns_fd: int, *, has_own_stack: bool = False) -> bool:
+        """Configure the slot's pair again; False if there is none, or if it joins another namespace.
+
+        ``has_own_stack``: only the router's end. With the address at the other end the namespace would answer in place of the sandbox.
+        """
         existing = self._thread.call(lambda: self._netlink.link(self._plan.interface(slot)))
         index = existing.index if existing else 0
         if not index or not run_in_netns(netns_fd, lambda: _is_joined(index)):
             return False
-        self._porter.repair(slot, netns_fd, index)
+        self._pairs.repair(slot, netns_fd, index, has_own_stack=has_own_stack)
         return True
 
-    def admit(self, slot: int, *, online: bool) -> None:
-        """Let the sandbox speak, with or without the internet. The last step: until here nothing of it passes."""
-        elements = [self._plan.element(name, slot) for name in ("sandboxes", "online")]
-        self._elements.change(add=elements, delete=() if online else elements[1:])
+    def admit(self, slot: int, policy: EgressPolicy, *, is_new: bool) -> None:
+        """Let the sandbox's packets pass, as far as its egress policy allows. The last step of an attachment: until here none passes.
 
-    def set_online(self, slot: int, *, online: bool) -> None:
-        """Give or take the internet, established connections included."""
+        ``is_new``: the pair was just made, so the slot has no rules of its own yet.
+        """
+        rules = policy_rules(policy)
+        own = [] if is_new and rules.is_empty else self._own.replacement(slot, rules)
+        elements = [self._plan.element(name, slot) for name in ("sandboxes", "online")]
+        self._elements.change(add=elements, delete=elements[1:] if policy.is_closed else (), also=own)
+
+    def set_egress(self, slot: int, policy: EgressPolicy) -> None:
+        """Change the sandbox's egress policy, for established connections too."""
 
         def body() -> None:
             if self._netlink.link(self._plan.interface(slot)) is None:
-                raise IsolationError(f"network slot {slot} is not attached", step="set internet")
+                raise IsolationError(f"network slot {slot} is not attached", step="set egress")
             element = self._plan.element("online", slot)
-            self._elements.change(add=[element], delete=[] if online else [element])
+            own = self._own.replacement(slot, policy_rules(policy))
+            self._elements.change(add=[element], delete=[element] if policy.is_closed else [], also=own)
 
         self._thread.call(body)
 
     def release(self, slot: int) -> bool:
-        """Take the sandbox out of the sets, delete its pair and forget its connections; whether it had any. Idempotent.
+        """Remove the sandbox from the sets, delete its pair and its tracked connections; whether it had connections. Idempotent.
 
-        The kernel looks through its whole table (10 ms) for them, so that is left out for a sandbox that ``flows`` has never seen.
+        The kernel searches its whole connection table (10 ms), so a sandbox that is not in the set ``flows`` is spared the search.
         """
         self.shut_out(slot)
         self._thread.call(lambda: self._netlink.delete_link(self._plan.interface(slot)))
         return self.forget(slot)
 
     def shut_out(self, slot: int) -> None:
-        """Take the sandbox out of the sets: no packet of it passes from here on."""
-        self._elements.change(delete=[self._plan.element(name, slot) for name in ("sandboxes", "online")])
+        """Remove the sandbox from the sets: from now on none of its packets passes."""
+        own = self._own.removal(slot)
+        elements = [self._plan.element(name, slot) for name in ("sandboxes", "online")]
+        self._elements.change(delete=[*elements, *self._plan.volume(slot)], also=own)
 
     def delete_pairs(self, slots: Sequence[int]) -> None:
-        """Delete the pairs of several slots by one wait for the kernel's readers. Idempotent."""
+        """Delete the pairs of several slots in one call, so that the kernel waits only once for its readers. Idempotent."""
         changes = [set_group(self._plan.interface(slot), _DYING_GROUP) for slot in slots]
         with self._reaping_lock:
             self._reaping.apply(*changes, delete_group(_DYING_GROUP))
 
     def forget(self, slot: int) -> bool:
-        """Forget the connections of a slot that has no interface any more; whether it had any."""
-        seen = self._plan.flow(slot)
-        if not self._elements.has(seen):
+        """Delete the tracked connections of a slot without an interface; whether it had any."""
+        if not self.has_flows(slot):
             return False
-        self._elements.change(delete=[seen])
+        self._elements.change(delete=[self._plan.flow(slot)])
         run_in_netns(self.netns_fd, lambda: forget_connections(self._plan.address(slot)))
         return True
 
+    def forget_some(self, slot: int, chosen: Callable[[TrackedConnection], bool]) -> None:
+        """Delete those tracked connections of the slot that are ``chosen``."""
+        run_in_netns(self.netns_fd, lambda: forget_connections(self._plan.address(slot), chosen))
+
+    def has_flows(self, slot: int) -> bool:
+        """Whether the slot's address had connections since its last release."""
+        return self._elements.has(self._plan.flow(slot))
+
     def slots_with_flows(self) -> set[int]:
-        """Slots whose address has had connections since it was last released."""
+        """Slots whose address had connections since its last release."""
         base = int(self._plan.cidr.network_address)
         found = self._thread.call(lambda: self._nft.elements("inet", ROUTER_TABLE, "flows"))
         return {int(IPv4Address(address)) - base for address in found}
 
     def _slots_in_sets(self) -> set[int]:
         found: set[int] = set()
-        for name in ("sandboxes", "online"):
-            slots = (self._plan.slot_of(interface) for interface, _ in self._nft.elements("inet", ROUTER_TABLE, name))
+        for name in ("sandboxes", "online", "listed"):
+            slots = (self._plan.slot_of(interface_of(key)) for key in self._elements.keys(ROUTER_TABLE, name))
             found.update(slot for slot in slots if slot is not None)
         return found
 
@@ -215,29 +247,49 @@ class Router:
             raise
         return udp, tcp
 
+    def call_socket(self, slot: int) -> socket.socket:
+        """A new, unconnected TCP socket for connections to the sandbox of a slot, and to nothing else; the caller owns it.
+
+        It is bound to the slot's interface, which only a process with CAP_NET_RAW here could change. Source: sock_bindtoindex in
+        net/core/sock.c. Raises: IsolationError, when the slot is not attached.
+        """
+
+        def body() -> socket.socket:
+            sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+            try:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, self._plan.interface(slot).encode())
+                sock.setsockopt(socket.SOL_IP, _BIND_ADDRESS_NO_PORT, 1)
+                sock.bind((str(self._plan.caller), 0))
+            except OSError as error:
+                sock.close()
+                raise IsolationError(f"network slot {slot} is not attached", step="dial", errno=error.errno or 0) from error
+            return sock
+
+        return self._thread.call(body)
+
     def counters(self) -> dict[str, int]:
-        """Packets that each rule with a comment has seen, by that comment."""
+        """Packets counted by each rule that has a comment, by comment."""
         return self._thread.call(lambda: self._nft.counters("inet", ROUTER_TABLE))
 
     def take_refusals(self) -> list[Refusal]:
-        """What was refused since the last call."""
-        return self._thread.call(self._refusals.take)
+        """Refused packets since the last call."""
+        return self._refusals.take()
 
     def forget_refusals(self, slots: Collection[int]) -> None:
-        """Forget what was refused to slots that have no interface any more."""
-        self._thread.call(lambda: self._refusals.forget([self._plan.interface(slot) for slot in slots]))
+        """Delete the refusals of slots without an interface."""
+        self._refusals.forget([self._plan.interface(slot) for slot in slots])
 
     def forget_strangers(self) -> None:
-        """Forget what was refused to those that have no interface (left by an earlier server's sandboxes)."""
+        """Delete the refusals of sources without an interface, left by sandboxes of a former server."""
         self._thread.call(lambda: self._refusals.forget(self._refusals.sources() - self._netlink.links().keys()))
 
     def survey(self) -> list[str]:
-        """What exists in the router's namespace, beyond its loopback."""
+        """The router's interfaces, apart from loopback."""
         names = self._thread.call(self._netlink.links)
         return [f"router interface {name}" for name in names if name != "lo"]
 
     def empty(self) -> None:
-        """Delete every pair and the ruleset, so that a namespace which somebody still holds (a socket, a mount) leads nowhere."""
+        """Delete every pair and the ruleset, so that a namespace that a socket or mount keeps alive has no way out."""
 
         def body() -> None:
             for group in (_DYING_GROUP, SANDBOX_GROUP):

@@ -1,8 +1,11 @@
-"""The network of one server: the slots that sandboxes take and give back.
+"""The network of one server, as numbered slots: a sandbox attaches to a slot and releases it.
 
-Owns: the order in which the router's and the host's side are made, adopted, repaired and removed. Must not: decide who gets which slot or
-when. Invariant I8: every call reads the kernel; a new :class:`NetworkNode` over the objects of a dead one goes on where that ended.
-Invariant I4: see egress.py; a sandbox is let through only after everything else of its network stands.
+Owns: the order in which the router's and the host's objects are made, adopted, repaired and removed.
+Must not: choose slot numbers.
+Invariant I8: every call reads the kernel, so a new :class:`NetworkNode` continues with the objects of a dead one.
+Invariant I4: see egress.py; packets of a sandbox pass only once all its other objects are in place.
+Runs in: supervisor; any thread may call.
+Needs: CAP_SYS_ADMIN, CAP_NET_ADMIN over the host's and the sandboxes' namespaces.
 
 ::
 
@@ -10,7 +13,7 @@ Invariant I4: see egress.py; a sandbox is let through only after everything else
     eth0 10.200.0.5/32 <-veth-> cl0s5   lo 10.200.32.1   cl0rt <-----veth-----> cl0up      eth0 -> internet
                                 ruleset "cloister"                             table "cloister0" (masquerade)
 
-Lock order: the slot's lock, then a namespace's thread; the host-wide file lock is taken by start, refresh and stop only, outside of both.
+Lock order: the host-wide file lock (start, refresh and stop only), the slot's lock, a namespace's thread.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ import fcntl
 import os
 import socket
 import threading
+import time
 import weakref
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -30,12 +34,17 @@ from ipaddress import IPv4Address
 from typing import TypeVar
 
 from cloister.errors import IsolationError
-from cloister.linux.conntrack import forget_connections
+from cloister.linux.conntrack import TrackedConnection, forget_connections
 from cloister.linux.netlink import Netlink
 from cloister.linux.netns import NetnsThread, is_netns_pinned, open_current_netns, run_in_netns, unpin_netns
-from cloister.network.door import Door, find_target, inside_address
+from cloister.model.connection import ConnectionRecord
+from cloister.model.network import EgressPolicy
+from cloister.network.connections import SlotOwners, take_ended
+from cloister.network.gate import EgressGate
 from cloister.network.host_side import HostSide
 from cloister.network.plan import AddressPlan, NetworkConfig
+from cloister.network.policy_rules import policy_rules
+from cloister.network.port_forward import PortForward, find_target, inside_address
 from cloister.network.reaper import Reaper
 from cloister.network.refusals import Refusal
 from cloister.network.router import Router
@@ -44,12 +53,12 @@ __all__ = ["NetworkConfig", "NetworkNode", "NetworkSlot"]
 
 T = TypeVar("T")
 _LOOPBACK = 1
-"""The index of that interface in every namespace."""
+"""Its interface index in every namespace."""
 
 
 @dataclass(frozen=True)
 class NetworkSlot:
-    """What a sandbox has: its number, its one address, and the gateway, which is its resolver too."""
+    """A sandbox's place in the network. The gateway is its resolver too."""
 
     slot: int
     address: str
@@ -62,8 +71,10 @@ class NetworkNode:
     "The host" is the network namespace of the thread that makes the object.
     """
 
-    def __init__(self, config: NetworkConfig) -> None:
+    def __init__(self, config: NetworkConfig, gate: EgressGate | None = None) -> None:
+        """``gate`` is the egress process; without one, policies that need it are refused."""
         self.config = config
+        self._gate = gate
         self._plan = AddressPlan(config)
         self._host_fd = open_current_netns()
         weakref.finalize(self, os.close, self._host_fd)
@@ -73,7 +84,10 @@ class NetworkNode:
         self._mtu = 0
         self._reaper = Reaper(self._remove)
         self._stale: set[int] = set()
-        """Slots that had connections when this started: those of a sandbox to be adopted, or left by one that ended unseen."""
+        """Slots that had connections at the start: of sandboxes to be adopted, or of sandboxes that ended while no supervisor ran."""
+        self._owners = SlotOwners()
+        self._gated: set[int] = set()
+        """Slots that the egress process knows."""
         self._slot_locks: defaultdict[int, threading.Lock] = defaultdict(threading.Lock)
 
     @property
@@ -83,7 +97,7 @@ class NetworkNode:
 
     @contextmanager
     def _host_lock(self) -> Iterator[None]:
-        """Hold the lock that all servers of this host share while forwarding flags change hands."""
+        """Hold the lock that all servers of this host share: forwarding flags are changed under it."""
         self._plan.lock_path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
         fd = os.open(self._plan.lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
@@ -93,9 +107,9 @@ class NetworkNode:
             os.close(fd)
 
     def start(self) -> None:
-        """Make what is missing, adopt what is there, renew every rule. Sandboxes that are attached keep their connections.
+        """Make missing objects, adopt existing ones, renew every rule. Attached sandboxes keep their connections.
 
-        A failure leaves kernel objects as they are (they may serve sandboxes): ``start`` again repairs them, :meth:`stop` removes them.
+        A failure leaves kernel objects in place, since they may serve sandboxes: another ``start`` repairs them, :meth:`stop` removes them.
         Raises: IsolationError, UnavailableError (no libnftables).
         """
         with self._host_lock():
@@ -105,47 +119,61 @@ class NetworkNode:
             self._mtu = self._in_host(host.mtu)
             self._in_host(host.apply_rules)
             router.set_up()
+            self._refuse_host_networks(host, router)
             self._join_uplink(host, router)
             router.drop_stale_elements()
             self._forget_strangers(host, router)
             self._stale = router.slots_with_flows()
             self._in_host(host.open_forwarding)
 
+    def _refuse_host_networks(self, host: HostSide, router: Router) -> None:
+        networks = self._in_host(host.networks)
+        router.refuse_networks(networks)
+        self._in_host(lambda: host.refuse_networks(networks))
+
     def _forget_strangers(self, host: HostSide, router: Router) -> None:
         router.forget_strangers()
         used = {str(self._plan.address(slot)) for slot in router.slots_in_use()}
-        self._in_host(lambda: host.refusals.forget(host.refusals.sources() - used))
+        host.refusals.forget(host.refusals.sources() - used)
 
     def _join_uplink(self, host: HostSide, router: Router) -> None:
         if not router.has_uplink():
-            self._in_host(host.delete_uplink)  # one that leads to a router that is gone
+            self._in_host(host.delete_uplink)  # its router is gone
             router.add_uplink(self._host_fd, self._mtu)
         router.bring_uplink_up(self._mtu)
         self._in_host(lambda: host.bring_uplink_up(self._mtu))
         router.settle_uplink()
 
     def refresh(self) -> None:
-        """Follow changes of the host's routes and of its forwarding switch. Cheap; to be called now and then."""
+        """Follow changes of the host's networks, routes and forwarding switch. Cheap; call it periodically."""
         with self._host_lock():
-            self._in_host(self._opened()[0].open_forwarding)
+            host, router = self._opened()
+            self._refuse_host_networks(host, router)
+            self._in_host(host.open_forwarding)
 
-    def attach(self, slot: int, netns_fd: int, allow_internet: bool) -> NetworkSlot:
-        """Join a sandbox's network namespace (``netns_fd`` stays the caller's) to the router, with or without a way out.
+    def attach(self, slot: int, netns_fd: int, policy: EgressPolicy, *, sandbox_id: str = "", has_own_stack: bool = False) -> NetworkSlot:
+        """Join a sandbox's network namespace (``netns_fd`` stays the caller's) to the router, under an egress policy.
 
-        Again with the same namespace: repairs and keeps the connections. With another one: the old pair is deleted.
+        A second call with the same namespace repairs the pair and keeps connections; with another namespace it replaces the pair.
+        ``has_own_stack``: a second call, for a sandbox that has taken the address out of the namespace into a network stack of its own.
         Raises: IsolationError (nothing of the slot is left then), InvalidRequestError for a slot number out of range.
         """
         address = self._plan.address(slot)
         router = self._opened()[1]
         self._reaper.settle(slot)
         with self._slot_locks[slot], ExitStack() as undo:
+            began = time.time()
             undo.callback(router.release, slot)
-            self._join(slot, netns_fd)
-            router.admit(slot, online=allow_internet)
+            undo.callback(self._forget_gate, slot)
+            is_new = self._rejoin(slot, netns_fd) if has_own_stack else self._join(slot, netns_fd)
+            self._tell_gate(slot, sandbox_id, policy)
+            router.admit(slot, policy, is_new=is_new)
+            self._owners.note(slot, began if is_new else 0, sandbox_id, policy)
             undo.pop_all()
         return NetworkSlot(slot, str(address), self.gateway_address)
 
-    def _join(self, slot: int, netns_fd: int) -> None:
+    def _join(self, slot: int, netns_fd: int) -> bool:
+        """Whether the pair is new; else it is repaired, and the slot still has its rules."""
         router = self._opened()[1]
         if slot not in self._stale:
             try:
@@ -154,42 +182,92 @@ class NetworkNode:
                 if error.errno != errno.EEXIST:
                     raise
             else:
-                return
-        if not router.repair(slot, netns_fd):
-            self._remove([slot])  # of another sandbox that had the slot once
+                return True
+        is_joined = router.repair(slot, netns_fd)
+        if not is_joined:
+            router.shut_out(slot)
+            self._remove([slot])  # a former sandbox's pair
             router.join(slot, netns_fd, self._mtu)
         self._stale.discard(slot)
+        return not is_joined
 
-    def set_internet(self, slot: int, allowed: bool) -> None:
-        """Give or take the internet (DNS included) at once, for established connections too.
+    def _rejoin(self, slot: int, netns_fd: int) -> bool:
+        if not self._opened()[1].repair(slot, netns_fd, has_own_stack=True):
+            raise IsolationError(f"the pair of network slot {slot} is gone", step="network")
+        self._stale.discard(slot)
+        return False
 
-        Raises: IsolationError when the slot is not attached.
+    def _tell_gate(self, slot: int, sandbox_id: str, policy: EgressPolicy) -> None:
+        """Let the egress process follow the policy. Raises: IsolationError, UnavailableError.
+
+        A sandbox that no longer needs it may still have connections there, which go on if the policy allows them.
         """
-        with self._slot_locks[slot]:
-            self._opened()[1].set_online(slot, online=allowed)
+        if policy.is_closed or (not policy.needs_gate and slot not in self._gated):
+            self._forget_gate(slot)
+            return
+        if self._gate is None:
+            raise IsolationError("names, rules and proxies in a network policy need the egress process", step="network")
+        self._gate.admit(slot, str(self._plan.address(slot)), sandbox_id, policy)
+        self._gated.add(slot)
+
+    def set_egress(self, slot: int, policy: EgressPolicy, *, sandbox_id: str = "") -> None:
+        """Change the egress policy (DNS included) at once, for established connections too.
+
+        Connections that the new policy does not allow are cut; others go on. Raises: IsolationError when the slot is not attached.
+        After an error the former policy is in force, but connections by the egress process are cut.
+        """
+        router = self._opened()[1]
+        with self._slot_locks[slot], ExitStack() as undo:
+            undo.callback(self._forget_gate, slot)
+            self._tell_gate(slot, sandbox_id, policy)
+            router.set_egress(slot, policy)
+            self._owners.rename(slot, time.time(), policy)
+            undo.pop_all()
+            if not policy.is_closed and router.has_flows(slot):
+                self._cut(slot, policy)
+
+    def _cut(self, slot: int, policy: EgressPolicy) -> None:
+        """Forget the connections that the policy does not allow, or that would go another way.
+
+        The rules refuse their packets already. But they count as the sandbox's, and the kernel translates addresses as it once began to.
+        """
+        rules, address = policy_rules(policy), self._plan.address(slot)
+
+        def is_cut(connection: TrackedConnection) -> bool:
+            return not rules.keeps(connection, self._plan.gateway)
+
+        self._opened()[1].forget_some(slot, is_cut)
+        run_in_netns(self._host_fd, partial(forget_connections, address, is_cut))
 
     def release(self, slot: int) -> None:
-        """Give the slot back: its rules, then its interface. Idempotent, also after the sandbox's namespace has died."""
+        """Remove the slot's rules, then its interface. Idempotent; the sandbox's namespace may be gone already."""
         address = self._plan.address(slot)
         self._reaper.settle(slot)
         with self._slot_locks[slot]:
             had_connections = self._opened()[1].release(slot)
+            self._forget_gate(slot)
             if had_connections:
                 self._in_host(lambda: forget_connections(address))
             self._forget_refusals([slot])
 
+    def _forget_gate(self, slot: int) -> None:
+        self._gated.discard(slot)
+        if self._gate is not None:
+            self._gate.forget(slot)
+
     def _forget_refusals(self, slots: Sequence[int]) -> None:
         host, router = self._opened()
         router.forget_refusals(slots)
-        self._in_host(lambda: host.refusals.forget([str(self._plan.address(slot)) for slot in slots]))
+        host.refusals.forget([str(self._plan.address(slot)) for slot in slots])
 
     def release_later(self, slot: int, netns_fd: int | None, on_gone: Callable[[], None]) -> None:
-        """Give the slot back, its rules now and the rest behind, together with others': ``on_gone`` is called when nothing of it exists.
+        """Remove the slot's rules now and the rest later, in a batch; then call ``on_gone``: the slot may be used again.
 
-        ``netns_fd``, the sandbox's namespace, is taken over: it is kept open until the pair is deleted, so that namespaces end together.
+        Takes ``netns_fd``, the sandbox's namespace, over and keeps it open until the pair is deleted, so that namespaces end together.
         """
         with self._slot_locks[slot]:
             self._opened()[1].shut_out(slot)
+            self._forget_gate(slot)
         self._reaper.add(slot, netns_fd, on_gone)
 
     def _remove(self, slots: Sequence[int]) -> None:
@@ -200,44 +278,59 @@ class NetworkNode:
         self._forget_refusals(slots)
 
     def slots_in_use(self) -> set[int]:
-        """Slots that anything in the kernel belongs to."""
+        """Slots with an object in the kernel."""
         self._reaper.settle()
         return self._opened()[1].slots_in_use()
 
     def dial_socket(self, netns_fd: int) -> socket.socket:
-        """A fresh, unconnected TCP socket inside the namespace; the caller owns it. It needs no interface there.
+        """A new, unconnected TCP socket inside the namespace; the caller owns it. The namespace needs no interface.
 
-        It is an IPv6 one, which can be connected to ``::1`` and to ``::ffff:127.0.0.1``, unless the kernel has no IPv6.
+        The socket is IPv6, for ``::1`` and ``::ffff:127.0.0.1``, or IPv4 where the kernel has no IPv6.
         """
         return run_in_netns(netns_fd, _new_socket)
 
-    def open_door(self, netns_fd: int, host: str, port: int) -> Door:
-        """Let ``host``, at ``port``, of the sandbox in the namespace lead to the same of this host, until the caller closes the door.
+    def call_socket(self, slot: int) -> tuple[socket.socket, str]:
+        """A new, unconnected TCP socket that reaches the address of an attached sandbox, and that address; the caller owns it.
 
-        Raises: UnavailableError: there is nothing here to lead to; IsolationError; OSError.
+        For a sandbox with a network stack of its own, which the namespace does not show. Raises: IsolationError.
+        """
+        return self._opened()[1].call_socket(slot), str(self._plan.address(slot))
+
+    def forward_port(self, netns_fd: int, host: str, port: int) -> PortForward:
+        """Forward ``port`` of ``host``, as the sandbox in the namespace reaches it, to the same on this host; the caller closes it.
+
+        Raises: UnavailableError: no program on this host listens there; IsolationError; OSError.
         """
         target = run_in_netns(self._host_fd, partial(find_target, host, port))
         listener = run_in_netns(netns_fd, partial(_new_listener, inside_address(host), port))
-        return run_in_netns(self._host_fd, partial(Door, listener, target))  # its thread stays in that namespace
+        return run_in_netns(self._host_fd, partial(PortForward, listener, target))  # its thread stays in that namespace
 
     def dns_sockets(self) -> tuple[socket.socket, socket.socket]:
         """The sandboxes' resolver address, port 53: a UDP and a listening TCP socket, non-blocking, the caller's to close.
 
-        Two holders share the queries between them, so whoever passes the sockets on closes its own copies.
+        Each query goes to one of all open copies, so a process that passes the sockets on must close its own.
         """
         return self._opened()[1].dns_sockets()
 
     def counters(self) -> dict[str, int]:
-        """Packets seen by each rule of the router, by the rule's name in docs/network.md."""
+        """Packets counted by each rule of the router, by the rule's name in docs/network.md."""
         return self._opened()[1].counters()
 
     def take_refusals(self) -> list[Refusal]:
-        """What the policy refused to all sandboxes since the last call."""
+        """The packets of all sandboxes that the policy refused since the last call."""
         host, router = self._opened()
-        return router.take_refusals() + self._in_host(host.refusals.take)
+        return router.take_refusals() + host.refusals.take()
+
+    def take_connections(self) -> tuple[list[ConnectionRecord], int]:
+        """The connections that went directly, by the kernel, and ended since the last call; and how many more got lost.
+
+        Many of one sandbox are summed by destination. Call it often: the kernel keeps about 12,000. Not thread-safe.
+        """
+        own = (self._plan.gateway, self._plan.caller)
+        return take_ended(self._opened()[1].ended, self._owners, self._plan.slot_at, own)
 
     def survey(self) -> list[str]:
-        """Every kernel object that exists for this instance; needs no start."""
+        """The kernel objects of this instance; needs no start."""
         self._reaper.settle()
         found = [f"network namespace {self._plan.router_path}"] if is_netns_pinned(self._plan.router_path) else []
         was_open = self._router is not None
@@ -267,7 +360,7 @@ class NetworkNode:
             unpin_netns(self._plan.router_path)
 
     def close(self) -> None:
-        """Let go of threads and descriptors and leave the kernel's objects: what a clean supervisor exit does. Idempotent."""
+        """End the threads and close the descriptors; kernel objects stay. A supervisor calls this when it exits. Idempotent."""
         self._reaper.settle()
         if self._router:
             self._router.close()
@@ -296,7 +389,7 @@ class NetworkNode:
 
 
 def _new_listener(address: IPv4Address, port: int) -> socket.socket:
-    """On loopback, which gets the address when it is none of its own."""
+    """A listening socket on loopback, which gets the address if it lacks it."""
     if not address.is_loopback:
         with Netlink() as netlink:
             netlink.add_address(_LOOPBACK, address)

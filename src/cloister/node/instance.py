@@ -1,4 +1,4 @@
-"""Instance numbers: what keeps two servers on one host apart.
+"""Instance numbers: they keep the servers of one host apart.
 
 Each server (data directory) holds a number 0..6, which fixes its host ids, addresses, interface and control group names. The claim is a
 file in ``/run/cloister/instances`` that names the data directory, locked while a supervisor lives. A crash leaves the file, so that the
@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cloister.errors import AlreadyExistsError, NoCapacityError
+from cloister.linux.files import make_directory
 
-__all__ = ["INSTANCES", "RUN_ROOT", "Instance", "claim_instance"]
+__all__ = ["INSTANCES", "RUN_ROOT", "Instance", "claim_instance", "instance_of"]
 
 INSTANCES = 7
 RUN_ROOT = Path("/run/cloister")
@@ -41,6 +42,11 @@ class Instance:
         """The unprivileged identity of the api process."""
         return self.uid_base + 1
 
+    @property
+    def egress_uid(self) -> int:
+        """The unprivileged identity of the egress process."""
+        return self.uid_base + 2
+
     def release(self) -> None:
         """Forget the number; only when nothing of the instance is left."""
         self.claim.unlink(missing_ok=True)
@@ -53,7 +59,7 @@ def claim_instance(data_dir: Path, run_root: Path = RUN_ROOT) -> Instance:
     Raises: AlreadyExistsError when another supervisor serves this data directory, NoCapacityError when all numbers are taken.
     """
     directory = run_root / "instances"
-    directory.mkdir(mode=0o755, parents=True, exist_ok=True)
+    make_directory(directory, 0o755)
     owner = str(data_dir.resolve())
     numbers = sorted(range(INSTANCES), key=lambda number: _owner(directory / str(number)) != owner)
     for number in numbers:
@@ -69,12 +75,34 @@ def claim_instance(data_dir: Path, run_root: Path = RUN_ROOT) -> Instance:
             if was == owner:
                 raise AlreadyExistsError(f"a supervisor already serves {data_dir}", hint="stop it, or use another --data-dir") from error
             continue
-        os.ftruncate(lock_fd, 0)
-        os.pwrite(lock_fd, owner.encode(), 0)
+        if was != owner:  # a crash between the two calls must not have a server lose its number, and with it its sandboxes
+            os.ftruncate(lock_fd, 0)
+            os.pwrite(lock_fd, owner.encode(), 0)
         run_dir = run_root / str(number)
-        run_dir.mkdir(mode=0o755, parents=True, exist_ok=True)
+        make_directory(run_dir, 0o755)
         return Instance(number, run_dir, lock_fd, claim)
     raise NoCapacityError(f"{INSTANCES} servers run on this host already")
+
+
+def instance_of(data_dir: Path, run_root: Path = RUN_ROOT) -> int | None:
+    """The number of the server of ``data_dir``, which may be stopped; None if it has none. Claims nothing."""
+    owner = str(data_dir.resolve())
+    return next((number for number in range(INSTANCES) if _owner(run_root / "instances" / str(number)) == owner), None)
+
+
+def is_served(data_dir: Path, run_root: Path = RUN_ROOT) -> bool:
+    """Whether a supervisor serves the data directory now: it holds the lock of its claim."""
+    number = instance_of(data_dir, run_root)
+    if number is None:
+        return False
+    claim = os.open(run_root / "instances" / str(number), os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(claim)
+    return False
 
 
 def _owner(claim: Path) -> str:

@@ -1,7 +1,7 @@
-"""What a sandbox's log is told of refused connections: each target once a period, a bounded number of targets, the rest as one number.
+"""Turns refused connections into notes for a sandbox's log: at most one a period for each target, for a bounded number of targets.
 
-Pure: no clock, no I/O. A target is told as soon as it is heard of, with the packets so far; what follows is added up until the period is
-over. One that was silent for a whole period makes room for another.
+Pure: no clock, no I/O. The first packet to a target makes a note at once. Later packets are counted until the period is over. A target
+without packets for a whole period makes room for another one. All targets beyond the bound share one count.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ PERIOD_S = 60.0
 LISTED = 16
 
 Told = tuple[str, dict[str, int | str]]
-"""A note's event and fields."""
+"""The event and the fields of a note."""
 
 
 @dataclass
@@ -26,7 +26,7 @@ class _Heard:
     told_at: float = -math.inf
 
     def take(self, now: float, *, last: bool) -> int:
-        """The packets to tell now; 0: none yet."""
+        """The packets to report now; 0: none, or the period is not over."""
         if not self.packets or (now - self.told_at < PERIOD_S and not last):
             return 0
         packets, self.packets, self.told_at = self.packets, 0, now
@@ -34,21 +34,21 @@ class _Heard:
 
 
 class RefusalNotes:
-    """Of one sandbox. At most ``LISTED`` targets are remembered."""
+    """The notes of one sandbox. It remembers at most ``LISTED`` targets."""
 
     def __init__(self) -> None:
         self._targets: dict[Target, _Heard] = {}
         self._others = _Heard()
 
     def hear(self, refusal: Refusal) -> None:
-        """Add what was read."""
+        """Count the packets of a refusal that was read."""
         heard = self._others
         if refusal.target is not None and (refusal.target in self._targets or len(self._targets) < LISTED):
             heard = self._targets.setdefault(refusal.target, _Heard())
         heard.packets += refusal.packets
 
     def due(self, now: float, *, last: bool = False) -> list[Told]:
-        """What to tell at ``now`` (seconds of any steady clock); all that is untold if it is the ``last`` time."""
+        """The notes that are due at ``now`` (seconds of any steady clock). The ``last`` call returns all that is left."""
         told: list[Told] = []
         for target, heard in tuple(self._targets.items()):
             if not heard.packets and now - heard.told_at >= PERIOD_S:

@@ -1,6 +1,7 @@
-"""What a sandbox used over its life, in bounded memory: the latest samples as they were taken, older ones ever further apart.
+"""A sandbox's usage over its life, in bounded memory: all recent samples, and older ones ever further apart.
 
-Pure: no clock, no I/O. A sample holds the processor time *so far*, so leaving samples out keeps the averages between the others exact.
+Pure: no clock, no I/O. A sample holds the processor time *so far*. So the averages between the remaining samples stay exact when others
+are dropped.
 
 ::
 
@@ -12,8 +13,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterator
 
-from cloister.model.node import Sample
-from cloister.runtime.base import Usage
+from cloister.model.node import Sample, SandboxUsage
 
 __all__ = ["SampleRing"]
 
@@ -21,10 +21,10 @@ _COLUMNS = 5  # at, processor time so far, memory used, cache, disk used: double
 
 
 class SampleRing:
-    """The samples of one sandbox, which began at ``started_at``; at most ``size`` of them, 40 bytes each."""
+    """The samples of one sandbox that started at ``started_at``: at most ``size``, 40 bytes each."""
 
     def __init__(self, started_at: float, size: int = 720, *, cpu_before_s: float = 0.0) -> None:
-        """``cpu_before_s`` is processor time that was used before ``started_at``, by a sandbox made ahead."""
+        """``cpu_before_s`` is the processor time that a sandbox made ahead used before ``started_at``."""
         self._started_at = started_at
         self._cpu_before_s = cpu_before_s
         self._half = size // 2
@@ -35,11 +35,11 @@ class SampleRing:
 
     @property
     def newest_at(self) -> float:
-        """When the last sample was taken; the beginning of the sandbox if there is none."""
+        """The time of the last sample, or of the sandbox's start if there is none."""
         return self._recent[-_COLUMNS] if self._recent else self._started_at
 
-    def add(self, at: float, usage: Usage) -> None:
-        """Add a sample; one that is not later than the last is passed over."""
+    def add(self, at: float, usage: SandboxUsage) -> None:
+        """Add a sample. A sample that is not later than the last one is ignored."""
         if self._recent and at <= self.newest_at:
             return
         row = (at, usage.cpu_used_s, usage.mem_used_bytes, usage.mem_cache_bytes, usage.disk_used_bytes)
@@ -59,7 +59,7 @@ class SampleRing:
             self._spacing *= 2
 
     def samples(self, start: float | None = None, end: float | None = None) -> list[Sample]:
-        """Those of the seconds ``start`` to ``end``, both included, oldest first."""
+        """The samples of the seconds ``start`` to ``end``, both included, oldest first."""
         return [sample for sample in self._all() if (start is None or sample.at >= start) and (end is None or int(sample.at) <= end)]
 
     def _all(self) -> Iterator[Sample]:

@@ -1,8 +1,8 @@
 """The archives that clients upload for ``COPY``: tar or tar.gz, read once from front to end in bounded memory.
 
-Owns what such an archive may hold and which digest it has. The server names layers by the digest and the program in the sandbox unpacks
-by the same reader, so both see the same files: invariant: two archives have one digest only if they unpack to the same tree. Runs with
-the standard library only.
+Defines the allowed content and the digest of such an archive. The server names layers by the digest, and the program in the sandbox unpacks
+with the same reader, so both see the same files. Invariant: two archives have one digest only if they unpack to the same tree. Uses only
+the standard library.
 
 Source: POSIX.1-2017 pax(1), "ustar Interchange Format" and "pax Interchange Format"; tar(5) for GNU's long names.
 """
@@ -24,7 +24,7 @@ __all__ = ["ArchiveReader", "Bounds", "Kind", "Member", "archive_digest"]
 _BLOCK = 512
 _CHUNK = 1 << 18
 _MAX_EXTRA = 1 << 20
-"""Bytes of a member's long name or pax header."""
+"""Most bytes of a member's long name or pax header."""
 _MAX_NAME = 4096
 _GZIP = b"\x1f\x8b"
 _FILES = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE)
@@ -34,7 +34,7 @@ _VERSION = b"cloister archive 1\n"
 
 
 class Kind(StrEnum):
-    """What a member is."""
+    """The kind of a member."""
 
     FILE = "file"
     DIRECTORY = "directory"
@@ -44,40 +44,40 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Bounds:
-    """What an archive must stay below."""
+    """The bounds of an archive."""
 
     members: int = 400_000
     name_bytes: int = 64 << 20
-    """Of all names and link targets together."""
+    """Bytes of all names and link targets together."""
     total_bytes: int = 16 << 30
-    """Of the whole archive, decompressed."""
+    """Bytes of the whole archive, decompressed."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Member:
-    """One file of an archive. ``name`` is relative and has neither ``.`` nor ``..`` in it; the root itself is ``.``."""
+    """One file of an archive. ``name`` is relative, without ``.`` and ``..``; the root itself is ``.``."""
 
     name: str
-    """Bytes that are not UTF-8 are in it as surrogates (``surrogateescape``)."""
+    """Bytes that are not UTF-8 are surrogates in it (``surrogateescape``)."""
     kind: Kind
     mode: int
     """Permission bits, 0 to 0o7777."""
     size: int
     link: str
-    """Target of a symlink, as it is; or name of the earlier member that a hard link is another name of."""
+    """The target of a symlink, unchanged; or the name of the earlier member that a hard link shares."""
 
 
 class ArchiveReader:
     """The members of the archive in ``stream``, once, in its order: pairs of a member and its content in chunks.
 
-    Content that is not taken is passed over. After the last member, :meth:`digest` has the digest. Iterating raises InvalidArchiveError.
+    Content that is not read is skipped. After the last member, :meth:`digest` has the digest. Iterating raises InvalidArchiveError.
     """
 
     def __init__(self, stream: BinaryIO, bounds: Bounds | None = None) -> None:
         self._bounds = bounds or Bounds()
         self._data = _Data(stream, self._bounds.total_bytes)
         self._records: dict[bytes, bytes] = {}
-        self._name_bytes = 0
+        self._name_bytes = self._members = 0
         self._is_whole = False
 
     def __iter__(self) -> Iterator[tuple[Member, Iterator[bytes]]]:
@@ -98,7 +98,7 @@ class ArchiveReader:
         self._is_whole = True
 
     def digest(self) -> str:
-        """64 hex digits: sha256 of names, kinds, permissions, contents and link targets; not of times, owners and order."""
+        """64 hex digits: sha256 of names, kinds, permissions, contents and link targets, without times, owners and order."""
         if not self._is_whole:
             raise RuntimeError("the archive was not read to its end")
         whole = hashlib.sha256(_VERSION)
@@ -109,9 +109,8 @@ class ArchiveReader:
     def _admit(self, member: Member) -> bytes:
         key = _encode(member.name)
         self._name_bytes += len(key) + len(_encode(member.link))
-        if key in self._records:
-            raise InvalidArchiveError(f"the archive has {member.name!r} twice")
-        if len(self._records) >= self._bounds.members:
+        self._members += 1
+        if self._members > self._bounds.members:
             raise InvalidArchiveError(f"the archive has more than {self._bounds.members} members")
         if self._name_bytes > self._bounds.name_bytes:
             raise InvalidArchiveError(f"the names in the archive are longer than {self._bounds.name_bytes} bytes together")
@@ -122,15 +121,20 @@ class ArchiveReader:
         for chunk in self._data.content(member.size):
             summed.update(chunk)
             yield chunk
-        self._records[key] = b"f %o %d %b" % (member.mode, member.size, summed.digest())
+        self._note(key, member, b"f %o %d %b" % (member.mode, member.size, summed.digest()))
+
+    def _note(self, key: bytes, member: Member, record: bytes) -> None:
+        """Some builders write a directory with its contents, and then each of its files again: an equal duplicate is no fault."""
+        if self._records.setdefault(key, record) != record:
+            raise InvalidArchiveError(f"the archive has {member.name!r} twice, and not the same")
 
     def _record_other(self, key: bytes, member: Member) -> None:
         if member.kind is Kind.DIRECTORY:
-            self._records[key] = b"d %o" % member.mode
+            self._note(key, member, b"d %o" % member.mode)
         elif member.kind is Kind.SYMLINK:
-            self._records[key] = b"l " + _encode(member.link)
+            self._note(key, member, b"l " + _encode(member.link))
         elif (record := self._records.get(_encode(member.link), b"")).startswith(b"f"):
-            self._records[key] = record
+            self._note(key, member, record)
         else:
             raise InvalidArchiveError(f"the archive's hard link {member.name!r} names {member.link!r}, which is no file before it")
 
@@ -144,7 +148,7 @@ def archive_digest(stream: BinaryIO, bounds: Bounds | None = None) -> str:
 
 
 def _next_header(data: _Data) -> tuple[Member, int] | None:
-    """The next member and the size that its header tells; None at the end of the archive."""
+    """The next member and the size in its header; None at the end of the archive."""
     extra: dict[str, str] = {}
     while True:
         info = _parse_header(data)
@@ -174,7 +178,7 @@ def _parse_header(data: _Data) -> tarfile.TarInfo | None:
 
 
 def _parse_pax(raw: bytes) -> dict[str, str]:
-    """The records of a pax header that matter; each is its length, a space, key=value and a line end."""
+    """The relevant records of a pax header; each is its length, a space, key=value and a line end."""
     found: dict[str, str] = {}
     while raw:
         digits, space, _ = raw.partition(b" ")
@@ -250,7 +254,7 @@ class _Data:
         self._taken = 0
         self._buffer = b""
         self._at = 0
-        """Where in the buffer what was not given out begins."""
+        """The position in the buffer of the first byte that was not returned."""
 
     def _fill(self) -> None:
         chunk = next(self._chunks, b"")
@@ -262,20 +266,20 @@ class _Data:
         self._buffer, self._at = self._buffer[self._at :] + chunk, 0
 
     def exactly(self, size: int) -> bytes:
-        """The next ``size`` bytes; small ones only."""
+        """The next ``size`` bytes; for small sizes only."""
         while len(self._buffer) - self._at < size:
             self._fill()
         self._at += size
         return self._buffer[self._at - size : self._at]
 
     def small(self, size: int) -> bytes:
-        """The content of a header that has one, without its padding."""
+        """The content that belongs to a header, without its padding."""
         if not 0 <= size <= _MAX_EXTRA:
             raise InvalidArchiveError("the archive has a header of impossible size")
         return self.exactly(size + -size % _BLOCK)[:size]
 
     def content(self, size: int) -> Iterator[bytes]:
-        """The next ``size`` bytes in chunks; passes over the padding after them."""
+        """The next ``size`` bytes in chunks; skips the padding after them."""
         left = size
         while left:
             if self._at == len(self._buffer):
@@ -287,7 +291,7 @@ class _Data:
         self.exactly(-size % _BLOCK)
 
     def drain(self) -> None:
-        """Read to the end, so that a check sum there is looked at."""
+        """Read to the end, so that a checksum there is verified."""
         for chunk in self._chunks:
             self._taken += len(chunk)
             if self._taken > self._max_bytes:

@@ -1,6 +1,6 @@
 """The Connect protocol: envelopes, codes, error shapes, content types and deadlines. No I/O, and no knowledge of messages.
 
-A unary call is one HTTP body, its error an HTTP status with ``{"code", "message"}``. A stream is a row of envelopes, always with
+A unary call is one HTTP body; its error is an HTTP status with ``{"code", "message"}``. A stream is a sequence of envelopes, always with
 status 200::
 
     +-------+-------------------+------------------+
@@ -8,7 +8,7 @@ status 200::
     | 1 byte| big endian        | `length` bytes   |     {} or {"error": {"code", "message"}}
     +-------+-------------------+------------------+
 
-This is the border where our errors become codes. Nothing is compressed, in either direction: clients are told so.
+Our errors become codes here. No direction uses compression, and clients are told so.
 Source: connectrpc.com/docs/protocol.
 """
 
@@ -69,7 +69,7 @@ class Code(enum.StrEnum):
 
 
 class Codec(enum.StrEnum):
-    """How messages are written."""
+    """The encoding of messages."""
 
     JSON = "json"
     PROTO = "proto"
@@ -102,6 +102,7 @@ _CODES: tuple[tuple[type[CloisterError], Code], ...] = (
     (errors.NotFoundError, Code.NOT_FOUND),
     (errors.AlreadyExistsError, Code.ALREADY_EXISTS),
     (errors.ConflictError, Code.FAILED_PRECONDITION),
+    (errors.StorageFullError, Code.FAILED_PRECONDITION),  # clients would take resource_exhausted for a rate limit, and wait
     (errors.LimitError, Code.RESOURCE_EXHAUSTED),
     (errors.UnavailableError, Code.UNAVAILABLE),
     (errors.InternalError, Code.INTERNAL),
@@ -109,7 +110,7 @@ _CODES: tuple[tuple[type[CloisterError], Code], ...] = (
 
 
 class ConnectError(CloisterError):
-    """A fault that has a code of the protocol but no error of ours, such as ``unimplemented``."""
+    """A fault that has a code of the protocol but no error class of ours, such as ``unimplemented``."""
 
     code = "connect"
 
@@ -120,21 +121,21 @@ class ConnectError(CloisterError):
 
 @dataclass(frozen=True)
 class Envelope:
-    """One message of a stream, or (``is_end``) what ends it."""
+    """One message of a stream, or its end (``is_end``)."""
 
     data: bytes
     is_end: bool = False
 
 
 class EnvelopeParser:
-    """Cuts a stream into envelopes as its bytes come. Holds at most one message of ``max_bytes`` and what was fed last."""
+    """Cuts a stream into envelopes as bytes arrive. Holds at most one message of ``max_bytes`` and the last bytes that were fed."""
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
         self._buffer = bytearray()
 
     def feed(self, data: bytes) -> Iterator[Envelope]:
-        """The envelopes that are whole now; to be read to the end before the next ``feed``.
+        """The envelopes that are complete now. Read all of them before the next ``feed``.
 
         Raises: InvalidRequestError (unknown flags), ConnectError (compressed; larger than the bound).
         """
@@ -150,7 +151,7 @@ class EnvelopeParser:
             yield Envelope(message, is_end=flags == _END)
 
     def finish(self) -> None:
-        """Say that no more comes.
+        """Declare the end of the input.
 
         Raises: InvalidRequestError: the stream ended within an envelope.
         """
@@ -167,17 +168,17 @@ class EnvelopeParser:
 
 
 def too_large(max_bytes: int) -> ConnectError:
-    """The error of a message beyond the bound."""
-    return ConnectError(Code.RESOURCE_EXHAUSTED, f"The message is larger than the {max_bytes} bytes that this server takes")
+    """The error of a message beyond the bound: an invalid argument, since clients retry after ``resource_exhausted``."""
+    return ConnectError(Code.INVALID_ARGUMENT, f"The message is larger than the {max_bytes} bytes that this server takes")
 
 
 def encode_envelope(message: bytes) -> bytes:
-    """A message as it goes into a stream."""
+    """A message in its envelope."""
     return _HEADER.pack(0, len(message)) + message
 
 
 def encode_end(error: CloisterError | None = None) -> bytes:
-    """The envelope that ends a stream, whatever its codec."""
+    """The envelope that ends a stream, for either codec."""
     body = json.dumps({"error": error_object(error)} if error else {}).encode()
     return _HEADER.pack(_END, len(body)) + body
 
@@ -200,7 +201,7 @@ def http_status(code: Code) -> int:
 
 
 def codec_of(content_type: str, *, stream: bool) -> Codec | None:
-    """The codec that a Content-Type names; None when it is not one of this protocol for this kind of method."""
+    """The codec that a Content-Type names; None if it is not one of this protocol for this kind of method."""
     return (STREAM_TYPES if stream else UNARY_TYPES).get(content_type.partition(";")[0].strip().lower())
 
 
@@ -214,7 +215,7 @@ def refuse_compression(encoding: str | None) -> None:
 
 
 def parse_timeout_s(value: str | None) -> float | None:
-    """Connect-Timeout-Ms in seconds; None when it is absent or zero, which is how the official clients say "no limit".
+    """Connect-Timeout-Ms in seconds; None if it is absent or zero, which official clients send for "no limit".
 
     Raises: InvalidRequestError.
     """

@@ -1,7 +1,7 @@
 """Wire format of the code-interpreter API (port 49999): requests in, stream events out. No I/O.
 
-An execution answers with newline-delimited JSON, one event a line, ``end_of_execution`` last. Lines are ASCII (other characters
-escaped, since one official client decodes each network chunk by itself) and strict JSON: no NaN, no infinity.
+The answer to an execution is newline-delimited JSON, one event a line, ``end_of_execution`` last. Lines are ASCII with escapes, since one
+official client decodes each network chunk by itself, and strict JSON: no NaN, no infinity.
 Source: PyPI e2b-code-interpreter 2.11.5 ``models.py``, npm @e2b/code-interpreter 2.8.0 ``messaging.ts``.
 """
 
@@ -60,7 +60,7 @@ class ExecuteRequest:
 
 @dataclass(frozen=True)
 class ContextRequest:
-    """A context to be made; None means the default."""
+    """A context to make; None means the default."""
 
     language: str | None = None
     cwd: str | None = None
@@ -83,7 +83,7 @@ def parse_execute_request(body: bytes) -> ExecuteRequest:
 
 
 def parse_context_request(body: bytes) -> ContextRequest:
-    """The body of POST /contexts; an empty one asks for the defaults.
+    """The body of POST /contexts; an empty one means the defaults.
 
     Raises: InvalidRequestError.
     """
@@ -92,7 +92,7 @@ def parse_context_request(body: bytes) -> ContextRequest:
 
 
 def parse_envs(value: object, name: str) -> dict[str, str]:
-    """Environment variables as they come in a body; null and absent give none.
+    """The environment variables in a body; null and absent give none.
 
     Raises: InvalidRequestError, also for names and values that no environment can hold.
     """
@@ -114,7 +114,7 @@ def output_event(stream: str, text: str, timestamp_ns: int) -> dict[str, Any]:
 
 
 def result_event(fields: Mapping[str, Any], extra: Mapping[str, Any], *, main: bool) -> dict[str, Any]:
-    """``fields`` by their wire names (:data:`RESULT_FIELDS`); ``extra`` is left out when it is empty."""
+    """``fields`` by their wire names (:data:`RESULT_FIELDS`); an empty ``extra`` is omitted."""
     event = {"type": "result", **fields, "is_main_result": main}
     if extra:
         event["extra"] = dict(extra)
@@ -132,12 +132,12 @@ def number_event(count: int) -> dict[str, Any]:
 
 
 def keepalive_event() -> dict[str, Any]:
-    """Shows each side that the other lives."""
+    """Shows each side that the other one is alive."""
     return {"type": "keepalive"}
 
 
 def end_event(cost: Mapping[str, int] | None) -> dict[str, Any]:
-    """The last event. ``cost`` (wall_ms, cpu_ms, peak_mem_bytes) is ours: official clients ignore it."""
+    """The last event. ``cost`` (wall_ms, cpu_ms, peak_mem_bytes) is an extension of ours; official clients ignore it."""
     return {"type": "end_of_execution", "cost": dict(cost)} if cost else {"type": "end_of_execution"}
 
 

@@ -1,6 +1,6 @@
 """Messages of the service filesystem.Filesystem, as the official SDKs generate them. Schemas only.
 
-``EntryInfo.is_symlink`` (field 12) is left unset by this server: ``type`` then names what a link leads to, which every SDK understands.
+This server leaves ``EntryInfo.is_symlink`` (field 12) unset. ``type`` then names the kind of a link's target, which every SDK understands.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ SERVICE = "/filesystem.Filesystem/"
 
 
 class FileType(enum.IntEnum):
-    """What an entry is; devices, sockets and pipes are unspecified."""
+    """The kind of an entry; devices, sockets and pipes are unspecified."""
 
     FILE_TYPE_UNSPECIFIED = 0
     FILE_TYPE_FILE = 1
@@ -42,7 +42,7 @@ class FileType(enum.IntEnum):
 
 
 class EventType(enum.IntEnum):
-    """What happened to an entry."""
+    """The kind of an event."""
 
     EVENT_TYPE_UNSPECIFIED = 0
     EVENT_TYPE_CREATE = 1
@@ -106,7 +106,7 @@ class ListDirRequest:
 
 @dataclass(frozen=True, slots=True)
 class ListDirResponse:
-    """The entries, each directory before what is in it."""
+    """The entries, each directory before its contents."""
 
     entries: tuple[EntryInfo, ...] = wire_list(1, EntryInfo)
 
@@ -155,6 +155,6 @@ class WatcherRequest:
 
 @dataclass(frozen=True, slots=True)
 class GetWatcherEventsResponse:
-    """What happened since the last call."""
+    """The events since the last call."""
 
     events: tuple[FilesystemEvent, ...] = wire_list(1, FilesystemEvent)

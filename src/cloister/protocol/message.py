@@ -1,11 +1,11 @@
-"""Messages of the envd-compatible API: frozen dataclasses whose fields carry their place on the wire. No I/O.
+"""Messages of the envd-compatible API: frozen dataclasses whose fields declare their place on the wire. No I/O.
 
-A field is made by :func:`wire` (or :func:`wire_map`, :func:`wire_list`); the declaration drives both codecs, proto3 JSON
-(``message_json.py``) and binary protobuf (``message_binary.py``), so neither can differ from the other. What may be absent (messages,
-members of a oneof, ``optional`` scalars) is None when it is; everything else has proto3's zero value. Unknown fields are skipped.
+:func:`wire` (or :func:`wire_map`, :func:`wire_list`) makes a field. Its declaration drives both codecs, proto3 JSON (``message_json.py``)
+and binary protobuf (``message_binary.py``), so they cannot differ. Optional values (messages, members of a oneof, ``optional`` scalars) are
+None if absent; all others have proto3's zero value. Unknown fields are skipped.
 
-Decided for a codec of our own, and not a protobuf library, since the agent must be small and start fast: the subset used here
-(no floats, fixed-width numbers, groups, extensions or ``Any``) is these three files.
+We chose our own codec over a protobuf library, since the agent must be small and start fast. The subset in use (no floats, fixed-width
+numbers, groups, extensions or ``Any``) needs only these three files.
 Source: protobuf.dev/programming-guides/{encoding,json}.
 """
 
@@ -25,7 +25,7 @@ class MessageError(ValueError):
 
 
 class Kind(enum.Enum):
-    """The types that messages are made of. TIMESTAMP is nanoseconds since 1970 in Python."""
+    """The types of fields. TIMESTAMP is nanoseconds since 1970 in Python."""
 
     STRING = enum.auto()
     BYTES = enum.auto()
@@ -52,7 +52,7 @@ RANGES = {
 
 @dataclass(frozen=True)
 class FieldSpec:
-    """One field: its Python name, its number and type on the wire, and whether None is a value of it."""
+    """One field: its Python name, its number and type on the wire, and whether None is one of its values."""
 
     name: str
     number: int
@@ -70,13 +70,13 @@ class FieldSpec:
 
     @functools.cached_property
     def zero(self) -> Any:
-        """The value of a field that is not on the wire (of a single one)."""
+        """The value of a (single) field that is not on the wire."""
         return None if self.optional else _ZERO.get(self.kind, 0)
 
 
 @dataclass(frozen=True)
 class Schema:
-    """The fields of a message type, by number, by the names of JSON, and in order."""
+    """The fields of a message type: by number, by JSON name, and in order."""
 
     fields: tuple[FieldSpec, ...]
     by_number: dict[int, FieldSpec]
@@ -118,7 +118,7 @@ def _read_schema(message: type[Any]) -> Schema:
 
 
 def drop_other_members(values: dict[str, Any], spec: FieldSpec, schema: Schema) -> None:
-    """Of a oneof the last one on the wire counts: forget the others."""
+    """The last member of a oneof on the wire counts: clear the others."""
     for other in schema.fields:
         if other.oneof == spec.oneof and other is not spec:
             values.pop(other.name, None)

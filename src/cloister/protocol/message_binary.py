@@ -18,7 +18,7 @@ _SECOND_NS = 1_000_000_000
 
 
 def to_binary(message: object) -> bytes:
-    """The message's bytes, fields in the order of their declaration."""
+    """The message as bytes, fields in the order of their declaration."""
     parts: list[bytes] = []
     for spec in schema_of(type(message)).fields:
         value = getattr(message, spec.name)
@@ -71,7 +71,7 @@ def _take_bytes(values: dict[str, Any], spec: FieldSpec, raw: bytes) -> None:
             one = from_binary(spec.type, raw) if spec.kind is Kind.MESSAGE else _text(spec, raw) if spec.kind is Kind.STRING else raw
             values.setdefault(spec.name, []).append(one)
         case Kind.MESSAGE | Kind.TIMESTAMP:
-            values.setdefault(spec.name, []).append(raw)  # parts of one message merge, which is what their concatenation means
+            values.setdefault(spec.name, []).append(raw)  # parts of one message are merged, as protobuf defines for repeated occurrences
         case Kind.STRING:
             values[spec.name] = _text(spec, raw)
         case _:
@@ -132,7 +132,7 @@ def _encode(spec: FieldSpec, value: Any) -> bytes:
 
 
 def _records(data: bytes) -> Iterator[tuple[int, int, int | bytes]]:
-    """(field number, wire type, number or bytes) of everything in ``data``."""
+    """(field number, wire type, number or bytes) of each field in ``data``."""
     at = 0
     while at < len(data):
         key, at = _varint(data, at)

@@ -1,4 +1,4 @@
-"""Proto3 JSON for the messages of ``message.py``: lowerCamelCase names, base64 bytes, 64-bit numbers as strings, zero values left out."""
+"""Proto3 JSON for the messages of ``message.py``: lowerCamelCase names, base64 bytes, 64-bit numbers as strings, no zero values."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 
 
 def to_json(message: object) -> bytes:
-    """The message as UTF-8 JSON. Text that is not valid Unicode (names of files may be so) is made valid by U+FFFD."""
+    """The message as UTF-8 JSON. U+FFFD replaces invalid Unicode, which file names may have."""
     text = json.dumps(_object(message), ensure_ascii=False, separators=(",", ":"))
     try:
         return text.encode()

@@ -1,7 +1,7 @@
-"""Messages of the service ``process.Process``: what starts, lists, feeds and follows the processes of a sandbox.
+"""Messages of the service ``process.Process``, which starts, lists, feeds and follows the processes of a sandbox.
 
 Names, numbers and types are facts of the wire. Source: the generated descriptors in PyPI e2b 2.63.0, ``e2b/envd/process/process_pb.py``.
-One field is ours, ``StartEvent.missed_bytes``: official clients skip what they do not know.
+One field is ours, ``StartEvent.missed_bytes``: official clients skip unknown fields.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Signal(enum.IntEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Empty:
-    """Every message without fields: ListRequest, KeepAlive, and the answers that say only that it was done."""
+    """Every message without fields: ListRequest, KeepAlive, and empty answers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +68,7 @@ class Terminal:
 
 @dataclass(frozen=True, kw_only=True)
 class ProcessConfig:
-    """What to run. ``cwd`` None: the default directory."""
+    """The program to run. ``cwd`` None: the default directory."""
 
     cmd: str = wire(1, Kind.STRING)
     args: tuple[str, ...] = wire_list(2, Kind.STRING)
@@ -94,7 +94,7 @@ class ListResponse:
 
 @dataclass(frozen=True, kw_only=True)
 class ProcessSelector:
-    """Which process: exactly one of both."""
+    """A process by exactly one of both."""
 
     pid: int | None = wire(1, Kind.UINT32, oneof="selector")
     tag: str | None = wire(2, Kind.STRING, oneof="selector")
@@ -112,7 +112,7 @@ class StartRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class ConnectRequest:
-    """Follow a process that runs, or has ended not long ago."""
+    """Follow a process that runs or has recently ended."""
 
     process: ProcessSelector | None = wire(1, ProcessSelector)
 
@@ -127,7 +127,7 @@ class UpdateRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class StartEvent:
-    """The first event. ``missed_bytes``: output from before that was not kept, when earlier output follows."""
+    """The first event. ``missed_bytes``: earlier output that was not kept."""
 
     pid: int = wire(1, Kind.UINT32)
     missed_bytes: int = wire(100, Kind.UINT64)
@@ -144,7 +144,7 @@ class DataEvent:
 
 @dataclass(frozen=True, kw_only=True)
 class EndEvent:
-    """How it ended: ``exited`` with a code of its own, or (code -1) by a signal, which ``status`` and ``error`` name."""
+    """The end of a process: ``exited`` with its own code, or (code -1) by a signal, which ``status`` and ``error`` name."""
 
     exit_code: int = wire(1, Kind.SINT32)
     exited: bool = wire(2, Kind.BOOL)
@@ -187,14 +187,14 @@ class SendInputRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class StreamInputStart:
-    """Whose input the stream is."""
+    """The process whose input the stream is."""
 
     process: ProcessSelector | None = wire(1, ProcessSelector)
 
 
 @dataclass(frozen=True, kw_only=True)
 class StreamInputData:
-    """A piece of it."""
+    """A piece of the input."""
 
     input: ProcessInput | None = wire(2, ProcessInput)
 
@@ -210,7 +210,7 @@ class StreamInputRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class SendSignalRequest:
-    """Signal a process and what it has started."""
+    """Signal a process and its descendants."""
 
     process: ProcessSelector | None = wire(1, ProcessSelector)
     signal: int = wire(2, Signal)

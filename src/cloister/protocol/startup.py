@@ -1,4 +1,4 @@
-"""When a template's sandbox has started: how often its ready command is asked, and how a start that failed is put into words.
+"""The start of a template's sandbox: how often the ready command runs, and the texts for a start that failed.
 
 Pure. Shared by the agent, which starts sandboxes, and by the trial at the end of a template's build.
 """
@@ -18,20 +18,20 @@ _SHOWN_COMMAND = 200
 
 @dataclass(frozen=True)
 class Attempt:
-    """One run of the ready command that did not pass: ``status`` in the words of Go's ``os.ProcessState``."""
+    """One run of the ready command that failed: ``status`` in the words of Go's ``os.ProcessState``."""
 
     status: str
     said: str
 
 
 class Tail:
-    """The end of what a program wrote, whatever it wrote."""
+    """The end of a program's output, however long it is."""
 
     def __init__(self) -> None:
         self._kept = b""
 
     def add(self, data: bytes) -> None:
-        """More output."""
+        """Add output."""
         self._kept = (self._kept + data[-_TAIL_BYTES:])[-_TAIL_BYTES:]
 
     def text(self) -> str:
@@ -41,7 +41,7 @@ class Tail:
 
 
 def ready_pauses() -> Iterator[float]:
-    """Seconds between two runs of the ready command: short at first, since most programs are quick; never long."""
+    """Seconds between two runs of the ready command: short at first, since most programs start fast; bounded."""
     pause_s = _FIRST_PAUSE_S
     while True:
         yield pause_s
@@ -49,12 +49,12 @@ def ready_pauses() -> Iterator[float]:
 
 
 def start_died(command: str, status: str, said: str) -> str:
-    """A start command that ended with an error before the sandbox was ready."""
+    """The text for a start command that failed before the sandbox was ready."""
     return f"the start command '{_shown(command)}' ended before the sandbox was ready: {status}{_quoted(said)}"
 
 
 def never_ready(command: str, timeout_s: float, attempts: int, last: Attempt | None, *, start_ended: bool = False) -> str:
-    """A ready command that did not pass in time. ``last`` is None when its first run did not end."""
+    """The text for a ready command that did not succeed in time. ``last`` is None if its first run did not end."""
     started = "; the start command has ended with status 0" if start_ended else ""
     how = "it did not end" if last is None else f"it was run {attempts} times, the last one: {last.status}{_quoted(last.said)}"
     return f"the ready command '{_shown(command)}' did not succeed within {timeout_s:g} s{started}: {how}"

@@ -1,1 +1,1 @@
-"""The data plane: requests to sandboxes, carried there and back."""
+"""The data plane: forwards requests to sandboxes, and their responses back."""

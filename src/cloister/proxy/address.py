@@ -1,25 +1,35 @@
-"""Which sandbox and port a request means: by headers, or by the first label of its host. Pure.
+"""Finds the sandbox and port of a request, from its headers or from the first label of its host. Pure.
 
-The contract is the published one: ``E2b-Sandbox-Id`` and ``E2b-Sandbox-Port`` headers, which count first, or a host of the form
-``<port>-<id>[-<client id>].<domain>``.
+The contract is the published one: the headers ``E2b-Sandbox-Id`` and ``E2b-Sandbox-Port``, which take precedence, or a host of the form
+``<port>-<id>[-<client id>].<domain>``. Some SDKs (Python 2.7 to 2.26) also send the headers, with the agent's port, in API requests.
+Paths that only the API serves therefore go to the API. The host ``api.<domain>`` always means the API.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 
-__all__ = ["Address", "AddressError", "find_address"]
+from multidict import MultiMapping
+
+from cloister.protocol.agent import AGENT_PORT
+
+__all__ = ["Address", "AddressError", "api_host", "find_address"]
 
 ID_HEADER = "E2b-Sandbox-Id"
 PORT_HEADER = "E2b-Sandbox-Port"
 _HOST = re.compile(r"(\d{1,5})-([a-z0-9]+)(?:-[a-z0-9]+)?\.", re.IGNORECASE)
 _ID = re.compile(r"[a-z0-9]{1,64}\Z")
+_API_PATH = re.compile(
+    r"/(?:v[0-9]/)?(?:sandboxes|templates|default-templates|snapshots|teams|volumes|secrets|uploads|api-keys|access-tokens|admin"
+    r"|events|audit)(?:/|\Z)"
+)
+"""Paths that only the API serves. The API and the agent both serve ``/health`` and ``/metrics``; here these go to the agent."""
+_SINGLE = ("Host", ID_HEADER, PORT_HEADER)
 
 
 class AddressError(ValueError):
-    """The request means a sandbox, but not a possible one."""
+    """The request addresses a sandbox, but the address is malformed."""
 
 
 @dataclass(frozen=True)
@@ -30,17 +40,33 @@ class Address:
     port: int
 
 
-def find_address(headers: Mapping[str, str]) -> Address | None:
-    """The address that ``headers`` mean, or None for a request to the API.
+def find_address(headers: MultiMapping[str], path: str, api_host: str) -> Address | None:
+    """The address in a request for ``path``, or None if the request is for the API. ``api_host`` is the API's own host.
 
     Raises:
-        AddressError: the id or the port is malformed, or one header of the pair is missing.
+        AddressError: the id or port is malformed, one header of the pair is missing, or a header that must be unique occurs twice.
     """
+    for name in _SINGLE:
+        if len(headers.getall(name, ())) > 1:
+            raise AddressError(f"the {name} header occurs twice")
+    host = headers.get("Host", "")
+    if _name(host) == api_host:
+        return None
     sandbox_id = headers.get(ID_HEADER)
     if sandbox_id is not None:
-        return _check(sandbox_id.partition("-")[0], headers.get(PORT_HEADER))
-    match = _HOST.match(headers.get("Host", ""))
+        address = _check(sandbox_id.partition("-")[0], headers.get(PORT_HEADER))
+        return None if address.port == AGENT_PORT and _API_PATH.match(path) else address
+    match = _HOST.match(host)
     return None if match is None else _check(match[2].lower(), match[1])
+
+
+def api_host(domain: str) -> str:
+    """The host of the API below ``domain``, without a port."""
+    return f"api.{_name(domain)}"
+
+
+def _name(host: str) -> str:
+    return host.partition(":")[0].rstrip(".").lower()
 
 
 def _check(sandbox_id: str, port: str | None) -> Address:

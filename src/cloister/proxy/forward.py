@@ -1,41 +1,72 @@
-"""Carries one request to a sandbox and its answer back: streaming both ways, with back-pressure, and nothing changed on the way.
+"""Forwards one request to a sandbox and the response back, streaming in both directions, with back-pressure and unchanged content.
 
-Invariant: an answer that broke off is broken off to the client too (its connection is aborted); it is never ended as if it were whole.
-What a sandbox answers is not trusted: sizes of heads are bounded, and nothing in it steers the ingress.
+Invariant: if a response is interrupted, the client's connection is aborted, so that the client cannot take a part for the whole.
+Responses of sandboxes are untrusted: their headers are bounded in size, and no header controls the ingress.
 """
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import AsyncIterator
 
 import aiohttp
 from aiohttp import web
 from yarl import URL
 
+from cloister.protocol.agent import AGENT_PORTS
+from cloister.protocol.execution import encode_event, keepalive_event
 from cloister.proxy.address import Address
 from cloister.proxy.headers import request_headers, response_headers
 from cloister.proxy.tunnel import Tunnel
 from cloister.proxy.upstream import SandboxConnector
+from cloister.telemetry.traceparent import TRACEPARENT
 
-__all__ = ["MAX_HEADERS", "MAX_HEAD_BYTES", "READ_BUFFER_BYTES", "STARTED", "Forwarder", "abort", "is_websocket"]
+__all__ = [
+    "ANSWERED_AT",
+    "HEAD_AT",
+    "MAX_HEADERS",
+    "MAX_HEAD_BYTES",
+    "READ_BUFFER_BYTES",
+    "STARTED",
+    "Forwarder",
+    "StalledError",
+    "abort",
+    "is_websocket",
+]
 
 MAX_HEAD_BYTES = 64 * 1024
-"""Of one header, or of the request line, in either direction."""
+"""Largest header or request line, in either direction."""
 MAX_HEADERS = 256
 READ_BUFFER_BYTES = 256 * 1024
-"""What is read ahead of the other side, for each direction of a request."""
+"""Read-ahead for each direction of a request."""
+_API_KEY_HEADER = "X-API-Key"
 STARTED = web.RequestKey("started", bool)
+HEAD_AT = web.RequestKey("head_at", float)
+"""When the head of the sandbox's response came (``time.perf_counter``)."""
+ANSWERED_AT = web.RequestKey("answered_at", float)
+"""When the first part of the response's body came that is no keepalive of a run (``time.perf_counter``)."""
+_KEEPALIVE = encode_event(keepalive_event())
+_BODY = web.RequestKey("body", bytes)
 SWITCHING = 101
 _SMALL_BYTES = 64 * 1024
+_FLUSH_S = 10.0
 _AUTOMATIC_HEADERS = ("Accept", "Accept-Encoding", "Content-Type", "User-Agent")
 _NO_TIMEOUT = aiohttp.ClientTimeout(total=None, connect=None, sock_connect=None, sock_read=None)
 
 
+class StalledError(aiohttp.ClientError):
+    """The client stopped sending in the middle of a request body."""
+
+    def __init__(self, stall_s: float) -> None:
+        super().__init__(f"no data of the request body came for {stall_s:g} s")
+
+
 class _Answer(web.StreamResponse):
-    """A sandbox's answer: no header is added to it that it does not need to be framed."""
+    """A sandbox's response. aiohttp adds only the headers that framing needs."""
 
     def __init__(self, status: int, reason: str | None, headers: object, *, upgrade: bool) -> None:
-        super().__init__(status=status, reason=reason, headers=headers)  # type: ignore[arg-type]
+        super().__init__(status=status, reason=reason, headers=headers)  # type: ignore[arg-type]  # CIMultiDict at run time
         self._length_check = not upgrade
         self._had = {name for name in ("Content-Type", "Server", "Date") if name in self.headers}
 
@@ -55,7 +86,8 @@ class _Answer(web.StreamResponse):
 class Forwarder:
     """The HTTP client of the ingress."""
 
-    def __init__(self, connector: SandboxConnector) -> None:
+    def __init__(self, connector: SandboxConnector, *, stall_s: float) -> None:
+        self._stall_s = stall_s
         self._session = aiohttp.ClientSession(
             connector=connector,
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -73,24 +105,40 @@ class Forwarder:
         """Close all connections."""
         await self._session.close()
 
-    async def forward(self, request: web.Request, address: Address) -> web.StreamResponse:
-        """Have the sandbox answer ``request``; ``request[STARTED]`` is set once the client has been sent something.
+    async def forward(
+        self,
+        request: web.Request,
+        address: Address,
+        shown_host: str | None = None,
+        *,
+        by_tls: bool = False,
+        traceparent: str | None = None,
+    ) -> web.StreamResponse:
+        """Forward ``request`` and relay the response. Sets ``request[STARTED]`` before the first byte to the client.
+
+        ``shown_host`` is the Host header that the program sees, and ``traceparent`` the header of that name; None keeps the client's.
+        ``by_tls``: the program speaks TLS.
 
         Raises:
-            PortClosedError, aiohttp.ClientError: before anything was answered; the caller may still answer.
-            ConnectionResetError: the answer broke off, and so was the client's connection.
-            CloisterError: from the dialer, before anything was answered.
+            PortClosedError, StalledError, aiohttp.ClientError: before the first byte; the caller may still respond.
+            ConnectionResetError: the response was interrupted, and the client's connection aborted.
+            CloisterError: from the dialer, before the first byte.
         """
         upgrade = is_websocket(request)
         peer, scheme = request.remote or "unknown", request.scheme
-        headers = request_headers(request.raw_headers, peer=peer, host=request.host, scheme=scheme, upgrade=upgrade)
+        headers = request_headers(request.raw_headers, peer=peer, host=request.host, scheme=scheme, upgrade=upgrade, shown_host=shown_host)
+        if address.port in AGENT_PORTS:
+            headers.popall(_API_KEY_HEADER, None)  # code in the sandbox can read the agent's requests, and some SDKs send both credentials
+        if traceparent is not None:
+            headers[TRACEPARENT] = traceparent
         upstream = await self._session.request(
             request.method,
-            _target(address, request.raw_path),
+            _target(address, request.raw_path, "https" if by_tls else "http"),
             headers=headers,
-            data=None if upgrade else await _body(request),
+            data=None if upgrade else await _body(request, self._stall_s),
             allow_redirects=False,
         )
+        request[HEAD_AT] = time.perf_counter()
         try:
             if upstream.status == SWITCHING:
                 return await _tunnel(request, upstream)
@@ -107,38 +155,70 @@ def is_websocket(request: web.BaseRequest) -> bool:
     return request.headers.get("Upgrade", "").lower() == "websocket" and "upgrade" in request.headers.get("Connection", "").lower()
 
 
-def _target(address: Address, raw_path: str) -> URL:
-    """The request's target, byte for byte: as one already encoded path, which is written out as it is."""
+def _target(address: Address, raw_path: str, scheme: str) -> URL:
+    """The request's target, byte for byte: one encoded path, which aiohttp sends unchanged."""
     if not raw_path.startswith("/"):
         _, _, rest = raw_path.partition("://")
         raw_path = "/" + rest.partition("/")[2]
-    return URL.build(scheme="http", host=address.sandbox_id, port=address.port, path=raw_path, encoded=True)
+    return URL.build(scheme=scheme, host=address.sandbox_id, port=address.port, path=raw_path, encoded=True)
 
 
-async def _body(request: web.Request) -> bytes | AsyncIterator[bytes] | None:
-    """The request's body: whole when it is small or here already, else as a stream."""
+async def _body(request: web.Request, stall_s: float) -> bytes | AsyncIterator[bytes] | None:
+    """The request body: as bytes if it is small or complete, else as a stream. Raises: StalledError.
+
+    A second attempt to forward the request gets the same body: bytes are kept, and of a stream the first attempt has read nothing unless
+    its connection was made.
+    """
     if not request.body_exists:
         return None
-    if (request.content_length or _SMALL_BYTES + 1) <= _SMALL_BYTES:
-        return await request.content.read()
-    if request.content.is_eof():
-        return request.content.read_nowait()
-    return request.content.iter_any()
+    body: bytes | None = request.get(_BODY)
+    if body is None and request.content.is_eof():
+        body = request.content.read_nowait()
+    elif body is None and (request.content_length or _SMALL_BYTES + 1) <= _SMALL_BYTES:
+        try:
+            async with asyncio.timeout(stall_s):
+                body = await request.content.read()
+        except TimeoutError as error:
+            raise StalledError(stall_s) from error
+    if body is not None:
+        request[_BODY] = body
+        return body
+    return _stream(request, stall_s)
+
+
+async def _stream(request: web.Request, stall_s: float) -> AsyncIterator[bytes]:
+    """The body as it arrives. Once the sandbox responds, the client may wait without limit before it sends more."""
+    while True:
+        try:
+            async with asyncio.timeout(None if request.get(STARTED) else stall_s):
+                chunk = await request.content.readany()
+        except TimeoutError as error:
+            if request.get(STARTED):
+                continue
+            abort(request)
+            raise StalledError(stall_s) from error
+        if not chunk:
+            return
+        yield chunk
 
 
 async def _relay(request: web.Request, upstream: aiohttp.ClientResponse) -> web.StreamResponse:
     answer = _Answer(upstream.status, upstream.reason, response_headers(upstream.raw_headers, upgrade=False), upgrade=False)
     request[STARTED] = True
     if upstream.content.is_eof() and upstream.content.exception() is None:
+        request[ANSWERED_AT] = time.perf_counter()
         await answer.send_whole(request, upstream.content.read_nowait())
         return answer
     await answer.prepare(request)
     try:
+        is_answered = False
         while chunk := await upstream.content.readany():
+            if not is_answered and chunk != _KEEPALIVE:
+                request[ANSWERED_AT], is_answered = time.perf_counter(), True
             await answer.write(chunk)
     except aiohttp.ClientError as error:
         abort(request)
-        raise ConnectionResetError("the sandbox broke its answer off") from error
+        raise ConnectionResetError("the sandbox interrupted its response") from error
     await answer.write_eof()
     return answer
 
@@ -154,7 +234,15 @@ async def _tunnel(request: web.Request, upstream: aiohttp.ClientResponse) -> web
     return answer
 
 
-def abort(request: web.BaseRequest) -> None:
-    """Break the client's connection, so that it cannot take what it got for the whole."""
-    if request.transport is not None:
-        request.transport.abort()
+def abort(request: web.BaseRequest, *, flush: bool = False) -> None:
+    """Abort the client's connection, so that the client cannot take a part of the response for the whole.
+
+    With ``flush`` it first gets what it was sent, within a bounded time.
+    """
+    if (transport := request.transport) is None:
+        return
+    if flush:
+        transport.close()
+        asyncio.get_running_loop().call_later(_FLUSH_S, transport.abort)
+    else:
+        transport.abort()

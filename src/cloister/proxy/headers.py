@@ -1,7 +1,7 @@
-"""Which headers pass through the ingress, and in what form. Pure.
+"""The headers that the ingress forwards. Pure.
 
-Everything passes untouched but what belongs to one hop (RFC 9110 section 7.6.1), what addresses the ingress itself, and what the
-ingress says about the client.
+It forwards all headers unchanged, with three exceptions: hop-by-hop headers (RFC 9110 section 7.6.1), headers for the ingress itself, and
+the ``X-Forwarded-*`` headers, which the ingress sets.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def _named_by_connection(raw: _RawHeaders) -> frozenset[bytes]:
 
 
 def _text(value: bytes) -> str:
-    """As text that encodes back to the same bytes where they are UTF-8; other bytes are taken for Latin-1."""
+    """Decode UTF-8, or Latin-1 if the bytes are not UTF-8."""
     try:
         return value.decode()
     except UnicodeDecodeError:
@@ -50,14 +50,18 @@ def _passing(raw: _RawHeaders, dropped: frozenset[bytes]) -> CIMultiDict[str]:
     return CIMultiDict((_text(name), _text(value)) for name, value in raw if name.lower() not in dropped)
 
 
-def request_headers(raw: _RawHeaders, *, peer: str, host: str, scheme: str, upgrade: bool) -> CIMultiDict[str]:
-    """A client's headers as the sandbox gets them."""
+def request_headers(
+    raw: _RawHeaders, *, peer: str, host: str, scheme: str, upgrade: bool, shown_host: str | None = None
+) -> CIMultiDict[str]:
+    """A client's headers as the sandbox receives them. ``shown_host`` replaces Host; X-Forwarded-Host keeps the client's."""
     headers = _passing(raw, _HOP | _OWN)
     known = {name.lower(): value for name, value in raw}
     earlier = known.get(b"x-forwarded-for")
     headers["X-Forwarded-For"] = f"{_text(earlier)}, {peer}" if earlier else peer
     headers["X-Forwarded-Host"] = _text(known.get(b"x-forwarded-host", host.encode(errors="surrogateescape")))
     headers["X-Forwarded-Proto"] = _text(known.get(b"x-forwarded-proto", scheme.encode()))
+    if shown_host is not None:
+        headers["Host"] = shown_host
     if upgrade:
         headers["Connection"] = "Upgrade"
         headers["Upgrade"] = "websocket"
@@ -65,7 +69,7 @@ def request_headers(raw: _RawHeaders, *, peer: str, host: str, scheme: str, upgr
 
 
 def response_headers(raw: _RawHeaders, *, upgrade: bool) -> CIMultiDict[str]:
-    """A sandbox's headers as the client gets them."""
+    """A sandbox's headers as the client receives them."""
     headers = _passing(raw, _HOP)
     if upgrade:
         headers["Connection"] = "Upgrade"

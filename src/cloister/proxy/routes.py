@@ -1,45 +1,81 @@
-"""What the data plane needs of the rest: to look a sandbox up, and to reach into its network. It is handed both."""
+"""Interfaces that the data plane needs: a lookup of sandboxes, connections into their networks, and a way to wake paused ones."""
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-__all__ = ["Dialer", "Gone", "Route", "Routes"]
+from cloister.protocol.dialled import Dialled
+
+__all__ = ["Asleep", "Dialer", "Gone", "Route", "Routes", "Waker"]
 
 
 @dataclass(frozen=True)
 class Route:
-    """A running sandbox."""
+    """A running sandbox, and what its ports require."""
 
     sandbox_id: str
     access_token: str | None = field(repr=False)
-    """What the agent's ports demand; None for an insecure sandbox."""
+    """Token that the agent's ports require; None for an insecure sandbox."""
     traffic_token: str | None = field(repr=False)
-    """What every port but the agent's demands; None: they are public."""
+    """Token that all other ports require; None if they are public."""
+    host_mask: str | None = None
+    """Host header that programs see, with ``${PORT}`` for their port; None keeps the client's."""
+
+    https_ports: tuple[int, ...] = ()
+    """Ports whose programs speak TLS."""
+
+    def host_at(self, port: int) -> str | None:
+        """The Host header for ``port``; None keeps the client's."""
+        return None if self.host_mask is None else self.host_mask.replace("${PORT}", str(port))
+
+
+@dataclass(frozen=True)
+class Asleep:
+    """A sandbox that is pausing, paused or resuming."""
+
+    route: Route
+    """As it was while the sandbox ran; a resume does not change it."""
+    wakes: bool
+    """Whether a request with the required tokens wakes it."""
+    why: str
+    """Completes the sentence "The sandbox ..." for people, and says how to resume it. Told only to those who have the tokens."""
 
 
 @dataclass(frozen=True)
 class Gone:
-    """A sandbox that ended; ``why`` is the rest of a sentence that begins with it."""
+    """A sandbox that ended; ``why`` completes the sentence "The sandbox ..."."""
 
     why: str
 
 
 class Routes(Protocol):
-    """Looks sandboxes up, in memory: it is asked on every request."""
+    """Looks up sandboxes, in memory because every request asks."""
 
-    def find(self, sandbox_id: str) -> Route | Gone | None:
-        """The sandbox, how it ended, or None if none of that id is known."""
+    def find(self, sandbox_id: str) -> Route | Asleep | Gone | None:
+        """The sandbox, or how it ended, or None for an unknown id."""
 
     def access_tokens(self) -> Iterable[tuple[str, str]]:
-        """Id and access token of every running sandbox that has one."""
+        """Id and access token of every sandbox that has one and runs, is paused, or changes between the two."""
 
 
 class Dialer(Protocol):
-    """Reaches into sandboxes' networks."""
+    """Opens ways into sandboxes' networks."""
 
-    async def dial(self, sandbox_id: str) -> socket.socket:
-        """A fresh, unconnected, non-blocking TCP socket (IPv6, or IPv4) inside the sandbox's network; the caller owns it."""
+    async def dial(self, sandbox_id: str) -> Dialled:
+        """A new, unconnected, non-blocking TCP socket that reaches the sandbox, and its addresses; the caller closes it."""
+
+
+class Waker(Protocol):
+    """Resumes sandboxes on behalf of traffic."""
+
+    async def wake(self, sandbox_id: str) -> None:
+        """Resume the sandbox for its auto-resume time; returns when it runs and :meth:`Routes.find` says so.
+
+        One that is still being paused is waited for. One that runs is left as it is. The caller joins concurrent requests, and may cancel
+        the call; the start then goes on.
+
+        Raises:
+            QuotaExceededError, NoCapacityError, SandboxNotFoundError, ConflictError, UnavailableError, other CloisterErrors of a start.
+        """

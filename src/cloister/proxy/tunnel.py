@@ -1,7 +1,7 @@
-"""Carries bytes both ways between two aiohttp connections after an upgrade, untouched, with back-pressure.
+"""Copies bytes between two aiohttp connections after an upgrade, in both directions, unchanged, with back-pressure.
 
-Frames, extensions, close codes and their order are the ends' own business. Invariant: what waits here is at most what the two
-transports' buffers hold; a side that does not read stops the other from being read.
+The endpoints handle frames, extensions and close codes. Invariant: only the buffers of the two transports contain waiting data. If one
+side does not read, the tunnel stops reading from the other.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ __all__ = ["Tunnel"]
 
 
 _Connection = Any
-"""An aiohttp connection protocol of either side; their ``set_parser`` methods differ in type, not in use."""
+"""An aiohttp connection protocol of either side. Their ``set_parser`` methods differ in type only."""
 
 
 class _Half:
-    """One direction, in the form of the payload parser that aiohttp feeds."""
+    """One direction, as a payload parser that aiohttp feeds."""
 
     def __init__(self, source: _Connection, target: _Connection, done: asyncio.Event) -> None:
         self._source = source
@@ -26,7 +26,7 @@ class _Half:
         self._resuming: asyncio.Task[None] | None = None
 
     def feed_data(self, data: bytes) -> tuple[bool, bytes]:
-        """Pass bytes on."""
+        """Write the bytes to the target."""
         target = self._target.transport
         if target is None or target.is_closing():
             self._done.set()
@@ -40,7 +40,7 @@ class _Half:
 
     async def _resume(self) -> None:
         try:
-            await self._target._drain_helper()  # noqa: SLF001 - the only awaitable for a drained transport
+            await self._target._drain_helper()  # noqa: SLF001 - aiohttp has no other awaitable for a drained transport
         except ConnectionError:
             self._done.set()
             return
@@ -55,7 +55,7 @@ class _Half:
         self._done.set()
 
     def set_exception(self, *_: object) -> None:
-        """The source has broken."""
+        """The source failed."""
         self._done.set()
 
     def stop(self) -> None:
@@ -75,7 +75,7 @@ class Tunnel:
         self._down = _Half(upstream, client, self._done)
 
     async def run(self) -> None:
-        """Carry until one side ends, then see what is buffered off and close both; cancelling aborts both."""
+        """Copy until one side ends, then flush the buffers and close both sides. Cancellation aborts both."""
         try:
             self._upstream.set_parser(self._down, self._down)
             self._client.set_parser(self._up)

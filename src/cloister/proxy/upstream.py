@@ -1,41 +1,58 @@
-"""Connections into sandboxes: made by the node, kept alive by port, dropped when their sandbox ends.
+"""Connections into sandboxes: created by the node, kept alive for each port, closed when their sandbox ends.
 
-Owns the pool and the knowledge of which request uses which sandbox. Invariant: once a sandbox has ended nothing here holds one of its
-sockets, for a socket keeps its network namespace alive.
+Owns the connection pool and the table of requests under way. Invariant: after a sandbox ended, this module has none of its sockets open,
+because a socket keeps its network namespace alive.
 """
 
 from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 from collections import defaultdict
+from collections.abc import Iterable
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import aiohttp
 from aiohttp import ClientRequest, ClientTimeout
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.tracing import Trace
 
+from cloister.errors import UnavailableError
+from cloister.protocol.agent import AGENT_PORTS
+from cloister.protocol.relay import RELAYED, relay_request
 from cloister.proxy.routes import Dialer
 
-__all__ = ["PortClosedError", "SandboxConnector", "SandboxEndedError", "Users"]
+__all__ = ["ActiveRequest", "ActiveRequests", "NoTlsError", "PortClosedError", "SandboxConnector", "SandboxEndedError"]
 
 _KEEP_ALIVE_S = 30.0
 _ATTEMPT_DELAYS_S = (0.02, 0.05, 0.1, 0.15, 0.2)
-"""Waits between attempts at a closed port: programs are often asked a moment before they listen."""
+"""Delays between attempts on a closed port, because clients often connect shortly before a program listens."""
 _CONNECT_TIMEOUT_S = 5.0
-_LOOPBACK = {socket.AF_INET: "127.0.0.1", socket.AF_INET6: "::ffff:127.0.0.1"}
-_LOOPBACK_6 = {socket.AF_INET6: "::1"}
-"""Where programs listen, by the family of the node's sockets: nearly all on the first, some (``localhost`` of Node) on the second only."""
 
 
 class PortClosedError(aiohttp.ClientConnectionError):
-    """Nothing listens on the port."""
+    """No program listens on the port."""
 
 
-class SandboxEndedError(Exception):
-    """The sandbox ended while a request to it was under way."""
+class SandboxEndedError(UnavailableError):
+    """The sandbox ended during a request."""
+
+    code = "sandbox_ended"
+
+
+class NoTlsError(aiohttp.ClientConnectionError):
+    """The program on the port does not speak TLS as its client said that it does."""
+
+
+def _unverified() -> ssl.SSLContext:
+    """TLS without a look at the certificate: the connection ends in the sandbox, so no other program can answer it."""
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    context.set_alpn_protocols(["http/1.1"])
+    return context
 
 
 class SandboxConnector(aiohttp.BaseConnector):
@@ -44,33 +61,57 @@ class SandboxConnector(aiohttp.BaseConnector):
     def __init__(self, dialer: Dialer) -> None:
         super().__init__(limit=0, keepalive_timeout=_KEEP_ALIVE_S)
         self._dialer = dialer
+        self._tls = _unverified()
 
     async def _create_connection(self, req: ClientRequest, traces: list[Trace], timeout: ClientTimeout) -> ResponseHandler:
         del traces, timeout
-        sandbox_id, port = req.connection_key.host, req.connection_key.port
+        sandbox_id, port = req.connection_key.host, req.connection_key.port or 0
         for delay_s in (*_ATTEMPT_DELAYS_S, None):
             try:
-                try:
-                    return await self._connect(sandbox_id, port, _LOOPBACK)
-                except ConnectionRefusedError:
-                    return await self._connect(sandbox_id, port, _LOOPBACK_6)
+                return await self._speak(await self._reach(sandbox_id, port), by_tls=req.is_ssl())
             except OSError as error:
                 if delay_s is None or not isinstance(error, ConnectionRefusedError):
                     raise PortClosedError(f"port {port} is not open") from error
                 await asyncio.sleep(delay_s)
         raise AssertionError("the last attempt returns or raises")
 
-    async def _connect(self, sandbox_id: str, port: int | None, loopback: dict[socket.AddressFamily, str]) -> ResponseHandler:
-        """One attempt, on a socket of its own: one that was refused is of no use any more."""
-        sock = await self._dialer.dial(sandbox_id)
+    async def _reach(self, sandbox_id: str, port: int) -> socket.socket:
+        """Try the sandbox's addresses one after another, then the agent's relay. Raises: OSError, of the last one."""
+        dialled = await self._dialer.dial(sandbox_id)
+        last = len(dialled.hosts) - 1
+        for at, host in enumerate(dialled.hosts):
+            try:
+                return await self._connect(dialled.socket, (host, port))
+            except ConnectionRefusedError:
+                if at == last and (dialled.relay_port is None or port in AGENT_PORTS):
+                    raise
+            dialled = await self._dialer.dial(sandbox_id)  # a refused socket cannot connect again
+        return await self._connect(dialled.socket, (dialled.hosts[0], dialled.relay_port), relay_to=port)
+
+    async def _connect(self, sock: socket.socket, address: tuple[str, int | None], relay_to: int | None = None) -> socket.socket:
+        """One attempt; a failure closes ``sock``. Raises: OSError."""
         try:
-            if (host := loopback.get(sock.family)) is None:
-                raise ConnectionRefusedError
             async with asyncio.timeout(_CONNECT_TIMEOUT_S):
-                await self._loop.sock_connect(sock, (host, port))
-            _, protocol = await self._loop.create_connection(self._factory, sock=sock)
+                await self._loop.sock_connect(sock, address)
+                if relay_to is not None:
+                    await self._loop.sock_sendall(sock, relay_request(relay_to))
+                    if await self._loop.sock_recv(sock, 1) != RELAYED:
+                        raise ConnectionRefusedError
         except BaseException:
             sock.close()
+            raise
+        return sock
+
+    async def _speak(self, sock: socket.socket, *, by_tls: bool) -> ResponseHandler:
+        """The protocol on a connected socket, which it takes over. Raises: NoTlsError."""
+        options: dict[str, Any] = {"ssl": self._tls, "server_hostname": ""} if by_tls else {}  # an empty name sends none
+        try:
+            async with asyncio.timeout(_CONNECT_TIMEOUT_S):
+                _, protocol = await self._loop.create_connection(self._factory, sock=sock, **options)
+        except BaseException as error:
+            sock.close()
+            if by_tls and isinstance(error, OSError):  # also a TimeoutError
+                raise NoTlsError(f"the TLS handshake failed: {error}") from error
             raise
         return protocol
 
@@ -81,46 +122,50 @@ class SandboxConnector(aiohttp.BaseConnector):
                 protocol.abort()
 
 
-class Users:
-    """The requests under way, by sandbox, so that its end can end them."""
+class ActiveRequests:
+    """The requests under way, by sandbox, so that the end of a sandbox can abort them."""
 
     def __init__(self) -> None:
-        self._using: defaultdict[str, set[Use]] = defaultdict(set)
+        self._active: defaultdict[str, set[ActiveRequest]] = defaultdict(set)
 
-    def use(self, sandbox_id: str) -> Use:
-        """A context in which the current task is interrupted by SandboxEndedError when the sandbox ends."""
-        return Use(self._using, sandbox_id)
+    def track(self, sandbox_id: str) -> ActiveRequest:
+        """A context that raises SandboxEndedError in the current task if the sandbox ends."""
+        return ActiveRequest(self._active, sandbox_id)
 
-    def end(self, sandbox_id: str) -> None:
-        """Interrupt all requests to the sandbox."""
-        for use in self._using.pop(sandbox_id, ()):
-            use.interrupt()
+    def of(self, sandbox_id: str) -> frozenset[ActiveRequest]:
+        """The requests to the sandbox."""
+        return frozenset(self._active.get(sandbox_id, ()))
+
+    def abort(self, sandbox_id: str, requests: Iterable[ActiveRequest] | None = None) -> None:
+        """Abort all requests to the sandbox, or these of them; those that are over are left alone."""
+        for request in self.of(sandbox_id) if requests is None else requests:
+            request.interrupt()
 
 
-class Use:
-    """One request's use of a sandbox; see :meth:`Users.use`."""
+class ActiveRequest:
+    """One request; see :meth:`ActiveRequests.track`."""
 
-    def __init__(self, using: defaultdict[str, set[Use]], sandbox_id: str) -> None:
-        self._using = using
+    def __init__(self, active: defaultdict[str, set[ActiveRequest]], sandbox_id: str) -> None:
+        self._active = active
         self._sandbox_id = sandbox_id
         self._task = asyncio.current_task()
         self._interrupted = False
 
     def interrupt(self) -> None:
-        """Cancel the task; the context turns that into SandboxEndedError."""
-        if self._task is not None and not self._interrupted:
+        """Cancel the task; the context raises SandboxEndedError instead."""
+        if self._task is not None and not self._interrupted and self in self._active.get(self._sandbox_id, ()):
             self._interrupted = True
             self._task.cancel()
 
     def __enter__(self) -> Self:
-        self._using[self._sandbox_id].add(self)
+        self._active[self._sandbox_id].add(self)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        users = self._using.get(self._sandbox_id)
-        if users is not None:
-            users.discard(self)
-            if not users:
-                del self._using[self._sandbox_id]
+        requests = self._active.get(self._sandbox_id)
+        if requests is not None:
+            requests.discard(self)
+            if not requests:
+                del self._active[self._sandbox_id]
         if self._interrupted and self._task is not None and self._task.uncancel() == 0 and kind is asyncio.CancelledError:
-            raise SandboxEndedError from error
+            raise SandboxEndedError("the sandbox ended") from error

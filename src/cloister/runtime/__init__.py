@@ -1,1 +1,1 @@
-"""How one sandbox is isolated, whatever the mechanism."""
+"""The interface of runtimes, and the runtimes. Runs in: supervisor and builds. Needs: see the modules."""

@@ -1,1 +1,1 @@
-"""What people decided, kept in a database."""
+"""The control plane's state on disk: a database, logs, uploads."""

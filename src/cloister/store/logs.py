@@ -1,61 +1,38 @@
-"""Logs of sandboxes on disk: one file of JSON lines a sandbox and the half before it, each sandbox and the whole bounded.
+"""Logs of sandboxes on disk, as JSON lines: a current and an old file for each sandbox, bounded in size.
 
 ::
 
     <data>/api/logs/<sandbox id>       lines, oldest first; becomes .old when it has grown to half of a sandbox's bound
     <data>/api/logs/<sandbox id>.old
 
-Owns the files and their bounds; knows nothing of what a line means. Lines are buffered and written within half a second by one worker
-thread, which does all the file work in order; a crash of the process loses no more than those. A full disk loses lines, not the process.
-Invariant (I6): whatever is appended, at most ``total_bytes`` are used; the files that were written to least lately go first.
+Owns the files and their bounds; does not interpret lines. Lines are buffered, and one worker thread writes them within half a second, in
+order. A crash of the process loses at most the buffered lines. If the disk is full, lines are lost and the process goes on.
+Invariant (I6): the logs use at most ``total_bytes``; the least recently written files are deleted first.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
 import structlog
 
-__all__ = ["LogEntry", "LogStore"]
+from cloister.model.log import LogEntry
+
+__all__ = ["LogStore"]
 
 _log = structlog.get_logger("cloister.store")
 _T = TypeVar("_T")
 _FLUSH_S = 0.5
 
 
-@dataclass(frozen=True, kw_only=True)
-class LogEntry:
-    """One entry. ``at_ms`` grows from each entry of a sandbox to the next, so that it is a position too."""
-
-    at_ms: int
-    level: str
-    """debug, info, warn or error."""
-    logger: str
-    """Who says it: ``api`` and ``node`` are the server's own, ``agent`` is the word of the sandbox."""
-    event: str
-    fields: dict[str, str] = field(default_factory=dict)
-
-    def to_line(self) -> bytes:
-        """As a line of a file; :meth:`from_line` reads it back."""
-        return json.dumps([self.at_ms, self.level, self.logger, self.event, self.fields]).encode() + b"\n"
-
-    @classmethod
-    def from_line(cls, line: bytes) -> LogEntry:
-        """The inverse of :meth:`to_line`. Raises: ValueError (a line that a crash cut off)."""
-        at_ms, level, logger, event, fields = json.loads(line)
-        return cls(at_ms=at_ms, level=level, logger=logger, event=event, fields=fields)
-
-
 class LogStore:
-    """The logs below ``directory``. Use :meth:`open`, then the rest from one event loop, then :meth:`close`."""
+    """The logs below ``directory``. Call :meth:`open` first and :meth:`close` last, and all methods on one event loop."""
 
     def __init__(self, directory: Path, *, sandbox_bytes: int, total_bytes: int) -> None:
         self._directory = directory
@@ -64,16 +41,16 @@ class LogStore:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="logs")
         self._buffers: dict[str, list[bytes]] = {}
         self._flushing: asyncio.Task[None] | None = None
-        # The worker thread's own: bytes on disk of each sandbox, the one written to least lately first.
+        # Only the worker thread uses these: bytes on disk of each sandbox, the least recently written first.
         self._sizes: OrderedDict[str, int] = OrderedDict()
         self._used = 0
 
     async def open(self) -> None:
-        """Make the directory and learn what is in it."""
+        """Make the directory and read the sizes of its files."""
         await self._in_thread(self._scan)
 
     async def close(self) -> None:
-        """Write what is buffered."""
+        """Write buffered lines and end the thread."""
         if self._flushing is not None:
             self._flushing.cancel()
             await asyncio.gather(self._flushing, return_exceptions=True)
@@ -81,18 +58,18 @@ class LogStore:
         self._pool.shutdown()
 
     def append(self, sandbox_id: str, entries: Iterable[LogEntry]) -> None:
-        """Add entries; they are on disk within half a second and seen by :meth:`read` at once."""
+        """Add entries. They are on disk within half a second; :meth:`read` returns them at once."""
         self._buffers.setdefault(sandbox_id, []).extend(entry.to_line() for entry in entries)
         if self._flushing is None or self._flushing.done():
             self._flushing = asyncio.create_task(self._flush_soon())
 
     async def read(self, sandbox_id: str) -> list[LogEntry]:
-        """All that is kept of a sandbox's log, oldest first."""
+        """A sandbox's stored entries, oldest first."""
         await self._write_buffers()
         return await self._in_thread(lambda: self._read(sandbox_id))
 
     async def prune(self, *, written_before: float, keep: Callable[[str], bool]) -> None:
-        """Remove the logs last written to before that time (epoch seconds), except of sandboxes that ``keep`` holds for."""
+        """Delete logs last written before that time (epoch seconds), except those of sandboxes for which ``keep`` is true."""
         names = await self._in_thread(lambda: list(self._sizes))
         kept = {name for name in names if keep(name)}
         await self._in_thread(lambda: self._prune(written_before, kept))
@@ -137,7 +114,7 @@ class LogStore:
         for sandbox_id, lines in buffers.items():
             try:
                 self._append(sandbox_id, lines)
-            except OSError as error:  # the disk is full, for one: lines are lost, sandboxes are not
+            except OSError as error:  # such as a full disk: lines are lost, sandboxes go on
                 _log.warning("logs.not_written", sandbox_id=sandbox_id, error=str(error))
         while self._used > self._total_bytes and self._sizes:
             self._remove(next(iter(self._sizes)))

@@ -1,4 +1,4 @@
-"""Templates of clients in the SQLite store: the SQL behind :class:`~cloister.store.templates.TemplateStore`. See there for each call."""
+"""The SQL of :class:`~cloister.store.templates.TemplateStore`; see there for each method."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import dataclasses
 import json
 import sqlite3
 import uuid
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, Protocol, TypeVar
 
-from cloister.model.build import BuildStatus
-from cloister.store.templates import Build, OwnedTemplate, TagAssignment, TaggedBuild, TemplateKind, Upload
+from cloister.model.build import Build, BuildStatus
+from cloister.model.template import OwnedTemplate, TagAssignment, TaggedBuild, TemplateKind
+from cloister.model.upload import Upload
+from cloister.store.sqlite_transactions import in_transaction
 
 __all__ = ["SqliteTemplates"]
 
@@ -26,10 +28,19 @@ _CURRENT = (
     "SELECT max(tag_assignments.number) FROM tag_assignments JOIN builds USING (build_id)"
     " WHERE builds.status = 'ready' GROUP BY tag_assignments.template_id, tag_assignments.tag"
 )
-"""Numbers of the assignments that tags mean now."""
+"""Numbers of the assignments that decide the tags' present builds."""
+_LATEST_SNAPSHOTS = (
+    "SELECT max(tag_assignments.number) FROM tag_assignments JOIN builds USING (build_id)"  # noqa: S608 - our own SQL
+    " JOIN templates ON templates.template_id = tag_assignments.template_id"
+    " WHERE templates.team_id = ? AND templates.deleted_at IS NULL AND builds.sandbox_id IS NOT NULL"
+    " AND (? IS NULL OR builds.sandbox_id = ?) AND (? IS NULL OR tag_assignments.tag = ?)"
+    f" AND tag_assignments.number IN ({_CURRENT}) GROUP BY tag_assignments.template_id"
+)
+"""Numbers of the latest assignments of each template to snapshots of a team, perhaps of one sandbox and of one tag."""
 _UNWANTED = (
     "SELECT builds.* FROM builds JOIN templates USING (template_id)"  # noqa: S608 - our own SQL
     " WHERE NOT EXISTS (SELECT 1 FROM builds AS others WHERE others.parent = builds.build_id AND others.status IN ('waiting', 'building'))"
+    " AND NOT EXISTS (SELECT 1 FROM sandboxes WHERE sandboxes.build_id = builds.build_id AND sandboxes.state <> 'ended')"
     " AND (templates.deleted_at IS NOT NULL OR (builds.status IN ('ready', 'error') AND builds.finished_at < ? AND NOT EXISTS"
     " (SELECT 1 FROM tag_assignments WHERE tag_assignments.build_id = builds.build_id AND builds.status = 'ready'"
     f" AND tag_assignments.number IN ({_CURRENT}))))"
@@ -37,7 +48,7 @@ _UNWANTED = (
 
 
 class Runner(Protocol):
-    """Runs work on the connection, in its thread, with the store's errors."""
+    """Runs a function on the connection, in its thread, and translates errors to the store's."""
 
     def __call__(self, work: Callable[[sqlite3.Connection], _T], /) -> Awaitable[_T]:
         """The result of ``work``."""
@@ -59,9 +70,8 @@ class SqliteTemplates:
 
     async def add_template(self, template: OwnedTemplate) -> None:
         """See :class:`~cloister.store.templates.TemplateStore`; likewise below."""
-        names = [field.name for field in dataclasses.fields(OwnedTemplate)]
-        sql = f"INSERT INTO templates ({', '.join(names)}) VALUES ({', '.join(f':{name}' for name in names)})"  # noqa: S608 - our own names
-        await self._change(sql, dataclasses.asdict(template))
+        columns = dataclasses.asdict(template)
+        await self._change(_insert("templates", columns), columns)
 
     async def find_template(self, template_id: str) -> OwnedTemplate | None:
         """See the protocol."""
@@ -70,14 +80,14 @@ class SqliteTemplates:
 
     async def find_named_template(self, team_id: str, name: str) -> OwnedTemplate | None:
         """See the protocol."""
-        sql = f"SELECT {_TEMPLATE} FROM templates WHERE team_id = ? AND name = ? AND deleted_at IS NULL"  # noqa: S608
+        sql = f"SELECT {_TEMPLATE} FROM templates WHERE team_id = ? AND name = ? AND deleted_at IS NULL"  # noqa: S608 - column names are constants
         rows = await self._fetch(sql, (team_id, name))
         return _template(rows[0]) if rows else None
 
     async def list_templates(self, team_id: str) -> Sequence[OwnedTemplate]:
         """See the protocol."""
         sql = (
-            f"SELECT {_TEMPLATE} FROM templates WHERE team_id = ? AND deleted_at IS NULL AND kind = 'template'"  # noqa: S608
+            f"SELECT {_TEMPLATE} FROM templates WHERE team_id = ? AND deleted_at IS NULL AND kind = 'template'"  # noqa: S608 - column names are constants
             " ORDER BY created_at DESC, template_id"
         )
         return [_template(row) for row in await self._fetch(sql, (team_id,))]
@@ -96,6 +106,11 @@ class SqliteTemplates:
         sql = "UPDATE templates SET deleted_at = ?, updated_at = ? WHERE template_id = ? AND deleted_at IS NULL"
         return await self._change(sql, (at, at, template_id)) == 1
 
+    async def has_sandboxes(self, template: OwnedTemplate) -> bool:
+        """See the protocol."""
+        sql = "SELECT 1 FROM sandboxes WHERE team_id = ? AND template_id = ? AND state <> 'ended' LIMIT 1"
+        return bool(await self._fetch(sql, (template.team_id, template.template_id)))
+
     async def count_templates(self, team_id: str) -> int:
         """See the protocol."""
         rows = await self._fetch("SELECT count(*) AS number FROM templates WHERE team_id = ? AND deleted_at IS NULL", (team_id,))
@@ -113,13 +128,24 @@ class SqliteTemplates:
 
     async def add_build(self, build: Build, tags: Sequence[str], at: float) -> None:
         """See the protocol."""
-        marks = ", ".join(f":{name}" for name in _BUILD_COLUMNS)
-        sql = f"INSERT INTO builds ({', '.join(_BUILD_COLUMNS)}) VALUES ({marks})"  # noqa: S608
 
         def add(connection: sqlite3.Connection) -> None:
-            connection.execute(sql, _build_row(build))
+            connection.execute(_insert("builds", _BUILD_COLUMNS), _build_row(build))
             _assign(connection, build.template_id, build.build_id, tags, at)
             connection.execute("UPDATE templates SET updated_at = ? WHERE template_id = ?", (at, build.template_id))
+
+        await self._run(_whole(add))
+
+    async def add_capture(self, build: Build, team_id: str, at: float) -> None:
+        """See the protocol."""
+        template = OwnedTemplate(
+            template_id=build.template_id, team_id=team_id, name=None, kind=TemplateKind.SNAPSHOT, created_at=at, updated_at=at
+        )
+        columns = {**dataclasses.asdict(template), "deleted_at": at}
+
+        def add(connection: sqlite3.Connection) -> None:
+            connection.execute(_insert("templates", columns), columns)
+            connection.execute(_insert("builds", _BUILD_COLUMNS), _build_row(build))
 
         await self._run(_whole(add))
 
@@ -131,7 +157,7 @@ class SqliteTemplates:
     async def change_build(self, build: Build, *, expected_version: int) -> bool:
         """See the protocol."""
         assignments = ", ".join(f"{name} = :{name}" for name in _BUILD_COLUMNS if name != "build_id")
-        sql = f"UPDATE builds SET {assignments} WHERE build_id = :build_id AND version = :expected_version"  # noqa: S608
+        sql = f"UPDATE builds SET {assignments} WHERE build_id = :build_id AND version = :expected_version"  # noqa: S608 - column names are constants
         return await self._change(sql, {**_build_row(build), "expected_version": expected_version}) == 1
 
     async def list_builds(self, template_id: str) -> Sequence[Build]:
@@ -178,7 +204,7 @@ class SqliteTemplates:
     async def find_tagged_build(self, template_id: str, tag: str) -> Build | None:
         """See the protocol."""
         sql = (
-            f"SELECT {_BUILD} FROM tag_assignments JOIN builds USING (build_id)"  # noqa: S608
+            f"SELECT {_BUILD} FROM tag_assignments JOIN builds USING (build_id)"  # noqa: S608 - column names are constants
             " WHERE tag_assignments.template_id = ? AND tag_assignments.tag = ? AND builds.status = 'ready'"
             " ORDER BY tag_assignments.number DESC LIMIT 1"
         )
@@ -188,7 +214,7 @@ class SqliteTemplates:
     async def list_tags(self, template_id: str) -> Sequence[TagAssignment]:
         """See the protocol."""
         sql = (
-            f"SELECT {_ASSIGNMENT} FROM tag_assignments JOIN builds USING (build_id)"  # noqa: S608
+            f"SELECT {_ASSIGNMENT} FROM tag_assignments JOIN builds USING (build_id)"  # noqa: S608 - column names are constants
             f" WHERE tag_assignments.template_id = ? AND tag_assignments.number IN ({_CURRENT}) ORDER BY tag_assignments.tag"
         )
         return [TagAssignment(**row) for row in await self._fetch(sql, (template_id,))]
@@ -196,30 +222,31 @@ class SqliteTemplates:
     async def list_assignments(self, template_id: str, tag: str, *, before: int | None, limit: int) -> Sequence[TagAssignment]:
         """See the protocol."""
         sql = (
-            f"SELECT {_ASSIGNMENT} FROM tag_assignments JOIN builds USING (build_id)"  # noqa: S608
+            f"SELECT {_ASSIGNMENT} FROM tag_assignments JOIN builds USING (build_id)"  # noqa: S608 - column names are constants
             " WHERE tag_assignments.template_id = ? AND tag_assignments.tag = ? AND builds.status = 'ready'"
             " AND (? IS NULL OR tag_assignments.number < ?) ORDER BY tag_assignments.number DESC LIMIT ?"
         )
         return [TagAssignment(**row) for row in await self._fetch(sql, (template_id, tag, before, before, limit))]
 
-    async def list_snapshots(self, team_id: str, *, sandbox_id: str | None, before: int | None, limit: int) -> Sequence[TaggedBuild]:
+    async def list_snapshots(
+        self, team_id: str, *, sandbox_id: str | None, tag: str | None, before: int | None, limit: int
+    ) -> Sequence[TaggedBuild]:
         """See the protocol."""
         names = [field.name for field in dataclasses.fields(OwnedTemplate)]
         columns = ", ".join(f"templates.{name} AS template_{name}" for name in names)
         sql = (
-            f"SELECT {columns}, {_ASSIGNMENT} FROM tag_assignments JOIN builds USING (build_id)"  # noqa: S608
+            f"SELECT {columns}, {_ASSIGNMENT} FROM tag_assignments JOIN builds USING (build_id)"  # noqa: S608 - column names are constants
             " JOIN templates ON templates.template_id = tag_assignments.template_id"
-            " WHERE templates.team_id = ? AND templates.deleted_at IS NULL AND builds.sandbox_id IS NOT NULL"
-            " AND (? IS NULL OR builds.sandbox_id = ?)"
-            f" AND tag_assignments.number IN ({_CURRENT}) AND (? IS NULL OR tag_assignments.number < ?)"
+            f" WHERE tag_assignments.number IN ({_LATEST_SNAPSHOTS}) AND (? IS NULL OR tag_assignments.number < ?)"
             " ORDER BY tag_assignments.number DESC LIMIT ?"
         )
+        wanted = (team_id, sandbox_id, sandbox_id, tag, tag)
         return [
             TaggedBuild(
                 _template({name: row.pop(f"template_{name}") for name in names}),
                 TagAssignment(**row),
             )
-            for row in await self._fetch(sql, (team_id, sandbox_id, sandbox_id, before, before, limit))
+            for row in await self._fetch(sql, (*wanted, before, before, limit))
         ]
 
     # ---- uploads ----
@@ -256,20 +283,14 @@ class SqliteTemplates:
         return await self._change(sql, (upload.team_id, upload.hash, upload.created_at, upload.used_at)) == 1
 
 
+def _insert(table: str, columns: Iterable[str]) -> str:
+    names = tuple(columns)
+    return f"INSERT INTO {table} ({', '.join(names)}) VALUES ({', '.join(f':{name}' for name in names)})"  # noqa: S608 - our own names
+
+
 def _whole(work: Callable[[sqlite3.Connection], _T]) -> Callable[[sqlite3.Connection], _T]:
-    """``work`` in a transaction."""
-
-    def run(connection: sqlite3.Connection) -> _T:
-        connection.execute("BEGIN IMMEDIATE")
-        try:
-            result = work(connection)
-        except BaseException:
-            connection.execute("ROLLBACK")
-            raise
-        connection.execute("COMMIT")
-        return result
-
-    return run
+    """Wrap ``work`` in a transaction."""
+    return lambda connection: in_transaction(connection, work)
 
 
 def _assign(connection: sqlite3.Connection, template_id: str, build_id: str, tags: Sequence[str], at: float) -> None:

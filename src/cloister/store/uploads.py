@@ -1,8 +1,8 @@
-"""Uploaded archives on disk: ``<directory>/<team id>/<hash>/archive``, and the key that signs links for uploading.
+"""Uploaded archives on disk, ``<directory>/<team id>/<hash>/archive``, and the key that signs upload links.
 
-Owns the directory. An archive comes under another name and is renamed when it is whole, so that what is there is whole. The directories
-below and the archives are readable by everybody who can reach them, because the supervisor shows one to a build's sandbox; the one above
-is for the api process only. Blocks; callers run it in threads.
+Owns the directory. An archive is written under another name and renamed when it is complete, so every archive in place is complete. The
+team directories and archives are world-readable, because the supervisor mounts them into sandboxes of builds; the directory above admits
+the api process only. Blocks; call it in threads.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ _KEY_BYTES = 32
 
 
 class UploadFiles:
-    """The archives below ``directory``. Call :meth:`open` first. Ids and hashes are plain names: the caller checks them."""
+    """The archives below ``directory``. Call :meth:`open` first. The caller checks that ids and hashes are plain names."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._incoming = directory / ".incoming"
         self.key = b""
-        """Signs links; the same as long as the directory lives."""
+        """Signs links; stays the same as long as the directory exists."""
 
     def open(self) -> None:
-        """Make the directory, remove what was coming in when the process died, and read the key. Raises: OSError."""
+        """Make the directory, remove incomplete uploads, and read the key. Raises: OSError."""
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         shutil.rmtree(self._incoming, ignore_errors=True)
         self._incoming.mkdir(mode=0o700)
@@ -39,41 +39,41 @@ class UploadFiles:
                 file.write(secrets.token_bytes(_KEY_BYTES))
                 file.flush()
                 os.fsync(file.fileno())
-            new.rename(path)  # whole or not at all: with half a key no server would start here again
+            new.rename(path)  # atomic: a half-written key would stop every later start
         self.key = path.read_bytes()
         if len(self.key) != _KEY_BYTES:
             raise OSError(f"{path} is damaged; remove it")
 
     def path(self, team_id: str, upload_hash: str) -> Path:
-        """Where the archive is."""
+        """The archive's path."""
         return self._directory / team_id / upload_hash / "archive"
 
     def is_there(self, team_id: str, upload_hash: str, size: int) -> bool:
-        """Whether the archive is there, of that size."""
+        """Whether the archive exists and has that size."""
         try:
             return self.path(team_id, upload_hash).stat().st_size == size
         except OSError:
             return False
 
     def free_bytes(self) -> int:
-        """Free space of the disk."""
+        """Free bytes of the file system."""
         disk = os.statvfs(self._directory)
         return disk.f_bavail * disk.f_frsize
 
     def receive(self, size: int) -> Incoming:
-        """Begin to receive ``size`` bytes, for which the space is taken at once. Raises: OSError."""
+        """Begin an upload of ``size`` bytes; allocates the space at once. Raises: OSError."""
         return Incoming(self._incoming / secrets.token_hex(16), size)
 
     def keep(self, incoming: Incoming, team_id: str, upload_hash: str) -> None:
-        """Make what came in the archive of that hash, in place of one that was there. Raises: OSError."""
+        """Make a complete upload the archive of that hash; replaces an existing one. Raises: OSError."""
         path = self.path(team_id, upload_hash)
         for directory in (path.parent.parent, path.parent):
             directory.mkdir(exist_ok=True)
-            directory.chmod(0o755)  # whatever the umask is
+            directory.chmod(0o755)  # regardless of the umask
         incoming.finish(path)
 
     def remove(self, team_id: str, upload_hash: str) -> None:
-        """Remove the archive, if it is there."""
+        """Delete the archive if it exists."""
         path = self.path(team_id, upload_hash)
         path.unlink(missing_ok=True)
         for directory in (path.parent, path.parent.parent):
@@ -81,12 +81,12 @@ class UploadFiles:
                 directory.rmdir()
 
     def open_archive(self, team_id: str, upload_hash: str) -> BinaryIO:
-        """The archive for reading. Raises: OSError."""
+        """Open the archive for reading. Raises: OSError."""
         return self.path(team_id, upload_hash).open("rb")
 
 
 class Incoming:
-    """An archive that comes in. End with :meth:`finish` (by way of :meth:`UploadFiles.keep`) or :meth:`drop`."""
+    """An upload under way. End it with :meth:`UploadFiles.keep`, or :meth:`drop`."""
 
     def __init__(self, path: Path, size: int) -> None:
         self._path = path
@@ -105,13 +105,13 @@ class Incoming:
             view = view[self._file.write(view) :]
 
     def finish(self, path: Path) -> None:
-        """Move it to ``path``, on disk."""
+        """Sync the file and move it to ``path``."""
         os.fchmod(self._file.fileno(), 0o644)
         os.fsync(self._file.fileno())
         self._file.close()
         self._path.replace(path)
 
     def drop(self) -> None:
-        """Remove it, if it was not finished."""
+        """Delete the file unless it was finished."""
         self._file.close()
         self._path.unlink(missing_ok=True)

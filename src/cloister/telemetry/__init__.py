@@ -1,1 +1,1 @@
-"""Logs."""
+"""Structured logs."""

@@ -1,6 +1,6 @@
-"""Structured logs on standard error, configured once by an entry point.
+"""Structured logs on standard error. An entry point configures them once.
 
-Owns the form of log lines. Invariant: no secret reaches a line; fields whose names say that they hold one are blanked, whoever logs them.
+Owns the form of log lines. Invariant: no secret reaches a log line, so every field whose name suggests a secret is blanked.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _SECRET_WORDS = ("token", "secret", "password", "api_key", "authorization", "coo
 
 
 def blank_secrets(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    """Replace the value of every field whose name says that it holds a secret."""
+    """Replace the value of every field whose name suggests a secret."""
     for name in event:
         if any(word in name.lower() for word in _SECRET_WORDS):
             event[name] = "[blanked]"
@@ -27,9 +27,9 @@ def blank_secrets(_logger: WrappedLogger, _method: str, event: EventDict) -> Eve
 
 
 def configure_logging(level: str, form: str, **bound: Any) -> None:
-    """Set up structlog for this process; ``bound`` fields are on every line (``process="api"``).
+    """Configure structlog for this process; every line has the ``bound`` fields (``process="api"``).
 
-    The standard library's loggers (aiohttp, asyncio) go the same way, from warnings up.
+    Warnings and errors of the standard library's loggers (aiohttp, asyncio) get the same form.
     """
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
@@ -44,7 +44,7 @@ def configure_logging(level: str, form: str, **bound: Any) -> None:
     structlog.configure(
         processors=[*shared, *format_exception, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
-        logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),  # a line and its end in one write: processes share the file
         cache_logger_on_first_use=True,
     )
     structlog.contextvars.clear_contextvars()

@@ -1,9 +1,9 @@
-"""The agent tree: what is mounted at ``/.cloister/agent``, made once for each version of the agent's sources.
+"""The agent tree, mounted at ``/.cloister/agent``. Built once for each version of the agent's sources.
 
-Owns ``<store>/agent/<sha256>/``: ``site/`` with the agent's libraries and the packages that agent and server share, ``drivers/`` with the
-language drivers and their Node modules. Libraries are installed and byte-compiled in a sandbox on the base template, by the very
-interpreter that will run them; of foreign code nothing runs on the host, and no install script anywhere (wheels and ``npm ci
---ignore-scripts`` only). The libraries are a layer of their own, so that a changed source needs no network.
+Owns ``<store>/agent/<sha256>/``: ``site/`` has the agent's libraries and the packages that agent and server share, ``drivers/`` the
+language drivers and their Node modules. A sandbox on the base template installs and compiles the libraries, with the interpreter that will
+run them. No foreign code runs on the host, and no install script runs at all (only wheels, and ``npm ci --ignore-scripts``). The libraries
+are a layer of their own, so that a changed source needs no network.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from pathlib import Path
 import cloister
 from cloister.errors import TemplateNotFoundError
 from cloister.model.template import Template
-from cloister.template.builder import BuildContext, build_layers, layer_keys, run_logged
 from cloister.template.layers import layer_key
-from cloister.template.stock import SOURCE_SUFFIXES, Definition, Step, handed_on, load_stock, read_definition
+from cloister.template.stock import SOURCE_SUFFIXES, StockDefinition, StockStep, load_stock, read_definition, shared_layers
+from cloister.template.stockbuilder import StockBuildContext, build_layers, layer_keys, run_logged
 
 __all__ = ["agent_tree", "ensure_agent_tree", "interpreter_layers", "library_layers"]
 
@@ -28,7 +28,7 @@ _OUTPUT = "agent-tree"
 
 
 def agent_tree(store_root: Path, base: Template) -> Path:
-    """Where the tree of the present sources is.
+    """The path of the tree of the present sources.
 
     Raises:
         TemplateNotFoundError: it was not built.
@@ -39,8 +39,8 @@ def agent_tree(store_root: Path, base: Template) -> Path:
     return path
 
 
-def ensure_agent_tree(base: Template, context: BuildContext) -> Path:
-    """The tree of the present sources, built when it is not there. Blocking; safe against other builds on the store.
+def ensure_agent_tree(base: Template, context: StockBuildContext) -> Path:
+    """The tree of the present sources; builds it if it is missing. Blocking; safe against other builds on the store.
 
     Raises:
         BuildError: a step failed.
@@ -61,13 +61,13 @@ def ensure_agent_tree(base: Template, context: BuildContext) -> Path:
 
 
 def library_layers(base: Template) -> tuple[str, ...]:
-    """The layers that the trees of the present libraries are made on; no template has them."""
+    """The layers with the present libraries, on which the agent tree is made. No template has them."""
     return layer_keys(_definitions()[0], interpreter_layers(base))
 
 
 def interpreter_layers(base: Template) -> tuple[str, ...]:
-    """The layers of the base template that hold the agent's interpreter and that its libraries stand on."""
-    return handed_on(load_stock(base.name), base.layers)
+    """The layers of the base template that hold the agent's interpreter. The libraries are built on them."""
+    return shared_layers(load_stock(base.name), base.layers)
 
 
 def _tree_path(store_root: Path, base: Template) -> Path:
@@ -75,8 +75,8 @@ def _tree_path(store_root: Path, base: Template) -> Path:
     return store_root / "agent" / layer_key(layer_keys(libraries, interpreter_layers(base))[-1], tree.key_document())
 
 
-def _definitions() -> tuple[Definition, Step]:
-    """The layer of libraries, and the step that makes the tree on top of it."""
+def _definitions() -> tuple[StockDefinition, StockStep]:
+    """The definition of the library layer, and the step that makes the tree on top of it."""
     definition = read_definition("agent")
     libraries, tree = definition.steps
     packages = {f"drivers/{name}": (_DRIVERS / name).read_text() for name in ("package.json", "package-lock.json")}
@@ -84,7 +84,7 @@ def _definitions() -> tuple[Definition, Step]:
 
 
 def _sources() -> dict[str, str]:
-    """Our own files in the tree: below ``site/cloister`` what agent and server share, below ``drivers`` the drivers."""
+    """Our own files in the tree: shared packages below ``site/cloister``, the drivers below ``drivers``."""
     shared = [_SOURCE / name for name in _SHARED]
     ours = [path for root in shared for path in _files(root) if not path.is_relative_to(_DRIVERS)]
     found = {f"site/cloister/{path.relative_to(_SOURCE)}": path for path in ours}

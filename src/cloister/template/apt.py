@@ -1,6 +1,6 @@
 """The host's apt configuration, read and translated for a Debian template: mirrors, proxies, options.
 
-Pure text in, text out, apart from reading the files below ``/etc/apt``. It must not run apt and never hands on a credential.
+Pure functions on text, apart from reading the files below ``/etc/apt``. It must not run apt, and it never passes a credential on.
 Source: sources.list(5), apt.conf(5).
 """
 
@@ -25,7 +25,7 @@ _OPTIONS = re.compile(
 
 @dataclass(frozen=True)
 class AptSource:
-    """One place to take one suite's packages from."""
+    """One source of packages of one suite."""
 
     uri: str
     suite: str

@@ -1,7 +1,7 @@
 """The first layer: unpacks the packages of a Debian release into an empty tree, with the host's debootstrap.
 
 Only the first stage runs here: it downloads, checks the archive's signature and unpacks. No file of the new tree is executed on the
-host (invariant I1); configuring the packages is the second stage, a step in the sandbox. The tree is ours alone until then.
+host (invariant I1). The second stage, a step in the sandbox, configures the packages. No foreign code has touched the tree before it.
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cloister.errors import BuildError, DeadlineError
+from cloister.protocol.agent import DEFAULT_PATH
 from cloister.template.apt import AptSource, deb822, debian_sources, has_credentials, host_codename, security_mirror
-from cloister.template.stock import Step
+from cloister.template.stock import BASE_SUITE, StockStep
 
-__all__ = ["Bootstrap", "default_mirror", "host_mirror", "layer_sources", "unpack"]
+__all__ = ["Bootstrap", "default_mirror", "host_bootstrap", "host_mirror", "layer_sources", "unpack"]
 
 _KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 _SCRIPTS = Path("/usr/share/debootstrap/scripts")
@@ -34,7 +35,7 @@ check_sane_mount () { :; }
 
 @dataclass(frozen=True, kw_only=True)
 class Bootstrap:
-    """Where the first layer comes from. ``mirror`` None takes the tool's own default; ``envs`` are proxies for its downloads."""
+    """The source of the first layer. ``mirror`` None: debootstrap's default. ``envs``: proxies for its downloads."""
 
     mirror: str | None = None
     envs: Mapping[str, str] = field(default_factory=dict)
@@ -43,7 +44,7 @@ class Bootstrap:
 
 
 def default_mirror(debootstrap: str = "debootstrap") -> str | None:
-    """The mirror that the host's debootstrap takes for Debian when none is given; None when it does not say."""
+    """The default mirror of the host's debootstrap for Debian. None: it names none."""
     program = shutil.which(debootstrap)
     if program is None:
         return None
@@ -52,25 +53,31 @@ def default_mirror(debootstrap: str = "debootstrap") -> str | None:
 
 
 def host_mirror(etc: Path, suite: str) -> str | None:
-    """The archive that the host's own apt uses, when the host is a Debian; None otherwise."""
+    """The archive that the host's own apt uses. None: the host is no Debian."""
     sources = debian_sources(etc / "apt", host_codename(etc / "os-release"), suite)
     return next((source.uri for source in sources if source.suite == suite and not has_credentials(source.uri)), None)
 
 
+def host_bootstrap(mirror: str | None = None) -> Bootstrap:
+    """The bootstrap by this host's own apt configuration and environment."""
+    envs = {key: value for key, value in os.environ.items() if key.lower() in ("http_proxy", "https_proxy", "no_proxy")}
+    return Bootstrap(mirror=mirror or host_mirror(Path("/etc"), BASE_SUITE), envs=envs)
+
+
 def layer_sources(suite: str, mirror: str) -> str:
-    """The apt sources that stay in the layer, for templates used without a host layer of their own."""
+    """The apt sources that stay in the layer, for use without a host layer."""
     sources = [AptSource(mirror, suite), AptSource(mirror, f"{suite}-updates")]
     if (security := security_mirror(mirror)) is not None:
         sources.append(AptSource(security, f"{suite}-security"))
     return deb822(sources)
 
 
-def unpack(target: Path, step: Step, bootstrap: Bootstrap, log: Callable[[bytes], None]) -> None:
+def unpack(target: Path, step: StockStep, bootstrap: Bootstrap, log: Callable[[bytes], None]) -> None:
     """Download, check and unpack ``step.suite`` and ``step.packages`` into the empty directory ``target``. Blocking.
 
     Raises:
         BuildError: debootstrap or the archive's keys are missing, or it failed.
-        DeadlineError: it took longer than the step may.
+        DeadlineError: the step ran out of time.
     """
     if shutil.which(bootstrap.debootstrap) is None:
         raise BuildError("debootstrap is not installed", step=step.name, hint="apt-get install debootstrap")
@@ -85,14 +92,14 @@ def unpack(target: Path, step: Step, bootstrap: Bootstrap, log: Callable[[bytes]
         raise BuildError(f"debootstrap ended with exit code {code}", step=step.name)
     _empty_dev(target / "dev")
     for name in ("proc", "sys"):
-        if (target / name).is_symlink():  # debootstrap's way inside a container
+        if (target / name).is_symlink():  # debootstrap makes a link inside a container
             (target / name).unlink()
         (target / name).mkdir(exist_ok=True)
     with (target / "debootstrap" / "functions").open("a") as file:
         file.write(_SANDBOXED)
 
 
-def _argv(target: Path, step: Step, bootstrap: Bootstrap) -> list[str]:
+def _argv(target: Path, step: StockStep, bootstrap: Bootstrap) -> list[str]:
     argv = [bootstrap.debootstrap, "--foreign", "--variant=minbase", "--force-check-gpg", f"--keyring={bootstrap.keyring}"]
     if step.packages:
         argv.append(f"--include={','.join(step.packages)}")
@@ -106,7 +113,7 @@ def _argv(target: Path, step: Step, bootstrap: Bootstrap) -> list[str]:
 
 
 def _run(argv: list[str], envs: dict[str, str], timeout_s: float, log: Callable[[bytes], None]) -> int:
-    environment = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8", **envs}
+    environment = {"PATH": DEFAULT_PATH, "LC_ALL": "C.UTF-8", **envs}
     deadline = time.monotonic() + timeout_s
     with subprocess.Popen(
         argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment, start_new_session=True
@@ -128,7 +135,7 @@ def _run(argv: list[str], envs: dict[str, str], timeout_s: float, log: Callable[
 
 
 def _empty_dev(dev: Path) -> None:
-    """Sandboxes bring their own /dev; device nodes have no place in a layer."""
+    """A layer must hold no device nodes. Sandboxes have a /dev of their own."""
     for path in dev.iterdir():
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)

@@ -1,11 +1,16 @@
-"""Removes from the store what nothing uses any more: layers, agent trees, host layers, cache records, logs.
+"""The garbage collector of the store: removes unused layers, agent trees, host layers, cache records, logs and locks.
 
-In use is what a record of a template or build names, what a process holds by a lock (supervisors hold what their sandboxes and zones
-stand on, builds what they build upon), and what the journal of any server of the host says of sandboxes that live on without a
-supervisor. A layer in use, or used lately, keeps those that it was made on. What cannot be read is an error, never taken for unused.
+A tree is in use if
 
-A thing is claimed first, then the journals are read, then it leaves its place by one rename into ``tmp``, where a crash leaves it to the
-next sweep. Children go before their parents. Nothing is looked into (I2).
+- the record of a template or build names it, or
+- a process holds it by a lock (supervisors hold the trees of their sandboxes and zones, builds the layers they build upon), or
+- the journal of a server on this host names it for a sandbox that lives on without a supervisor.
+
+A layer in use, or used lately, keeps its ancestors. "Lately" is a long time for layers that a build may find by their key, and a short
+one for those of snapshots and forks. An unreadable record is an error and never counts as unused.
+
+The collector claims a tree, then reads the journals, then moves the tree into ``tmp`` by one rename. After a crash the next sweep
+removes it from there. Children go before their parents. The collector reads no file of a tree (I2).
 """
 
 from __future__ import annotations
@@ -20,63 +25,64 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cloister.errors import StoreError, TemplateNotFoundError
-from cloister.linux.holds import try_claim
+from cloister.linux.treelocks import try_lock
 from cloister.linux.trees import remove_tree, tree_size
 from cloister.template.agenttree import agent_tree, library_layers
-from cloister.template.layers import LayerStore
+from cloister.template.layers import CAPTURE, Layer, LayerStore
 
-__all__ = ["Collector", "LiveTrees", "Removed"]
+__all__ = ["GarbageCollector", "RemovedItem", "TreesInUse"]
 
 _MIN_AGE_S = 900.0
-"""What was used more lately stays, whatever is asked for: a build may be about to take it."""
+"""Later used trees stay, whatever retention a caller asks for: a build may be about to take them."""
 _BASE = "base"
 
 
 @dataclass(frozen=True)
-class LiveTrees:
-    """Directories that live sandboxes of all servers stand on. Not ``is_whole``: there are sandboxes of which that is not known."""
+class TreesInUse:
+    """The trees of the live sandboxes of all servers. ``is_whole`` False: the trees of some sandboxes are unknown."""
 
     trees: frozenset[Path]
     is_whole: bool = True
 
 
 @dataclass(frozen=True)
-class Removed:
-    """Something that was removed, or would be."""
+class RemovedItem:
+    """A removed item, or one that a rehearsal would remove."""
 
     kind: str
     name: str
     size_bytes: int
 
 
-class Collector:
+class GarbageCollector:
     """Collects in one store, and in directories of host layers."""
 
-    def __init__(self, store: LayerStore, live_trees: Callable[[], LiveTrees], host_layers: Iterable[Path] = ()) -> None:
-        """``live_trees`` is asked after everything that may go was claimed. ``host_layers``: directories that hold host layers."""
+    def __init__(self, store: LayerStore, trees_in_use: Callable[[], TreesInUse], host_layers: Iterable[Path] = ()) -> None:
+        """``trees_in_use`` is called when all candidates are claimed. ``host_layers``: directories that hold host layers."""
         self._store = store
-        self._live_trees = live_trees
+        self._trees_in_use = trees_in_use
         self._host_layers = tuple(host_layers)
 
     def sweep(self) -> None:
-        """Remove what builds and collections that died have left half-made."""
+        """Remove what dead builds and collections have left in ``tmp``."""
         with self._store.lock("collect"):
             self._store.sweep()
 
-    def collect(self, retention_s: float, *, is_rehearsal: bool = False) -> list[Removed]:
-        """Remove what was not used for ``retention_s``; says what. A rehearsal removes nothing.
+    def collect(self, retention_s: float, *, is_rehearsal: bool = False) -> list[RemovedItem]:
+        """Remove what was not used for ``retention_s`` and return it. A rehearsal removes nothing.
 
-        Raises: StoreError: a record cannot be read; nothing was removed then.
+        Raises: StoreError: a record cannot be read; then nothing is removed.
         """
-        before = time.time() - max(retention_s, _MIN_AGE_S)
+        now = time.time()
+        before = now - max(retention_s, _MIN_AGE_S)
         with self._store.lock("collect"), contextlib.ExitStack() as claims:
             if not is_rehearsal:
                 self._store.sweep()
-            gone = self._layers(before, claims) + self._trees(before, claims)
-            live = self._live_trees()
+            gone = self._layers(before, now - _MIN_AGE_S, claims) + self._trees(before, claims)
+            live = self._trees_in_use()
             gone = [one for one in gone if live.is_whole and one.tree not in live.trees]
             gone = self._with_whole_chains(gone)
-            removed = [Removed(one.kind, *one.describe()) for one in gone]
+            removed = [RemovedItem(one.kind, *one.describe()) for one in gone]
             if not is_rehearsal:
                 for one in gone:
                     self._remove(one.path)
@@ -85,11 +91,15 @@ class Collector:
 
     # ---- what may go ----
 
-    def _layers(self, before: float, claims: contextlib.ExitStack) -> list[_Candidate]:
-        """Unused layers, claimed, each before those that it stands on."""
-        parents = {path.name: self._parent(path.name) for path in (self._store.root / "layers").iterdir()}
+    def _layers(self, before: float, captures_before: float, claims: contextlib.ExitStack) -> list[_Candidate]:
+        """Unused layers, claimed, each before its parents. Those of snapshots and forks have a time of their own: no build finds them."""
+        layers = {path.name: self._layer(path.name) for path in (self._store.root / "layers").iterdir()}
+        parents = {key: None if layer is None else layer.parent for key, layer in layers.items()}
         kept = self._referenced()
-        kept |= {key for key in parents if _used_at(self._store.root / "layers" / key) > before}
+        for key, layer in layers.items():
+            is_capture = layer is not None and layer.name.endswith(CAPTURE)
+            if _used_at(self._store.root / "layers" / key) > (captures_before if is_capture else before):
+                kept.add(key)
         unused = []
         for key in sorted(parents.keys() - _with_ancestors(kept, parents), key=lambda key: -len(_ancestors(key, parents))):
             path = self._store.root / "layers" / key
@@ -105,25 +115,29 @@ class Collector:
         return _claimed([_Candidate(kind, path.name, path, path, None) for kind, path in found if _used_at(path) < before], claims)
 
     def _present_tree(self) -> Path | None:
-        """The agent tree that the next server to start takes."""
+        """The agent tree of the present version, which the next server takes."""
         with contextlib.suppress(TemplateNotFoundError):
             return agent_tree(self._store.root, self._store.template(_BASE))
         return None
 
     def _referenced(self) -> set[str]:
-        """Layers that records name, and those of the agent's libraries. Raises: StoreError."""
+        """The layers that records name, and those of the agent's libraries. Raises: StoreError."""
         keys = {key for template in (*self._store.records(), *self._store.builds()) for key in template.layers}
         with contextlib.suppress(TemplateNotFoundError):
             keys.update(library_layers(self._store.template(_BASE)))
         return keys
 
-    def _parent(self, key: str) -> str | None:
-        with contextlib.suppress(StoreError):  # it cannot be used either
-            return self._store.layer(key).parent
+    def _layer(self, key: str) -> Layer | None:
+        with contextlib.suppress(StoreError):  # an unreadable layer cannot be used either
+            return self._store.layer(key)
         return None
 
+    def _parent(self, key: str) -> str | None:
+        layer = self._layer(key)
+        return None if layer is None else layer.parent
+
     def _with_whole_chains(self, gone: list[_Candidate]) -> list[_Candidate]:
-        """Without the layers on which one stands that stays after all."""
+        """Without the ancestors of layers that stay after all."""
         going = {one.name for one in gone if one.kind == "layer"}
         parents = {path.name: self._parent(path.name) for path in (self._store.root / "layers").iterdir()}
         kept = _with_ancestors(parents.keys() - going, parents)
@@ -135,12 +149,12 @@ class Collector:
         aside = self._store.root / "tmp" / f"{path.name[:16]}.gone.{secrets.token_hex(4)}"
         try:
             path.rename(aside)
-        except OSError:  # a host layer may be on another file system: it has no readers, and is ours
+        except OSError:  # a host layer may be on another file system; it is ours, and unused
             remove_tree(path)
         remove_tree(aside)
 
-    def _files(self, before: float, lost: set[str], *, is_rehearsal: bool) -> list[Removed]:
-        """Logs, cache records whose layers are gone or that nobody asked for, and locks."""
+    def _files(self, before: float, lost: set[str], *, is_rehearsal: bool) -> list[RemovedItem]:
+        """Remove logs, locks, and cache records that are old or lack their layers."""
         root = self._store.root
         old = [("log", path) for path in (root / "logs").iterdir()] + [("lock", path) for path in (root / "locks").iterdir()]
         going = [(kind, path) for kind, path in old if _used_at(path) < before]
@@ -153,7 +167,7 @@ class Collector:
         found = []
         for kind in sorted({kind for kind, _path in going}):
             paths = [path for one, path in going if one == kind]
-            found.append(Removed(f"{kind}s", f"{len(paths)} files", sum(_size(path) for path in paths)))
+            found.append(RemovedItem(f"{kind}s", f"{len(paths)} files", sum(_size(path) for path in paths)))
         for _kind, path in () if is_rehearsal else going:
             path.unlink(missing_ok=True)
         return found
@@ -164,13 +178,13 @@ class _Candidate:
     kind: str
     name: str
     path: Path
-    """What is renamed away."""
+    """The directory that is moved away."""
     tree: Path
-    """What users hold."""
+    """The directory that users hold by a lock."""
     parent: str | None
 
     def describe(self) -> tuple[str, int]:
-        """A name for people, and bytes on disk."""
+        """A readable name, and the bytes on disk."""
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             record = json.loads((self.path / "layer.json").read_text())  # only layers have one
             return f"{self.name[:12]} {record['name']}", int(record["size_bytes"])
@@ -178,11 +192,11 @@ class _Candidate:
 
 
 def _claimed(candidates: list[_Candidate], claims: contextlib.ExitStack) -> list[_Candidate]:
-    """Those that nobody holds; ``claims`` lets go of them."""
+    """The candidates without a holder. The end of ``claims`` releases them."""
     found = []
     for one in candidates:
-        with contextlib.suppress(OSError):  # gone meanwhile, or without a tree: somebody else's work
-            claim = try_claim(one.tree)
+        with contextlib.suppress(OSError):  # another process has removed it, or is making it
+            claim = try_lock(one.tree)
             if claim is not None:
                 claims.callback(os.close, claim)
                 found.append(one)
@@ -204,7 +218,7 @@ def _with_ancestors(keys: Iterable[str], parents: dict[str, str | None]) -> set[
 
 
 def _used_at(path: Path) -> float:
-    """When it was used last; what has gone meanwhile is none of ours."""
+    """When it was used last. A path that has gone meanwhile counts as just used."""
     try:
         return path.lstat().st_mtime
     except FileNotFoundError:
@@ -219,7 +233,7 @@ def _size(path: Path) -> int:
 
 
 def _layers_of_record(path: Path) -> tuple[str, ...]:
-    """The layers that a cache record names; of an unreadable one, which is no record to its readers, none."""
+    """The layers that a cache record names. An unreadable record names none, as for its readers."""
     try:
         data = json.loads(path.read_text())
         found = data.get("layers", ()) if isinstance(data, dict) else ()

@@ -1,9 +1,9 @@
-"""The host layer: what a sandbox takes from its host, as a tree stacked above every template and never stored in one.
+"""The host layer: a tree with the host's settings for its sandboxes, stacked above every template and stored in none.
 
-Owns ``<data>/hostlayer``: certificates, the settings of pip, npm, apt and R that say where packages come from, the resolver address, and
-the mount points of ``/.cloister``. It holds nothing secret: addresses with credentials and paths of the host are left out unless asked
-for, and what was left out is told in :attr:`HostLayer.notes`. Trees are named by their content and never changed, since running sandboxes
-keep the one that they started with.
+Owns ``<data>/hostlayer``: certificates, the package sources of pip, npm, apt and R, the resolver address, and the mount points of
+``/.cloister``. It holds no secrets: addresses with credentials are left out unless the operator asks for them, paths of the host always.
+:attr:`HostLayer.notes` names what was left out. Trees are named by their content and never change, because running sandboxes keep the one
+they started with.
 """
 
 from __future__ import annotations
@@ -20,13 +20,14 @@ from functools import lru_cache
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from cloister.template import certificates
+from cloister.linux.files import make_directory
 from cloister.template.apt import deb822, debian_sources, has_credentials, host_codename, read_options
+from cloister.tls.trusted import fingerprint, read_trusted, to_java_truststore, to_pem
 
 __all__ = ["BUNDLE", "HostLayer", "HostLayerConfig", "build_host_layer", "overlaid_files"]
 
 BUNDLE = "/etc/ssl/certs/ca-certificates.crt"
-"""Where the certificate bundle is inside, on every distribution."""
+"""The certificate bundle inside a sandbox, on every distribution."""
 
 _JAVA_STORE = "etc/ssl/certs/java/cacerts"
 _LOCAL_CERTIFICATES = "etc/ca-certificates/host"
@@ -51,7 +52,7 @@ done
 
 
 _RELEASES = {"base/system": "trixie", "bookworm/system": "bookworm"}
-"""Names of lowest layers to the Debian releases that they are."""
+"""Name of a lowest layer to its Debian release."""
 _SOURCES = "etc/apt/sources.list.d/debian.sources"
 _LOGIN_PATH = """\
 # A PATH that the template, the sandbox or the call sets holds in login shells too; /etc/profile has just set the distribution's.
@@ -65,14 +66,14 @@ unset CLOISTER_LOGIN_PATH
 
 @dataclass(frozen=True, kw_only=True)
 class HostLayerConfig:
-    """What to build the layer from. ``host_root`` and ``environ`` are the host's, apart from in tests."""
+    """The inputs of the layer. ``host_root`` and ``environ`` are the host's, except in tests."""
 
     resolver: str
     """Address of the sandboxes' resolver, for /etc/resolv.conf."""
     extra_ca_file: Path | None = None
     """PEM file of certificates to trust beside the host's."""
     include_credentials: bool = False
-    """Hand on package indexes and proxies that carry a user name or password. Every program in a sandbox can read them."""
+    """Include package indexes and proxies that carry a user name or password. Every program in a sandbox can read them."""
     suite: str = "trixie"
     """Debian release that the apt sources are for."""
     host_root: Path = Path("/")
@@ -82,21 +83,21 @@ class HostLayerConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class HostLayer:
-    """A built host layer: its tree, the variables that go with it, and what was left out of it and why."""
+    """A built host layer: its tree, its environment variables, and notes on what was left out and why."""
 
     path: Path
     envs: dict[str, str]
     notes: tuple[str, ...] = ()
     releases: dict[str, Path] = field(default_factory=dict)
-    """The same with the host's apt sources for other Debian releases; "" is for every other system, and has none."""
+    """By Debian release: trees with the apt sources for it. "" is for every other system and has no apt sources."""
 
     def over(self, lowest: str) -> Path:
-        """The tree to stack above layers of which the lowest has that name (``Layer.name``): apt must not mix releases."""
+        """The tree for layers whose lowest one has that name (``Layer.name``). apt must not mix releases."""
         return self.releases.get(_RELEASES.get(lowest, ""), self.path)
 
 
 def build_host_layer(target: Path, config: HostLayerConfig) -> HostLayer:
-    """Build the layer below ``target`` unless one of the same content is there; the new path appears whole, by a rename.
+    """Build the layer below ``target``, unless one with the same content is there. It appears by one rename.
 
     Raises:
         InvalidRequestError: the extra CA file cannot be read or holds no certificate.
@@ -113,11 +114,11 @@ def build_host_layer(target: Path, config: HostLayerConfig) -> HostLayer:
 
 
 def _ensure_tree(target: Path, files: dict[str, tuple[int, bytes]]) -> Path:
-    same = {name: content for name, content in files.items() if name != _JAVA_STORE}  # holds a random salt, and no more than the bundle
+    same = {name: content for name, content in files.items() if name != _JAVA_STORE}  # has a random salt; its certificates are the bundle's
     digest = hashlib.sha256(repr(sorted(same.items())).encode()).hexdigest()
     path = target / digest[:32]
     if not path.is_dir():
-        target.mkdir(parents=True, exist_ok=True)
+        make_directory(target)
         temporary = target / f".{secrets.token_hex(6)}"
         _write_tree(temporary, files)
         try:
@@ -131,8 +132,9 @@ def _ensure_tree(target: Path, files: dict[str, tuple[int, bytes]]) -> Path:
 
 @lru_cache(maxsize=64)
 def overlaid_files(tree: Path) -> tuple[str, ...]:
-    """The paths, from the root of a sandbox, at which the host layer ``tree`` hides whatever a template has: files, and the directory that
-    is the host's alone. A tree without the mount points is no host layer, and hides nothing that it should not.
+    """Paths in a sandbox where the host layer ``tree`` hides the template's files: its files, and the directory of local certificates.
+
+    A tree without the mount points is no host layer: it has no such paths.
     """
     if not (tree / _MOUNT_POINTS).is_dir():
         return ()
@@ -142,7 +144,7 @@ def overlaid_files(tree: Path) -> tuple[str, ...]:
 
 
 def _files(config: HostLayerConfig, notes: list[str]) -> dict[str, tuple[int, bytes]]:
-    """Path inside to mode and content, of everything in the layer."""
+    """All files of the layer: path inside to mode and content."""
     texts = {
         "etc/pip.conf": _pip_conf(config, notes),
         "etc/npmrc": _npmrc(config, notes),
@@ -158,14 +160,14 @@ def _files(config: HostLayerConfig, notes: list[str]) -> dict[str, tuple[int, by
 
 
 def _certificates(config: HostLayerConfig) -> dict[str, tuple[int, bytes]]:
-    trusted = certificates.read_trusted(config.host_root, config.environ.get("SSL_CERT_FILE"), config.extra_ca_file)
+    trusted = read_trusted(config.host_root, config.environ.get("SSL_CERT_FILE"), config.extra_ca_file)
     files = {
-        BUNDLE.removeprefix("/"): (0o644, certificates.to_pem(trusted.all)),
-        _JAVA_STORE: (0o644, certificates.to_java_truststore(trusted.all)),
+        BUNDLE.removeprefix("/"): (0o644, to_pem(trusted.all)),
+        _JAVA_STORE: (0o644, to_java_truststore(trusted.all)),
         "etc/ca-certificates/update.d/zz-cloister-host": (0o755, _HOOK.encode()),
     }
     for certificate in trusted.local:
-        files[f"{_LOCAL_CERTIFICATES}/{certificates.fingerprint(certificate)[:16]}.crt"] = (0o644, certificates.to_pem([certificate]))
+        files[f"{_LOCAL_CERTIFICATES}/{fingerprint(certificate)[:16]}.crt"] = (0o644, to_pem([certificate]))
     return files
 
 
@@ -229,7 +231,7 @@ def _apt(config: HostLayerConfig, notes: list[str]) -> dict[str, str]:
 
 
 def _r_profile(config: HostLayerConfig, notes: list[str]) -> dict[str, str]:
-    """R's site profile when the host's names a package repository."""
+    """R's site profile, if the host's names a package repository."""
     path = config.host_root / "etc/R/Rprofile.site"
     if not path.is_file():
         return {}
@@ -240,7 +242,7 @@ def _r_profile(config: HostLayerConfig, notes: list[str]) -> dict[str, str]:
 
 
 def _usable(what: str, words: list[str], config: HostLayerConfig, notes: list[str]) -> list[str]:
-    """The ``words`` that mean something inside; the others are noted, without their secrets."""
+    """The ``words`` that work in a sandbox. Adds a note, without secrets, on each of the others."""
     kept = []
     for word in words:
         parts = urlsplit(word)

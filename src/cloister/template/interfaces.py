@@ -1,14 +1,15 @@
-"""What the parts of a client's template build are to each other (docs/decisions/0502-templates-of-clients.md). Only declarations.
+"""Interfaces between the parts of a client's template build (docs/decisions/0502-templates-of-clients.md). Declarations only.
 
 ::
 
-    node/builds.py                   queue, threads, logs on disk, cancel, resumption          asks template/building/recipe.py
-    template/building/recipe.py      one build from request to template: keys, cache, steps    asks the protocols below
-    template/building/workbench.py   sandboxes for steps, and layers made of them              Workbench
-    template/images/library.py       OCI images and their equivalents to layers                ImageLibrary
-    node/trial.py                    start and ready command tried, languages found            Trial
+    node/builds/queue.py                queue, threads, cancellation, resumption after a restart
+    node/builds/stages.py               runs one build: calls the three below
+    template/building/clientbuild.py    makes the layers: base, cache keys, steps               uses BuildSandboxes, ImageLibrary
+    template/building/buildsandboxes.py sandboxes that run steps, and layers made of their disks    is BuildSandboxes
+    template/images/library.py          OCI images, and their equivalents, as layers                is ImageLibrary
+    node/builds/trial.py                tries the start and ready commands, finds the languages     is Trial
 
-All of it blocks and runs in a build's own thread. Whatever takes long listens to a :class:`Cancellation`.
+All methods block and run in the build's own thread. Every long operation takes a :class:`Cancellation`.
 """
 
 from __future__ import annotations
@@ -20,36 +21,48 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from cloister.model.build import ImageSource
+from cloister.model.network import PUBLIC_EGRESS, EgressPolicy
 from cloister.model.resources import Limits
 from cloister.model.template import Template
 from cloister.template.layers import Layer
 
-__all__ = ["BaseImage", "BoxSpec", "BuildLog", "BuildSandbox", "Cancellation", "Command", "HostDoor", "ImageLibrary", "Trial", "Workbench"]
+__all__ = [
+    "BaseImage",
+    "BuildLog",
+    "BuildSandbox",
+    "BuildSandboxSpec",
+    "BuildSandboxes",
+    "Cancellation",
+    "HostEndpoint",
+    "ImageLibrary",
+    "ShellCommand",
+    "Trial",
+]
 
 
 class BuildLog(Protocol):
-    """Takes a build's log. Thread-safe."""
+    """Receives the entries of one build's log. Thread-safe."""
 
     def add(self, level: str, message: str, step: str | None = None) -> None:
-        """One entry; ``level`` is debug, info, warn or error. A message of several lines becomes several entries."""
+        """Add an entry. ``level`` is debug, info, warn or error. A message of several lines becomes several entries."""
         ...
 
 
 class Cancellation(Protocol):
-    """Whether a build is to end, and what must be ended for it."""
+    """Tells a build that it must end, and stops the operation that is under way."""
 
     def check(self) -> None:
-        """Raises: BuildError when the build was cancelled or its time is over."""
+        """Raises: BuildError when the build was cancelled or has run out of time."""
         ...
 
     def calling(self, stop: Callable[[], None]) -> AbstractContextManager[None]:
-        """While the context is open, a cancellation calls ``stop`` (from another thread), at once if it has come already."""
+        """While the context is open, a cancellation calls ``stop`` from another thread, or at once if it came before."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
-class Command:
-    """A shell text, run as ``/bin/bash -l -c``; ``cwd`` None takes the user's home."""
+class ShellCommand:
+    """A command line for ``/bin/bash -l -c``. ``cwd`` None: the user's home directory."""
 
     text: str
     user: str
@@ -59,71 +72,75 @@ class Command:
 
 
 @dataclass(frozen=True)
-class HostDoor:
-    """A registry of this very host: its name or address, and its port."""
+class HostEndpoint:
+    """A registry on this very host: its name or address, and its port."""
 
     host: str
     port: int
 
 
 @dataclass(frozen=True, kw_only=True)
-class BoxSpec:
-    """What a build sandbox is made of, beside its layers."""
+class BuildSandboxSpec:
+    """A build sandbox, apart from its layers."""
 
     limits: Limits
     envs: dict[str, str] = field(default_factory=dict)
     context: Path | None = None
-    """A directory of the host, shown read-only at ``/.cloister/context``; its files are readable by everybody."""
-    allow_internet: bool = True
+    """A host directory, mounted read-only at ``/.cloister/context``. Every user of the sandbox can read its files."""
+    egress: EgressPolicy = PUBLIC_EGRESS
     host_layer: bool = True
-    """Whether the host's certificates and mirrors lie above the layers."""
-    door: HostDoor | None = None
-    """The one thing of the host that it reaches."""
+    """Whether the host layer (certificates, mirrors) lies above the template's layers."""
+    host_endpoint: HostEndpoint | None = None
+    """The only address and port of the host that the sandbox can reach."""
 
 
 class BuildSandbox(Protocol):
-    """A sandbox of a build, with an agent that nobody else reaches."""
+    """A sandbox of a build. Only the build knows the access token of its agent."""
 
-    def run(self, command: Command, on_output: Callable[[str, bytes], None]) -> int:
-        """The exit status of ``command`` (128 + number for a signal); ``on_output`` gets ("stdout" or "stderr", bytes) as they come.
+    def run(self, command: ShellCommand, on_output: Callable[[str, bytes], None]) -> int:
+        """Run ``command`` and return its exit status (128 + number for a signal).
+
+        ``on_output`` gets "stdout" or "stderr" and the bytes, as they come.
 
         Raises: BuildError (no such user or directory, in the official words; out of time; the sandbox ended, with the cause).
         """
         ...
 
     def operate(self, operation: str, params: dict[str, Any], on_output: Callable[[str, bytes], None] | None = None) -> dict[str, Any]:
-        """Run ``cloister.agent.build.<operation>`` as root of the sandbox: its function ``run(params)`` gives the result.
+        """Run ``cloister.agent.build.<operation>`` as root of the sandbox and return the result of its function ``run(params)``.
 
-        Raises: BuildError with what the operation said.
+        Raises: BuildError with the operation's own message.
         """
         ...
 
     def publish(self, key: str, name: str) -> Layer | None:
-        """End every process, and make what was written the layer ``key`` on top of those that the sandbox stands on; None: nothing was.
+        """End every process and make the layer ``key`` of the files that were written. None: no file was written.
+
+        The new layer's parent is the sandbox's highest layer.
 
         Raises: BuildError, NoCapacityError (the store's disk is nearly full), StoreError.
         """
         ...
 
     def kill(self) -> None:
-        """End it now, from any thread: a call under way fails."""
+        """End the sandbox now, from any thread. A call under way fails."""
         ...
 
 
-class Workbench(Protocol):
+class BuildSandboxes(Protocol):
     """Makes build sandboxes."""
 
-    def open(self, layers: tuple[str, ...], spec: BoxSpec, cancellation: Cancellation) -> AbstractContextManager[BuildSandbox]:
-        """A sandbox over the published ``layers`` (keys, lowest first; none: an empty tree). Nothing of it is left at the end.
+    def open(self, layers: tuple[str, ...], spec: BuildSandboxSpec, cancellation: Cancellation) -> AbstractContextManager[BuildSandbox]:
+        """A sandbox over the published ``layers`` (keys, lowest first; none: an empty tree). The end of the context removes all of it.
 
-        Raises: BuildError, NoCapacityError, IsolationError, RuntimeFailedError, UnavailableError (nothing is behind the spec's door).
+        Raises: BuildError, NoCapacityError, IsolationError, RuntimeFailedError, UnavailableError (no answer at the spec's host endpoint).
         """
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class BaseImage:
-    """An image as layers, ready to be built upon: with the accounts and programs that every template has."""
+    """An image as layers, with the accounts and programs that every template has."""
 
     layers: tuple[str, ...]
     envs: dict[str, str] = field(default_factory=dict)
@@ -133,12 +150,12 @@ class BaseImage:
 
 
 class ImageLibrary(Protocol):
-    """Images of registries, and what stands for them."""
+    """Images of registries, and their equivalents."""
 
     def base(
         self, source: ImageSource, team_id: str, limits: Limits, log: BuildLog, cancellation: Cancellation, *, force: bool
     ) -> BaseImage:
-        """The layers of an image, pulled if need be. Says in the log where they come from.
+        """The layers of an image; pulls it if need be. The log says where they come from.
 
         Raises: BuildError (no such image, refused credentials, registry not reached and no equivalent: cause and remedy), NoCapacityError.
         """
@@ -146,12 +163,12 @@ class ImageLibrary(Protocol):
 
 
 class Trial(Protocol):
-    """Tries a template whose layers are published, in a sandbox of its own."""
+    """Tries a template in a sandbox of its own. The template's layers are published."""
 
-    def __call__(self, template: Template, log: BuildLog, cancellation: Cancellation, *, force: bool) -> Template:
-        """The template with its languages; its start command was started and its ready command has passed.
+    def run(self, template: Template, log: BuildLog, cancellation: Cancellation, *, force: bool) -> Template:
+        """Start the start command, wait for the ready command, and return the template with its languages.
 
-        Without ``force`` an earlier build of the same will do.
+        Without ``force``, the result of an equal earlier template is taken.
 
         Raises: BuildError: the start command ended with an error, or the ready command did not pass in time.
         """

@@ -1,18 +1,18 @@
 """The layer store: trees and template records on disk, shared by every server and build of the host.
 
-Owns ``<store>/layers``, ``<store>/templates``, ``<store>/logs`` and ``<store>/tmp``. A layer is named by what it was made from
-(:func:`layer_key`), never by what came out, and appears by one rename: whoever sees ``layers/<key>`` sees all of it. Nothing ever
-changes a published layer. It must not look inside a layer: its files were written by template code (invariant I2); the one walk over
-such a tree is the removal of an abandoned one, by descriptors and without following links.
+Owns ``<store>/layers``, ``<store>/templates``, ``<store>/logs`` and ``<store>/tmp``. The key of a layer names its inputs
+(:func:`layer_key`), never its contents. A layer appears by one rename, so a reader of ``layers/<key>`` sees all of it, and a published
+layer never changes. This module must not look inside a layer, because template code wrote its files (invariant I2). It walks such a tree
+only to remove an abandoned one, by descriptors and without following links.
 
 ::
 
     layers/<key>/rootfs/      the tree, owners are sandbox ids written raw
     layers/<key>/layer.json   name, parent, size, times
     templates/<name>.json     a Template: the stock ones
-    builds/<build id>.json    a Template: what a client's build, or a snapshot, made
+    builds/<build id>.json    a Template: the result of a client's build or of a snapshot
     builders/<n>/             data directory of a build's own node
-    tmp/<key>.<random>/       a build at work; ``lock`` in it is held by its process, so that a dead one's can be told and swept
+    tmp/<key>.<random>/       a running build, which holds the file ``lock`` in it; without a holder it is swept
 """
 
 from __future__ import annotations
@@ -31,17 +31,20 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from cloister.errors import NoCapacityError, StoreError, TemplateNotFoundError
-from cloister.linux.files import write_whole
-from cloister.linux.holds import Holds
+from cloister.linux.files import make_directory, open_private, write_whole
 from cloister.linux.syscall import sync_filesystem
+from cloister.linux.treelocks import TreeLocks
 from cloister.linux.trees import remove_tree, tree_size
 from cloister.model.template import Template
+from cloister.template.templaterecords import TemplateRecords, write_template_record
 
-__all__ = ["FORMAT_VERSION", "Layer", "LayerStore", "Workspace", "layer_key"]
+__all__ = ["CAPTURE", "FORMAT_VERSION", "Layer", "LayerStore", "Workspace", "layer_key"]
 
 FORMAT_VERSION = 1
-"""Part of every layer key: raised when the way layers are made changes, so that old ones are not taken for new."""
+"""Part of every layer key. A change in how layers are made raises it, so that no build takes an old layer for a new one."""
 
+CAPTURE = "/snapshot"
+"""The end of the name of a layer that is what a sandbox wrote until a snapshot or a fork. Its key never comes again."""
 _BUILDERS = 4
 _BUILD_ID = re.compile(r"[A-Za-z0-9-]{1,64}\Z")
 _POLL_S = 0.1
@@ -55,7 +58,7 @@ def layer_key(parent: str | None, definition: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Layer:
-    """A published layer. ``build_s`` is how long it took, ``created_at`` seconds since the epoch."""
+    """A published layer. ``build_s`` is the build's duration, ``created_at`` seconds since the epoch."""
 
     key: str
     name: str
@@ -90,18 +93,20 @@ class Workspace:
 class LayerStore:
     """The store at ``root``. Every method is safe against other processes on the same store."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, create: bool = True) -> None:
+        """``create``: make the store's missing directories. Readers do not."""
         self.root = root
-        self._holds = Holds()
-        for name in ("", "layers", "templates", "builds", "steps", "logs", "tmp", "locks", "agent"):
-            (root / name).mkdir(parents=True, mode=0o700, exist_ok=True)
+        self._tree_locks = TreeLocks()
+        self._records = TemplateRecords()
+        for name in ("", "layers", "templates", "builds", "steps", "logs", "tmp", "locks", "agent", "builders") if create else ():
+            make_directory((root / name).resolve())  # an operator may have linked a part to elsewhere
 
     def rootfs(self, key: str) -> Path:
-        """Where the tree of layer ``key`` is or would be."""
+        """The path of the tree of layer ``key``, whether the layer exists or not."""
         return self.root / "layers" / key / "rootfs"
 
     def key_of(self, tree: Path) -> str | None:
-        """The key of the layer whose tree this is; None when it is no layer's."""
+        """The key of the layer that has this tree; None: no layer has it."""
         key = tree.parent.name
         return key if tree == self.rootfs(key) else None
 
@@ -110,7 +115,7 @@ class LayerStore:
         return self.rootfs(key).is_dir()
 
     def layer(self, key: str) -> Layer:
-        """What is recorded of a published layer."""
+        """The record of a published layer. Raises: StoreError."""
         try:
             return Layer(**json.loads((self.root / "layers" / key / "layer.json").read_text()))
         except (OSError, ValueError, TypeError) as error:
@@ -122,10 +127,10 @@ class LayerStore:
 
     @contextlib.contextmanager
     def lock(self, name: str, on_wait: Callable[[], None] | None = None, check: Callable[[], None] | None = None) -> Iterator[None]:
-        """Hold the store-wide lock ``name``; ``on_wait`` is called once when another process has it, ``check`` while it has: what that
-        raises ends the wait.
+        """Hold the store-wide lock ``name``. While another process holds it, calls ``on_wait`` once and ``check`` repeatedly; an error
+        from ``check`` ends the wait.
         """
-        with (self.root / "locks" / name).open("w") as file:
+        with os.fdopen(open_private(self.root / "locks" / name), "w") as file:
             if not _try_lock(file):
                 if on_wait is not None:
                     on_wait()
@@ -137,14 +142,14 @@ class LayerStore:
 
     @contextlib.contextmanager
     def hold(self, keys: Iterable[str]) -> Iterator[None]:
-        """Keep the layers ``keys`` from being removed, for the time of the block; counts as a use of them.
+        """Keep the layers ``keys`` from being removed while the context is open. Counts as a use of them.
 
         Raises:
             StoreError: one of them is not there.
         """
         trees = [self.rootfs(key) for key in dict.fromkeys(keys)]
         try:
-            self._holds.take(trees)
+            self._tree_locks.lock(trees)
         except FileNotFoundError as error:
             raise StoreError(f"a layer is gone from {self.root}: {error}") from error
         try:
@@ -152,24 +157,24 @@ class LayerStore:
                 os.utime(tree.parent)
             yield
         finally:
-            self._holds.give(trees)
+            self._tree_locks.unlock(trees)
 
     def keep(self, trees: Iterable[Path]) -> None:
-        """Keep directories of the store from being removed for as long as this process lives; counts as a use of them.
+        """Keep directories of the store from being removed as long as this process lives. Counts as a use of them.
 
         Raises:
             OSError: one of them is not there.
         """
         kept = tuple(trees)
-        self._holds.take(kept)
+        self._tree_locks.lock(kept)
         for tree in kept:
             os.utime(tree if self.key_of(tree) is None else tree.parent)
 
     @contextlib.contextmanager
     def workspace(self, key: str) -> Iterator[Workspace]:
-        """A fresh workspace, removed at the end with whatever was not published."""
+        """A fresh workspace. The end of the context removes it, without the published layer."""
         root = self.root / "tmp" / f"{key[:16]}.{secrets.token_hex(4)}"
-        try:  # from before the first directory on: a signal may end the build at any line
+        try:  # covers the first directory too: a signal may end the build at any line
             root.mkdir(mode=0o700)
             with (root / "lock").open("w") as file:
                 fcntl.flock(file, fcntl.LOCK_EX)
@@ -183,15 +188,15 @@ class LayerStore:
 
     @contextlib.contextmanager
     def builder_directory(self) -> Iterator[Path]:
-        """The data directory of a build's own node, for this build alone. One that died left things of the kernel under the same
-        directory's name, so that the next finds them and removes them.
+        """The data directory of a build's own node, for this build alone. Names repeat, so that a build finds and removes the kernel
+        objects that a dead build left.
 
         Raises:
             NoCapacityError: too many builds run.
         """
         for number in range(_BUILDERS):
             path = self.root / "builders" / str(number)
-            path.mkdir(parents=True, exist_ok=True)
+            make_directory(path)
             with (path / "lock").open("w") as file:
                 if _try_lock(file):
                     yield path
@@ -201,13 +206,13 @@ class LayerStore:
     def publish(
         self, workspace: Workspace, key: str, name: str, parent: str | None, build_s: float, *, size_bytes: int | None = None
     ) -> Layer:
-        """Make ``workspace.upper`` the layer ``key``, on disk before it is visible. The first of two wins.
+        """Make ``workspace.upper`` the layer ``key``. It is on disk before it is visible. Of two publishers the first wins.
 
         ``size_bytes`` spares the walk that measures it.
         """
         size = tree_size(workspace.upper) if size_bytes is None else size_bytes
         layer = Layer(key=key, name=name, parent=parent, size_bytes=size, created_at=time.time(), build_s=round(build_s, 1))
-        (workspace.upper.parent / "layer.json").write_text(json.dumps(asdict(layer), indent=1))
+        write_whole(workspace.upper.parent / "layer.json", json.dumps(asdict(layer), indent=1))
         sync_filesystem(self.root)
         try:
             workspace.upper.parent.rename(self.root / "layers" / key)
@@ -217,7 +222,7 @@ class LayerStore:
         return self.layer(key)
 
     def sweep(self) -> int:
-        """Remove the workspaces of builds that died; returns how many."""
+        """Remove the workspaces of dead builds. Returns their number."""
         swept = 0
         for root in (self.root / "tmp").iterdir():
             with contextlib.suppress(FileNotFoundError, NotADirectoryError), (root / "lock").open("a") as file:
@@ -228,7 +233,11 @@ class LayerStore:
 
     def write_template(self, template: Template) -> None:
         """Record ``template`` under its name, in place of an older one."""
-        _write_record(self.root / "templates" / f"{template.name}.json", template)
+        write_template_record(self.root / "templates" / f"{template.name}.json", template)
+
+    def drop_template(self, name: str) -> None:
+        """Remove the record of a stock template. The garbage collector removes its unused layers."""
+        (self.root / "templates" / f"{name}.json").unlink(missing_ok=True)
 
     def template(self, name: str) -> Template:
         """The built template of that name.
@@ -236,7 +245,7 @@ class LayerStore:
         Raises:
             TemplateNotFoundError: it was not built, or a layer of it is gone.
         """
-        template = _read_record(self.root / "templates" / f"{name}.json")
+        template = self._records.stock(self.root / "templates" / f"{name}.json")
         if template is None:
             raise TemplateNotFoundError(f"template '{name}' is not built", hint=f"run: cloister template build {name}")
         if missing := self._missing(template):
@@ -248,7 +257,7 @@ class LayerStore:
         return [key[:12] for key in template.layers if not self.has(key)]
 
     def templates(self) -> list[Template]:
-        """All whole templates, by name."""
+        """All templates whose layers are there, by name."""
         found = []
         for path in sorted((self.root / "templates").glob("*.json")):
             with contextlib.suppress(TemplateNotFoundError):
@@ -256,62 +265,52 @@ class LayerStore:
         return found
 
     def records(self) -> list[Template]:
-        """Every stock template as it is recorded; a layer of it may be gone.
+        """The records of all stock templates. Their layers may be gone.
 
         Raises:
             StoreError: a record cannot be read.
         """
-        found = [_read_record(path) for path in sorted((self.root / "templates").glob("*.json"))]
+        found = [self._records.stock(path) for path in sorted((self.root / "templates").glob("*.json"))]
         return [template for template in found if template is not None]
 
     def write_build(self, template: Template) -> None:
-        """Record what the build ``template.build_id`` made: from then on its layers are in use."""
-        _write_record(self._build_path(template.build_id), template)
+        """Record the result of the build ``template.build_id``. From then on its layers are in use."""
+        write_template_record(self._build_path(template.build_id), template)
 
     def build(self, build_id: str) -> Template:
-        """What the build of that id made.
+        """The result of the build.
 
         Raises:
             TemplateNotFoundError: there is none, or a layer of it is gone.
             StoreError: its record cannot be read.
         """
-        template = _read_record(self._build_path(build_id)) if _BUILD_ID.match(build_id) else None
+        template = self._records.read(self._build_path(build_id)) if _BUILD_ID.match(build_id) else None
         if template is None:
             raise TemplateNotFoundError(f"build '{build_id}' is not in {self.root}")
         if missing := self._missing(template):
             raise TemplateNotFoundError(f"build '{build_id}' lacks its layers {', '.join(missing)}", hint="build the template again")
         return template
 
+    def has_build(self, build_id: str) -> bool:
+        """Whether there is a record of the build, readable or not."""
+        return bool(_BUILD_ID.match(build_id)) and self._build_path(build_id).exists()
+
     def drop_build(self, build_id: str) -> None:
-        """Forget what a build made; nothing happens when there is nothing. Its layers go when nothing uses them."""
+        """Remove the record of a build; an unknown id is no error. The garbage collector removes its unused layers."""
         if _BUILD_ID.match(build_id):
             self._build_path(build_id).unlink(missing_ok=True)
 
     def builds(self) -> list[Template]:
-        """What every build made, as it is recorded; a layer of it may be gone.
+        """The records of all builds. Their layers may be gone.
 
         Raises:
             StoreError: a record cannot be read.
         """
-        found = [_read_record(path) for path in sorted((self.root / "builds").glob("*.json"))]
+        found = [self._records.read(path) for path in sorted((self.root / "builds").glob("*.json"))]
         return [template for template in found if template is not None]
 
     def _build_path(self, build_id: str) -> Path:
         return self.root / "builds" / f"{build_id}.json"
-
-
-def _write_record(path: Path, template: Template) -> None:
-    write_whole(path, json.dumps(template.to_json(), indent=1) + "\n")
-
-
-def _read_record(path: Path) -> Template | None:
-    """None: there is no such record. Raises: StoreError."""
-    try:
-        return Template.from_json(json.loads(path.read_text()))
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise StoreError(f"the record {path} is damaged: {error}") from error
 
 
 def _poll_lock(file: TextIO, check: Callable[[], None]) -> None:

@@ -1,6 +1,7 @@
-"""What a build prints: one line a step with its time, on a terminal a moving one with the latest output, elsewhere plain lines.
+"""The output of ``cloister template build``: one line for each step, with its time.
 
-It only formats. Output of a build is text of foreign programs, so control characters never reach the terminal.
+A terminal shows the running step with its latest output. Other streams get plain lines. This module only formats. A build's output comes
+from foreign programs, so control characters never reach the terminal.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import threading
 import time
 from typing import TextIO
 
-from cloister.template.stock import Step
+from cloister.template.stock import StockStep
 
 __all__ = ["PlainProgress", "TerminalProgress", "make_progress"]
 
@@ -21,12 +22,12 @@ _HEARTBEAT_S = 20.0
 
 
 def make_progress(stream: TextIO) -> PlainProgress:
-    """The progress that suits ``stream``."""
+    """The progress for ``stream``: a terminal or any other."""
     return TerminalProgress(stream) if stream.isatty() else PlainProgress(stream)
 
 
 class PlainProgress:
-    """Lines: one when a step starts, one now and then while it runs, one when it ends."""
+    """Prints a line when a step starts, at intervals while it runs, and when it ends."""
 
     def __init__(self, stream: TextIO, heartbeat_s: float = _HEARTBEAT_S) -> None:
         self._stream = stream
@@ -35,15 +36,15 @@ class PlainProgress:
         self._note = ""
         self._started = self._said = time.monotonic()
 
-    def step_started(self, template: str, index: int, total: int, step: Step) -> None:
-        """A step begins (perhaps only to find that its layer is there)."""
+    def step_started(self, template: str, index: int, total: int, step: StockStep) -> None:
+        """A step begins. Its layer may exist already."""
         self._head = f"{template} [{index}/{total}] {step.title}"
         self._note = ""
         self._started = self._said = time.monotonic()
 
     def step_waiting(self) -> None:
-        """Another process builds this layer; its end is waited for."""
-        self._say(f"{self._head}: another build is at it, waiting")
+        """Another process builds this layer; the build waits for its end."""
+        self._say(f"{self._head}: waiting for another build of this layer")
 
     def step_output(self, line: str) -> None:
         """One line of the step's output."""
@@ -73,14 +74,14 @@ class PlainProgress:
 
 
 class TerminalProgress(PlainProgress):
-    """The same on a terminal: the line of the running step is redrawn a few times a second by a thread."""
+    """The same on a terminal: a thread redraws the line of the running step a few times a second."""
 
     def __init__(self, stream: TextIO) -> None:
         super().__init__(stream, heartbeat_s=float("inf"))
         self._stop = threading.Event()
         self._drawer: threading.Thread | None = None
 
-    def step_started(self, template: str, index: int, total: int, step: Step) -> None:
+    def step_started(self, template: str, index: int, total: int, step: StockStep) -> None:
         """See :class:`PlainProgress`."""
         super().step_started(template, index, total, step)
         self._stop = threading.Event()
@@ -99,7 +100,7 @@ class TerminalProgress(PlainProgress):
 
     def step_waiting(self) -> None:
         """See :class:`PlainProgress`."""
-        self._note = "another build is at it, waiting"
+        self._note = "waiting for another build of this layer"
 
     def _draw(self, stop: threading.Event) -> None:
         turn = 0

@@ -1,7 +1,7 @@
 """Definitions of the stock templates: reads ``stock/<name>/template.toml`` and the files it names.
 
-A definition is pure data with everything that decides its outcome inside (package lists, scripts, kernel sources), so that a layer's
-key can be computed from it. It must not run anything or touch the store. Format of ``template.toml``::
+A definition is pure data. It contains everything that decides its outcome (package lists, scripts, kernel sources), so that layer keys can
+be computed from it. This module must not run a program or touch the store. Format of ``template.toml``::
 
     name, parent, aliases, user, workdir, kernel_user, languages, [envs], [limits]
     [[steps]]
@@ -11,9 +11,9 @@ key can be computed from it. It must not run anything or touch the store. Format
     script    a bash file, run after that: offline and without the host layer, unless ``online = true``
     files     further files that the script finds in /.build
     drivers   languages whose agent/drivers/<language>/ is found in /.build/drivers/<language>/
-    own       true: a last layer of this template alone; templates that build on it, and the agent, stand on the layers below.
-              A change of such a step costs seconds, where one of any other builds everything above it anew.
-    shared    a file of ``stock/steps`` that is run as the script
+    own       true: a last layer of this template alone. Templates that build on it, and the agent, use only the layers below.
+              So a change of such a step rebuilds one layer; a change of any other step rebuilds everything above it.
+    shared    a file of ``stock/steps`` that runs as the script
 """
 
 from __future__ import annotations
@@ -25,17 +25,20 @@ from typing import Any
 
 from cloister.errors import TemplateNotFoundError
 from cloister.model.resources import Limits
+from cloister.model.template import ON_DEMAND
 
-__all__ = ["BASE_SUITE", "SOURCE_SUFFIXES", "STOCK_NAMES", "Definition", "Step", "handed_on", "load_stock", "read_definition"]
+__all__ = ["BASE_SUITE", "SOURCE_SUFFIXES", "STOCK_NAMES", "StockDefinition", "StockStep", "load_stock", "read_definition", "shared_layers"]
 
 STOCK_NAMES = ("base", "code-interpreter-v1", "mcp-gateway")
-"""In the order in which they build on each other."""
+"""The templates that ``template build all`` builds, parents first. Those of ``ON_DEMAND`` come after them."""
 
 BASE_SUITE = "trixie"
-"""The Debian release that the stock templates are made of."""
+"""The Debian release of the stock templates."""
 
+_COMPILED_SUFFIXES = (".java", ".c", ".h", ".sh")
+"""Of a driver, what a template compiles; its other files are in the agent tree alone."""
 SOURCE_SUFFIXES = (".py", ".js", ".mjs", ".java", ".R", ".c", ".h", ".sh", ".json", ".md")
-"""Files of ours that travel into a sandbox; what a developer's tools leave beside them does not."""
+"""Kinds of our files that go into a sandbox. Files that a developer's tools leave beside them do not."""
 
 _ROOT = Path(__file__).parent / "stock"
 _DRIVERS = Path(__file__).parent.parent / "agent" / "drivers"
@@ -43,7 +46,7 @@ _KINDS = ("bootstrap", "apt", "run")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Step:
+class StockStep:
     """One layer. ``files`` maps a name below /.build to text."""
 
     name: str
@@ -58,7 +61,7 @@ class Step:
     own: bool = False
 
     def key_document(self) -> dict[str, Any]:
-        """What the layer's key is made of: all that can change the outcome, none that only changes what is shown."""
+        """The input of the layer's key: all fields that can change the outcome, but not those that only name the step."""
         return {
             "kind": self.kind, "packages": list(self.packages), "suite": self.suite, "script": self.script, "online": self.online,
             "files": self.files,
@@ -66,12 +69,12 @@ class Step:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Definition:
-    """A template to build: its steps on top of ``parent``'s layers and what it is to be run with."""
+class StockDefinition:
+    """A template to build: its steps on top of ``parent``'s layers, and the settings of its sandboxes."""
 
     name: str
     parent: str | None
-    steps: tuple[Step, ...]
+    steps: tuple[StockStep, ...]
     aliases: tuple[str, ...] = ()
     envs: dict[str, str] = field(default_factory=dict)
     user: str = "user"
@@ -81,30 +84,30 @@ class Definition:
     limits: Limits = field(default_factory=Limits)
 
 
-def handed_on(definition: Definition, layers: tuple[str, ...]) -> tuple[str, ...]:
-    """Of the ``layers`` of a template those that others stand on: all but its own last ones."""
+def shared_layers(definition: StockDefinition, layers: tuple[str, ...]) -> tuple[str, ...]:
+    """The ``layers`` of a template that others build on: all but its own last ones."""
     return layers[: len(layers) - sum(step.own for step in definition.steps)]
 
 
-def load_stock(name: str) -> Definition:
+def load_stock(name: str) -> StockDefinition:
     """The stock definition ``name``.
 
     Raises:
         TemplateNotFoundError: there is no such stock template.
     """
-    if name not in STOCK_NAMES:
-        raise TemplateNotFoundError(f"there is no stock template '{name}'", hint=f"there are: {', '.join(STOCK_NAMES)}")
+    if name not in (*STOCK_NAMES, *ON_DEMAND):
+        raise TemplateNotFoundError(f"there is no stock template '{name}'", hint=f"there are: {', '.join((*STOCK_NAMES, *ON_DEMAND))}")
     return read_definition(name)
 
 
-def read_definition(name: str) -> Definition:
-    """The definition in the folder ``stock/<name>``, of a stock template or of another tree that is built like one."""
+def read_definition(name: str) -> StockDefinition:
+    """The definition in the folder ``stock/<name>``, of a stock template or of a tree that is built like one."""
     folder = _ROOT / name
     data = tomllib.loads((folder / "template.toml").read_text())
     steps = tuple(_step(folder, entry) for entry in data["steps"])
     if [step.own for step in steps] != sorted(step.own for step in steps):
-        raise ValueError(f"{folder.name}: a step of the template's own comes before one that is handed on")
-    return Definition(
+        raise ValueError(f"{folder.name}: a step with own = true comes before one without")
+    return StockDefinition(
         name=data["name"],
         parent=data.get("parent"),
         steps=steps,
@@ -118,13 +121,13 @@ def read_definition(name: str) -> Definition:
     )
 
 
-def _step(folder: Path, entry: dict[str, Any]) -> Step:
+def _step(folder: Path, entry: dict[str, Any]) -> StockStep:
     if entry["kind"] not in _KINDS:
         raise ValueError(f"{folder.name}: step {entry['name']} has kind {entry['kind']!r}, not one of {_KINDS}")
     files = {name: (folder / name).read_text() for name in entry.get("files", ())}
     for language in entry.get("drivers", ()):
         files |= _driver_files(language)
-    return Step(
+    return StockStep(
         name=entry["name"],
         kind=entry["kind"],
         title=entry.get("title", entry["name"]),
@@ -151,5 +154,5 @@ def _packages(path: Path) -> tuple[str, ...]:
 
 def _driver_files(language: str) -> dict[str, str]:
     folder = _DRIVERS / language
-    paths = sorted(path for path in folder.rglob("*") if path.suffix in SOURCE_SUFFIXES)
+    paths = sorted(path for path in folder.rglob("*") if path.suffix in _COMPILED_SUFFIXES)
     return {f"drivers/{language}/{path.relative_to(folder)}": path.read_text() for path in paths}

@@ -1,1 +1,1 @@
-"""Certificates of the TLS listener: the operator's, or of a local authority; and how the unprivileged process gets them."""
+"""Certificates: those of the TLS listener, from files or a local authority, and those that sandboxes trust."""

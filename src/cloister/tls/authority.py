@@ -1,7 +1,7 @@
-"""A local certificate authority: made once for a data directory, asked for a server certificate at each start.
+"""A local certificate authority, created once for a data directory. It issues a server certificate at each start.
 
-Owns ``<data>/ca``: ``ca.key`` (0600, root) and ``ca.crt``. Reads and writes nothing else. Invariant: what the authority may certify is
-limited by name constraints to the server's own names and addresses, so that trusting it trusts it with nothing else.
+Owns ``<data>/ca``: ``ca.key`` (0600, root) and ``ca.crt``; reads and writes no other file. Invariant: name constraints limit the authority
+to the server's own names and addresses, so a client that trusts it trusts it for no other host.
 Source: RFC 5280.
 """
 
@@ -15,26 +15,23 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 
 from cloister.errors import AlreadyExistsError, InvalidRequestError, NotFoundError, PermissionDeniedError
+from cloister.tls.certificates import certify_authority, days_from_now, issue, key_pem
 
-__all__ = ["LEAF_DAYS", "Authority", "ServerNames", "ca_file", "create_authority", "open_authority", "read_certificate"]
+__all__ = ["LEAF_DAYS", "Authority", "ServerNames", "ca_file", "create_authority", "open_authority", "permitted_names", "read_certificate"]
 
 _CA_DAYS = 3_650
 LEAF_DAYS = 30
-_SKEW = timedelta(hours=1)
-"""Certificates begin this much earlier, for clients whose clocks are behind."""
 _LOOPBACK = (ipaddress.ip_network("127.0.0.0/8"), ipaddress.ip_network("::1/128"))
-_HINT = "`cloister ca init --replace` makes an authority for the present settings; clients must trust it anew"
+_HINT = "`cloister ca init --replace` makes an authority for the present settings; clients must trust it again"
 
 
 @dataclass(frozen=True)
 class ServerNames:
-    """By what a server is reached: its public domain without a port, and the address its TLS listener is bound to."""
+    """Names of a server: its public domain without a port, and the address of its TLS listener."""
 
     domain: str | None
     address: str
@@ -45,13 +42,13 @@ class ServerNames:
         return (*names, "localhost") if "localhost" not in names else names
 
     def addresses(self) -> tuple[ipaddress.IPv4Address | ipaddress.IPv6Address, ...]:
-        """The addresses of the server's certificate; one that stands for all addresses names none."""
+        """The addresses of the server's certificate. A wildcard address such as 0.0.0.0 adds none."""
         found = [ipaddress.ip_address("127.0.0.1"), ipaddress.ip_address("::1")]
         own = ipaddress.ip_address(self.address)
         return tuple(found if own.is_unspecified or own in found else [*found, own])
 
     def constraints(self) -> x509.NameConstraints:
-        """What an authority for these names may certify."""
+        """The name constraints of an authority for these names."""
         domains = dict.fromkeys(name for name in (self.domain, "localhost") if name)
         networks = dict.fromkeys([*_LOOPBACK, *(ipaddress.ip_network(item) for item in self.addresses() if not item.is_loopback)])
         return x509.NameConstraints([*(x509.DNSName(name) for name in domains), *(x509.IPAddress(item) for item in networks)], None)
@@ -59,71 +56,52 @@ class ServerNames:
 
 @dataclass(frozen=True)
 class Authority:
-    """An authority with its key, which is not to leave the process."""
+    """An authority with its key, which must not leave the process."""
 
     certificate: x509.Certificate
     _key: ec.EllipticCurvePrivateKey
 
     def issue(self, names: ServerNames) -> bytes:
-        """A new key and certificate for ``names``, with the authority's own after it: PEM.
+        """A new key and certificate for ``names``, followed by the authority's certificate, as PEM.
 
         Raises:
             InvalidRequestError: the authority was made for other names.
         """
         self._check(names)
-        key = ec.generate_private_key(ec.SECP256R1())
         alternatives = [*(x509.DNSName(name) for name in names.dns()), *(x509.IPAddress(item) for item in names.addresses())]
-        certificate = (
-            _builder(_name(names.dns()[0]), self.certificate.subject, LEAF_DAYS)
-            .public_key(key.public_key())
-            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-            .add_extension(_usage(signs_certificates=False), critical=True)
-            .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
-            .add_extension(x509.SubjectAlternativeName(alternatives), critical=False)
-            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False)
-            .sign(self._key, hashes.SHA256())
-        )
-        return _to_pem(key) + certificate.public_bytes(Encoding.PEM) + self.certificate.public_bytes(Encoding.PEM)
+        own = issue(self.certificate, self._key, names.dns()[0], alternatives, LEAF_DAYS)
+        return own + self.certificate.public_bytes(Encoding.PEM)
 
     def _check(self, names: ServerNames) -> None:
         permitted = self.certificate.extensions.get_extension_for_class(x509.NameConstraints).value.permitted_subtrees or []
         missing = [item.value for item in names.constraints().permitted_subtrees or [] if item not in permitted]
         if missing:
-            raise InvalidRequestError(f"the local authority was made without {', '.join(map(str, missing))}", hint=_HINT)
+            raise InvalidRequestError(f"the local authority may not certify {', '.join(map(str, missing))}", hint=_HINT)
         if self.certificate.not_valid_after_utc < datetime.now(UTC) + timedelta(days=LEAF_DAYS):
-            raise InvalidRequestError("the local authority has expired, or does so within a month", hint=_HINT)
+            raise InvalidRequestError("the local authority has expired or expires within a month", hint=_HINT)
 
 
 def ca_file(data_dir: Path) -> Path:
-    """Where the authority's certificate is."""
+    """Path of the authority's certificate."""
     return data_dir / "ca" / "ca.crt"
 
 
 def create_authority(data_dir: Path, names: ServerNames, *, replace: bool = False) -> Authority:
-    """Make the authority of a data directory.
+    """Create the authority of a data directory.
 
     Raises:
-        AlreadyExistsError: there is one and ``replace`` is false.
+        AlreadyExistsError: it exists and ``replace`` is false.
         PermissionDeniedError: the directory cannot be written.
     """
     path = ca_file(data_dir)
     if path.exists() and not replace:
-        raise AlreadyExistsError(f"there is an authority already: {path}", hint="--replace makes a new one, which clients must trust anew")
+        raise AlreadyExistsError(f"there is an authority already: {path}", hint="--replace makes a new one, which clients must trust again")
     key = ec.generate_private_key(ec.SECP256R1())
-    subject = _name(f"Cloister local authority {secrets.token_hex(4)}")
-    certificate = (
-        _builder(subject, subject, _CA_DAYS)
-        .public_key(key.public_key())
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .add_extension(_usage(signs_certificates=True), critical=True)
-        .add_extension(names.constraints(), critical=True)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-        .sign(key, hashes.SHA256())
-    )
+    common_name = f"Cloister local authority {secrets.token_hex(4)}"
+    certificate = certify_authority(key, common_name, days_from_now(_CA_DAYS), x509.random_serial_number(), names.constraints())
     try:
         path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-        _write(path.with_name("ca.key"), _to_pem(key), 0o600)
+        _write(path.with_name("ca.key"), key_pem(key), 0o600)
         _write(path, certificate.public_bytes(Encoding.PEM), 0o644)
     except PermissionError as error:
         raise PermissionDeniedError(f"{path.parent} cannot be written", hint="run this as root") from error
@@ -134,7 +112,7 @@ def open_authority(data_dir: Path) -> Authority:
     """The authority of a data directory.
 
     Raises:
-        NotFoundError: there is none.
+        NotFoundError: it does not exist.
         PermissionDeniedError: the caller may not read its key.
         InvalidRequestError: its files are damaged or do not belong together.
     """
@@ -152,7 +130,7 @@ def open_authority(data_dir: Path) -> Authority:
 
 
 def read_certificate(data_dir: Path) -> x509.Certificate:
-    """The authority's certificate, which everybody may read. Raises: NotFoundError, InvalidRequestError."""
+    """The authority's certificate, which every user may read. Raises: NotFoundError, InvalidRequestError."""
     path = ca_file(data_dir)
     try:
         return x509.load_pem_x509_certificate(path.read_bytes())
@@ -162,42 +140,14 @@ def read_certificate(data_dir: Path) -> x509.Certificate:
         raise InvalidRequestError(f"{path} holds no usable certificate", hint=_HINT) from error
 
 
-def _builder(subject: x509.Name, issuer: x509.Name, days: int) -> x509.CertificateBuilder:
-    now = datetime.now(UTC)
-    return (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(issuer)
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - _SKEW)
-        .not_valid_after(now + timedelta(days=days))
-    )
-
-
-def _name(common_name: str) -> x509.Name:
-    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name[:64])])
-
-
-def _usage(*, signs_certificates: bool) -> x509.KeyUsage:
-    return x509.KeyUsage(
-        digital_signature=not signs_certificates,
-        content_commitment=False,
-        key_encipherment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        key_cert_sign=signs_certificates,
-        crl_sign=signs_certificates,
-        encipher_only=False,
-        decipher_only=False,
-    )
-
-
-def _to_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
-    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+def permitted_names(data_dir: Path) -> str:
+    """The names and addresses that the authority may certify, as one line. Raises: NotFoundError, InvalidRequestError."""
+    permitted = read_certificate(data_dir).extensions.get_extension_for_class(x509.NameConstraints).value.permitted_subtrees or []
+    return ", ".join(str(item.value) for item in permitted)
 
 
 def _write(path: Path, data: bytes, mode: int) -> None:
-    """Write a file, whole or not at all, that never was readable to more than ``mode`` allows."""
+    """Write a file atomically; its mode never allows more than ``mode``."""
     partial = path.with_suffix(path.suffix + ".partial")
     partial.unlink(missing_ok=True)
     descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)

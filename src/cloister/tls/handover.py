@@ -1,4 +1,6 @@
-"""The key's way from the launcher (root) to the api process (unprivileged): one packet for each version, on an inherited socket pair.
+"""Passes key and certificate from the launcher (root) to the api process (unprivileged), on an inherited socket pair.
+
+Each version is one packet.
 
 ::
 
@@ -6,7 +8,7 @@
     send(pem) ──── SOCK_SEQPACKET ────►   receive_first() before it serves
     send(pem) ────────────────────────►   receive() whenever the socket is readable
 
-The key is in memory only, of the two processes that need it. Source: unix(7).
+The key exists only in the memory of these two processes. Source: unix(7).
 """
 
 from __future__ import annotations
@@ -22,14 +24,14 @@ _FIRST_TIMEOUT_S = 10.0
 
 
 def make_pair() -> tuple[socket.socket, socket.socket]:
-    """The launcher's end, non-blocking, and the one to hand to the api process."""
+    """The launcher's end, which is non-blocking, and the end for the api process."""
     mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     mine.setblocking(False)
     return mine, theirs
 
 
 def send(mine: socket.socket, pem: bytes) -> None:
-    """Send a version. Raises: UnavailableError when the other side is gone or does not read."""
+    """Send a version. Raises: UnavailableError if the api process ended or does not read."""
     try:
         mine.send(pem)
     except OSError as error:
@@ -37,12 +39,12 @@ def send(mine: socket.socket, pem: bytes) -> None:
 
 
 def receive(theirs: socket.socket) -> bytes:
-    """The next version; empty when the launcher is gone. Raises: BlockingIOError when there is none yet."""
+    """The next version; empty if the launcher ended. Raises: BlockingIOError if there is none yet."""
     return theirs.recv(_MAX_BYTES)
 
 
 def receive_first(theirs: socket.socket) -> bytes:
-    """The first version; afterwards the socket does not block. Raises: InternalError when none comes."""
+    """The first version. Makes the socket non-blocking. Raises: InternalError if none arrives."""
     theirs.settimeout(_FIRST_TIMEOUT_S)
     try:
         pem = receive(theirs)

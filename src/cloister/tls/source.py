@@ -1,7 +1,7 @@
-"""Where the server's certificate comes from, and when it is to be read again. Runs in the launcher, as root: it reads private keys.
+"""Sources of the server's certificate, and when to read it again. Runs in the launcher, as root, because it reads private keys.
 
-Two sources: the operator's files, which tools renew behind our back, and the local authority, whose certificates are made here and are
-kept in no file. Invariant: what a source gives out was checked to be a certificate with its own key.
+There are two sources: the operator's files, which other tools renew at any time, and the local authority, whose certificates are issued
+here and never written to a file. Invariant: a source checks that certificate and key belong together.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ _MAX_BYTES = 128 * 1024
 
 
 class CertificateSource(Protocol):
-    """Gives out key and certificate chain."""
+    """Provides key and certificate chain."""
 
     def load(self) -> bytes:
-        """The private key and the chain, server's certificate first: PEM. Raises: CloisterError that says what is wrong."""
+        """The private key and the chain, server's certificate first, as PEM. Raises: CloisterError with the cause."""
 
     def is_stale(self) -> bool:
-        """Whether :meth:`load` would give something newer than it gave last."""
+        """Whether :meth:`load` would return a newer version than last time."""
 
 
 class FileSource:
@@ -53,7 +53,7 @@ class FileSource:
             make_context(pem)
         except (OSError, ValueError) as error:
             hint = "both in PEM form, the chain with the server's certificate first, the key without a password"
-            raise InvalidRequestError(f"{self._paths[1]} and {self._paths[0]} do not go together: {error}", hint=hint) from error
+            raise InvalidRequestError(f"{self._paths[1]} and {self._paths[0]} do not belong together: {error}", hint=hint) from error
         return pem
 
     def is_stale(self) -> bool:
@@ -65,7 +65,7 @@ class FileSource:
 
 
 class AuthoritySource:
-    """The local authority of a data directory; made when there is none yet."""
+    """The local authority of a data directory, which is created on first use."""
 
     def __init__(self, data_dir: Path, names: ServerNames) -> None:
         self._data_dir = data_dir
@@ -91,7 +91,7 @@ class AuthoritySource:
 
 
 def _look_at(path: Path) -> object:
-    """What tells a file from what it was before; None when it is not there."""
+    """Values that change when the file is replaced; None if it does not exist."""
     try:
         found = path.stat()
     except OSError:

@@ -12,6 +12,9 @@ seen.failed = [failed.name, failed.exitCode, failed.stdout, failed.error]
 seen.root = (await commands.run('id -u', { user: 'root' })).stdout
 seen.unknownUser = (await failure(commands.run('true', { user: 'nobody-here' }))).name
 seen.wrongDirectory = (await failure(commands.run('true', { cwd: '/no/such' }))).name
+const text = '中\n'.repeat(1_000_000)
+seen.long = (await commands.run(`cat > long <<'EOF'\n${text}EOF\nwc -c < long`)).stdout
+seen.tooLong = (await failure(commands.run('#'.repeat(17 * 2 ** 20)))).name
 seen.timeout = (await failure(commands.run('sleep 30', { timeoutMs: 700 }))).name
 
 const chunks = []

@@ -8,7 +8,10 @@ try {
 import subprocess
 subprocess.Popen(['python3', '-m', 'http.server', '8000', '--bind', '127.0.0.1', '--directory', '/etc'], start_new_session=True)
 `)
-  seen.status = (await fetch(`https://${sandbox.getHost(8000)}/debian_version`)).status
+  const end = Date.now() + 30_000
+  do {
+    seen.status = (await fetch(`https://${sandbox.getHost(8000)}/debian_version`)).status
+  } while (seen.status === 502 && Date.now() < end) // the program does not listen yet
   console.log(JSON.stringify(seen))
 } finally {
   await sandbox.kill()

@@ -1,5 +1,6 @@
 // Provokes the errors of the JavaScript SDK that are named as arguments, by real faults of the server that the environment names; without arguments all of `faults`.
 // Prints, as JSON, what classes of errors each package exports (null: not the same class as e2b's), and what class and message each fault had.
+import { readFileSync } from 'node:fs'
 import * as e2b from 'e2b'
 import * as interpreter from '@e2b/code-interpreter'
 
@@ -27,7 +28,8 @@ const refusingGit = async () => {
 }
 const fillDisk = async () => {
   const { commands } = await sandbox()
-  await commands.run('fallocate -l $(($(df --output=avail -B1M / | tail -1) - 20))M /var/filler', { user: 'root' })
+  const script = readFileSync(new URL('../../framework/programs/fill_disk.sh', import.meta.url), 'utf8')
+  await commands.run(script, { user: 'root', timeoutMs: 120_000 })
 }
 
 const faults = {
@@ -46,7 +48,8 @@ const faults = {
   NotFoundError: async () => (await sandbox()).commands.connect(999_999),
   SandboxError: async () => Sandbox.create('nope'),
   SandboxNotFoundError: async () => Sandbox.getInfo(await ended()),
-  SecretError: async () => Secret.list().nextItems(),
+  SecretError: async () => Secret.list({ limit: 101 }).nextItems(),
+  SecretNotFoundError: async () => Secret.getInfo('nothing'),
   TemplateError: async () => Template.getTags('nothing'),
   TimeoutError: async () => (await sandbox()).commands.run('sleep 30', { timeoutMs: 300 }),
   VolumeError: async () => Volume.create('mine'),

@@ -10,7 +10,7 @@ app = Flask(__name__)
 
 @app.route("/form/", methods=["GET", "POST"])
 def form() -> Response:
-    """What came; the URL without its slash is redirected here."""
+    """Answer with the received request; the URL without its slash is redirected here."""
     return jsonify(form=request.form, url=request.url, user=request.authorization.username if request.authorization else None)
 
 

@@ -15,7 +15,7 @@ async def answer(connection: ServerConnection) -> None:
 
 async def main() -> None:
     """Serve on 8004."""
-    async with serve(answer, "127.0.0.1", 8004, max_size=None, subprotocols=["chat"]) as server:  # type: ignore[list-item]
+    async with serve(answer, "127.0.0.1", 8004, max_size=None, subprotocols=["chat"]) as server:  # type: ignore[list-item]  # a plain string will do
         await server.serve_forever()
 
 

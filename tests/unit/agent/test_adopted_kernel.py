@@ -21,7 +21,6 @@ import pytest
 
 from cloister.agent.accounts import find_account
 from cloister.agent.cgroup import Cgroup
-from cloister.agent.init import InitDocument, SandboxState
 from cloister.agent.interpreter import launch
 from cloister.agent.interpreter.adopted import adopt
 from cloister.agent.interpreter.contexts import Contexts
@@ -30,7 +29,9 @@ from cloister.agent.interpreter.languages import Language, LanguageContext
 from cloister.agent.interpreter.launch import KernelLauncher
 from cloister.agent.interpreter.process import LaunchSpec
 from cloister.agent.orphans import Orphans
+from cloister.agent.state import AgentState
 from cloister.errors import UnavailableError
+from cloister.protocol.init_document import InitDocument
 from framework.fake_birth import FakeNursery
 from framework.fake_interpreter import FAKE_DRIVER, Interpreter
 
@@ -70,7 +71,7 @@ async def agent(tmp_path: Path, nursery: FakeNursery) -> AsyncIterator[Agent]:
     document = InitDocument(
         sandbox_id="s", template_id="t", workdir=str(tmp_path), kernel_user=user, envs={"A": "1"}, languages=("python",)
     )
-    launcher = KernelLauncher(SandboxState.from_document(document), tmp_path, Cgroup(cgroup))
+    launcher = KernelLauncher(AgentState.from_document(document), tmp_path, Cgroup(cgroup))
     contexts = Contexts(document.languages, document.workdir, lambda _language, cwd: launcher.start(made.language, cwd), launcher.envs_for)
     made = Agent(contexts, cgroup, [])
     made.launcher, made.orphans = launcher, Orphans(nursery.orphans)
@@ -222,7 +223,7 @@ async def test_cost_of_a_forked_kernel(agent: Agent, nursery: FakeNursery) -> No
     agent.expect(nursery.fork())
     big = await agent.run("b = bytearray(60 << 20)\nfor i in range(10_000_000): pass\ndel b")
     small = await agent.run("0")
-    costs = [getattr(outcome.events[-1], "cost") for outcome in (big, small)]  # noqa: B009  # Finished is the last
+    costs = [getattr(outcome.events[-1], "cost") for outcome in (big, small)]  # noqa: B009 - Finished is the last
     assert costs[0].cpu_ms >= 50
     assert costs[0].peak_mem_bytes > 60 << 20
     assert costs[1].cpu_ms < costs[0].cpu_ms

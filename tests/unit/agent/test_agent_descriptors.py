@@ -17,7 +17,7 @@ from framework.lone_agent import Descriptors, LoneAgent
 
 @pytest.fixture
 def descriptors(tmp_path: Path) -> Iterator[Descriptors]:
-    """What an agent is given; its template has Python."""
+    """The descriptors of an agent whose template has Python."""
     user = pwd.getpwuid(os.getuid()).pw_name
     document = {"sandbox_id": "s", "workdir": str(tmp_path), "user": user, "kernel_user": user, "languages": ["python"]}
     made = Descriptors(document)
@@ -65,7 +65,7 @@ def test_programs_cannot_reach_the_sockets_of_the_agent(descriptors: Descriptors
 
 def test_the_agent_needs_neither(descriptors: Descriptors) -> None:
     """Without the two it serves; other things at their numbers are left alone."""
-    with open("/dev/null", "rb") as null:  # noqa: PTH123  # a plain file where a socket and a pipe would be
+    with open("/dev/null", "rb") as null:  # noqa: PTH123 - a plain file where a socket and a pipe would be
         agent = LoneAgent(descriptors, {7: null.fileno(), 8: null.fileno()})
     descriptors.wait_ready()
     assert descriptors.request("GET", "/health", control=True)[0] == 204

@@ -11,7 +11,7 @@ from cloister.agent.runner import AgentRunner
 
 
 async def exchange(head: bytes, body: bytes = b"") -> bytes:
-    """What a server with one route answers to ``head``, and to ``body`` behind it."""
+    """The answer of a server with one route to ``head``, followed by ``body``."""
     app = web.Application()
     app.router.add_post("/echo", echo)
     runner = AgentRunner(app, access_log=None)

@@ -120,7 +120,7 @@ def test_a_born_agent_is_what_pid_1_says(start: Callable[..., FakeZygote], docum
 
 @pytest.mark.parametrize("fault", [b"", b"env=A=1\0what=this\0"])
 def test_a_child_that_nobody_wants_ends(start: Callable[..., FakeZygote], document: dict[str, Any], fault: bytes) -> None:
-    """When pid 1 closes the socket, or says what nobody knows, the child ends at once and says so; the zygote goes on."""
+    """If pid 1 closes the socket, or sends an unknown word, the child reports it and ends at once; the zygote goes on."""
     zygote = start()
     log = os.memfd_create("log")
     birth = zygote.fork()

@@ -70,7 +70,7 @@ def test_an_empty_image_gets_lists(tmp_path: Path) -> None:
 
 @needs_root
 def test_numbers_and_other_groups_get_names(root: Path) -> None:
-    """A number of nobody's is a user with root's group, as in Docker; another group than the user's own is a second name for it."""
+    """A number without a user is a user with root's group, as in Docker; with a group that is not the user's own it is a second name."""
     accounts = Accounts(root)
     assert accounts.ensure("4000") == (User("uid4000", 4000, 0, "/home/uid4000"), True)
     assert accounts.ensure("4000") == (User("uid4000", 4000, 0, "/home/uid4000"), False)
@@ -132,7 +132,7 @@ def test_owners(root: Path, owner: str, ids: tuple[int, int]) -> None:
 
 @pytest.mark.parametrize("owner", ["absent", "node:absent", "node:", "", "-1", "65536", "0:65536"])
 def test_unknown_owners(root: Path, owner: str) -> None:
-    """Nothing is given to somebody who is not there."""
+    """A user that does not exist gets no right."""
     with pytest.raises(InvalidRequestError):
         owner_ids(owner, root / "etc")
 

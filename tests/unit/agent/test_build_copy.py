@@ -1,4 +1,4 @@
-"""What ``COPY`` makes of an archive: the same as Docker, on a tree of this test."""
+"""``COPY`` unpacks an archive as Docker does, into a tree of this test."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _PROJECT: _Tree = {"app": None, "app/main.py": "main", "app/lib": None, "app/lib
 
 def _archive(tree: _Tree, mode: int = 0o644, kind: str = "w") -> ArchiveReader:
     made = io.BytesIO()
-    with tarfile.open(fileobj=made, mode=kind) as tar:  # type: ignore[call-overload]
+    with tarfile.open(fileobj=made, mode=kind) as tar:  # type: ignore[call-overload]  # the mode is a parameter
         for name, content in tree.items():
             info = tarfile.TarInfo(name)
             info.mode = mode
@@ -101,7 +101,7 @@ def test_absent_source_copies_nothing(tmp_path: Path) -> None:
 
 
 def test_directories_are_merged_and_files_replaced(tmp_path: Path) -> None:
-    """What is there and not in the archive stays; a directory that is there keeps its mode."""
+    """Existing files that are not in the archive stay; an existing directory keeps its mode."""
     root = tmp_path / "root"
     (root / "lib").mkdir(parents=True)
     (root / "lib").chmod(0o701)

@@ -48,7 +48,7 @@ def test_result_comes_as_one_object(program: Path) -> None:
 
 
 def test_standard_output_is_for_the_answer_alone(program: Path) -> None:
-    """What an operation prints, or a program that it runs, is the log's."""
+    """The log gets output of an operation, and of a program that it runs."""
     code, answer, log = _perform(program, "noisy")
     assert (code, answer) == (0, {"result": {}})
     assert set(log.split("\n")) == {"a line", "a program", ""}

@@ -121,7 +121,7 @@ def test_images_that_do_not_fit(skopeo: Skopeo, manifest: dict[str, Any], image:
     ],
 )
 def test_failures_have_kinds(skopeo: Skopeo, said: str, kind: str) -> None:
-    """What is on the way is not taken for the registry's own word, and the other way round."""
+    """An answer of a proxy is not taken for the registry's, and the other way round."""
     quoted = said.replace('"', '\\"')
     skopeo.error = f'time="2026-01-01T00:00:00Z" level=fatal msg="Error parsing image name \\"docker://r/x\\": {quoted}"\n'
     skopeo.write()

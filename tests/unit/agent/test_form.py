@@ -8,7 +8,7 @@ import random
 
 import pytest
 
-from cloister.agent.files.form import FormReader, boundary_of
+from cloister.agent.transfer.form import FormReader, boundary_of
 from cloister.errors import InvalidRequestError
 
 _BOUNDARY = b"b" * 30

@@ -6,6 +6,7 @@ import asyncio
 import json
 import socket
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -13,9 +14,13 @@ import pytest
 import yarl
 from aiohttp import web
 
-from cloister.agent.init import InitDocument, SandboxState
 from cloister.agent.interpreter.app import interpreter_app
+from cloister.agent.interpreter.detached import DetachedOutput
+from cloister.agent.interpreter.kernel import Display, Output
+from cloister.agent.state import AgentState
+from cloister.protocol.init_document import InitDocument
 from framework.fake_interpreter import Interpreter
+from framework.waiting import turns, until
 
 TOKEN = "t" * 64
 
@@ -32,17 +37,27 @@ class Client:
         async with self.session.request(method, self.url + path, json=body, headers=headers) as response:
             return response.status, await response.text()
 
-    async def execute(self, code: str, **fields: Any) -> list[dict[str, Any]]:
-        """The events of one run."""
+    async def stream(self, code: str, **fields: Any) -> list[dict[str, Any]]:
+        """The events of one run, keepalives among them."""
         status, text = await self.call("POST", "/execute", {"code": code, **fields})
         assert status == 200, text
         assert text.isascii()
         return [json.loads(line) for line in text.splitlines()]
 
+    async def execute(self, code: str, **fields: Any) -> list[dict[str, Any]]:
+        """The events of one run; a busy machine may send keepalives between any two."""
+        return [event for event in await self.stream(code, **fields) if event["type"] != "keepalive"]
+
+
+async def read_to(response: aiohttp.ClientResponse, word: bytes) -> None:
+    """Read the stream of a run up to the event with the word; a busy machine may send keepalives before it."""
+    while word not in (line := await response.content.readline()):
+        assert line, "the stream has ended"
+
 
 async def serve(interpreter: Interpreter, token: str | None) -> tuple[web.AppRunner, str]:
     """Start an app as the agent does, on a free port."""
-    state = SandboxState.from_document(InitDocument(sandbox_id="x", access_token=token))
+    state = AgentState.from_document(InitDocument(sandbox_id="x", access_token=token))
     runner = web.AppRunner(interpreter_app(state, interpreter.contexts, keepalive_s=0.1), handler_cancellation=True, access_log=None)
     await runner.setup()
     listener = socket.socket()
@@ -96,7 +111,7 @@ async def test_not_a_number_becomes_null(client: Client) -> None:
 
 async def test_keepalive_while_nothing_happens(client: Client) -> None:
     """A silent run sends keepalives, and so does one that waits for its turn."""
-    first, second = await asyncio.gather(client.execute("import time; time.sleep(0.35)"), client.execute("1"))
+    first, second = await asyncio.gather(client.stream("import time; time.sleep(0.35)"), client.stream("1"))
     for events in (first, second):
         assert events[0] == {"type": "keepalive"}
         assert events[-1]["type"] == "end_of_execution"
@@ -115,6 +130,135 @@ async def test_disconnect_stops_the_code(client: Client) -> None:
         await response.content.readline()
     events = await asyncio.wait_for(client.execute("result(x)"), 3)
     assert events[0]["text"] == "kept"
+
+
+async def test_a_pause_takes_the_client_and_the_code_goes_on(client: Client, interpreter: Interpreter) -> None:
+    """At a pause the stream breaks, the code runs on to its end, and the next run of the context tells what became of it."""
+    code = "import time; out('early')\nwhile not __import__('os').path.exists('go'): time.sleep(0.01)\nx = 'kept'; out('after'); 1 / 0"
+    async with client.session.post(client.url + "/execute", json={"code": code}) as response:
+        await read_to(response, b"early")
+        interpreter.contexts.detach_runs()
+        with pytest.raises(aiohttp.ClientPayloadError):
+            await response.read()
+    Path(interpreter.context().cwd, "go").touch()
+    events = await client.execute("result(x)")
+    assert events[0]["type"] == "stderr"
+    assert "lost its client at a pause" in events[0]["text"]
+    assert "ended with ZeroDivisionError" in events[0]["text"]
+    assert "after" in events[0]["text"]
+    assert "early" not in events[0]["text"]
+    assert events[1]["text"] == "kept"
+    assert "pause" not in json.dumps(await client.execute("result(x)"))
+
+
+async def test_a_second_pause_during_a_run(client: Client, interpreter: Interpreter) -> None:
+    """A run that outlasts two pauses still goes on, and so does one of another context that lost its client at the second alone."""
+    code = "import time; out('begun\\n')\nwhile not __import__('os').path.exists('go'): time.sleep(0.01)\nx = 'kept'"
+    _, made = await client.call("POST", "/contexts", {})
+    for context_id in (None, json.loads(made)["id"]):
+        async with client.session.post(client.url + "/execute", json={"code": code, "context_id": context_id}) as response:
+            await read_to(response, b"begun")
+            interpreter.contexts.detach_runs()
+            with pytest.raises(aiohttp.ClientPayloadError):
+                await response.read()
+    Path(interpreter.context().cwd, "go").touch()
+    for context_id in (None, json.loads(made)["id"]):
+        notice, result, *_ = await client.execute("result(x)", context_id=context_id)
+        assert "ended without an error" in notice["text"]
+        assert result["text"] == "kept"
+
+
+async def test_a_pause_leaves_code_that_its_client_left(interpreter: Interpreter) -> None:
+    """Code whose client went away is interrupted also if a pause comes before it ends, and the next run hears nothing of it."""
+    run = interpreter.submit("out('begun')\nwhile True: pass")
+    await run.next_events()
+    run.abandon()
+    interpreter.contexts.detach_runs()
+    following = await interpreter.run("result('next')")
+    assert (following.stderr, following.text) == ("", "next")
+
+
+@pytest.mark.parametrize("ends", ["before it is known", "afterwards"])
+async def test_code_goes_on_in_a_copy(interpreter: Interpreter, ends: str) -> None:
+    """Its connection is broken in a copy: it is not interrupted, and the next run is told how it ended."""
+    run = interpreter.submit("out('begun\\n')\nwhile not __import__('os').path.exists('go'): pass\nx = 'kept'; out('late')")
+    await run.next_events()
+    interpreter.contexts.expect_copies()
+    run.abandon()
+    if ends == "afterwards":
+        interpreter.contexts.settle(is_copy=True)
+    Path(interpreter.context().cwd, "go").touch()
+    await until(lambda: interpreter.context().run is None)
+    if ends == "before it is known":
+        interpreter.contexts.settle(is_copy=True)
+    following = await interpreter.run("result(x)")
+    assert following.text == "kept"
+    assert "when this copy of the sandbox was made. It went on and ended without an error" in following.stderr
+    assert "late" in following.stderr
+
+
+async def test_a_stream_of_a_copy_that_is_not_broken_yet_ends(client: Client, interpreter: Interpreter) -> None:
+    """It has no client any more; its code goes on."""
+    code = "out('begun\\n')\nwhile not __import__('os').path.exists('go'): pass\nx = 'kept'"
+    async with client.session.post(client.url + "/execute", json={"code": code}) as response:
+        await read_to(response, b"begun")
+        interpreter.contexts.expect_copies()
+        interpreter.contexts.settle(is_copy=True)
+        with pytest.raises(aiohttp.ClientPayloadError):
+            await response.read()
+    Path(interpreter.context().cwd, "go").touch()
+    notice, result, *_ = await client.execute("result(x)")
+    assert ("copy of the sandbox" in notice["text"], result["text"]) == (True, "kept")
+
+
+async def test_a_capture_leaves_code_to_its_client(interpreter: Interpreter) -> None:
+    """The original's code goes on with its client. It is interrupted if that leaves, at the latest when the capture is over."""
+    run = interpreter.submit("out('begun')\nwhile True: pass")
+    await run.next_events()
+    for _ in range(2):
+        interpreter.contexts.expect_copies()
+        interpreter.contexts.settle(is_copy=False)
+    interpreter.contexts.expect_copies()
+    run.abandon()
+    await turns()
+    assert interpreter.context().run is run
+    interpreter.contexts.settle(is_copy=False)
+    following = await interpreter.run("result('next')")
+    assert (following.stderr, following.text) == ("", "next")
+
+
+async def test_a_pause_does_not_run_what_waits(client: Client, interpreter: Interpreter) -> None:
+    """A run that waits for its turn at a pause is given up when its connection breaks."""
+    busy = asyncio.create_task(client.execute("import time; seen = 1\nwhile not __import__('os').path.exists('go'): time.sleep(0.01)"))
+    await until(lambda: interpreter.context().run is not None)
+    waiting = client.session.post(client.url + "/execute", json={"code": "seen = 2"})
+    async with waiting:
+        interpreter.contexts.detach_runs()
+    Path(interpreter.context().cwd, "go").touch()
+    with pytest.raises(aiohttp.ClientError):
+        await busy
+    assert [event["text"] for event in await client.execute("result(str(seen))") if event["type"] == "result"] == ["1"]
+
+
+def test_detached_output_is_bounded() -> None:
+    """The newest text is kept, and what is missing is counted."""
+    output = DetachedOutput()
+    for number in range(1000):
+        output.add([Output("stdout", f"{number:999d}\n"), Display({}, {}, True, 0)])
+    text = output.notice()
+    assert len(text) < 70_000
+    assert "1000 results" in text
+    assert text.endswith("999\n")
+    assert "934464 characters before it were not kept" in text
+
+
+@pytest.mark.parametrize(("count", "said"), [(0, None), (1, "It gave a result that was"), (2, "It gave 2 results that were")])
+def test_results_of_a_detached_run_are_counted(count: int, said: str | None) -> None:
+    """In words that fit the number."""
+    output = DetachedOutput()
+    output.add([Display({}, {}, True, 0)] * count)
+    assert ("It gave" in output.notice()) is (said is not None)
+    assert (said or "") in output.notice()
 
 
 async def test_killed_connection_of_a_waiting_run(client: Client) -> None:
@@ -161,6 +305,27 @@ async def test_contexts_over_http(client: Client) -> None:
     for method, path in (("DELETE", ""), ("POST", "/restart")):
         assert (await client.call(method, f"/contexts/{made['id']}{path}"))[0] == 404
     assert (await client.call("POST", "/contexts", {"cwd": "/no/such"}))[0] == 400
+    assert await client.call("POST", "/contexts", {"cwd": __file__}) == (400, f"cwd '{__file__}' is not a directory")
+
+
+async def test_defaults_are_listed_first_and_the_newest_context_last(client: Client) -> None:
+    """Also when a client's own contexts are older than the defaults, and when a default has been deleted."""
+
+    async def listed() -> list[tuple[str, str]]:
+        return [(one["id"], one["language"]) for one in json.loads((await client.call("GET", "/contexts"))[1])]
+
+    made = [json.loads((await client.call("POST", "/contexts", {"language": name}))[1])["id"] for name in ("javascript", "python")]
+    await client.execute("x = 1")
+    first = await listed()
+    assert [language for _, language in first[:2]] == ["python", "javascript"]
+    assert [one for one, _ in first[2:]] == made
+    assert (await client.call("DELETE", f"/contexts/{first[0][0]}"))[0] == 200
+    made.append(json.loads((await client.call("POST", "/contexts", {}))[1])["id"])
+    again = await listed()
+    assert [language for _, language in again[:2]] == ["python", "javascript"]
+    assert again[0][0] not in (first[0][0], *made)
+    assert [one for one, _ in again[2:]] == made
+    assert (await client.execute("result(str('x' in globals()))"))[0]["text"] == "False"
 
 
 async def test_health_needs_no_token(secured: Client) -> None:

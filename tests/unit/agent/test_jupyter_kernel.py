@@ -17,13 +17,13 @@ import cloister
 from cloister.agent.accounts import find_account
 from cloister.agent.cgroup import Cgroup
 from cloister.agent.interpreter.contexts import Contexts
+from cloister.agent.interpreter.driver_kernel import DriverKernel, KernelSettings
 from cloister.agent.interpreter.kernel import Display, Finished, Kernel
 from cloister.agent.interpreter.languages import Language
-from cloister.agent.interpreter.native import KernelSettings, NativeKernel
 from cloister.agent.interpreter.process import BridgedProcess, LaunchSpec
 from framework.fake_interpreter import Interpreter, Outcome, collect
 
-BRIDGE = Path(cloister.__file__).parent / "agent" / "drivers" / "jupyter.py"
+BRIDGE = Path(cloister.__file__).parent / "agent" / "drivers" / "jupyter" / "main.py"
 FAKE = Path(__file__).parents[2] / "framework" / "fake_jupyter.py"
 
 Make = Callable[..., Interpreter]
@@ -40,7 +40,7 @@ async def make(tmp_path: Path) -> AsyncIterator[Make]:
             account = find_account(pwd.getpwuid(os.getuid()).pw_name)
             env = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "GIVEN": "yes", "TMPDIR": str(tmp_path)}
             launch = LaunchSpec(argv=[sys.executable, str(BRIDGE), str(spec)], env=env, cwd=cwd, account=account)
-            return NativeKernel(BridgedProcess(launch), settings, Cgroup(tmp_path), {})
+            return DriverKernel(BridgedProcess(launch), settings, Cgroup(tmp_path), {})
 
         return start
 
@@ -61,7 +61,7 @@ async def make(tmp_path: Path) -> AsyncIterator[Make]:
 
 
 async def test_output_results_and_errors_keep_their_order(make: Make) -> None:
-    """What a kernel publishes comes in its order, results with all their types, the value of the cell as the main one."""
+    """A kernel's messages come in order, results with all their types, the value of the cell as the main one."""
     code = (
         "out('a\\n'); result({'text/html': '<b>1</b>', 'text/plain': '1'}, 'display_data'); out('b\\n', 'stderr')\n"
         "result('2', 'update_display_data'); result({'text/plain': '3', 'image/png': 'aGk='})"
@@ -83,7 +83,7 @@ async def test_empty_result_is_none(make: Make) -> None:
 
 
 async def test_state_and_count_are_kept(make: Make) -> None:
-    """What one run defines the next one sees; the counter is the kernel's."""
+    """A run sees the names of earlier ones; the counter is the kernel's."""
     interpreter = make()
     await interpreter.run("x = 41")
     outcome = await interpreter.run("result(x + 1)")
@@ -125,7 +125,7 @@ async def test_output_arrives_while_the_code_runs(make: Make) -> None:
 
 
 async def test_slow_reader_holds_the_kernel(make: Make) -> None:
-    """While nobody reads, a kernel that floods is stopped, its bridge stays small, and in the end nothing is missing."""
+    """While no client reads, a kernel that floods is stopped and its bridge stays small; in the end all output arrives."""
     interpreter = make(max_output_bytes=512 << 20)
     count = 40_000
     run = interpreter.submit(f"out('here\\n')\nfor i in range({count}): out('x' * 999 + '\\n')")
@@ -161,7 +161,7 @@ async def test_output_bound_ends_the_run_and_keeps_the_state(make: Make) -> None
 
 @pytest.mark.parametrize(("words", "fields"), [((), {}), (("interruptible",), {"interrupt_mode": "message"})])
 async def test_abandoned_run_is_interrupted_and_state_is_kept(make: Make, words: tuple[str, ...], fields: dict[str, str]) -> None:
-    """A run that nobody waits for stops, by signal or by message as the kernelspec says; the next one remembers."""
+    """An abandoned run stops, by signal or by message as the kernelspec says; the next one keeps the state."""
     interpreter = make(*words, **fields)
     await interpreter.run("x = 3")
     run = interpreter.submit("out('on')\nwhile True: time.sleep(0.01)")
@@ -217,6 +217,11 @@ async def test_kernel_that_cannot_start_says_why(make: Make) -> None:
     assert outcome.error.name == "KernelStartError"
     assert "exit code 7" in outcome.error.value
     assert "no such module: fake" in outcome.error.value
+
+
+async def test_first_run_waits_for_a_kernel_that_answers_too_early(make: Make) -> None:
+    """A kernel that answers while it still sets itself up gets its first code when it has come to rest."""
+    assert (await make("early").run("result('done')")).text == "done"
 
 
 async def test_missing_program_is_named(make: Make) -> None:
@@ -298,7 +303,7 @@ async def test_a_pager_s_text_is_shown(make: Make) -> None:
 
 
 async def test_background_output_goes_to_the_next_run(make: Make) -> None:
-    """What a thread publishes after its run is the output of the next one."""
+    """Output of a thread after its run belongs to the next run."""
     interpreter = make()
     await interpreter.run("import threading; threading.Timer(0.2, out, ['late;']).start()")
     await asyncio.sleep(1.5)
@@ -306,7 +311,7 @@ async def test_background_output_goes_to_the_next_run(make: Make) -> None:
 
 
 async def test_log_is_not_output(make: Make) -> None:
-    """What a kernel writes to its own descriptors is its log, however much it is."""
+    """Text on a kernel's own descriptors is its log, however long it is."""
     outcome = await make().run("for _ in range(200): os.write(1, b'z' * 65536)\nout('end')")
     assert (outcome.stdout, outcome.stderr) == ("end", "")
 

@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 
 from cloister.agent.cgroup import Cgroup
-from cloister.agent.init import InitDocument, SandboxState
 from cloister.agent.interpreter.kernelspecs import find_kernelspecs, kernelspec_directories
 from cloister.agent.interpreter.languages import LanguageContext, find_language
 from cloister.agent.interpreter.launch import KernelLauncher
+from cloister.agent.state import AgentState
 from cloister.errors import NotFoundError
+from cloister.protocol.init_document import InitDocument
 
 NATIVE = ("python", "bash")
 
@@ -41,11 +42,11 @@ def test_a_kernel_is_named_by_its_directory_and_by_its_language(tmp_path: Path) 
 
 
 def test_native_languages_win(tmp_path: Path) -> None:
-    """A kernelspec takes nobody's name; one of another name is there beside the native language."""
+    """A kernelspec cannot take a native language's name; with another name it exists beside it."""
     install(tmp_path, "python3", language="python")
     install(tmp_path, "mine", language="python")
 
-    def others() -> list:  # type: ignore[type-arg]
+    def others() -> list:  # type: ignore[type-arg]  # of anything
         return find_kernelspecs([tmp_path])
 
     assert find_language("Python3", NATIVE, others).interrupt == "signal"
@@ -60,7 +61,7 @@ def test_the_command_names_the_bridge_and_the_kernelspec(tmp_path: Path) -> None
     place = install(tmp_path, "lua")
     (language,) = find_kernelspecs([tmp_path])
     argv = language.argv(LanguageContext(Path("/drivers"), 100))
-    assert argv[-2:] == ["/drivers/jupyter.py", str(place)]
+    assert argv[-2:] == ["/drivers/jupyter/main.py", str(place)]
     assert not language.takes_envs
 
 
@@ -106,9 +107,9 @@ def test_a_directory_of_many_is_not_read_whole(tmp_path: Path) -> None:
 
 
 def test_the_zygote_finds_no_kernel(tmp_path: Path) -> None:
-    """What exercises the agent before there is a sandbox cannot start a kernel of the template."""
+    """The exercise of the agent before there is a sandbox cannot start a kernel of the template."""
     install(tmp_path / "kernels", "python3", language="python")
-    launcher = KernelLauncher(SandboxState.blank(), tmp_path, Cgroup(tmp_path))
+    launcher = KernelLauncher(AgentState.blank(), tmp_path, Cgroup(tmp_path))
     launcher.state.envs["JUPYTER_PATH"] = str(tmp_path)
     assert launcher.kernelspecs() == []
     launcher.state.become(InitDocument(sandbox_id="s", envs={"JUPYTER_PATH": str(tmp_path)}, kernel_user="root"))

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from cloister.agent.accounts import Account
-from cloister.agent.files.upload import Upload
 from cloister.agent.filesystem.users import Workers
+from cloister.agent.transfer.upload import Upload
 from cloister.errors import InvalidRequestError
 
 

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from cloister.api.logs import render_line, select
-from cloister.store.logs import LogEntry
+from cloister.model.log import LogEntry
 
 ENTRIES = [
     LogEntry(

@@ -27,13 +27,25 @@ def test_documentation_is_complete() -> None:
     assert DOCUMENT.read_text(encoding="utf-8") == render(), "run: python -m cloister.config.document docs/configuration.md"
 
 
+def test_help_is_one_line_each() -> None:
+    """Each setting's help is one short sentence under a heading, so that ``--help`` shows one line for it."""
+    for setting in SETTINGS:
+        assert setting.help.endswith("."), setting.name
+        assert len(setting.help) <= 72, setting.name
+        assert setting.group, setting.name
+    text = argparse.ArgumentParser(prog="x")
+    add_arguments(text)
+    assert len(text.format_help().splitlines()) < 240  # of a terminal with 80 columns
+    assert text.format_usage() == "usage: x [OPTION]...\n"
+
+
 def test_precedence(tmp_path: Path) -> None:
     """Command line counts before environment, environment before file, file before default."""
     file = tmp_path / "c.toml"
-    file.write_text('max_timeout_s = 1\nmax_body_mib = 2\ndefault_pids = 3\nlog_level = "debug"\n')
+    file.write_text('max_timeout_s = 1\nmax_body_mib = 2\ndefault_pids = 33\nlog_level = "debug"\n')
     environ = {"CLOISTER_CONFIG": str(file), "CLOISTER_MAX_TIMEOUT_S": "10", "CLOISTER_MAX_BODY_MIB": "20"}
     settings = load(parse("--max-timeout-s", "100"), environ)
-    assert (settings.max_timeout_s, settings.max_body_mib, settings.default_pids, settings.log_level) == (100, 20, 3, "debug")
+    assert (settings.max_timeout_s, settings.max_body_mib, settings.default_pids, settings.log_level) == (100, 20, 33, "debug")
     assert settings.listen == Settings().listen
 
 
@@ -55,6 +67,16 @@ def test_wrong_values_are_refused_by_name(environ: dict[str, str], named: str) -
         load(None, environ)
 
 
+def test_the_standard_variable_of_traces_is_the_weakest_source() -> None:
+    """OTEL_EXPORTER_OTLP_ENDPOINT counts where no source of our own has the setting; a wrong one is named."""
+    standard = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4318"}
+    assert load(None, {}).otlp_endpoint is None
+    assert load(None, standard).otlp_endpoint == "http://127.0.0.1:4318"
+    assert load(None, {**standard, "CLOISTER_OTLP_ENDPOINT": "http://other:1"}).otlp_endpoint == "http://other:1"
+    with pytest.raises(InvalidRequestError, match=r"otlp_endpoint \(OTEL_EXPORTER_OTLP_ENDPOINT\).*is not the URL"):
+        load(None, {"OTEL_EXPORTER_OTLP_ENDPOINT": "ftp://x"})
+
+
 def test_switches_are_words_or_toml_values(tmp_path: Path) -> None:
     """A switch is true or false in every source, and off unless it is given."""
     file = tmp_path / "c.toml"
@@ -74,7 +96,7 @@ def test_unknown_key_in_the_file(tmp_path: Path) -> None:
 
 
 def test_every_setting_survives_the_way_to_a_child() -> None:
-    """What ``to_json`` gives is read back the same, for every kind of setting."""
+    """``from_json`` reads the output of ``to_json`` back unchanged, for every kind of setting."""
     settings = Settings(
         domain="sbx.test", include_credentials=True, dns_upstreams=("1.1.1.1", "9.9.9.9"), extra_ca_file=Path("/ca.pem"), node_wait_s=1.5
     )

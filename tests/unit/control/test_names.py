@@ -9,7 +9,7 @@ import pytest
 
 from cloister.control.names import Reference, clean_tags, namespace_of, parse_new_name, parse_reference
 from cloister.errors import InvalidRequestError
-from cloister.store.base import Team
+from cloister.model.team import Team
 
 
 @pytest.mark.parametrize(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from pathlib import Path
 
 import pytest
 
 from cloister.errors import DeadlineError, IsolationError
-from cloister.linux.cgroup import find_tree
+from cloister.linux.cgroup import _TreeV2, find_tree
 from cloister.model.resources import Limits
 
 LIMITS = Limits(cpu_count=1.5, mem_mib=100, pids=50)
@@ -38,8 +39,28 @@ def test_v1_limits(v1: Path) -> None:
     assert (v1 / "memory/cloister/3/a/memory.limit_in_bytes").read_text() == str(100 << 20)
     assert (v1 / "cpu/cloister/3/a/cpu.cfs_quota_us").read_text() == "150000"
     assert (v1 / "pids/cloister/3/a/pids.max").read_text() == "50"
+    assert not (v1 / "memory/cloister/3/a/memory.kmem.tcp.limit_in_bytes").exists()
     tree.attach("a", 77)
     assert {(v1 / c / "cloister/3/a/cgroup.procs").read_text() for c in ("memory", "cpu", "cpuacct", "pids", "freezer")} == {"77"}
+
+
+def test_v1_bounds_buffers_of_sockets(v1: Path) -> None:
+    """Where the kernel has the file, they get an eighth of the memory."""
+    file = v1 / "memory/cloister/3/a/memory.kmem.tcp.limit_in_bytes"
+    file.parent.mkdir(parents=True)
+    file.touch()
+    find_tree(3, v1).create("a", LIMITS)
+    assert int(file.read_text()) == 100 * 1024 * 1024 // 8
+
+
+@pytest.mark.parametrize("version", ["v1", "v2"])
+def test_processes_of_all_servers_are_bounded(version: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    """The group above all servers' leaves the host an eighth of the lower of the kernel's two limits."""
+    root: Path = request.getfixturevalue(version)
+    for name, value in (("pid_max", 32_768), ("threads-max", 8_000)):
+        (tmp_path / name).write_text(f"{value}\n")
+    find_tree(3, root).bound_all(tmp_path)
+    assert (root / ("pids/cloister" if version == "v1" else "cloister") / "pids.max").read_text() == "7000"
 
 
 def test_v2_limits(v2: Path) -> None:
@@ -48,7 +69,7 @@ def test_v2_limits(v2: Path) -> None:
     tree.create("a", LIMITS)
     assert tree.version == 2
     for parent in ("", "cloister", "cloister/3"):
-        assert (v2 / parent / "cgroup.subtree_control").read_text() == "+cpu +memory +pids"
+        assert (v2 / parent / "cgroup.subtree_control").read_text() == "+cpu +memory +pids +io"
     group = v2 / "cloister/3/a"
     assert (group / "memory.max").read_text() == str(100 << 20)
     assert (group / "cpu.max").read_text() == "150000 100000"
@@ -147,8 +168,90 @@ def test_what_does_not_freeze_in_time_is_thawed(v2: Path) -> None:
     group = v2 / "cloister/3/a"
     (group / "cgroup.freeze").write_text("0")
     (group / "cgroup.events").write_text("populated 1\nfrozen 0\n")
-    with pytest.raises(DeadlineError, match="a did not stand still"):
+    with pytest.raises(DeadlineError, match="a did not freeze"):
         tree.freeze("a", 0.05)
     assert (group / "cgroup.freeze").read_text() == "0"
     tree.thaw("none")
     assert not (v2 / "cloister/3/none").exists()
+
+
+@pytest.mark.parametrize("version", ["v1", "v2"])
+def test_a_start_leaves_paused_groups_frozen(version: str, request: pytest.FixtureRequest) -> None:
+    """And thaws every other one."""
+    root: Path = request.getfixturevalue(version)
+    tree = find_tree(3, root)
+    asked, thawed = ("FREEZING", "THAWED") if version == "v1" else ("1", "0")
+    files = {}
+    for name in ("paused", "left"):
+        tree.create(name, None)
+        files[name] = root / (f"freezer/cloister/3/{name}/freezer.state" if version == "v1" else f"cloister/3/{name}/cgroup.freeze")
+        files[name].write_text(asked)
+    tree.thaw_all(but={"paused", "gone"})
+    assert tree.is_to_freeze("paused")
+    assert files["paused"].read_text() == asked
+    assert files["left"].read_text().startswith(thawed)
+
+
+def test_swap_of_a_group(v1: Path, v2: Path) -> None:
+    """It may be used only while it is allowed on version 2; on version 1 the limit covers memory and swap."""
+    one, two = find_tree(0, v1), _TreeV2(0, v2)
+    for tree in (one, two):
+        tree.create("a", None)
+    (v1 / "memory/cloister/0/a/memory.stat").write_text("cache 1\ntotal_swap 4096\n")
+    assert one.swapped_bytes("a") == 4096
+    one.allow_swap("a", allowed=True)
+    assert two.swapped_bytes("a") == 0
+    two.allow_swap("a", allowed=True)
+    files = [v2 / "cloister/0/a" / f"memory.swap.{name}" for name in ("current", "max")]
+    assert not files[1].exists()
+    files[0].write_text("8192\n")
+    files[1].write_text("0")
+    assert two.swapped_bytes("a") == 8192
+    two.allow_swap("a", allowed=True)
+    assert files[1].read_text() == "max"
+    two.allow_swap("a", allowed=False)
+    assert files[1].read_text() == "0"
+
+
+def test_resident_bytes_on_v2(v2: Path) -> None:
+    """Programs' memory and files of a tmpfs count, the page cache does not."""
+    tree = find_tree(3, v2)
+    tree.create("a", None)
+    group = v2 / "cloister/3/a"
+    (group / "memory.stat").write_text("anon 100\nfile 2048\nshmem 12\n")
+    assert tree.resident_bytes("a") == 112
+
+
+def test_resident_bytes_on_v1(v1: Path) -> None:
+    """Those of the whole tree of groups below, which is what its limit counts."""
+    tree = find_tree(3, v1)
+    tree.create("a", None)
+    stat = v1 / "memory/cloister/3/a/memory.stat"
+    stat.write_text("rss 1\ntotal_rss 100\ntotal_cache 2048\ntotal_shmem 12\n")
+    assert tree.resident_bytes("a") == 112
+
+
+def test_memory_of_a_group_is_given_back(v1: Path, v2: Path) -> None:
+    """Each version has a file for it; a kernel without it gives nothing back."""
+    one, two = find_tree(0, v1), _TreeV2(0, v2)
+    for tree in (one, two):
+        tree.create("a", None)
+    one.page_out("a", lambda: True, 5)
+    (v1 / "memory/cloister/0/a/memory.force_empty").touch()
+    one.page_out("a", lambda: True, 5)
+    assert (v1 / "memory/cloister/0/a/memory.force_empty").read_text() == "0\n"
+    group = v2 / "cloister/0/a"
+    (group / "memory.current").write_text("4096\n")
+    (group / "memory.reclaim").touch()
+    two.page_out("a", lambda: True, 5)
+    assert (group / "memory.reclaim").read_text() == "4096\n"
+
+
+def test_giving_memory_back_ends_with_the_pause(v1: Path) -> None:
+    """The kernel, played by a file that takes no text, is asked no longer; so it is after the time that was given."""
+    tree = find_tree(0, v1)
+    tree.create("a", None)
+    os.mkfifo(v1 / "memory/cloister/0/a/memory.force_empty")
+    asked = iter([True, True, False])
+    tree.page_out("a", lambda: next(asked, False), 60)
+    tree.page_out("a", lambda: True, 0.01)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from cloister.errors import IsolationError
-from cloister.linux.ext4 import EmptyImage, empty_image
+from cloister.linux.ext4 import EmptyImage, empty_image, is_clean
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def test_a_written_image_is_a_sound_file_system_of_the_size_that_was_asked_for(i
 
 
 def test_a_written_image_is_sparse_and_private(image: EmptyImage, tmp_path: Path) -> None:
-    """It takes little more than it holds, and nobody but its owner reads it."""
+    """It takes little more space than its data, and only its owner can read it."""
     path = tmp_path / "disk.img"
     image.write(path)
     assert path.stat().st_blocks * 512 < 1 << 20
@@ -66,3 +66,15 @@ def test_an_impossible_size_is_refused_with_the_programs_own_words() -> None:
     """One MiB has no room for a million inodes."""
     with pytest.raises(IsolationError, match="cannot make a disk"):
         empty_image(1, 1_000_000)
+
+
+def test_a_disk_that_was_not_unmounted_is_known(image: EmptyImage, tmp_path: Path) -> None:
+    """By the state in its superblock, which also tells of errors; what is no ext4 is not clean either."""
+    path = tmp_path / "disk.img"
+    image.write(path)
+    assert is_clean(path)
+    for state in ("0", "3", "5"):  # mounted, with errors, with files that were deleted while open
+        subprocess.run(["debugfs", "-w", "-R", f"set_super_value state {state}", str(path)], capture_output=True, check=True)
+        assert not is_clean(path)
+    path.write_bytes(b"")
+    assert not is_clean(path)

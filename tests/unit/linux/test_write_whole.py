@@ -14,6 +14,8 @@ def test_replaces_what_was_there(tmp_path: Path) -> None:
     """The new content is there, for the owner only, and nothing beside it."""
     path = tmp_path / "record.json"
     path.write_text("old")
+    write_whole(path, "new", is_durable=True)
+    assert path.read_text() == "new"
     write_whole(path, "new ü")
     assert path.read_text(encoding="utf-8") == "new ü"
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
@@ -21,7 +23,7 @@ def test_replaces_what_was_there(tmp_path: Path) -> None:
 
 
 def test_a_failure_leaves_the_old(tmp_path: Path) -> None:
-    """What cannot be written changes nothing and leaves nothing."""
+    """A failed write changes no file and leaves none."""
     path = tmp_path / "record.json"
     path.write_text("old")
     with pytest.raises(UnicodeEncodeError):

@@ -1,4 +1,4 @@
-"""What a sandbox's log is told of refused connections: when, how often, and how much at most."""
+"""The notes of refused connections in a sandbox's log: when, how often, and how many at most."""
 
 from __future__ import annotations
 

@@ -5,19 +5,19 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import pytest
 
 from cloister.errors import IsolationError
-from cloister.model.node import SandboxNote
+from cloister.model.node import SandboxNote, SandboxUsage
 from cloister.network.refusals import Refusal, Target
 from cloister.node.sampler import Sampler
-from cloister.runtime.base import Usage
+from framework.node_parts import RecordedEvents
 from framework.waiting import turns
 
 ID = "a" * 20
-USAGE = Usage(
+USAGE = SandboxUsage(
     cpu_used_s=1,
     mem_used_bytes=2,
     mem_cache_bytes=3,
@@ -35,12 +35,12 @@ USAGE = Usage(
 class Source:
     """A sandbox whose numbers are set by hand."""
 
-    now: Usage = USAGE
+    now: SandboxUsage = USAGE
     whole_reads: int = 0
     fault: OSError | None = None
     network_slot: int = 1
 
-    def usage(self) -> Usage:
+    def usage(self) -> SandboxUsage:
         """All of it."""
         if self.fault is not None:
             raise self.fault
@@ -60,11 +60,11 @@ class Bench:
 
     sampler: Sampler
     source: Source
-    notes: list[SandboxNote] = field(default_factory=list)
+    notes: list[SandboxNote]
 
     async def sample(self, **changed: float) -> list[str]:
         """Change the numbers (which takes processor time), sample, and return the new notes' events."""
-        self.source.now = replace(self.source.now, cpu_used_s=self.source.now.cpu_used_s + 1, **changed)  # type: ignore[arg-type]
+        self.source.now = replace(self.source.now, cpu_used_s=self.source.now.cpu_used_s + 1, **changed)  # type: ignore[arg-type]  # fields by name
         before = len(self.notes)
         await asyncio.sleep(0.05)
         return [note.event for note in self.notes[before:]]
@@ -77,8 +77,8 @@ async def bench() -> Bench:
     async def here(work: Callable[[], None]) -> None:
         work()
 
-    made = Bench(Sampler(here, 0.01), Source())
-    made.sampler.on_note = made.notes.append
+    events = RecordedEvents()
+    made = Bench(Sampler(events=events, in_thread=here, take_refusals=list, interval_s=0.01), Source(), events.notes)
     made.sampler.watch(ID, made.source, time.time() - 10)
     return made
 
@@ -100,7 +100,7 @@ async def test_limits_are_noted_once_for_each_time(bench: Bench) -> None:
 
 
 async def test_adopted_sandbox_is_not_charged_with_its_past(bench: Bench) -> None:
-    """What happened before the first sample is not told as new."""
+    """Events before the first sample are not reported as new."""
     bench.source.now = replace(USAGE, oom_kills=3, pids_refused=4)
     await bench.sampler.metrics(ID, None, None, None)
     assert bench.notes == []
@@ -126,7 +126,7 @@ async def test_fresh_sandbox_is_sampled_when_asked(bench: Bench) -> None:
 
 
 async def test_last_look_finds_what_ended_it(bench: Bench) -> None:
-    """What happened between the last sample and the end is noted before the sandbox is forgotten."""
+    """Events between the last sample and the end are noted before the sandbox is forgotten."""
     await bench.sampler.metrics(ID, None, None, None)
     bench.source.now = replace(USAGE, cpu_used_s=2, oom_kills=1)
     await bench.sampler.forget(ID)
@@ -153,7 +153,7 @@ async def here(work: Callable[[], None]) -> None:
 
 
 async def test_refusals_are_read_once_for_all_and_noted_for_each() -> None:
-    """One read an interval, whatever the number of sandboxes; each note goes to the sandbox whose slot it was, unknown slots to nobody."""
+    """One read an interval serves all sandboxes. Each note goes to the sandbox with that slot; unknown slots make no note."""
     reads: list[int] = []
     waiting = [Refusal(slot, Target("10.0.0.1", "tcp", slot, "not_public"), slot) for slot in (1, 2, 9)]
 
@@ -163,9 +163,8 @@ async def test_refusals_are_read_once_for_all_and_noted_for_each() -> None:
         waiting.clear()
         return found
 
-    notes: list[SandboxNote] = []
-    sampler = Sampler(here, 60, take)
-    sampler.on_note = notes.append
+    events = RecordedEvents()
+    sampler, notes = Sampler(events=events, in_thread=here, take_refusals=take, interval_s=60), events.notes
     for slot, name in ((1, "a"), (2, "b")):
         sampler.watch(name * 20, Source(network_slot=slot), time.time())
     running = asyncio.create_task(sampler.run())
@@ -191,10 +190,11 @@ async def test_rules_that_cannot_be_read_do_not_stop_the_sampler() -> None:
     def take() -> list[Refusal]:
         raise IsolationError("no answer", step="nftables")
 
-    sampler = Sampler(here, 0.01, take)
+    sampler = Sampler(events=RecordedEvents(), in_thread=here, take_refusals=take, interval_s=0.01)
     sampler.watch(ID, Source(), time.time() - 10)
     running = asyncio.create_task(sampler.run())
-    await asyncio.sleep(1)
-    assert not running.done()
+    async with asyncio.timeout(20):
+        while len((await sampler.metrics(ID, None, None, None)).samples) < 2:
+            assert not running.done()
+            await asyncio.sleep(0.01)
     running.cancel()
-    assert len((await sampler.metrics(ID, None, None, None)).samples) > 1

@@ -6,15 +6,15 @@ import itertools
 
 import pytest
 
+from cloister.model.node import SandboxUsage
 from cloister.node.samples import SampleRing
-from cloister.runtime.base import Usage
 
 START = 1_000_000.0
 
 
-def usage(cpu_used_s: float = 0.0, mem_used_bytes: int = 0) -> Usage:
+def usage(cpu_used_s: float = 0.0, mem_used_bytes: int = 0) -> SandboxUsage:
     """Some usage."""
-    return Usage(
+    return SandboxUsage(
         cpu_used_s=cpu_used_s,
         mem_used_bytes=mem_used_bytes,
         mem_cache_bytes=1,

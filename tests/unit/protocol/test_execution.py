@@ -31,7 +31,7 @@ def test_execute_request_of_the_sdk() -> None:
     ],
 )
 def test_bad_execute_requests(body: bytes) -> None:
-    """What is no request is refused, never a crash."""
+    """A malformed request is refused and never crashes the agent."""
     with pytest.raises(InvalidRequestError):
         execution.parse_execute_request(body)
 

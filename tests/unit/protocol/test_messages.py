@@ -40,9 +40,9 @@ class Every:
     unsigned: int = wire(2, Kind.UINT64)
     moment: int | None = wire(3, Kind.TIMESTAMP)
     numbers: tuple[int, ...] = wire_list(4, Kind.UINT32)
-    names: dict[str, str] = wire_map(5)  # noqa: RUF009  # as in the messages themselves
+    names: dict[str, str] = wire_map(5)  # noqa: RUF009 - as in the messages themselves
     parts: tuple[bytes, ...] = wire_list(6, Kind.BYTES)
-    inner: process.TerminalSize | None = wire(7, process.TerminalSize)  # noqa: RUF009
+    inner: process.TerminalSize | None = wire(7, process.TerminalSize)  # noqa: RUF009 - as in the messages themselves
 
 
 CHOICES: dict[Kind, Any] = {
@@ -77,7 +77,7 @@ def any_message(chance: random.Random, kind: type) -> Any:
 
 @pytest.mark.parametrize("seed", range(40))
 def test_both_codecs_agree_with_the_official_messages(seed: int) -> None:
-    """What we write the official runtime reads, what it writes we read, and the content is the same, in both codecs."""
+    """The official runtime reads our messages and we read its, with the same content, in both codecs."""
     chance = random.Random(seed)
     for ours, theirs in PAIRS:
         message = any_message(chance, ours)
@@ -165,7 +165,7 @@ def test_json_is_read_liberally() -> None:
     ],
 )
 def test_wrong_json_is_refused(text: str) -> None:
-    """What is not the message that is wanted is a MessageError."""
+    """Bytes that are not the expected message are a MessageError."""
     with pytest.raises(MessageError):
         from_json(process.StartRequest, text.encode("latin-1"))
 

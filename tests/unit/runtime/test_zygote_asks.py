@@ -1,4 +1,4 @@
-"""Asking a zygote whose template is hostile: nobody waits longer than once."""
+"""Waiting for a zygote and asking it, although its template is hostile: only one request waits for one that does not answer."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ BIRTH = Birth(namespaces=[], group_files=[], cpus=[0], nofile=10)
 
 @pytest.fixture
 def held() -> Iterator[tuple[Zygote, socket.socket]]:
-    """A zygote that never answers, and its end of the socket, which somebody else holds open too."""
+    """A zygote that never answers, and its end of the socket, which another process holds open too."""
     process = subprocess.Popen(["sleep", "60"])
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     ours.settimeout(2.0)
-    zygote = Zygote("kernel", os.pidfd_open(process.pid), ours, zygotes_module._make_log("kernel"))
+    zygote = Zygote("kernel", os.pidfd_open(process.pid), ours, zygotes_module.log_in_memory("kernel"))
     with theirs:
         yield zygote, theirs
         zygote.close()
@@ -47,7 +47,7 @@ def ask(zygote: Zygote) -> str:
 
 
 def test_only_the_first_waits_for_one_that_does_not_answer(held: tuple[Zygote, socket.socket]) -> None:
-    """It is killed then; those who come later are told at once, although a process that it has left holds its socket open."""
+    """It is killed then. Later requests fail at once, although a process that it has left holds its socket open."""
     zygote, _theirs = held
     began = time.monotonic()
     assert "does not answer" in ask(zygote)
@@ -71,9 +71,22 @@ def test_its_end_does_not_wait_for_an_answer(held: tuple[Zygote, socket.socket])
     assert not zygote.is_open()
 
 
+def test_one_that_takes_too_long_is_told_from_one_that_ends(held: tuple[Zygote, socket.socket]) -> None:
+    """The error of a start names the cause, and then what the zygote wrote, if anything."""
+    zygote, theirs = held
+    with pytest.raises(RuntimeFailedError, match=r"^the kernel zygote was not ready within 0\.01 s$"):
+        zygote.wait_ready(0.01)
+    theirs.send(b"ready")
+    zygote.wait_ready(60)
+    os.write(zygote._log, b"no numpy\n")
+    theirs.close()
+    with pytest.raises(RuntimeFailedError, match=r"^the kernel zygote ended before it was ready; it wrote: no numpy$"):
+        zygote.wait_ready(60)
+
+
 def test_its_log_is_bounded() -> None:
-    """A template that prints without end fills no memory of the host, and cannot make room; what it said first is there."""
-    log = zygotes_module._make_log("kernel")
+    """A template that prints without end fills no memory of the host. Its first words are in the log."""
+    log = zygotes_module.log_in_memory("kernel")
     ours, theirs = socket.socketpair()
     with ours, theirs:
         zygote = Zygote("kernel", os.pidfd_open(os.getpid()), ours, log)
@@ -89,7 +102,7 @@ def test_its_log_is_bounded() -> None:
 
 
 def test_a_slot_that_is_killed_while_it_is_set_up_is_told_as_such() -> None:
-    """A template's zygote can kill the processes of its zone: the creation says what happened, not what a socket call did."""
+    """A template's zygote can kill the processes of its zone. The error then names that, and not a socket call."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     theirs.close()
     with ours, pytest.raises(IsolationError, match="the sandbox ended while it was set up"):

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from cloister.store.logs import LogEntry, LogStore
+from cloister.model.log import LogEntry
+from cloister.store.logs import LogStore
 
 A, B, C = ("a" * 20, "b" * 20, "c" * 20)
 
@@ -33,7 +34,7 @@ def on_disk(directory: Path) -> int:
 
 
 async def test_entries_come_back_also_after_a_restart(tmp_path: Path) -> None:
-    """What was appended is read at once, and by the next process."""
+    """Appended entries are readable at once, and by the next process."""
     store = await opened(tmp_path / "logs")
     store.append(A, entries(3))
     assert await store.read(A) == entries(3)

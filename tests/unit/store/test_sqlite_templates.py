@@ -1,4 +1,4 @@
-"""Templates of clients in the SQLite store: what is kept, what a tag means, compare-and-set, and what nobody can reach."""
+"""Templates of clients in the SQLite store: stored fields, meaning of tags, compare-and-set, and unreachable builds."""
 
 from __future__ import annotations
 
@@ -10,10 +10,13 @@ from pathlib import Path
 import pytest
 
 from cloister.errors import AlreadyExistsError, StoreError
-from cloister.model.build import BuildStatus
-from cloister.store.base import Team
+from cloister.model.build import Build, BuildStatus
+from cloister.model.sandbox import EndReason, Sandbox, SandboxState
+from cloister.model.team import Team
+from cloister.model.template import OwnedTemplate, TemplateKind
+from cloister.model.upload import Upload
 from cloister.store.sqlite import SqliteStore
-from cloister.store.templates import Build, OwnedTemplate, TemplateKind, TemplateStore, Upload
+from cloister.store.templates import TemplateStore
 
 TEMPLATE = OwnedTemplate(template_id="tpl", team_id="t1", name="mine", public=True, created_at=1.0, updated_at=2.0)
 BUILD = Build(
@@ -34,15 +37,36 @@ READY = replace(BUILD, status=BuildStatus.READY, finished_at=6.0)
 UPLOAD = Upload(team_id="t1", hash="h", size_bytes=5, created_at=1.0, used_at=2.0)
 
 
+SANDBOX = Sandbox(
+    sandbox_id="box",
+    team_id="t1",
+    template_id="tpl",
+    template="mine",
+    state=SandboxState.RUNNING,
+    started_at=1.0,
+    end_at=9.0,
+    cpu_count=1.0,
+    mem_mib=1,
+    disk_mib=1,
+    build_id="b1",
+)
+
+
 @pytest.fixture
-async def rows(tmp_path: Path) -> AsyncIterator[TemplateStore]:
+async def store(tmp_path: Path) -> AsyncIterator[SqliteStore]:
     """An open store with two teams and a template."""
     store = await SqliteStore.open(tmp_path / "x.db")
     for team in ("t1", "t2"):
-        await store.add_team(Team(team_id=team, name=team, created_at=1.0))
+        await store.teams.add_team(Team(team_id=team, name=team, created_at=1.0))
     await store.templates.add_template(TEMPLATE)
-    yield store.templates
+    yield store
     await store.close()
+
+
+@pytest.fixture
+def rows(store: SqliteStore) -> TemplateStore:
+    """The templates of that store."""
+    return store.templates
 
 
 async def test_rows_come_back_as_they_went(rows: TemplateStore) -> None:
@@ -136,6 +160,42 @@ async def test_what_nobody_can_reach(rows: TemplateStore) -> None:
     assert await unwanted(99.0) == set()
 
 
+async def test_a_build_stays_while_a_sandbox_stands_on_it(store: SqliteStore) -> None:
+    """Neither the deletion of its template nor a newer build makes it unwanted, until the sandbox has ended."""
+    rows = store.templates
+    await rows.add_build(READY, ["t"], 7.0)
+    await store.add_sandbox(SANDBOX)
+    await rows.add_build(replace(READY, build_id="b2"), ["t"], 8.0)
+    assert await rows.list_unwanted_builds(99.0) == []
+    await rows.delete_template("tpl", 9.0)
+    assert [one.build_id for one in await rows.list_unwanted_builds(99.0)] == ["b2"]
+    ended = replace(SANDBOX, state=SandboxState.ENDED, ended_at=1.0, end_reason=EndReason.KILLED, version=2)
+    assert await store.change_sandbox(ended, expected_version=1)
+    assert {one.build_id for one in await rows.list_unwanted_builds(99.0)} == {"b1", "b2"}
+
+
+async def test_a_capture_is_hidden(store: SqliteStore) -> None:
+    """No client can find or list it, it counts for no quota, and it goes when no sandbox stands on it."""
+    rows = store.templates
+    capture = replace(READY, build_id="cap", template_id="hidden", sandbox_id="box")
+    before = await rows.count_templates("t1")
+    await rows.add_capture(replace(capture, status=BuildStatus.BUILDING), "t1", 7.0)
+    await store.add_sandbox(replace(SANDBOX, build_id="cap"))
+    await rows.change_build(replace(capture, version=2), expected_version=1)
+    assert await rows.find_template("hidden") is None
+    assert [one.template_id for one in await rows.list_templates("t1")] == ["tpl"]
+    assert await rows.list_snapshots("t1", sandbox_id=None, tag=None, before=None, limit=9) == []
+    assert await rows.count_templates("t1") == before
+    await rows.forget_deleted_templates()
+    assert await rows.list_unwanted_builds(0.0) == []
+    ended = replace(SANDBOX, build_id="cap", state=SandboxState.ENDED, ended_at=1.0, end_reason=EndReason.KILLED, version=2)
+    assert await store.change_sandbox(ended, expected_version=1)
+    assert [one.build_id for one in await rows.list_unwanted_builds(0.0)] == ["cap"]
+    await rows.forget_build("cap")
+    await rows.forget_deleted_templates()
+    assert await rows.list_unwanted_builds(99.0) == []
+
+
 async def test_unfinished_builds_of_a_team(rows: TemplateStore) -> None:
     """Only what waits or is built counts, for one team or for all."""
     await rows.add_template(replace(TEMPLATE, template_id="theirs", team_id="t2"))
@@ -147,21 +207,30 @@ async def test_unfinished_builds_of_a_team(rows: TemplateStore) -> None:
 
 
 async def test_snapshots_are_listed_by_team_and_sandbox(rows: TemplateStore) -> None:
-    """Snapshots come latest first, in pages, without other builds and without other teams'."""
-    await rows.add_build(replace(READY, build_id="plain"), ["plain"], 7.0)
-    for number in range(3):
-        await rows.add_build(replace(READY, build_id=f"s{number}", sandbox_id=f"box{number % 2}"), [f"v{number}"], 8.0)
-    page = await rows.list_snapshots("t1", sandbox_id=None, before=None, limit=2)
-    assert [one.assignment.tag for one in page] == ["v2", "v1"]
-    assert page[0].template.name == "mine"
-    rest = await rows.list_snapshots("t1", sandbox_id=None, before=page[-1].assignment.number, limit=2)
-    assert [one.assignment.tag for one in rest] == ["v0"]
-    assert [one.assignment.tag for one in await rows.list_snapshots("t1", sandbox_id="box1", before=None, limit=9)] == ["v1"]
-    assert list(await rows.list_snapshots("t2", sandbox_id=None, before=None, limit=9)) == []
+    """There is one for each template, by its latest tag: latest first, in pages, without other builds and without other teams'."""
+    await rows.add_build(READY, ["plain"], 7.0)
+    for number in range(4):
+        template = replace(TEMPLATE, template_id=f"tpl{number % 3}", name=f"name{number % 3}")
+        if number < 3:
+            await rows.add_template(template)
+        build = replace(READY, build_id=f"s{number}", template_id=template.template_id, sandbox_id=f"box{number % 2}")
+        await rows.add_build(build, [f"v{number}"], 8.0)
+
+    async def listed(team: str = "t1", *, box: str | None = None, tag: str | None = None, before: int | None = None, limit: int = 9) -> str:
+        found = await rows.list_snapshots(team, sandbox_id=box, tag=tag, before=before, limit=limit)
+        return " ".join(f"{one.template.name}:{one.assignment.tag}" for one in found)
+
+    assert await listed() == "name0:v3 name2:v2 name1:v1"
+    (_, last) = await rows.list_snapshots("t1", sandbox_id=None, tag=None, before=None, limit=2)
+    assert await listed(before=last.assignment.number) == "name1:v1"
+    assert await listed(tag="v0") == "name0:v0"
+    assert await listed(tag="plain") == ""
+    assert await listed(box="box0") == "name2:v2 name0:v0"
+    assert await listed("t2") == ""
 
 
 async def test_an_upload_that_was_replaced_or_used_stays(rows: TemplateStore) -> None:
-    """A digest is kept for the very upload that was read, and only what nobody touched meanwhile is removed."""
+    """A digest is stored for exactly the upload that was read. Only uploads unchanged since then are removed."""
     await rows.put_upload(UPLOAD)
     assert await rows.note_digest(UPLOAD, "d")
     await rows.use_upload("t1", "h", 3.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterator
 
@@ -24,6 +25,21 @@ def test_secrets_are_blanked(capsys: pytest.CaptureFixture[str]) -> None:
     structlog.get_logger().info("thing.done", access_token="abc", api_key="def", team_id="t")
     line = json.loads(capsys.readouterr().err)
     assert (line["access_token"], line["api_key"], line["team_id"], line["process"]) == ("[blanked]", "[blanked]", "t", "test")
+
+
+def test_a_line_and_its_end_are_one_write(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes share the file of the log; between two writes another's line could come."""
+    writes: list[str] = []
+
+    class File(io.StringIO):
+        def write(self, text: str) -> int:
+            writes.append(text)
+            return len(text)
+
+    monkeypatch.setattr("sys.stderr", File())
+    configure_logging("info", "json")
+    structlog.get_logger().info("thing.done")
+    assert [(text.count("\n"), text[-1]) for text in writes] == [(1, "\n")]
 
 
 @pytest.mark.parametrize("form", ["json", "console"])

@@ -1,12 +1,12 @@
-"""What stands for an image when no registry is reached."""
+"""Equivalents of images when no registry can be reached."""
 
 from __future__ import annotations
 
 import pytest
 
 from cloister.template.images.equivalents import find_equivalent
+from cloister.template.images.installscript import install_script
 from cloister.template.images.reference import parse_reference
-from cloister.template.scripts import install_script
 
 
 @pytest.mark.parametrize(

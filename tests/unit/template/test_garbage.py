@@ -16,10 +16,10 @@ from pathlib import Path
 import pytest
 
 from cloister.errors import StoreError
-from cloister.linux.holds import try_claim
+from cloister.linux.treelocks import try_lock
 from cloister.linux.trees import remove_tree
 from cloister.model.template import Template
-from cloister.template.garbage import Collector, LiveTrees
+from cloister.template.garbage import GarbageCollector, TreesInUse
 from cloister.template.layers import LayerStore
 
 A, B, C, D = ("a" * 64, "b" * 64, "c" * 64, "d" * 64)
@@ -32,19 +32,19 @@ def store(tmp_path: Path) -> LayerStore:
     return LayerStore(tmp_path / "store")
 
 
-def publish(store: LayerStore, key: str, parent: str | None = None, *, age_s: float = 30 * 86_400.0) -> Path:
+def publish(store: LayerStore, key: str, parent: str | None = None, *, age_s: float = 30 * 86_400.0, name: str = "t/step") -> Path:
     """A layer that was used last ``age_s`` ago."""
     with store.workspace(key) as workspace:
         (workspace.upper / "file").write_text("x" * 100)
-        store.publish(workspace, key, "t/step", parent, 0.0)
+        store.publish(workspace, key, name, parent, 0.0)
     directory = store.root / "layers" / key
     os.utime(directory, (0, time.time() - age_s))
     return directory
 
 
-def collect(store: LayerStore, live: LiveTrees | None = None, *, retention_s: float = WEEK_S, is_rehearsal: bool = False) -> list[str]:
-    """What is removed, by the first letter of a layer's key."""
-    found = Collector(store, lambda: live or LiveTrees(frozenset())).collect(retention_s, is_rehearsal=is_rehearsal)
+def collect(store: LayerStore, live: TreesInUse | None = None, *, retention_s: float = WEEK_S, is_rehearsal: bool = False) -> list[str]:
+    """The removed items; layers by the first letter of their key."""
+    found = GarbageCollector(store, lambda: live or TreesInUse(frozenset())).collect(retention_s, is_rehearsal=is_rehearsal)
     return [one.name[0] for one in found if one.kind == "layer"]
 
 
@@ -63,7 +63,7 @@ def test_what_nothing_uses_goes(store: LayerStore) -> None:
     publish(store, A)
     assert collect(store, is_rehearsal=True) == ["a"]
     assert layers(store) == "a"
-    removed = Collector(store, lambda: LiveTrees(frozenset())).collect(WEEK_S)
+    removed = GarbageCollector(store, lambda: TreesInUse(frozenset())).collect(WEEK_S)
     assert [(one.kind, one.name) for one in removed] == [("layer", f"{A[:12]} t/step")]
     assert removed[0].size_bytes > 0
     assert layers(store) == ""
@@ -83,7 +83,7 @@ def test_what_records_name_stays(store: LayerStore) -> None:
 
 
 def test_what_was_used_lately_stays(store: LayerStore) -> None:
-    """For the retention; and holding a layer is a use of it. What was used a moment ago stays whatever is asked for."""
+    """A used layer stays for the retention, and holding it is a use. A layer used just now stays whatever the retention."""
     publish(store, A, age_s=WEEK_S - 100)
     publish(store, B, age_s=WEEK_S + 100)
     publish(store, C, age_s=WEEK_S + 100)
@@ -93,6 +93,20 @@ def test_what_was_used_lately_stays(store: LayerStore) -> None:
     assert collect(store) == ["b"]
     assert sorted(collect(store, retention_s=0)) == ["a"]
     assert layers(store) == "cd"
+
+
+def test_what_a_snapshot_or_fork_wrote_goes_soon(store: LayerStore) -> None:
+    """No build finds its layer, so the retention is not for it; one that was used just now, is named or has a child stays."""
+    publish(store, A, age_s=1000, name="t/snapshot")
+    publish(store, B, age_s=800, name="t/snapshot")
+    publish(store, C, age_s=1000, name="t/snapshot")
+    publish(store, D, C, age_s=1000)
+    assert collect(store) == ["a"]
+    store.write_build(template(B))
+    os.utime(store.root / "layers" / B, (0, time.time() - 1000))
+    assert collect(store) == []
+    store.drop_build("build")
+    assert collect(store) == ["b"]
 
 
 def test_a_child_keeps_its_parents(store: LayerStore) -> None:
@@ -107,11 +121,11 @@ def test_a_child_keeps_its_parents(store: LayerStore) -> None:
         os.utime(child, (0, 0))
         assert collect(store) == []
     os.utime(child, (0, 0))
-    assert collect(store, LiveTrees(frozenset({store.rootfs(C)}))) == []
+    assert collect(store, TreesInUse(frozenset({store.rootfs(C)}))) == []
     store.write_build(template(C))
     assert collect(store) == []
     store.drop_build("build")
-    assert collect(store, LiveTrees(frozenset({store.rootfs(A)}))) == ["c", "b"]
+    assert collect(store, TreesInUse(frozenset({store.rootfs(A)}))) == ["c", "b"]
     publish(store, B, A)
     publish(store, C, B)
     assert collect(store) == ["c", "b", "a"]
@@ -148,7 +162,7 @@ def test_nothing_goes_while_a_sandbox_does_not_tell_what_it_stands_on(store: Lay
     log = store.root / "logs" / "old.log"
     log.touch()
     os.utime(log, (0, 0))
-    assert collect(store, LiveTrees(frozenset(), is_whole=False)) == []
+    assert collect(store, TreesInUse(frozenset(), is_whole=False)) == []
     assert layers(store) == "a"
     assert not log.exists()
 
@@ -163,7 +177,7 @@ def test_a_record_that_cannot_be_read_stops_everything(store: LayerStore) -> Non
 
 
 def test_a_layer_that_is_taken_meanwhile_stays_or_cannot_be_taken(store: LayerStore) -> None:
-    """Users and a collector at once: who holds a layer has it whole, and nobody is told that a removed one is his."""
+    """Users and a collector run at once: a held layer is complete, and no user gets hold of a removed one."""
     keys = [f"{number:x}" * 64 for number in range(1, 16)]
     for key in keys:
         publish(store, key)
@@ -229,7 +243,7 @@ def test_a_collector_that_dies_leaves_a_store_that_is_whole(store: LayerStore, m
 
 
 def test_agent_trees_and_host_layers_go_too(store: LayerStore, tmp_path: Path) -> None:
-    """Those that are old and nobody's; held, live and new ones stay."""
+    """Old and unused ones are removed; held, live and new ones stay."""
     for name in ("old", "held", "live", "new"):
         for directory in (store.root / "agent" / name, tmp_path / "hostlayer" / name):
             directory.mkdir(parents=True)
@@ -242,13 +256,13 @@ def test_agent_trees_and_host_layers_go_too(store: LayerStore, tmp_path: Path) -
     keeper.keep([directory / "held" for directory in trees])
     for directory in trees:
         os.utime(directory / "held", (0, 0))
-    live = LiveTrees(frozenset(directory / "live" for directory in trees))
-    removed = Collector(store, lambda: live, [tmp_path / "hostlayer", tmp_path / "none"]).collect(WEEK_S)
+    live = TreesInUse(frozenset(directory / "live" for directory in trees))
+    removed = GarbageCollector(store, lambda: live, [tmp_path / "hostlayer", tmp_path / "none"]).collect(WEEK_S)
     assert [(one.kind, one.name) for one in removed] == [("agent tree", "old"), ("host layer", "old")]
     assert [sorted(path.name for path in directory.iterdir()) for directory in trees] == [["held", "live", "new"]] * 2
     for claim in claims:
         os.close(claim)
-    assert try_claim(trees[0] / "held") is None
+    assert try_lock(trees[0] / "held") is None
 
 
 def test_records_of_a_cache_go_with_their_layers(store: LayerStore) -> None:
@@ -276,7 +290,7 @@ def test_records_of_a_cache_go_with_their_layers(store: LayerStore) -> None:
 
 
 def test_a_layer_whose_record_is_damaged_goes_as_well(store: LayerStore) -> None:
-    """Nobody can use it."""
+    """No build can use it."""
     directory = publish(store, A)
     (directory / "layer.json").write_text("")
     os.utime(directory, (0, 0))

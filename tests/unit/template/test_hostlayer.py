@@ -50,7 +50,7 @@ def _write(root: Path, name: str, text: str) -> None:
 
 def _build(host: Path, **changes: object) -> HostLayer:
     given = {"resolver": "10.0.0.1", "host_root": host, "home": host / "root", "environ": {}, **changes}
-    return build_host_layer(host.parent / "layer", HostLayerConfig(**given))  # type: ignore[arg-type]
+    return build_host_layer(host.parent / "layer", HostLayerConfig(**given))  # type: ignore[arg-type]  # fields by name
 
 
 def _read(layer: HostLayer, name: str) -> str:
@@ -58,7 +58,7 @@ def _read(layer: HostLayer, name: str) -> str:
 
 
 def test_certificates_come_in_every_form(host: Path) -> None:
-    """The bundle holds the host's and the extra ones, the local ones come as files too, and Java's store holds all of them."""
+    """The bundle and Java's store hold the host's and the extra ones. Local ones are files, too."""
     extra = host.parent / "extra.pem"
     extra.write_bytes(EXTRA)
     layer = _build(host, extra_ca_file=extra)
@@ -80,7 +80,7 @@ def test_a_bad_extra_file_is_refused(host: Path) -> None:
 
 
 def test_package_settings_of_the_host_go_along(host: Path) -> None:
-    """The index of pip, npm's registry, apt's mirror and R's repository are those of the host, in the places where the tools look."""
+    """pip, npm, apt and R find the host's package sources in the places where they look."""
     _write(host, "etc/pip.conf", "[global]\nindex-url = https://mirror.example/simple\nextra-index-url =\n  https://a.example/s\n  https://b.example/s\n")
     _write(host, "root/.npmrc", "registry=https://mirror.example/npm/\n//mirror.example/npm/:_authToken=secret\n")
     sources = "deb [arch=amd64] http://mirror.example/debian bookworm main contrib # x\ndeb http://other.example/tool bookworm main\n"
@@ -100,7 +100,7 @@ def test_package_settings_of_the_host_go_along(host: Path) -> None:
 
 
 def test_secrets_paths_and_loopback_stay_outside(host: Path) -> None:
-    """No credential, no path of the host and no address of its loopback gets inside; each omission is told without its secret."""
+    """No credential, host path or loopback address gets inside. Each omission is noted without its secret."""
     _write(host, "etc/pip.conf", "[global]\nindex-url = https://user:hunter2@mirror.example/simple\ncert = /home/me/ca.pem\n")
     _write(host, "etc/apt/apt.conf", 'Acquire::https::Proxy "http://u:hunter2@proxy.example:1";\n')
     environ = {"PIP_FIND_LINKS": "/opt/wheels", "http_proxy": "http://127.0.0.1:3128", "https_proxy": "http://u:hunter2@p.example:1"}
@@ -139,7 +139,7 @@ def test_a_path_that_was_chosen_is_put_back(host: Path, shell: str) -> None:
 
 
 def test_equal_content_is_built_once_and_other_content_beside_it(host: Path) -> None:
-    """A layer in use is never changed: the same input gives the same path, another input another one, and the first stays."""
+    """A layer never changes. The same input gives the same path; another input gives another one, and the first stays."""
     first = _build(host)
     before = first.path.stat().st_ctime_ns
     assert _build(host).path == first.path
@@ -149,7 +149,7 @@ def test_equal_content_is_built_once_and_other_content_beside_it(host: Path) -> 
 
 
 def test_the_tree_has_ordinary_modes_and_the_mount_points(host: Path) -> None:
-    """Directories are 0755, so that a merged directory keeps the mode Debian gives it, and nothing lies in /usr or /home."""
+    """Directories are 0755, so that merged ones keep Debian's mode. /usr and /home have no files of the layer."""
     layer = _build(host)
     assert {path.stat().st_mode & 0o777 for path in (layer.path, *layer.path.rglob("*")) if path.is_dir()} == {0o755}
     assert sorted(path.name for path in (layer.path / ".cloister").iterdir()) == ["agent", "cgroup", "rt"]
@@ -157,7 +157,7 @@ def test_the_tree_has_ordinary_modes_and_the_mount_points(host: Path) -> None:
 
 
 def test_what_it_lays_over_is_known(host: Path) -> None:
-    """Every file by its path in a sandbox, the directory of the host's own certificates as a whole, and nothing of the mount points."""
+    """All files by their path in a sandbox, and the directory of local certificates, without the mount points."""
     found = overlaid_files(_build(host).path)
     assert {"etc/pip.conf", "etc/resolv.conf", "etc/ssl/certs/ca-certificates.crt", "etc/ca-certificates/host"} <= set(found)
     assert not [name for name in found if ".cloister/" in name or (name.endswith(".crt") and "host/" in name)]
@@ -175,7 +175,7 @@ def test_another_distribution_gives_no_apt_sources(host: Path) -> None:
 
 
 def test_apt_of_another_release_gets_no_sources_of_this_one(host: Path) -> None:
-    """Above the base template the host's mirrors serve its release, above an older Debian that one, and any other system has its own."""
+    """The host's mirrors serve the Debian release of the layers below. Other systems keep their own sources."""
     _write(host, "etc/os-release", "ID=debian\nVERSION_CODENAME=trixie\n")
     _write(host, "etc/apt/sources.list", "deb http://mirror.example/debian trixie main\n")
     layer = _build(host)

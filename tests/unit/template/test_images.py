@@ -14,10 +14,10 @@ from cloister.errors import BuildError
 from cloister.model.build import ImageSource
 from cloister.model.resources import Limits
 from cloister.model.template import Template
-from cloister.template.images.library import Images
+from cloister.template.images.library import NodeImageLibrary
 from cloister.template.images.reference import ImageMap
 from cloister.template.images.tools import ImageTools
-from cloister.template.interfaces import BaseImage, BoxSpec, BuildLog, Cancellation, Command
+from cloister.template.interfaces import BaseImage, BuildLog, BuildSandboxSpec, Cancellation, ShellCommand
 from cloister.template.layers import Layer, LayerStore, layer_key
 
 _A, _B = ("sha256:" + 64 * digit for digit in "ab")
@@ -56,15 +56,15 @@ class Bench:
     def __init__(self, store: LayerStore) -> None:
         self.store = store
         self.registry: dict[str, Any] = dict(_FACTS)
-        self.opened: list[tuple[tuple[str, ...], BoxSpec]] = []
+        self.opened: list[tuple[tuple[str, ...], BuildSandboxSpec]] = []
         self.calls: list[tuple[str, dict[str, Any]]] = []
         self.commands: list[str] = []
         self.empty: set[str] = set()
         self.provisioned: dict[str, Any] = {}
 
     @contextlib.contextmanager
-    def open(self, layers: tuple[str, ...], spec: BoxSpec, cancellation: Cancellation) -> Iterator[Box]:
-        """See Workbench."""
+    def open(self, layers: tuple[str, ...], spec: BuildSandboxSpec, cancellation: Cancellation) -> Iterator[Box]:
+        """See BuildSandboxes."""
         self.opened.append((layers, spec))
         assert spec.context is None or spec.context.is_dir()
         yield Box(self, layers)
@@ -81,7 +81,7 @@ class Box:
         self._bench, self._layers = bench, layers
         self._blob = ""
 
-    def run(self, command: Command, on_output: Callable[[str, bytes], None]) -> int:
+    def run(self, command: ShellCommand, on_output: Callable[[str, bytes], None]) -> int:
         """See BuildSandbox."""
         self._bench.commands.append(command.text)
         return 0
@@ -140,7 +140,7 @@ class Place:
         add_layer(self.store, self.base_layer)
         self.store.write_template(Template(template_id="t", name="base", build_id="b", layers=(self.base_layer,), envs={"LANG": "C.UTF-8"}))
         self.tools = Tools()
-        self.images = Images(self.store, self.bench, self.tools, ImageMap(("gone=template:nowhere",)))
+        self.images = NodeImageLibrary(self.store, self.bench, self.tools, ImageMap(("gone=template:nowhere",)))
 
     def base(self, reference: str, team: str = "team", username: str | None = None, password: str | None = None) -> BaseImage:
         """As a build asks for it."""
@@ -175,13 +175,13 @@ def test_map_to_a_template_that_is_not_there(place: Place) -> None:
 
 
 def test_image_is_fetched_once(place: Place) -> None:
-    """One sandbox a layer, each over those below; then everything is there. What was fetched is gone; its command is named."""
+    """One sandbox unpacks each layer over those below. The fetched files are removed, and the log names the image's command."""
     found = place.base("some/image:1")
     assert place.bench.operations() == ["pull inspect", "pull copy", "image", "image", "provision"]
     assert [params["diff_id"] for name, params in place.bench.calls if name == "image"] == [_A, _B]
     assert place.bench.calls[1][1]["reference"] == f"docker.io/some/image@{_FACTS['digest']}"
     unpacking = [spec for _layers, spec in place.bench.opened if spec.context]
-    assert not any(spec.allow_internet or spec.host_layer for spec in unpacking)
+    assert not any(not spec.egress.is_closed or spec.host_layer for spec in unpacking)
     assert len(found.layers) == 3
     assert {path.name for path in (place.store.root / "layers").iterdir()} == {*found.layers, place.base_layer}
     assert (found.envs, found.user, found.workdir) == ({"X": "1"}, "user", "/home/user")
@@ -222,7 +222,7 @@ def test_layers_fetched_with_credentials_are_the_teams_own(place: Place) -> None
 
 
 def test_registry_that_cannot_be_reached(place: Place) -> None:
-    """What the same team pulled before under this reference is taken, and its age told; for others there is nothing."""
+    """The team's earlier pull of this reference is used, and the log tells its age. Other teams do not get it."""
     found = place.base("some/image:1")
     place.unreachable()
     assert place.base("some/image:1") == found
@@ -286,7 +286,7 @@ def test_what_a_registry_refuses_has_no_equivalent(place: Place, failed: str, cr
 def test_facts_are_believed_only_in_their_form(place: Place, change: dict[str, Any]) -> None:
     """They come from a sandbox that read a stranger's data."""
     place.bench.registry |= change
-    with pytest.raises(BuildError, match="not of the form"):
+    with pytest.raises(BuildError, match="configuration is not valid"):
         place.base("some/image:1")
 
 
@@ -294,7 +294,8 @@ def test_nothing_of_an_image_runs_with_a_network(place: Place) -> None:
     """Only the program that asks the registry has one; the image's own useradd, say, has none, nor what the host brings."""
     place.base("some/image:1")
     operations = place.bench.operations()
-    open_to_all = [name for name, (_, spec) in zip(operations, place.bench.opened, strict=True) if spec.allow_internet or spec.host_layer]
+    opened = zip(operations, place.bench.opened, strict=True)
+    open_to_all = [name for name, (_, spec) in opened if not spec.egress.is_closed or spec.host_layer]
     assert open_to_all == ["pull inspect", "pull copy"]
     assert "provision" in operations
 
@@ -308,7 +309,7 @@ def test_nothing_of_an_image_runs_with_a_network(place: Place) -> None:
     ],
 )  # fmt: skip
 def test_image_cannot_name_an_impossible_user_or_directory(place: Place, said: dict[str, Any]) -> None:
-    """What makes the base of an image runs beside programs of the image, which may answer in its place; every sandbox would be told."""
+    """Programs of the image may answer in place of ours, which run beside them. A wrong answer would reach every sandbox."""
     place.bench.provisioned = said
     with pytest.raises(BuildError):
         place.base("some/image:1")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from cloister.errors import NoCapacityError, StoreError, TemplateNotFoundError
-from cloister.linux.holds import try_claim
+from cloister.linux.treelocks import try_lock
 from cloister.model.template import Template
 from cloister.template.layers import LayerStore, layer_key
 
@@ -96,10 +96,22 @@ def test_builds_have_directories_of_their_own_up_to_a_bound(tmp_path: Path) -> N
         assert again == first
 
 
+def test_who_wrote_a_template_is_known_or_unknown(tmp_path: Path) -> None:
+    """A record from before authors were kept: a stock template has none, a client's build unknown ones."""
+    store = LayerStore(tmp_path)
+    old = Template(template_id="i", name="base", build_id="b", layers=())
+    store.write_template(old)
+    store.write_build(old)
+    assert (store.template("base").authors, store.records()[0].authors) == ((), ())
+    assert (store.build("b").authors, store.builds()[0].authors) == (None, None)
+    store.write_build(Template(template_id="i", name="base", build_id="b", layers=(), authors=("one", "two")))
+    assert store.build("b").authors == ("one", "two")
+
+
 def test_a_template_without_its_layers_is_not_found(tmp_path: Path) -> None:
     """A record counts only while all of its layers are there; the error names the command to build it."""
     store = LayerStore(tmp_path)
-    template = Template(template_id="i", name="base", build_id="b", layers=("e" * 64,))
+    template = Template(template_id="i", name="base", build_id="b", layers=("e" * 64,), authors=())
     store.write_template(template)
     with pytest.raises(TemplateNotFoundError, match="cloister template build base"):
         store.template("base")
@@ -155,11 +167,11 @@ def test_a_layer_that_is_gone_cannot_be_held(tmp_path: Path) -> None:
     directory = tmp_path / "layers" / ("a" * 64)
     os.utime(directory, (1, 1))
     with store.hold(["a" * 64, "a" * 64]):
-        assert try_claim(store.rootfs("a" * 64)) is None
+        assert try_lock(store.rootfs("a" * 64)) is None
         assert directory.stat().st_mtime > 1
     with pytest.raises(StoreError, match="gone"), store.hold(["a" * 64, "b" * 64]):
         pass
-    claim = try_claim(store.rootfs("a" * 64))
+    claim = try_lock(store.rootfs("a" * 64))
     assert claim is not None
     os.close(claim)
 

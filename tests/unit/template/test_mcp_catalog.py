@@ -31,7 +31,7 @@ def plan(table: Table, name: str, config: dict[str, Any]) -> Plan:
 
 def typed_servers() -> dict[str, set[str]]:
     """The servers of the SDK's types, and the fields of each."""
-    servers = McpServer.__args__[0].__annotations__  # type: ignore[attr-defined]
+    servers = McpServer.__args__[0].__annotations__  # type: ignore[attr-defined]  # a private part of the typing module
     module = vars(__import__("e2b.sandbox.mcp", fromlist=["mcp"]))
     found = {}
     for name, annotation in servers.items():
@@ -130,7 +130,7 @@ def test_servers_of_repositories_are_written_in_either_language(table: Table, na
 
 
 def test_pulling_needs_no_configuration(table: Table) -> None:
-    """What is installed ahead is what a configuration would install."""
+    """The servers installed ahead are those that a configuration would install."""
     pulled = table.pulls(["brave", "github/a/b"])
     assert pulled[0].npm == plan(table, "brave", {"apiKey": "k"}).npm != ""
     assert pulled[1].repository == "a/b"

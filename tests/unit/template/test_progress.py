@@ -5,9 +5,9 @@ from __future__ import annotations
 import io
 
 from cloister.template.progress import PlainProgress, TerminalProgress, make_progress
-from cloister.template.stock import Step
+from cloister.template.stock import StockStep
 
-STEP = Step(name="s", kind="run", title="tools")
+STEP = StockStep(name="s", kind="run", title="tools")
 
 
 def test_plain_lines_say_step_time_and_size() -> None:

@@ -43,14 +43,14 @@ def test_reference_is_written_out_in_full(written: str, full: str) -> None:
 )  # fmt: skip
 def test_what_is_no_reference_is_refused(written: str) -> None:
     """With an example of one."""
-    with pytest.raises(BuildError, match="no reference of an image") as caught:
+    with pytest.raises(BuildError, match="not a valid image reference") as caught:
         parse_reference(written)
     assert caught.value.hint
 
 
 def test_scratch_is_no_image() -> None:
-    """Docker's word for nothing; a repository of somebody's may have the name."""
-    with pytest.raises(BuildError, match="'scratch' is no image"):
+    """Docker's word for an empty image. A user's repository may have that name."""
+    with pytest.raises(BuildError, match="'scratch' is not one"):
         parse_reference("scratch")
     assert str(parse_reference("someone/scratch")) == "docker.io/someone/scratch:latest"
 
@@ -61,6 +61,7 @@ def test_scratch_is_no_image() -> None:
         ("e2bdev/base", "base"),
         ("e2bdev/base:latest", "base"),
         ("docker.io/e2bdev/code-interpreter:v3", "code-interpreter-v1"),
+        ("e2bdev/desktop:latest", "desktop"),
         ("python:3", "registry.corp:5000/hub/library/python:3"),
         (f"python@{_DIGEST}", f"registry.corp:5000/hub/library/python@{_DIGEST}"),
         ("quay.io/team/x:1", "quay.io/team/x:1"),

@@ -5,16 +5,17 @@ from __future__ import annotations
 import pytest
 
 from cloister.errors import InvalidRequestError
-from cloister.template.images.registries import Registries
-from cloister.template.interfaces import HostDoor
+from cloister.template.images.registries import RegistrySettings
+from cloister.template.interfaces import HostEndpoint
 
 
 def test_only_the_listed_name_is_a_door() -> None:
     """With that port, and no other spelling of the same address."""
-    found = Registries(("localhost:5000", "Hub.Example.com:5001", "10.1.2.3:80"))
-    assert found.door("localhost:5000") == HostDoor("localhost", 5000)
-    assert found.door("hub.example.com:5001") == found.door("HUB.example.com:5001") == HostDoor("hub.example.com", 5001)
-    assert found.door("10.1.2.3:80") == HostDoor("10.1.2.3", 80)
+    found = RegistrySettings(("localhost:5000", "Hub.Example.com:5001", "10.1.2.3:80"))
+    assert found.host_endpoint("localhost:5000") == HostEndpoint("localhost", 5000)
+    for name in ("hub.example.com:5001", "HUB.example.com:5001"):
+        assert found.host_endpoint(name) == HostEndpoint("hub.example.com", 5001)
+    assert found.host_endpoint("10.1.2.3:80") == HostEndpoint("10.1.2.3", 80)
     for other in (
         "localhost:5001",
         "localhost",
@@ -25,8 +26,8 @@ def test_only_the_listed_name_is_a_door() -> None:
         "10.1.2.3",
         "docker.io",
     ):
-        assert found.door(other) is None
-    assert Registries().door("localhost:5000") is None
+        assert found.host_endpoint(other) is None
+    assert RegistrySettings().host_endpoint("localhost:5000") is None
 
 
 @pytest.mark.parametrize(
@@ -36,12 +37,12 @@ def test_only_the_listed_name_is_a_door() -> None:
 def test_entry_that_is_no_host_and_port(entry: str) -> None:
     """Is refused at the start."""
     with pytest.raises(InvalidRequestError, match="host_registries"):
-        Registries((entry,))
+        RegistrySettings((entry,))
 
 
 def test_registries_without_tls() -> None:
     """The listed ones, and every loopback address; never by a name that looks like one."""
-    found = Registries(insecure=("hub.lan:5000", "plain.lan"))
+    found = RegistrySettings(insecure=("hub.lan:5000", "plain.lan"))
     for name in ("hub.lan:5000", "HUB.lan:5000", "plain.lan", "localhost", "localhost:1", "127.0.0.1:5000", "127.9.9.9", "[::1]:5000"):
         assert found.is_insecure(name)
     for name in (
@@ -56,12 +57,12 @@ def test_registries_without_tls() -> None:
     ):
         assert not found.is_insecure(name)
     with pytest.raises(InvalidRequestError, match="insecure_registries"):
-        Registries(insecure=("http://hub.lan",))
+        RegistrySettings(insecure=("http://hub.lan",))
 
 
 def test_loopback_that_is_not_listed_is_out_of_reach() -> None:
     """In a sandbox it is the sandbox's own."""
-    found = Registries(("localhost:5000",))
+    found = RegistrySettings(("localhost:5000",))
     assert not found.is_out_of_reach("localhost:5000")
     assert not found.is_out_of_reach("hub.lan:5000")
     for name in ("localhost:5001", "localhost", "127.0.0.1:5000", "[::1]:5000"):

@@ -5,16 +5,16 @@ from __future__ import annotations
 import pytest
 
 from cloister.errors import BuildError
-from cloister.model.build import MAX_STEPS, BuildFiles, BuildRequest, BuildStep, ImageSource
+from cloister.model.build import MAX_STEPS, BuildRequest, BuildStep, ImageSource, UploadedArchive
 from cloister.template.building.stepcheck import check_request
 
-_FILES = BuildFiles(path="a", digest="0" * 64)
+_FILES = UploadedArchive(path="a", digest="0" * 64)
 _GOOD = BuildStep(kind="RUN", args=("true",))
 
 
 def _request(*steps: BuildStep, **fields: object) -> BuildRequest:
     image = ImageSource(reference="x")
-    return BuildRequest(**{"build_id": "b", "template_id": "t", "team_id": "m", "name": "n", "image": image, "steps": steps, **fields})  # type: ignore[arg-type]
+    return BuildRequest(**{"build_id": "b", "template_id": "t", "team_id": "m", "name": "n", "image": image, "steps": steps, **fields})  # type: ignore[arg-type]  # fields by name
 
 
 @pytest.mark.parametrize(
@@ -62,10 +62,10 @@ def test_bad_steps(kind: str, args: tuple[str, ...], told: str) -> None:
     assert caught.value.step == "2"
 
 
-@pytest.mark.parametrize("files", [None, BuildFiles(path="a", digest="x")])
-def test_copy_needs_its_files(files: BuildFiles | None) -> None:
+@pytest.mark.parametrize("files", [None, UploadedArchive(path="a", digest="x")])
+def test_copy_needs_its_files(files: UploadedArchive | None) -> None:
     """With a digest of ours."""
-    with pytest.raises(BuildError, match="COPY comes without") as caught:
+    with pytest.raises(BuildError, match="COPY has no") as caught:
         check_request(_request(BuildStep(kind="COPY", args=("a", "b"), files=files)))
     assert caught.value.step == "1"
 

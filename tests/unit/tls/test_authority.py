@@ -53,9 +53,9 @@ def test_server_certificate(tmp_path: Path) -> None:
 
 
 def test_an_authority_is_good_for_its_own_names_only(tmp_path: Path) -> None:
-    """What is certified with its key for another name is refused by clients; it is asked for no such thing either."""
+    """Clients refuse a certificate by its key for another name, and the server requests no such certificate."""
     authority = create_authority(tmp_path, NAMES)
-    with pytest.raises(InvalidRequestError, match=r"made without other\.test"):
+    with pytest.raises(InvalidRequestError, match=r"may not certify other\.test"):
         authority.issue(ServerNames("other.test", "192.0.2.7"))
     with pytest.raises(InvalidRequestError, match=r"192\.0\.2\.8"):
         authority.issue(ServerNames("sbx.test", "192.0.2.8"))

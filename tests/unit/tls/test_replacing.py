@@ -107,7 +107,7 @@ def test_files_are_read_again_when_they_change(tmp_path: Path) -> None:
     assert source.is_stale()
     assert source.load() == second
     (tmp_path / "2" / "key.pem").write_bytes((tmp_path / "1" / "key.pem").read_bytes())
-    with pytest.raises(InvalidRequestError, match="do not go together"):
+    with pytest.raises(InvalidRequestError, match="do not belong together"):
         source.load()
     (tmp_path / "2" / "key.pem").unlink()
     with pytest.raises(InvalidRequestError, match="cannot be read"):

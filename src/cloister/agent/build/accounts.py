@@ -1,8 +1,8 @@
-"""``USER``: makes sure that a user exists, with the image's ``useradd`` where there is one and by editing the lists where there is none.
+"""``USER``: makes sure that a user exists, with the image's ``useradd``, or by editing the lists if the image has none.
 
-The lists are replaced whole, by a rename. Numbers may be given as in Docker: a number that is nobody's, or a group that is not the
-user's own, gets a line of its own, since programs are started by a user's name. What a user of ours may do without a password is a file in
-sudo's own directory, where sudo is installed.
+A list is replaced as a whole, by a rename. Numbers work as in Docker: a number without a user, or a group other than the user's own, gets
+its own line, since programs are started by a user's name. Where sudo is installed, a file in its directory says what a user may do without
+a password.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from cloister.agent.build.users import MAX_ID, User, find_group, find_user, read_groups, read_users
-from cloister.agent.process.environment import DEFAULT_PATH
 from cloister.errors import BuildError, InvalidRequestError
+from cloister.protocol.agent import DEFAULT_PATH
 
 __all__ = ["Accounts", "run"]
 
@@ -30,8 +30,8 @@ _USERADD_S = 60.0
 
 
 def run(params: dict[str, Any]) -> dict[str, Any]:
-    """``user``: name or number, perhaps ``:`` and a group; ``sudo`` (default false): lets the user become root without a password;
-    ``make`` (default true): whether one that is missing is made. Returns ``name``, ``uid``, ``gid``, ``home`` and whether it was ``made``.
+    """``user``: name or number, optionally ``:`` and a group; ``sudo`` (default false): lets the user become root without a password;
+    ``make`` (default true): whether a missing user is made. Returns ``name``, ``uid``, ``gid``, ``home`` and whether it was ``made``.
     """
     accounts = Accounts(Path("/"))
     user, made = accounts.ensure(params["user"], make=params.get("make", True))
@@ -42,7 +42,7 @@ def run(params: dict[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class _Line:
-    """A new line of a list, and what the list holds when there is none."""
+    """A new line of a list, and the content of a list that is missing."""
 
     name: str
     text: str
@@ -59,7 +59,7 @@ class Accounts:
     def ensure(self, wanted: str, *, make: bool = True) -> tuple[User, bool]:
         """The user that ``wanted`` means, and whether it was made now.
 
-        Raises: InvalidRequestError (no such group, a number that is too large; no such user, when none is to be made), BuildError.
+        Raises: InvalidRequestError (no such group, a number that is too large; no such user, if none may be made), BuildError.
         """
         word, colon, group_word = wanted.partition(":")
         user = find_user(word, self._etc)
@@ -75,11 +75,11 @@ class Accounts:
         return self._named(word, gid), True
 
     def allow_sudo(self, name: str) -> None:
-        """Let the user become root without a password, where sudo is installed and reads its directory."""
+        """Let the user become root without a password, if sudo is installed and reads its directory."""
         directory = self._etc / "sudoers.d"
         if not directory.is_dir() or self._program("sudo") is None:
             return
-        file = directory / name.replace(".", "_")  # sudo passes over names with a dot
+        file = directory / name.replace(".", "_")  # sudo ignores names with a dot
         file.unlink(missing_ok=True)
         file.write_text(f"{name} ALL=(ALL:ALL) NOPASSWD: ALL\n", encoding="utf-8")
         file.chmod(0o440)
@@ -136,7 +136,7 @@ class Accounts:
         self._append(_Line("passwd", passwd, _ROOT_LINE), _Line("shadow", f"{user.name}:!::0:99999:7:::"))
 
     def _append(self, *lines: _Line) -> None:
-        """Add each line to its list. A list that is missing is made only where it says what else belongs there."""
+        """Add each line to its list. A missing list is made only if its usual content is known."""
         for line in lines:
             path = self._etc / line.name
             if path.exists():
@@ -170,7 +170,7 @@ class Accounts:
 
 
 def _call_useradd(program: str, name: str, shell: str, gid: int | None) -> None:
-    """Raises: BuildError with what it said."""
+    """Raises: BuildError with the program's output."""
     group = ["--user-group"] if gid is None else ["--no-user-group", "--gid", str(gid)]
     argv = [program, "--create-home", "--home-dir", f"/home/{name}", "--shell", shell, *group, "--", name]
     try:
@@ -185,7 +185,7 @@ def _call_useradd(program: str, name: str, shell: str, gid: int | None) -> None:
 
 
 def _append_line(path: Path, line: str) -> None:
-    """Write the list anew with one more line, and the same owner and mode."""
+    """Replace the list by one with another line, with the same owner and mode."""
     real = path.resolve()
     info = real.stat()
     text = real.read_text(encoding="utf-8", errors="surrogateescape")

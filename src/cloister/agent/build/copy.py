@@ -1,15 +1,15 @@
-"""``COPY``: unpacks an uploaded archive to where a step wants it, as Docker would.
+"""``COPY``: unpacks an uploaded archive to a step's destination, as Docker would.
 
 ::
 
     source in the archive     goes to
-    a directory               what is in it goes into ``destination``, which is made
+    a directory               its contents go into ``destination``, which is made
     a pattern (``src/*.py``)  likewise, for the part before the first wildcard: the client has chosen the files
-    a file or a symlink       ``destination`` itself, or into it when that is a directory or ends with a slash
+    a file or a symlink       ``destination`` itself, or into it if that is a directory or ends with a slash
 
-Directories that are there keep their owner and mode, and a symlink to one is gone through. Files and symlinks that are in the way are
-replaced, never written through. Everything that is made, missing parents too, belongs to the step's owner. The archive is read once,
-in bounded memory; its digest is checked at the end, so a caller must throw away what was written when this raises.
+Existing directories keep their owner and mode; a symlink to one is followed. Existing files and symlinks are replaced, never written
+through. Everything new, also a missing parent, belongs to the step's owner. The archive is read once, in bounded memory. Its digest is
+checked at the end, so the caller must discard the written files if this raises.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def run(params: dict[str, Any]) -> dict[str, Any]:
 
 
 def source_base(source: str) -> str:
-    """The part of ``source`` before the first wildcard, as names in an archive are: ``.`` is all of it."""
+    """The part of ``source`` before the first wildcard, in the form of names in an archive: ``.`` is the whole archive."""
     parts = []
     for part in source.split("/"):
         if _WILDCARDS & set(part):
@@ -71,8 +71,8 @@ def source_base(source: str) -> str:
 
 
 class Copy:
-    """One copy. ``into``: the destination is a directory whatever the source is. ``mode`` replaces that of files; directories get it with
-    the right to enter where it has the right to read.
+    """One copy. ``into``: the destination is a directory, whatever the source is. ``mode`` replaces that of files; directories get it with
+    the right to enter wherever it has the right to read.
     """
 
     def __init__(self, *, base: str, target: str, into: bool, owner: tuple[int, int], mode: int | None) -> None:
@@ -84,7 +84,7 @@ class Copy:
         self._file_target = f"{target.rstrip('/')}/{posixpath.basename(base)}" if into or os.path.isdir(target) else target
 
     def take(self, reader: ArchiveReader) -> int:
-        """Unpack what belongs to the source; returns how many members did."""
+        """Unpack the members that belong to the source. Gives their number."""
         count = 0
         for member, content in reader:
             path = self._path(member.name, is_directory=member.kind is Kind.DIRECTORY)
@@ -105,7 +105,7 @@ class Copy:
         return count
 
     def _path(self, name: str, *, is_directory: bool) -> str | None:
-        """Where the member of that name goes; None: it does not belong to the source."""
+        """The path for the member of that name; None: it does not belong to the source."""
         if name == self._base:
             return self._target if is_directory else self._file_target
         if self._base == ".":
@@ -145,7 +145,7 @@ class Copy:
 
     @staticmethod
     def _replace(path: str, make: Callable[[], _Made]) -> _Made:
-        """``make`` at ``path``, in place of a file or link that is there."""
+        """Call ``make`` at ``path``, in place of an existing file or link."""
         try:
             return make()
         except FileExistsError:

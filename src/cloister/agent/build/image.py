@@ -1,10 +1,9 @@
 """Build operation ``image``: puts one layer of an OCI image into the root of this sandbox, over the layers below it.
 
-The layer is a plain tar below ``/.cloister/context``; its bytes must have the digest that names the layer, since other images will
-stand on what comes out. Whiteouts take away what lies below and never what the layer itself brings, wherever in the archive they stand.
-Left out, with a word in the log: device nodes (a sandbox has its own /dev), what would go into a mount of the sandbox, attributes that it
-may not set.
-The border is the sandbox: a hostile archive finds in it nothing but the image itself.
+The layer is a plain tar below ``/.cloister/context``. Its bytes must have the digest that names the layer, since other images build on the
+result. Whiteouts hide entries of lower layers, never entries of the layer itself, wherever in the archive they are. Skipped, with a line
+in the log: device nodes (a sandbox has its own /dev), entries inside a mount of the sandbox, attributes that it may not set.
+The border is the sandbox: a hostile archive finds only the image itself in it.
 
 Source: OCI image-spec v1.1, layer.md.
 """
@@ -66,7 +65,7 @@ def _full(root: Path) -> str:
 
 
 class Unpacker:
-    """Applies a layer to the tree at ``root``. ``skipped`` counts what was left out, by reason."""
+    """Applies a layer to the tree at ``root``. ``skipped`` counts skipped entries, by reason."""
 
     def __init__(self, root: Path, *, max_entries: int = MAX_ENTRIES, keep_owners: bool = True) -> None:
         self.entries = 0
@@ -133,7 +132,7 @@ class Unpacker:
             self._dress(member, path)
 
     def _make(self, member: tarfile.TarInfo, path: str, file: IO[bytes]) -> bool:
-        """Make the entry itself; False: it is of no kind that is known."""
+        """Make the entry itself; False: its kind is unknown."""
         if member.isdir():
             if not _is_directory(path):
                 _remove(path)
@@ -171,7 +170,7 @@ class Unpacker:
             raise InvalidRequestError(f"a layer of the image has a hard link to {member.linkname!r}: {reason}") from None
 
     def _dress(self, member: tarfile.TarInfo, path: str) -> None:
-        """Owner, then mode (a change of owner takes setuid away), then attributes, then time."""
+        """Set owner, then mode (a change of owner clears setuid), then attributes, then time."""
         if self._keep_owners:
             os.lchown(path, self._id(member.uid), self._id(member.gid))
         if not member.issym():

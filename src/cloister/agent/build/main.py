@@ -1,11 +1,11 @@
 """Entry point of a build operation: ``main.py <operation>``, inside a build sandbox, as its root, on the agent's own interpreter.
 
-An operation is a module beside this one with a function ``run(params: dict) -> dict``. The parameters come as one JSON object on
-standard input; one JSON object goes to standard output: ``{"result": {...}}`` with exit status 0, or ``{"error": "…"}`` with 1.
-Lines on standard error are for the build's log; what programs that an operation starts write to their standard output goes there too.
+An operation is a module beside this one with a function ``run(params: dict) -> dict``. The parameters are one JSON object on standard
+input. The answer is one JSON object on standard output: ``{"result": {...}}`` with exit status 0, or ``{"error": "…"}`` with 1.
+Standard error goes into the build's log, and with it the standard output of programs that an operation starts.
 
-Operations use the standard library and the agent's own modules, and need nothing of the image that they work on: no
-shell, no C library, no list of users. What they say is believed by nobody: the host checks each result's shape.
+Operations use the standard library and the agent's own modules, and nothing of the image: no shell, no C library, no list of users. The
+host does not trust their answers: it checks the form of each result.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _SITE = Path(__file__).resolve().parents[3]
 if str(_SITE) not in sys.path:
     sys.path.insert(0, str(_SITE))
 
-from cloister.errors import CloisterError, InvalidRequestError  # noqa: E402
+from cloister.errors import CloisterError, InvalidRequestError  # noqa: E402 - found by the lines above
 
 __all__ = ["main", "perform"]
 
@@ -43,7 +43,7 @@ def perform(operation: str, params: dict[str, Any]) -> dict[str, Any]:
 
 
 def main(argv: list[str]) -> int:
-    """Read, perform, answer. Returns the exit status."""
+    """Read, perform, answer. Gives the exit status."""
     answer = _take_stdout()
     os.umask(0o022)
     document: dict[str, Any]
@@ -53,7 +53,7 @@ def main(argv: list[str]) -> int:
         document = {"error": str(error)}
     except OSError as error:
         document = {"error": _told(error)}
-    except Exception as error:  # noqa: BLE001  # the process ends here, and the other side waits for an object
+    except Exception as error:  # noqa: BLE001 - the process ends here, and the other side waits for an object
         traceback.print_exc()
         document = {"error": f"internal error: {error or type(error).__name__}"}
     with os.fdopen(answer, "w", encoding="utf-8") as file:
@@ -62,14 +62,14 @@ def main(argv: list[str]) -> int:
 
 
 def _take_stdout() -> int:
-    """A descriptor of standard output for the answer alone; everybody else's standard output is standard error from here on."""
-    answer = os.dup(1)  # not inherited by programs
+    """A descriptor of standard output for the answer alone; from here on, standard output is standard error for all others."""
+    answer = os.dup(1)  # programs do not inherit it
     os.dup2(2, 1)
     return answer
 
 
 def _told(error: OSError) -> str:
-    """In a person's words; a full disk is named as what it is."""
+    """The error in words for the user; a full disk is named."""
     reason = (error.strerror or str(error)).lower()
     paths = " -> ".join(os.fsdecode(name) for name in (error.filename, error.filename2) if name is not None)
     return f"{paths}: {reason}" if paths else reason

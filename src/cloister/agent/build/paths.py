@@ -1,4 +1,4 @@
-"""Paths as steps write them, made absolute; and directories that are made for them. Acts on whatever tree the process sees."""
+"""Makes paths of steps absolute, and makes directories for them. Acts on the tree that the process sees."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["Directories", "absolute"]
 
 
 def absolute(path: str, start: str, home: str) -> str:
-    """``path`` from ``start`` on, without ``.`` and ``..`` in it (by the words alone, as Docker does); ``~`` is ``home``."""
+    """``path``, relative to ``start``, without ``.`` and ``..`` (resolved in the text, as in Docker); ``~`` is ``home``."""
     if path == "~" or path.startswith("~/"):
         path = home + path[1:]
     normal = os.path.normpath(os.path.join("/", start, path))
@@ -18,7 +18,7 @@ def absolute(path: str, start: str, home: str) -> str:
 
 
 class Directories:
-    """Makes directories that are missing, each once looked at, and gives them to ``owner`` (user and group)."""
+    """Makes missing directories and gives them to ``owner`` (user and group). Looks at each directory once."""
 
     def __init__(self, owner: tuple[int, int]) -> None:
         self._owner = owner
@@ -26,8 +26,7 @@ class Directories:
         self._made: set[str] = set()
 
     def ensure(self, path: str, mode: int = 0o755) -> bool:
-        """Make ``path`` and what is missing above it; a symlink to a directory is one. Returns whether ``path`` was made, by this call or
-        an earlier one.
+        """Make ``path`` and its missing parents; a symlink to a directory counts as one. Whether this or an earlier call made ``path``.
 
         Raises: InvalidRequestError: something else has that name.
         """

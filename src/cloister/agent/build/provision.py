@@ -1,8 +1,7 @@
-"""Build operation ``provision``: makes a template's base of what an image brought.
+"""Build operation ``provision``: makes a template's base of an image.
 
-Whatever the image is: it gets the account ``user``, the directories that programs count on, and the commands without which the SDKs can
-do nothing, each only where the image has none of that name (links to ``borrow``, which runs the agent's own: borrow.c). Nothing of it is
-replaced.
+It adds the account ``user``, the directories that programs expect, and the commands that the SDKs need. A command is added only if the
+image has none of that name: it is a link to ``borrow``, which runs the agent's own program (borrow.c). Nothing of the image is replaced.
 """
 
 from __future__ import annotations
@@ -22,13 +21,13 @@ BORROW = "/.cloister/agent/bin/borrow"
 _PATH = ("usr/local/sbin", "usr/local/bin", "usr/sbin", "usr/bin", "sbin", "bin")
 _SHELL = "bash"
 _READY = ("ss", "curl", "pgrep", "grep", "sleep", "wc")
-"""What the ready commands of the SDKs are made of."""
+"""The SDKs' ready commands use these."""
 _BASICS = (
     "sh", "basename", "cat", "chmod", "chown", "cp", "cut", "date", "dirname", "echo", "env", "false", "find", "head", "id", "kill", "ln",
     "ls", "mkdir", "mktemp", "mv", "nproc", "ps", "printf", "pwd", "readlink", "rm", "rmdir", "sed", "sort", "stat", "tail", "tar", "tee",
     "test", "touch", "tr", "true", "uname", "uniq", "whoami", "xargs",
 )  # fmt: skip
-"""For an image without any shell: nobody could look around in it."""
+"""For an image without a shell, so that users can look around in it."""
 _DIRECTORIES = {
     "": 0o755, "etc": 0o755, "home": 0o755, "root": 0o700, "run": 0o755, "tmp": 0o1777, "usr/local/bin": 0o755, "var/log": 0o755,
     "var/tmp": 0o1777,
@@ -36,7 +35,7 @@ _DIRECTORIES = {
 
 
 def run(params: dict[str, Any], root: Path = Path("/")) -> dict[str, Any]:
-    """``user`` and ``workdir`` are those of the image's configuration, perhaps empty; the result has those of the template.
+    """``user`` and ``workdir`` are those of the image's configuration, possibly empty; the result has those of the template.
 
     Raises: InvalidRequestError: the image names a user that it does not have.
     """
@@ -58,7 +57,7 @@ def run(params: dict[str, Any], root: Path = Path("/")) -> dict[str, Any]:
 
 
 def _directory(path: Path, mode: int) -> None:
-    """There at the end; a mode is set only where the directory is new, or other users could not enter or use it."""
+    """The directories exist at the end. The mode is set only if the directory is new, or other users could not enter or use it."""
     try:
         path.mkdir(parents=True, mode=0o755)
     except FileExistsError:
@@ -70,7 +69,7 @@ def _directory(path: Path, mode: int) -> None:
 
 
 def _share_npmrc(root: Path) -> None:
-    """Let npm below /usr/local read the host's settings, which are at /etc/npmrc."""
+    """Let npm below /usr/local read the host's settings in /etc/npmrc."""
     path = root / "usr/local/etc/npmrc"
     if _is_program(root / "usr/local/bin/npm") and not path.exists() and not path.is_symlink():
         path.parent.mkdir(exist_ok=True)
@@ -78,7 +77,7 @@ def _share_npmrc(root: Path) -> None:
 
 
 def _borrow(root: Path) -> None:
-    """Links for the commands that are missing."""
+    """Make links for missing commands."""
     missing = [name for name in _READY if not _has(root, name)]
     if not _has(root, "sh"):
         missing = list(dict.fromkeys([*missing, *(name for name in _BASICS if not _has(root, name))]))

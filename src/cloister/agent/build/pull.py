@@ -1,17 +1,17 @@
 """Build operation ``pull``: asks a registry for an image, or fetches it, with skopeo.
 
-Runs in a sandbox on the tools tree (template/images/tools.py), so that the network policy of sandboxes holds and whatever a registry
-answers is read here and not on the host. Credentials come with the parameters, lie in a file in memory for the time of a call, and are in
-no argument and no answer. A failure is an answer too, of a kind that the host decides upon::
+Runs in a sandbox on the tools tree (template/images/tools.py): so sandboxes' network policy applies, and answers are read here, not on the
+host. Credentials come with the parameters and are in a memory file during a call. No argument and no answer has them. A failure
+is an answer, too, whose kind the host uses::
 
     {"action": "inspect", reference, username?, password?, is_aws_key?}  ->  {"digest", "diff_ids", "envs", "user", "workdir", "starts"}
     {"action": "copy", ...}                                 ->  {}, with the layers as plain tars at /.image/<hex of the digest>
     either                                                  ->  {"failed": one of the kinds below, or "other", "message"}
 
-``is_aws_key``: user and password are an access key's id and secret, with which Debian's helper asks Amazon for the registry's password; it
-gets them by its environment.
-Two further parameters: ``insecure``, whether a registry that has no TLS will do (``plain`` in the answer says that it has none; a
-certificate must be right all the same); ``door``, whether the registry's name is to lead to this sandbox's own loopback (network/door.py).
+``is_aws_key``: user and password are an access key's id and secret. Debian's helper gets them in its environment and asks Amazon for the
+registry's password. ``insecure``: a registry without TLS is accepted, and ``plain`` in the answer says that it has none; an invalid
+certificate is refused all the same. ``forwarded``: the registry's name is to lead to this sandbox's own loopback, where a port forward
+listens.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ __all__ = ["run"]
 _IMAGE = Path("/.image")
 _SKOPEO = "/usr/bin/skopeo"
 _HOSTS = Path("/etc/hosts")
-_MEMORY = Path("/dev/shm")  # noqa: S108  # a directory of its own is made in it
+_MEMORY = Path("/dev/shm")  # noqa: S108 - a directory of its own is made in it
 _INSPECT_S, _COPY_S = 30, 3000
 _MAX_LAYERS = 100
 _PLATFORM = ("--override-os", "linux", "--override-arch", "amd64")
 _INDEXES = ("application/vnd.oci.image.index.v1+json", "application/vnd.docker.distribution.manifest.list.v2+json")
 _BLOCKED = r"pinging container registry .*(forbidden|\b40[37]\b|proxy authentication|method not allowed|blocked)|toomanyrequests|\b429\b"
-"""A registry answers the first question with 200 or 401; anything else comes from something on the way. One that counts is none for now."""
+"""A registry answers the first request with 200 or 401; any other answer is from a proxy. Such an answer counts as: no registry for now."""
 _UNREACHED = (
     "no such host|server misbehaving|connection refused|connection reset|no route to host|network is unreachable|i/o timeout|"
     "deadline exceeded|proxyconnect|tls handshake timeout|temporary failure in name resolution|operation not permitted|"
@@ -63,7 +63,7 @@ _KINDS = (
 
 
 class _RefusedError(Exception):
-    """Skopeo said no."""
+    """Skopeo refused."""
 
     def __init__(self, kind: str, message: str) -> None:
         super().__init__(message)
@@ -73,7 +73,7 @@ class _RefusedError(Exception):
 def run(params: dict[str, Any]) -> dict[str, Any]:
     """See the module."""
     reference = "docker://" + params["reference"]
-    if params.get("door"):
+    if params.get("forwarded"):
         _lead_here(params["reference"])
     try:
         with _login(params) as login:
@@ -84,7 +84,7 @@ def run(params: dict[str, Any]) -> dict[str, Any]:
 
 
 def _lead_here(reference: str) -> None:
-    """The registry's name is loopback's; an address is loopback's already, and a proxy is asked for neither."""
+    """Make the registry's name loopback's. An address is loopback's already, and a proxy is used for neither."""
     host = _registry(reference).partition(":")[0]
     if host != "localhost" and not re.fullmatch(r"[0-9.]+", host):
         with _HOSTS.open("a") as hosts:
@@ -107,7 +107,7 @@ class _Login:
 
 @contextmanager
 def _login(params: dict[str, Any]) -> Iterator[_Login]:
-    """What the credentials need; their files are gone at the end."""
+    """The files and variables of the credentials; the files are removed at the end."""
     if not params.get("username"):
         yield _Login([], {"HOME": "/nonexistent"})
         return
@@ -183,24 +183,24 @@ def _parsed(raw: bytes) -> dict[str, Any]:
 
 
 class _Skopeo:
-    """Calls of it for one registry."""
+    """Calls of skopeo for one registry."""
 
     def __init__(self, params: dict[str, Any], environ: dict[str, str]) -> None:
-        self._environ = {**os.environ, "XDG_RUNTIME_DIR": "/nonexistent", "TMPDIR": "/var/tmp", **environ}  # noqa: S108
+        self._environ = {**os.environ, "XDG_RUNTIME_DIR": "/nonexistent", "TMPDIR": "/var/tmp", **environ}  # noqa: S108 - the build sandbox is its own
         self._may_be_plain = bool(params.get("insecure"))
         self._has_port = bool(re.search(r":[0-9]+\Z", _registry(params["reference"])))
         self.is_plain = False
-        """Whether it has turned out that the registry has no TLS."""
+        """Whether the registry turned out to have no TLS."""
 
     def run(self, words: list[str], timeout_s: int, *, shown: bool = False) -> bytes:
-        """Its standard output, which goes to the log if ``shown``. With TLS; without it only when that is allowed, and nothing there
-        speaks it. Raises: _RefusedError.
+        """Skopeo's standard output, which goes to the log if ``shown``. It uses TLS; without TLS only if that is allowed and the registry
+        does not speak it. Raises: _RefusedError.
         """
         if not self.is_plain:
             try:
                 return self._call(words, timeout_s, shown=shown)
             except _RefusedError as error:
-                # without a port, plain HTTP is at another one
+                # without a port, plain HTTP uses another one
                 if not self._may_be_plain or not (error.kind == "plain" or (error.kind == "unreached" and not self._has_port)):
                     raise
         self.is_plain = True
@@ -217,14 +217,14 @@ class _Skopeo:
         raise _RefusedError(next((kind for kind, signs in _KINDS if re.search(signs, message, re.IGNORECASE)), "other"), message)
 
     def _helpers_words(self) -> str:
-        """What went wrong with Amazon, of the helper's log."""
+        """The error with Amazon, from the helper's log."""
         path = Path(self._environ["HOME"], ".ecr/log/ecr-login.log")
         found = re.findall(r'level=error .* error="((?:[^"\\]|\\.)*)"', path.read_text()) if path.exists() else []
         return found[-1].replace('\\"', '"')[-1000:] if found else ""
 
 
 def _last_words(text: str) -> str:
-    """What went wrong, of skopeo's log line."""
+    """The error, from skopeo's log line."""
     line = next((line for line in reversed(text.strip().splitlines()) if "level=fatal" in line), text.strip().rpartition("\n")[2])
     found = re.search(r'msg="((?:[^"\\]|\\.)*)"', line)
     message = found[1].replace('\\"', '"') if found else line

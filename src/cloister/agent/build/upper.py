@@ -1,14 +1,14 @@
-"""Copies the upper directory of a sandbox's disk into a layer: run by the agent's interpreter as root of a sandbox of its own, the copier.
+"""Copies the upper directory of a sandbox's disk into a layer. The agent's interpreter runs this as root of the copier's sandbox.
 
-Usage: ``upper.py SOURCE TARGET LEFT_OUT``: two directories, TARGET empty, and paths below SOURCE, one a line, that are not to be copied.
-Prints one JSON object: ``{"entries", "bytes"}`` (bytes are those allocated; no entries: nothing was written in the sandbox), or
-``{"error", "errno"}`` with status 1. Before it looks at SOURCE it prints a line ``R`` and waits for a byte on descriptor 3: so a live
-sandbox stands still for the time of the copy only, and not while the copier starts.
+Usage: ``upper.py SOURCE TARGET LEFT_OUT``: two directories, TARGET empty, and paths below SOURCE, one a line, that are not copied. Prints
+one JSON object: ``{"entries", "bytes"}``, or ``{"error", "errno"}`` with status 1. Bytes are allocated ones; no entries means that the
+sandbox wrote none. Before it looks at SOURCE it prints a line ``R`` and waits for a byte on descriptor 3. So a live sandbox is frozen
+only during the copy, not while the copier starts.
 
-What is in SOURCE was written by foreign code, which is dead or stands still. It is walked by descriptors, one name at a time, and no
-link is followed. Of overlayfs come along: whiteouts (device 0/0) and the marks of opaque directories; its notes about the layers below
-do not. Not copied: LEFT_OUT, what the runtime puts into every sandbox (mount points, its own name, the agent's log), sockets, and
-devices, which a sandbox cannot make. Imports nothing of ours: it starts in the time that the interpreter needs.
+Foreign code has written SOURCE; it is dead or frozen. The walk uses descriptors, one name at a time, and follows no link. From overlayfs it
+copies whiteouts (device 0/0) and the marks of opaque directories, but not its notes about the layers below. It skips LEFT_OUT, files that
+the runtime puts into every sandbox (mount points, its own name, the agent's log), sockets, and devices, which a sandbox cannot make. It
+imports none of our modules, so it starts as fast as the interpreter.
 """
 
 import errno
@@ -18,9 +18,11 @@ import stat
 import sys
 
 _MOUNT_POINTS = frozenset({".cloister", "proc", "dev", "sys"})
-_OF_THE_RUNTIME = frozenset({"etc/hostname", "etc/hosts", "etc/machine-id", "var/log/cloister-agent.log"})
-_PARENTS = frozenset({"etc", "var", "var/log"})
-"""Made by the runtime, or copied up from below, for those files' sake: left out when they hold nothing else and are as it makes them."""
+_OF_THE_RUNTIME = frozenset(
+    {"etc/hostname", "etc/hosts", "etc/machine-id", "run/e2b/.E2B_SANDBOX_ID", "run/e2b/.E2B_TEMPLATE_ID", "var/log/cloister-agent.log"}
+)
+_PARENTS = frozenset({"etc", "run", "run/e2b", "var", "var/log"})
+"""Directories that the runtime or overlayfs makes for those files. They are skipped if they hold nothing else and are unchanged."""
 _OVERLAY = "user.overlay."
 _KEPT_OVERLAY = ("user.overlay.opaque", "user.overlay.whiteout", "user.overlay.overlay.")
 _GO_FD = 3
@@ -29,7 +31,7 @@ _CHUNK = 16 << 20
 
 
 class _Copy:
-    """One run; counts what it copied."""
+    """One run; counts the copied entries."""
 
     def __init__(self, target: int, left_out: frozenset[str]) -> None:
         self.entries = 0
@@ -39,7 +41,7 @@ class _Copy:
         self._links: dict[int, str] = {}
 
     def directory(self, source: int, target: int, where: str) -> int:
-        """Copy what is in directory ``source`` (descriptors; ``where`` is its path, without a slash at the ends). Gives how many names."""
+        """Copy the entries of directory ``source`` (descriptors; ``where`` is its path without outer slashes). Gives their number."""
         count = 0
         with os.scandir(source) as entries:
             names = [entry.name for entry in entries]
@@ -51,7 +53,7 @@ class _Copy:
         return count
 
     def _entry(self, source: int, target: int, name: str, path: str) -> int:
-        """Copy one name. Gives 1, or 0 when it was left out."""
+        """Copy one entry. Gives 1, or 0 if it was skipped."""
         info = os.stat(name, dir_fd=source, follow_symlinks=False)
         if stat.S_ISDIR(info.st_mode):
             return self._subdirectory(source, target, name, path, info)
@@ -98,7 +100,7 @@ class _Copy:
             os.close(copy)
 
     def _link(self, target: int, name: str, path: str, info: os.stat_result) -> bool:
-        """Make ``name`` a link to the first name of the same file; False when it is the first."""
+        """Make ``name`` a link to the first name of the same file; False if it is the first."""
         first = self._links.setdefault(info.st_ino, path)
         if first == path:
             return False
@@ -107,7 +109,7 @@ class _Copy:
         except OSError as error:
             if error.errno not in (errno.ENAMETOOLONG, errno.ENOENT):
                 raise
-            return False  # too deep for a path, or the first name was of no kind that is copied
+            return False  # too deep for a path, or the first name was skipped
         self.entries += 1
         return True
 
@@ -131,7 +133,7 @@ def _content(source: int, target: int, size: int) -> None:
         try:
             start = os.lseek(source, at, os.SEEK_DATA)
         except OSError as error:
-            if error.errno == errno.ENXIO:  # nothing but a hole is left
+            if error.errno == errno.ENXIO:  # only a hole is left
                 return
             raise
         at = os.lseek(source, start, os.SEEK_HOLE)
@@ -144,7 +146,7 @@ def _content(source: int, target: int, size: int) -> None:
 
 
 def _dress(source: int, target: int, info: os.stat_result) -> None:
-    """Owner, attributes, mode and times of ``source``, in the order in which none of them takes another away."""
+    """Set owner, attributes, mode and times of ``source``, in an order in which no step undoes another."""
     if info.st_uid or info.st_gid:
         os.fchown(target, info.st_uid, info.st_gid)
     for name, value in _attributes(source).items():
@@ -154,7 +156,7 @@ def _dress(source: int, target: int, info: os.stat_result) -> None:
 
 
 def _attributes(source: int) -> dict[str, bytes]:
-    """The extended attributes that come along."""
+    """The extended attributes that are copied."""
     names = os.listxattr(source)
     return {name: os.getxattr(source, name) for name in names if not name.startswith(_OVERLAY) or name.startswith(_KEPT_OVERLAY)}
 
@@ -170,7 +172,7 @@ def _is_plain(info: os.stat_result) -> bool:
 
 
 def main(source_path: str, target_path: str, left_out: str) -> int:
-    """Copy, and print what became of it."""
+    """Copy, and print the result."""
     sys.setrecursionlimit(1_000_000)
     print("R", flush=True)
     if not os.read(_GO_FD, 1):

@@ -1,6 +1,6 @@
-"""The image's users and groups, looked up by name or number. Reads the two lists below an ``etc`` directory and changes nothing.
+"""The image's users and groups, by name or number. Reads the two lists below an ``etc`` directory and changes nothing.
 
-Beside agent/accounts.py, whose parser it uses: a step may mean a user by number, name a group, or make what is missing.
+It uses the parser of agent/accounts.py, but a step may also name a user by number, name a group, or make missing ones.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from cloister.errors import InvalidRequestError
 __all__ = ["MAX_ID", "Group", "User", "find_group", "find_user", "owner_ids", "read_groups", "read_users"]
 
 MAX_ID = 65_535
-"""Users and groups of a sandbox end here: it has no more ids than these on the host."""
+"""The first number that no user or group of a sandbox can have: the host maps no more ids."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Group:
 
 
 def read_users(etc: Path) -> list[User]:
-    """All users, in the list's order. ``root`` is one also where there is no list."""
+    """All users, in the list's order. ``root`` exists even without a list."""
     found = [
         User(line[0], int(line[2]), int(line[3]), line[5] or "/") for line in list_lines(etc / "passwd", 7) if are_ids(line[2], line[3])
     ]
@@ -44,27 +44,27 @@ def read_users(etc: Path) -> list[User]:
 
 
 def read_groups(etc: Path) -> list[Group]:
-    """All groups, in the list's order. ``root`` is one also where there is no list."""
+    """All groups, in the list's order. ``root`` exists even without a list."""
     found = [Group(line[0], int(line[2])) for line in list_lines(etc / "group", 4) if are_ids(line[2])]
     return found if any(group.name == "root" for group in found) else [*found, Group("root", 0)]
 
 
 def find_user(word: str, etc: Path) -> User | None:
-    """The user of that name, or of that number when nobody has it as a name."""
+    """The user of that name, else of that number."""
     users = read_users(etc)
     named = next((user for user in users if user.name == word), None)
     return named or next((user for user in users if are_ids(word) and user.uid == int(word)), None)
 
 
 def find_group(word: str, etc: Path) -> int | None:
-    """The number of the group of that name; a number is its own."""
+    """The number of the group of that name; a number stands for itself."""
     named = next((group.gid for group in read_groups(etc) if group.name == word), None)
     return int(word) if named is None and are_ids(word) else named
 
 
 def owner_ids(owner: str, etc: Path) -> tuple[int, int]:
-    """The ids that ``user``, ``user:group``, ``uid`` or ``uid:gid`` means. Without a group it is the user's own; a number that is
-    nobody's is the group's too.
+    """The ids that ``user``, ``user:group``, ``uid`` or ``uid:gid`` means. Without a group it is the user's own; for a number without a
+    user it is the same number.
 
     Raises: InvalidRequestError: there is no such user or group.
     """

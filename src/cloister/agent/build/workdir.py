@@ -1,4 +1,4 @@
-"""``WORKDIR``: makes a directory, and gives what was missing of its path to the user; one that is there stays as it is."""
+"""``WORKDIR``: makes a directory and its missing parents and gives them to the user; an existing directory stays as it is."""
 
 from __future__ import annotations
 

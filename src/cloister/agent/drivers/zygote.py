@@ -1,9 +1,9 @@
-"""A zygote, once it is warm: forks children into sandboxes when the supervisor asks, by join.so, whose loop it enters here. The contract
-is in docs/decisions/0014-zygotes.md.
+"""The fork of a warm zygote: forks children into sandboxes on the supervisor's request, in the loop of join.so.
 
-Shared by the agent zygote and the kernel zygote, so it runs on any template's Python 3.9 or newer with the standard library alone. It
-knows nothing of what its children become. Invariant: a child returns from :func:`serve` with the power of a sandbox's root, one
-descriptor beside its standard ones (the birth socket), and no other way to the zygote or the supervisor.
+The contract is in docs/decisions/0014-zygotes.md. The agent zygote and the kernel zygote share this module, so it runs on any template's
+Python 3.9 or newer with the standard library alone, and does not know what its children become. Invariant: a child returns from
+:func:`serve` with the power of a sandbox's root, one descriptor beside its standard ones (the birth socket), and no other way to the
+zygote or the supervisor.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ _CONTROL_FD, _FILTER_FD, _LIBRARY_FD = 3, 4, 5
 
 
 class ZygoteUnfitError(Exception):
-    """Its children would share something, or would not be whole."""
+    """Children of this process would share something that they must not, or would lack a thread."""
 
 
 def _check_fit() -> None:
-    """Raises: ZygoteUnfitError when sandboxes forked from this process would share something, or a thread would be missing in them."""
+    """Raises: ZygoteUnfitError if sandboxes forked from this process would share something, or would lack a thread."""
     if wrong := faults():
         raise ZygoteUnfitError(f"the zygote must not fork: it has {', '.join(wrong)}")
 
 
 def serve() -> socket.socket:
-    """Answer fork requests until the supervisor goes, which ends the process. Returns in a forked child only, with its birth socket.
+    """Answer fork requests until the supervisor ends, which ends the process. Returns only in a forked child, with its birth socket.
 
     The caller has one thread and has frozen its heap.
 

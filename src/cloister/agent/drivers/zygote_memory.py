@@ -1,6 +1,6 @@
-"""The memory of a zygote: made such that forked children share it for long, and checked for what they must not share.
+"""The memory of a zygote: arranges it so that forked children share it for long, and checks it for things that they must not share.
 
-Shared by the agent's zygote and the Python kernel's, so it needs the standard library alone and runs on any Python 3.9 or newer.
+The agent's zygote and the Python kernel's share this module, so it needs only the standard library and runs on any Python 3.9 or newer.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _MARKED_SO = ((3, 12), (3, 13))
 
 
 def settle() -> None:
-    """Make the memory one that children share for long: nothing left to collect, and in huge pages, which halve a fork."""
+    """Prepare the memory for sharing: collect garbage now, and use huge pages, which halve the time of a fork."""
     gc.collect()
     _make_immortal()
     gc.freeze()
@@ -38,12 +38,12 @@ def settle() -> None:
 
 
 def _make_immortal() -> None:
-    """Let no child count references to what it shares: each count is a page that it would copy.
+    """Stop reference counting of the shared objects: each count would copy a page in a child.
 
-    They become PEP 683's immortal objects, which an interpreter neither counts nor frees. Only where the mark is known.
+    They become PEP 683's immortal objects, which an interpreter neither counts nor frees. Only for versions whose mark is known.
     Source: CPython's Include/object.h.
     """
-    with_lock = getattr(sys, "_is_gil_enabled", lambda: True)()  # without it reference counts are other fields
+    with_lock = getattr(sys, "_is_gil_enabled", lambda: True)()  # without the lock, reference counts are in other fields
     if sys.implementation.name != "cpython" or sys.version_info[:2] not in _MARKED_SO or not with_lock:
         return
     seen: set[int] = set()
@@ -55,7 +55,7 @@ def _make_immortal() -> None:
 
 
 def faults() -> list[str]:
-    """Why children must not be forked from this process."""
+    """The reasons why this process must not fork children."""
     tasks = len(os.listdir("/proc/self/task"))
     found = [f"{tasks} threads"] if tasks != 1 else []
     with open("/proc/self/maps", encoding="utf-8", errors="replace") as maps:
@@ -64,7 +64,7 @@ def faults() -> list[str]:
         try:
             target = os.readlink(f"/proc/self/fd/{name}")
         except OSError:
-            continue  # it was the directory's own
+            continue  # the listing's own descriptor
         if int(name) > _HIGHEST_FD:
             found.append(f"descriptor {name} ({target})")
     return found

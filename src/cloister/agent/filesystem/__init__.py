@@ -1,1 +1,1 @@
-"""The sandbox's file system as its users see it: identities, entries, operations and watching."""
+"""The sandbox's file system for its users: identities, entries, operations and watches. File transfer over HTTP is in ``transfer/``."""

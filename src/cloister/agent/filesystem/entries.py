@@ -1,6 +1,6 @@
-"""What clients are told of an entry: its message, made from lstat, the user database and extended attributes. Reads only.
+"""The description of an entry for clients, from lstat, the user database and extended attributes. Reads only.
 
-A link is told as what it leads to (``type``, ``mode``), with its absolute ``symlink_target``; one that leads nowhere is a SYMLINK.
+A link is described by its target (``type``, ``mode``), with its absolute ``symlink_target``. A broken link is a SYMLINK.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _LETTERS = (
 
 
 def permissions_text(mode: int) -> str:
-    """The mode as this API writes it, which is Go's way: ``-rw-r--r--``, ``drwxr-xr-x``, ``Lrwxrwxrwx``, ``dtrwxrwxrwx``."""
+    """The mode in this API's form, which is Go's: ``-rw-r--r--``, ``drwxr-xr-x``, ``Lrwxrwxrwx``, ``dtrwxrwxrwx``."""
     letters = "".join(letter for test, letter in _LETTERS if test(mode))
     for bit, letter in ((stat.S_ISUID, "u"), (stat.S_ISGID, "g"), (stat.S_ISVTX, "t")):
         if mode & bit:
@@ -39,7 +39,7 @@ def permissions_text(mode: int) -> str:
 
 
 def read_metadata(path: str | int, *, follow: bool) -> dict[str, str]:
-    """The metadata of a file; what the user may not read is left out."""
+    """The metadata of a file, without values that the user may not read."""
     found: dict[str, str] = {}
     with contextlib.suppress(OSError):
         for name in os.listxattr(path, follow_symlinks=follow):
@@ -50,14 +50,14 @@ def read_metadata(path: str | int, *, follow: bool) -> dict[str, str]:
 
 
 class Describer:
-    """Makes entries; keeps the names of users and groups while it lives, so it is for one operation."""
+    """Makes entries for one operation; caches the names of users and groups."""
 
     def __init__(self) -> None:
         self._users = _names("/etc/passwd")
         self._groups = _names("/etc/group")
 
     def describe(self, path: str, status: os.stat_result | None = None) -> EntryInfo:
-        """The entry at ``path``, a link not followed.
+        """The entry at ``path``; a link is not followed.
 
         Raises: OSError.
         """
@@ -85,7 +85,7 @@ class Describer:
 
 
 def _names(path: str) -> dict[int, str]:
-    """The names by number in a file of colon-separated lines; of several the first counts."""
+    """The names by number in a file of colon-separated lines; the first line of a number counts."""
     found: dict[int, str] = {}
     with contextlib.suppress(OSError), open(path, encoding="utf-8", errors="replace") as lines:
         for line in lines:
@@ -96,7 +96,7 @@ def _names(path: str) -> dict[int, str]:
 
 
 def _follow(path: str) -> tuple[str, FileType, int]:
-    """Where the link leads, and the type and mode of that."""
+    """The link's target, and its type and mode."""
     try:
         target = os.path.realpath(path, strict=True)
         status = os.stat(target)
@@ -106,9 +106,9 @@ def _follow(path: str) -> tuple[str, FileType, int]:
 
 
 def list_entries(root: str, depth: int, describe: Callable[[str, os.stat_result], EntryInfo]) -> list[EntryInfo]:
-    """What is below ``root``, ``depth`` levels deep: each directory before its contents, names in order.
+    """The entries below ``root``, ``depth`` levels deep: each directory before its contents, names in order.
 
-    Links are listed, not entered, except for ``root`` itself. What vanishes meanwhile, or may not be read, is left out.
+    Links are listed, not followed, except for ``root`` itself. Entries that vanish meanwhile or may not be read are omitted.
 
     Raises: OSError (about ``root``), LimitError.
     """

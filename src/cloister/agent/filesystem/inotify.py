@@ -1,4 +1,4 @@
-"""inotify, by the C library: one queue, bytes to events. No policy.
+"""inotify through the C library: one queue, bytes to events. No policy.
 
 Source: inotify(7).
 """
@@ -39,7 +39,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 @dataclass(frozen=True, slots=True)
 class RawEvent:
-    """One event: the watch descriptor, what happened, the cookie that joins the halves of a rename, and the name in the directory."""
+    """One event: the watch descriptor, the kind, the cookie that joins the two events of a rename, and the name in the directory."""
 
     wd: int
     mask: int
@@ -79,11 +79,11 @@ class Inotify:
         return int(wd)
 
     def remove(self, wd: int) -> None:
-        """Stop watching; a directory that is gone is no fault."""
+        """Stop watching; a directory that is gone is no error."""
         _libc.inotify_rm_watch(self.fd, wd)
 
     def read(self) -> list[RawEvent]:
-        """What has happened; empty when nothing has."""
+        """The events so far; empty if there are none."""
         try:
             return parse_events(os.read(self.fd, _READ_BYTES))
         except BlockingIOError:

@@ -1,4 +1,4 @@
-"""Names of files that exist for a moment while the agent writes: whoever lists or watches for clients leaves them out."""
+"""Names of temporary files of the agent's writes; listings and watches for clients omit them."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import re
 __all__ = ["MOVE_PREFIX", "NEW_PREFIX", "SWAP_PREFIX", "is_marker", "is_unnamed"]
 
 NEW_PREFIX = ".cloister-new-"
-"""An upload to a new file, on file systems without unnamed files."""
+"""A new file of an upload, on file systems without unnamed files."""
 SWAP_PREFIX = ".cloister-swap-"
-"""The new contents of an existing file, the moment before they take its place."""
+"""The new content of an existing file, just before it replaces that file."""
 MOVE_PREFIX = ".cloister-move-"
 """The copy that becomes the destination of a move between file systems."""
 _UNNAMED = re.compile(r"#\d+\Z")
@@ -21,5 +21,5 @@ def is_marker(name: str) -> bool:
 
 
 def is_unnamed(name: str) -> bool:
-    """Whether a name looks like the kernel's for a file without one (O_TMPFILE)."""
+    """Whether a name looks like the kernel's name for an unnamed file (O_TMPFILE)."""
     return _UNNAMED.match(name) is not None

@@ -1,6 +1,6 @@
-"""Operations on entries: stat, list, make, move, remove. Blocking; to be run in a thread that acts as the user.
+"""Operations on entries: stat, list, make, move, remove. Blocking; run them in a thread that acts as the user.
 
-Paths are absolute. Errors of the kernel become ours here. Nothing that a link leads to is removed or moved.
+Paths are absolute. The kernel's errors become ours here. The target of a link is never removed or moved.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ def stat_entry(path: str) -> EntryInfo:
 
 
 def list_dir(path: str, depth: int) -> tuple[EntryInfo, ...]:
-    """What is below the directory."""
+    """The entries below the directory."""
     with faults(path):
         return tuple(list_entries(path, max(1, depth), Describer().describe))
 
 
 def make_dir(path: str) -> EntryInfo:
-    """Make a directory and those above it.
+    """Make a directory and its missing parents.
 
     Raises: AlreadyExistsError (a directory), InvalidRequestError (a file).
     """
@@ -53,18 +53,18 @@ def make_dir(path: str) -> EntryInfo:
 
 
 def make_parents(path: str) -> None:
-    """Make the directories above ``path``. Raises: OSError."""
+    """Make the missing parents of ``path``. Raises: OSError."""
     above = os.path.dirname(path)
     if not os.path.isdir(above):
         try:
             _make_directories(above)
         except FileExistsError as error:
-            if not os.path.isdir(above):  # else somebody made it meanwhile
+            if not os.path.isdir(above):  # otherwise another process made it meanwhile
                 raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR)) from error
 
 
 def _make_directories(path: str) -> None:
-    """As os.makedirs, for any depth. Raises: OSError, FileExistsError when there is something at ``path``."""
+    """As os.makedirs, for any depth. Raises: OSError, FileExistsError if ``path`` exists."""
     missing: list[str] = []
     while True:
         try:
@@ -98,10 +98,10 @@ def move(source: str, destination: str) -> EntryInfo:
 
 
 def _move_by_copy(source: str, destination: str) -> None:
-    """Copy beside the destination, put the copy there, then remove the source: the destination is never half there.
+    """Copy beside the destination, rename the copy, then remove the source: the destination is never incomplete.
 
-    The copy is made in a directory that is held by its descriptor and that nobody else may enter: so whatever is given to the owner of
-    what was copied is the copy, and no link can be put in its way.
+    The copy is made in a directory that is held by its descriptor and that no other user may enter. So only the copy changes its owner, and
+    no link can be put in its way.
     """
     with contextlib.ExitStack() as stack:
         stack.enter_context(root_itself())
@@ -114,14 +114,14 @@ def _move_by_copy(source: str, destination: str) -> None:
 
 
 def _make_closed_directory(above: int, stack: contextlib.ExitStack) -> int:
-    """A descriptor of a new directory of the acting user's own; ``stack`` removes it with what is in it. Raises: OSError."""
+    """A descriptor of a new directory of the acting user; ``stack`` removes it and its contents. Raises: OSError."""
     name = MOVE_PREFIX + secrets.token_hex(8)
     os.mkdir(name, 0o700, dir_fd=above)
     stack.callback(_ignore_errors, os.rmdir, name, dir_fd=above)
     closed = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=above)
     stack.callback(os.close, closed)
     status = os.fstat(closed)
-    if status.st_uid != acting_uid() or stat.S_IMODE(status.st_mode) & 0o077 or os.listdir(closed):  # somebody put another in its place
+    if status.st_uid != acting_uid() or stat.S_IMODE(status.st_mode) & 0o077 or os.listdir(closed):  # it was replaced
         raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
     stack.callback(_ignore_errors, _remove, f"/proc/self/fd/{closed}/{_COPY}")
     return closed
@@ -142,7 +142,7 @@ def _copy_all(source: str, copy: str) -> None:
     except (OSError, shutil.Error, RecursionError) as error:
         if isinstance(error, RecursionError):
             raise InvalidRequestError(f"'{source}' has too many levels of directories to be moved to another file system") from None
-        if isinstance(error, shutil.Error):  # a list of (source, copy, text): the first says enough
+        if isinstance(error, shutil.Error):  # a list of (source, copy, text): the first is enough for an error text
             raise OSError(errno.EIO, str(error.args[0][0][2] if error.args[0] else error)) from error
         raise
 
@@ -156,12 +156,12 @@ def _copy(source: str, copy: str) -> None:
 
 def _take_owner(source: str, copy: str) -> None:
     status = os.lstat(source)
-    with contextlib.suppress(PermissionError):  # only root may give files away
+    with contextlib.suppress(PermissionError):  # only root may change owners
         os.chown(copy, status.st_uid, status.st_gid, follow_symlinks=False)
 
 
 def remove(path: str) -> None:
-    """Remove a file, a link, or a directory with all that is in it. What is not there is removed already."""
+    """Remove a file, a link, or a directory with its contents. A missing entry is no error."""
     if path == "/":
         raise InvalidRequestError("the root directory cannot be removed")
     with faults(path), contextlib.suppress(FileNotFoundError):

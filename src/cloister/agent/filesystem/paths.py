@@ -1,7 +1,7 @@
-"""Paths as clients write them. Pure.
+"""Paths of clients, made absolute. Pure.
 
-Absolute ones are taken as they are, ``~`` is the user's home, an empty one the sandbox's working directory, and all others are relative
-to the user's home. ``..`` is resolved in the text, as it is in every other implementation of this API.
+Absolute paths stay as they are, ``~`` is the user's home, an empty path is the sandbox's work directory, and other paths are relative to
+the user's home. ``..`` is resolved in the text, as in other implementations of this API.
 """
 
 from __future__ import annotations

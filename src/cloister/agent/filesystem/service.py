@@ -1,4 +1,4 @@
-"""The methods of ``filesystem.Filesystem``: requests to work in threads that act as the user. No rule about files is made here."""
+"""The methods of ``filesystem.Filesystem``: requests become work in threads that act as the user. It makes no rules about files."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from cloister.agent.filesystem.operations import list_dir, make_dir, move, remov
 from cloister.agent.filesystem.paths import resolve_path
 from cloister.agent.filesystem.users import Workers
 from cloister.agent.filesystem.watch import Watch, Watches
-from cloister.agent.init import SandboxState
 from cloister.agent.rpc import Call, RpcRouter, Stream
+from cloister.agent.state import AgentState
 from cloister.protocol.filesystem import (
     SERVICE,
     CreateWatcherRequest,
@@ -34,7 +34,7 @@ _DONE = Empty()
 class FilesystemService:
     """The service, for one sandbox."""
 
-    def __init__(self, state: SandboxState, workers: Workers, watches: Watches) -> None:
+    def __init__(self, state: AgentState, workers: Workers, watches: Watches) -> None:
         self._state = state
         self._workers = workers
         self._watches = watches

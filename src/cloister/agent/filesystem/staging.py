@@ -1,16 +1,16 @@
-"""Writing a file whole or not at all.
+"""Writes a file completely or not at all.
 
-The bytes go to a file without a name; when all are there it takes the target's place in one step, so nobody ever sees half of it and a
-writer that vanishes leaves nothing. Mode, owner, ACL and foreign attributes of a file that is replaced are kept.
+The bytes go to an unnamed file. When all are there, it takes the target's place in one step: no reader sees an incomplete file, and a
+writer that disconnects leaves none. Mode, owner, ACL and foreign attributes of a replaced file are kept.
 
 ::
 
     open_target --> write* --> commit: new name      link                      (1 event CREATE, then CHMOD and WRITE as clients expect)
-                                 |     existing file link to a marker, rename  (1 event, which the watcher tells as WRITE)
+                                 |     existing file link to a marker, rename  (1 event, which the watcher reports as WRITE)
                                  +---  else          copy into the existing file: hard links, mount points, directories where the user
                                                      may not make files; its blocks are reserved first, so a full disk changes nothing
 
-All is done as the user; only giving the new file the owner of the old one needs root, and happens to our own, still nameless file.
+The user does all of this. Only giving the old file's owner to the new file needs root; it is done to our own file while it has no name.
 Source: open(2) O_TMPFILE, linkat(2), inotify(7); overlayfs has unnamed files since Linux 6.1.
 """
 
@@ -47,7 +47,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class StagedFile:
-    """One file being written for ``user``. All methods block and are to be run in a thread that acts as the user; one at a time."""
+    """One file that is written for ``user``. All methods block: run them in a thread that acts as the user, one at a time."""
 
     def __init__(self, user: Account, path: str) -> None:
         self.path = path
@@ -60,7 +60,7 @@ class StagedFile:
         self._closed = False
 
     def open(self) -> None:
-        """Find the target, check that it may be written, and open the nameless file."""
+        """Find the target, check that it may be written, and open the unnamed file."""
         with self._lock, faults(self.path):
             if self._closed:
                 raise ConflictError("the upload was given up")
@@ -68,23 +68,23 @@ class StagedFile:
             self._fd = self._open_unnamed(self._target)
 
     def write(self, chunks: Sequence[bytes | memoryview]) -> None:
-        """Append, in order."""
+        """Append these bytes."""
         with self._lock, faults(self.path):
             fd, left = self._writable(), sum(map(len, chunks))
             left -= os.writev(fd, chunks)
-            if left:  # a disk that is nearly full, or a signal: what is missing is written piece by piece until the kernel says why
+            if left:  # a nearly full disk, or a signal: write the rest piece by piece until the kernel gives the reason
                 view = memoryview(b"".join(chunks))[-left:]
                 while view:
                     view = view[os.write(fd, view) :]
 
     def append_file(self, source: int) -> None:
-        """Append all of an open file, without the bytes passing through this process."""
+        """Append a whole open file; its bytes do not pass through this process."""
         with self._lock, faults(self.path):
             while os.sendfile(self._writable(), source, None, _CHUNK_BYTES):
                 pass
 
     def commit(self, metadata: Mapping[str, str]) -> None:
-        """Put the file in its place, with this metadata and no other."""
+        """Put the file in its place, with exactly this metadata."""
         with self._lock, faults(self.path):
             target, fd = self._target, self._writable()
             assert target is not None
@@ -95,7 +95,7 @@ class StagedFile:
                         self._place(target.name)
                         self._tell(target)
                         return
-                    target.close()  # somebody made it meanwhile: it is to be replaced then
+                    target.close()  # another process made the target meanwhile: replace it
                     self._target = None
                     self._target = target = open_target(self.path)
                 elif self._swap(target, fd):
@@ -106,7 +106,7 @@ class StagedFile:
             raise ConflictError(f"path '{self.path}' changes all the time")
 
     def close(self) -> None:
-        """Let go; what was not committed is gone. May be called at any time, also more than once."""
+        """Free everything; a file that was not committed is gone. May be called at any time, more than once."""
         with self._lock:
             self._closed = True
             if self._marker is not None and self._target is not None:
@@ -141,7 +141,7 @@ class StagedFile:
         return os.open(self._marker, flags | os.O_CREAT | os.O_EXCL, 0o666, dir_fd=target.directory)
 
     def _place(self, name: str) -> None:
-        """Give our file a name that is free."""
+        """Give the unnamed file an unused name."""
         assert self._target is not None
         directory = self._target.directory
         if self._marker is None:
@@ -152,7 +152,7 @@ class StagedFile:
         self._marker = None
 
     def _tell(self, target: Target) -> None:
-        """Have watchers hear of the new file what they hear of one that is made in place: its mode was set, it was written."""
+        """Cause the events of a file that is made in place: its mode was set, it was written."""
         with contextlib.suppress(OSError):
             fd = os.open(target.name, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=target.directory)
             try:
@@ -163,7 +163,7 @@ class StagedFile:
                 os.close(fd)
 
     def _swap(self, target: Target, fd: int) -> bool:
-        """Take the place of the existing file; False if that cannot be done here."""
+        """Replace the existing file; False if this is not possible here."""
         assert target.status is not None
         if self._elsewhere or target.status.st_nlink != 1:
             return False
@@ -183,11 +183,11 @@ class StagedFile:
         return True
 
     def _look_like(self, target: Target, fd: int) -> None:
-        """Give the nameless file the owner, mode and attributes of the one that it replaces, as writing into that would have kept them."""
+        """Give the unnamed file the owner, mode and attributes of the file that it replaces, as a write in place would keep them."""
         assert target.status is not None
         mode = stat.S_IMODE(target.status.st_mode)
         if self._user.uid != 0:
-            mode &= ~(stat.S_ISUID | stat.S_ISGID)  # as the kernel does when somebody else writes
+            mode &= ~(stat.S_ISUID | stat.S_ISGID)  # as the kernel does when another user writes
         become(ROOT)
         try:
             os.fchown(fd, target.status.st_uid, target.status.st_gid)
@@ -199,7 +199,7 @@ class StagedFile:
             become(self._user)
 
     def _overwrite(self, target: Target, fd: int, metadata: Mapping[str, str]) -> None:
-        """Copy into the existing file. Room for all is reserved before the first byte of it changes."""
+        """Copy into the existing file. Space for everything is reserved before its first byte changes."""
         size = os.fstat(fd).st_size
         existing = os.open(target.existing_path(), os.O_WRONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         try:
@@ -215,17 +215,17 @@ class StagedFile:
 
 
 def _reserve(fd: int, size: int) -> None:
-    """Have the file system set room for ``size`` bytes aside, where it can, without a change that can be seen."""
+    """Reserve space for ``size`` bytes without a visible change, if the file system can."""
     if _libc.fallocate(fd, _KEEP_SIZE, ctypes.c_long(0), ctypes.c_long(size)) == 0:
         return
     number = ctypes.get_errno()
     if number not in (errno.EOPNOTSUPP, errno.EINVAL):
-        os.ftruncate(fd, os.fstat(fd).st_size)  # gives back what was set aside before the room ended
+        os.ftruncate(fd, os.fstat(fd).st_size)  # free the space that was reserved before the disk was full
         raise OSError(number, os.strerror(number))
 
 
 def _set_metadata(fd: int, metadata: Mapping[str, str]) -> None:
-    """Make the metadata of an open file this and nothing else."""
+    """Set the metadata of an open file to exactly this."""
     try:
         for name in os.listxattr(fd):
             if name.startswith(METADATA_PREFIX):
@@ -244,6 +244,6 @@ class _Timespec(ctypes.Structure):
 
 
 def _touch(fd: int) -> None:
-    """Set the time of modification, and that only: which the kernel tells watchers as a write."""
+    """Set only the modification time, which the kernel reports to watchers as a write."""
     times = (_Timespec * 2)(_Timespec(0, _UTIME_OMIT), _Timespec(0, _UTIME_NOW))
     _libc.futimens(fd, times)

@@ -1,7 +1,7 @@
-"""Where a write goes: the directory and name that a path leads to, links followed by hand, and what is there now.
+"""The target of a write: the directory and name of a path, with links followed by hand, and the file that is there now.
 
-Everything is held by descriptors from the first look on, so a link that is swapped meanwhile changes nothing. All look-ups are made by
-the thread's user. Writing is ``staging.py``'s.
+Everything is held by descriptors from the first look-up on, so a link that is swapped meanwhile has no effect. All look-ups use the rights
+of the thread's user. ``staging.py`` writes.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _MAX_LINKS = 40
 
 @dataclass(frozen=True)
 class Target:
-    """A name in a directory, and the regular file that is there now, if there is one. Owns its descriptors (both O_PATH)."""
+    """A name in a directory, and the regular file that has it now, if any. Owns its descriptors (both O_PATH)."""
 
     directory: int
     name: str
@@ -29,7 +29,7 @@ class Target:
     status: os.stat_result | None
 
     def existing_path(self) -> str:
-        """A path that means the very file found, whatever its name is now."""
+        """A path to exactly the file that was found, whatever its name is now."""
         return f"/proc/self/fd/{self.existing}"
 
     def close(self) -> None:
@@ -40,9 +40,9 @@ class Target:
 
 
 def open_target(path: str) -> Target:
-    """The target that ``path`` means; directories above it are made.
+    """The target of ``path``; missing parent directories are made.
 
-    Raises: OSError: also when what is there is no regular file, or may not be written.
+    Raises: OSError: also if the target is no regular file, or may not be written.
     """
     make_parents(path)
     directory, name = _open_directory(os.path.dirname(path), None), os.path.basename(path)
@@ -77,7 +77,7 @@ def _open_directory(path: str, directory: int | None) -> int:
 
 
 def _check(existing: int, status: os.stat_result) -> None:
-    """Refuse what cannot be replaced by an upload. The kernel's own files are not for it: writing there is an action, not a file."""
+    """Refuse files that an upload cannot replace. Files of the kernel are refused: a write to one is an action."""
     if stat.S_ISDIR(status.st_mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
     if not stat.S_ISREG(status.st_mode):

@@ -1,7 +1,7 @@
-"""Watches as the API has them: opened, polled, streamed, forgotten. The event loop's side of ``watchtree.py``.
+"""Watches of the API: create, poll, stream, remove. The event loop's side of ``watchtree.py``.
 
-A watch that is polled lives until it is removed or nobody asks for an hour; a streamed one as long as its stream. When events were lost,
-by a queue or a buffer that was full, the client is told by an error ``data_loss``: a poll gives it once and goes on, a stream ends with it.
+A polled watch lives until it is removed or was not polled for an hour in which the sandbox ran, a streamed one as long as its stream. If a
+full queue or buffer lost events, the client gets an error ``data_loss``: a poll reports it once and goes on, a stream ends with it.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import os
 import secrets
-import time
 
 from cloister.agent.accounts import Account
 from cloister.agent.filesystem.faults import faults
@@ -51,7 +50,7 @@ class Watches:
         self._open[watch.watcher_id] = watch
         self._news[watch.watcher_id] = asyncio.Event()
         if is_polled:
-            self._asked_at[watch.watcher_id] = time.monotonic()
+            self._asked_at[watch.watcher_id] = asyncio.get_running_loop().time()
         try:
             await self._thread.run(user, self._start, watch, allow_network=request.allow_network_mounts)
         except BaseException:
@@ -73,20 +72,20 @@ class Watches:
         await self.close_watch(self._find(watcher_id))
 
     async def poll(self, watcher_id: str) -> tuple[FilesystemEvent, ...]:
-        """What happened up to now since the last poll.
+        """The events since the last poll.
 
         Raises: NotFoundError; ConnectError (data_loss).
         """
         watch = self._find(watcher_id)
-        self._asked_at[watcher_id] = time.monotonic()
+        self._asked_at[watcher_id] = asyncio.get_running_loop().time()
         await self._drain()
         _report_loss(watch)
-        return tuple(watch.events.popleft() for _ in range(len(watch.events)))  # the other thread may add meanwhile
+        return tuple(watch.events.popleft() for _ in range(len(watch.events)))  # the other thread may add events meanwhile
 
     async def next_events(self, watch: Watch) -> list[FilesystemEvent]:
         """The next events, at least one.
 
-        Raises: ConnectError (data_loss), when all before the loss were given.
+        Raises: ConnectError (data_loss), after all events before the loss.
         """
         news = self._news[watch.watcher_id]
         while not watch.events:
@@ -118,7 +117,7 @@ class Watches:
             asyncio.get_running_loop().add_reader(self._tree.queue.fd, self._wake)
 
     def _wake(self) -> None:
-        """Something happened: stop listening until it was taken in."""
+        """There are events: stop listening until they are read."""
         assert self._tree is not None
         asyncio.get_running_loop().remove_reader(self._tree.queue.fd)
         self._draining = asyncio.ensure_future(self._drain_and_listen())
@@ -139,7 +138,7 @@ class Watches:
                 self._news[watch.watcher_id].set()
 
     async def _forget_unasked(self) -> None:
-        now = time.monotonic()
+        now = asyncio.get_running_loop().time()
         for watcher_id in [one for one, asked_at in self._asked_at.items() if now - asked_at > _FORGET_S]:
             await self.close_watch(self._open[watcher_id])
 
@@ -152,13 +151,19 @@ def _report_loss(watch: Watch) -> None:
 
 
 def is_network_mount(device: int, mounts: str | None = None) -> bool:
-    """Whether a device number is one of a network file system (or of FUSE, which may be one)."""
+    """Whether a device number belongs to a network file system (or to FUSE, which may be one).
+
+    The file system at the root is the sandbox's disk, whatever the kernel calls it: gVisor's calls it 9p.
+    """
     if mounts is None:
         with open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as file:
             mounts = file.read()
-    wanted = f"{os.major(device)}:{os.minor(device)}"
+    found, wanted = False, f"{os.major(device)}:{os.minor(device)}"
     for line in mounts.splitlines():
         fields, _, rest = line.partition(" - ")
-        if fields.split()[2:3] == [wanted] and rest.startswith(_NETWORK_TYPES):
-            return True
-    return False
+        words = fields.split()
+        if words[2:3] == [wanted]:
+            if words[4:5] == ["/"]:
+                return False
+            found = found or rest.startswith(_NETWORK_TYPES)
+    return found

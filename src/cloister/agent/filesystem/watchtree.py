@@ -1,11 +1,11 @@
-"""What is watched, and what the kernel's events mean to each watch. Confined to one thread; no asyncio.
+"""The watched directories, and the meaning of the kernel's events for each watch. Runs in one thread; no asyncio.
 
 One inotify queue serves all watches: instances are scarce and shared with the programs in the sandbox. A directory that appears below a
-recursive watch is watched first and read afterwards; what is found in it is told as created, unless the kernel's own event tells it::
+recursive watch is watched first and read afterwards. Its entries are reported as created, unless the kernel's own event reports them::
 
     mkdir d, write d/a          kernel: CREATE d            here: add watch(d), scan d -> CREATE d/a, WRITE d/a
-    write d/b during the scan   kernel: CREATE d/b          here: told once, by whichever comes first
-    mv d e (both below)         kernel: FROM d, TO e        here: RENAME d, CREATE e; the watches below keep, under their new names
+    write d/b during the scan   kernel: CREATE d/b          here: reported once, by whichever comes first
+    mv d e (both below)         kernel: FROM d, TO e        here: RENAME d, CREATE e; the watches below stay, under new names
 
 Invariant: an event is delivered, or its watch is marked as having lost some.
 """
@@ -31,7 +31,7 @@ from cloister.protocol.filesystem import EntryInfo, EventType, FilesystemEvent
 __all__ = ["Watch", "WatchTree"]
 
 _MAX_EVENTS, _MAX_EVENTS_OF_ALL = 65_536, 262_144
-"""Events that are kept for one watch, and for all, while nobody takes them; an entry weighs as much as four events."""
+"""Most events that wait for a client, for one watch and for all; an entry counts as four events."""
 _ENTRY_WEIGHT = 4
 _PLAIN = (
     (inotify.DELETE, EventType.EVENT_TYPE_REMOVE),
@@ -47,7 +47,7 @@ _SELF = (
 
 @dataclass(eq=False)
 class Watch:
-    """One watch of a client's. ``directories`` are its descriptors and their paths relative to ``root`` ('' is the root itself)."""
+    """One watch of a client. ``directories`` are its descriptors and their paths relative to ``root`` ('' is the root itself)."""
 
     watcher_id: str
     user: Account
@@ -97,12 +97,12 @@ class WatchTree:
         watch.events.clear()
 
     def drain(self) -> set[Watch]:
-        """Take in all that has happened; the watches that have something new."""
+        """Read all events so far. Gives the watches that have new ones."""
         self._describer = None
         while events := self.queue.read():
             for event in events:
                 self._handle(event)
-        for (watch, _), relative in self._left.items():  # moved away, and not to anywhere below
+        for (watch, _), relative in self._left.items():  # moved away, to no place below the root
             self._leave_below(watch, relative)
         self._left.clear()
         self._moved.clear()
@@ -124,7 +124,7 @@ class WatchTree:
         watch.directories[wd] = relative
 
     def _enter_below(self, watch: Watch, relative: str, *, tell: bool) -> None:
-        """Watch all directories below one that is watched; with ``tell``, say of all that is found that it was created."""
+        """Watch all directories below a watched one; with ``tell``, report everything found as created."""
         pending = [relative]
         while pending:
             above = pending.pop()
@@ -137,7 +137,7 @@ class WatchTree:
                     if tell:
                         self._tell_found(watch, child, entry, is_directory=is_directory)
                     if is_directory:
-                        with contextlib.suppress(OSError):  # gone, or not this user's to read
+                        with contextlib.suppress(OSError):  # gone, or this user may not read it
                             self._enter(watch, child)
                             pending.append(child)
 
@@ -219,7 +219,7 @@ class WatchTree:
             self._enter_below(watch, child, tell=True)
         except LimitError:
             self._lose(watch)
-        except OSError:  # gone already, or not this user's to read
+        except OSError:  # gone already, or this user may not read it
             return
 
     def _rename_below(self, watch: Watch, was: str, child: str) -> None:
@@ -228,7 +228,7 @@ class WatchTree:
                 watch.directories[wd] = child + path[len(was) :]
 
     def _recover(self) -> None:
-        """The kernel dropped events: say so to all, and watch directories that it did not tell of."""
+        """The kernel dropped events: mark all watches, and watch directories that it did not report."""
         for watch in self._open:
             self._lose(watch)
             become(watch.user)

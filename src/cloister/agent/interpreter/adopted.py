@@ -1,11 +1,11 @@
-"""A kernel that was forked for us from the template's zygote: how it is taken over (docs/decisions/0014-zygotes.md, "Birth of a kernel").
+"""Adopts a kernel that the template's zygote forked for this sandbox (docs/decisions/0014-zygotes.md, "Birth of a kernel").
 
     kernel -> agent   "B" with SCM_CREDENTIALS: its pid, as we see it
     agent -> kernel   {"op": "adopt", …} and a newline; stdout and stderr with the first byte
     kernel -> agent   {"op": "ready"}; from here on the protocol of drivers/README.md
 
-It is no child of ours: a pidfd says when it has ended, the pipe of pid 1 (orphans.py) how. Whoever waits here gets a process or an error,
-never a silence; starting a kernel by exec instead is the caller's business.
+The kernel is no child of the agent: a pidfd says when it has ended, the pipe of pid 1 (orphans.py) says how. :func:`adopt` ends with a
+process or an error within bounded time; then the caller may start a kernel by exec.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ import socket
 import stat
 import struct
 
-from cloister.agent.interpreter.process import OOM_SCORE, UNKNOWN_STATUS, KernelProcess, LaunchSpec, OutputPipes, check_directory
+from cloister.agent.interpreter.process import OOM_SCORE, UNKNOWN_STATUS, KernelProcess, LaunchSpec, OutputPipes
 from cloister.agent.orphans import Orphans
+from cloister.agent.process.faults import check_cwd
 from cloister.errors import UnavailableError
 
 __all__ = ["AdoptedProcess", "adopt", "birth_socket"]
@@ -30,11 +31,11 @@ _HELLO = b"B"
 _HELLO_S = 10.0
 _CREDENTIALS = struct.Struct("=iII")
 _STATUS_S = 0.2
-"""How long pid 1 may take from the end of a process to its word on the pipe; it does nothing else."""
+"""How long pid 1 may take to report the end of a process on the pipe; it has no other work."""
 
 
 class AdoptedProcess(KernelProcess):
-    """A process that pid 1 will reap. Made while it lives."""
+    """A process that pid 1 reaps. Make this while the process lives."""
 
     def __init__(self, pid: int, pidfd: int, channel: socket.socket, pipes: OutputPipes, orphans: Orphans) -> None:
         super().__init__(pid, pidfd, channel, pipes)
@@ -44,7 +45,7 @@ class AdoptedProcess(KernelProcess):
         self._ending.register(pidfd, select.POLLIN)
 
     def returncode(self) -> int | None:
-        """As the base class says. When it has just ended this may wait a moment for pid 1, once."""
+        """See the base class. Right after the end of the process this waits for pid 1, once and at most ``_STATUS_S``."""
         if self._code is None and self._ending.poll(0):
             status = self._orphans.status(self.pid, _STATUS_S)
             self._code = UNKNOWN_STATUS if status is None else os.waitstatus_to_exitcode(status)
@@ -56,7 +57,7 @@ class AdoptedProcess(KernelProcess):
 
 
 def birth_socket(fd: int) -> socket.socket | None:
-    """The socket of an inherited descriptor, when it is there."""
+    """The socket at an inherited descriptor, or None if there is none."""
     try:
         if not stat.S_ISSOCK(os.fstat(fd).st_mode):
             return None
@@ -68,15 +69,15 @@ def birth_socket(fd: int) -> socket.socket | None:
 
 
 async def adopt(channel: socket.socket, spec: LaunchSpec, orphans: Orphans, hello_s: float = _HELLO_S) -> AdoptedProcess:
-    """Take over the kernel at the other end of ``channel``, which is closed when that fails or is cancelled.
+    """Take over the kernel at the other end of ``channel``; a failure or a cancellation closes ``channel``.
 
-    Raises: UnavailableError (nobody is there, or not any more), InvalidRequestError (no such directory).
+    Raises: UnavailableError (no kernel was forked, or it has ended), InvalidRequestError (no such directory).
     """
     with contextlib.ExitStack() as undo:
         undo.callback(channel.close)
         channel.setblocking(False)
         channel.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
-        check_directory(spec.cwd)
+        check_cwd(spec.cwd)
         try:
             pid = await _hello(channel, hello_s)
             pidfd = os.pidfd_open(pid)
@@ -101,9 +102,9 @@ async def adopt(channel: socket.socket, spec: LaunchSpec, orphans: Orphans, hell
 
 
 async def _hello(channel: socket.socket, hello_s: float) -> int:
-    """The pid of who says hello.
+    """The pid of the process that sends the greeting.
 
-    Raises: OSError: it has gone, or is nobody that we can see; TimeoutError.
+    Raises: OSError (it has gone, or is not visible here), TimeoutError.
     """
     loop = asyncio.get_running_loop()
     async with asyncio.timeout(hello_s):
@@ -127,9 +128,9 @@ async def _hello(channel: socket.socket, hello_s: float) -> int:
 
 
 def _demand_open(channel: socket.socket) -> None:
-    """That its socket is open after its pidfd was opened proves that the pid is its own: nobody else holds the other end.
+    """Check that the kernel still holds its socket. Only it does, so the pid that was opened before is not a reused one.
 
-    Raises: UnavailableError: it has closed it.
+    Raises: UnavailableError: it has closed the socket.
     """
     with contextlib.suppress(BlockingIOError):
         if channel.recv(1, socket.MSG_PEEK):
@@ -138,9 +139,9 @@ def _demand_open(channel: socket.socket) -> None:
 
 
 async def _give(channel: socket.socket, spec: LaunchSpec, pipes: OutputPipes) -> None:
-    """Tell the kernel who it is and where it writes. Raises: OSError: it has gone."""
+    """Send the kernel its identity and its pipes. Raises: OSError: it has gone."""
     account = spec.account
-    groups = list(account.groups) if account.uid != os.getuid() else os.getgroups()  # as for a started one, which then stays as we are
+    groups = list(account.groups) if account.uid != os.getuid() else os.getgroups()  # like a started kernel of our user
     line = {"op": "adopt", "env": dict(spec.env), "cwd": spec.cwd, "uid": account.uid, "gid": account.gid, "groups": groups}
     data = json.dumps({**line, "oom_score_adj": OOM_SCORE}).encode("ascii") + b"\n"
     rights = struct.pack("=ii", pipes.their_stdout, pipes.their_stderr)

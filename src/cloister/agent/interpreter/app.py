@@ -1,6 +1,7 @@
-"""The code-interpreter API of port 49999: HTTP to contexts and runs. Parse, call, render; no rules here.
+"""The code-interpreter API of port 49999: HTTP to contexts and runs. It parses, calls and renders; it makes no rules.
 
-A client that goes away while its code runs cancels the handler, which interrupts the code.
+A client that disconnects while its code runs cancels the handler, which interrupts the code. A pause of the sandbox ends the client's
+stream, and the code goes on.
 """
 
 from __future__ import annotations
@@ -13,11 +14,11 @@ from aiohttp import web
 from cloister.agent.auth import is_allowed, is_allowed_or_absent
 from cloister.agent.cors import add_headers, answer_preflights
 from cloister.agent.events import EventLog
-from cloister.agent.init import SandboxState
 from cloister.agent.interpreter.contexts import Context, Contexts, Run
 from cloister.agent.interpreter.kernel import Finished
 from cloister.agent.interpreter.results import encode_events
 from cloister.agent.reports import report_events
+from cloister.agent.state import AgentState
 from cloister.errors import AuthenticationError, CloisterError, InvalidRequestError, NotFoundError
 from cloister.protocol import execution
 
@@ -30,8 +31,8 @@ _KEEPALIVE = execution.encode_event(execution.keepalive_event())
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-def interpreter_app(state: SandboxState, contexts: Contexts, keepalive_s: float = 5.0, events: EventLog | None = None) -> web.Application:
-    """The application; whoever runs it must set ``handler_cancellation``."""
+def interpreter_app(state: AgentState, contexts: Contexts, keepalive_s: float = 5.0, events: EventLog | None = None) -> web.Application:
+    """The application; its server must set ``handler_cancellation``."""
     api = _Api(state, contexts, keepalive_s, events if events is not None else EventLog())
     app = web.Application(client_max_size=_MAX_BODY_BYTES, middlewares=[answer_preflights, _errors_as_text])
     app.on_response_prepare.append(add_headers)
@@ -46,7 +47,7 @@ def interpreter_app(state: SandboxState, contexts: Contexts, keepalive_s: float 
 
 
 class _Api:
-    def __init__(self, state: SandboxState, contexts: Contexts, keepalive_s: float, events: EventLog) -> None:
+    def __init__(self, state: AgentState, contexts: Contexts, keepalive_s: float, events: EventLog) -> None:
         self._events = events
         self._keepalive_s = keepalive_s
         self._state = state
@@ -65,7 +66,8 @@ class _Api:
         try:
             response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson", "Cache-Control": "no-store"})
             await response.prepare(request)
-            await _stream(run, response, self._keepalive_s)
+            if not await _is_streamed(run, response, self._keepalive_s) and request.transport is not None:
+                request.transport.close()  # without the end of the stream, so that the client cannot take this for the end of the run
         finally:
             run.abandon()
         return response
@@ -93,13 +95,27 @@ class _Api:
             raise AuthenticationError("The access token (header X-Access-Token) is missing or wrong")
 
     def _check(self, request: web.Request) -> None:
-        """Official clients send no token here, so its absence is no fault."""
+        """Official clients send no token here, so a missing one is accepted."""
         if not is_allowed_or_absent(self._state.access_token, request.headers.get("X-Access-Token")):
             raise AuthenticationError("The access token (header X-Access-Token) is wrong")
 
 
+async def _is_streamed(run: Run, response: web.StreamResponse, keepalive_s: float) -> bool:
+    """Stream the run to its end. False: it was detached before."""
+    try:
+        async with asyncio.timeout(None) as scope:
+            loop = asyncio.get_running_loop()
+            run.on_detach = lambda: scope.reschedule(loop.time())
+            await _stream(run, response, keepalive_s)
+    except TimeoutError:
+        if not scope.expired():
+            raise
+        return False
+    return True
+
+
 async def _stream(run: Run, response: web.StreamResponse, keepalive_s: float) -> None:
-    """Write the run's events as they come, a keepalive when none has come for a while, and the end."""
+    """Write the run's events as they come, a keepalive when there were none for a while, and the end."""
     while True:
         try:
             async with asyncio.timeout(keepalive_s):
@@ -120,7 +136,7 @@ def _render(context: Context) -> dict[str, str]:
 
 @web.middleware
 async def _errors_as_text(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Errors are plain text here: official clients show the body."""
+    """Errors are plain text here, since official clients show the body."""
     try:
         return await handler(request)
     except CloisterError as error:
@@ -131,5 +147,5 @@ async def _errors_as_text(request: web.Request, handler: Handler) -> web.StreamR
 
 
 def _text(status: int, text: str) -> web.Response:
-    """What it quotes of the request may hold half characters, which no encoding has; they are shown escaped."""
+    """The text, escaped where UTF-8 cannot encode it: quoted parts of a request may hold lone surrogates."""
     return web.Response(status=status, body=text.encode(errors="backslashreplace"), content_type="text/plain", charset="utf-8")

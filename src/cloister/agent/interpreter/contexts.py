@@ -1,8 +1,8 @@
-"""Interpreter contexts: who may run when, and which kernel stands behind each.
+"""Interpreter contexts: the order of their runs, and the kernel behind each.
 
-A context owns at most one kernel. Runs of one context queue in the order they came; contexts run side by side. A kernel that is
-gone is replaced by the next run, and the run is told when state was lost without its knowing. The default context of a language comes
-into being on first use, again after it was deleted.
+A context owns at most one kernel. Runs of one context queue in order of arrival; contexts run side by side. If a kernel is gone, the next
+run starts a new one and is told that state was lost. The default context of a language is made on first use, and again after it was
+deleted.
 """
 
 from __future__ import annotations
@@ -11,28 +11,33 @@ import asyncio
 import uuid
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from cloister.agent.interpreter.detached import DetachedOutput
 from cloister.agent.interpreter.kernel import Cost, Failure, Finished, Kernel, KernelEvent, Output
 from cloister.agent.interpreter.languages import Language, find_language
+from cloister.agent.process.faults import check_cwd
 from cloister.errors import CloisterError, ContextNotFoundError, InvalidRequestError
 from cloister.protocol.execution import ContextRequest, ExecuteRequest
 
 __all__ = ["Context", "Contexts", "KernelFactory", "Run"]
 
 KernelFactory = Callable[[Language, str], Kernel]
-"""(language, cwd) to a started kernel."""
+"""Starts a kernel for (language, cwd)."""
 OtherLanguages = Callable[[], Sequence[Language]]
-"""Languages beside those of the template, as they are at this moment."""
+"""The languages beside those of the template, at this moment."""
 EnvsFor = Callable[[Kernel], dict[str, str]]
 Record = Callable[..., None]
 """``EventLog.record``."""
+_CAPTURE_S = 120.0
+"""The longest time for which a capture keeps code from being interrupted: its server may have died."""
 _OUR_FAILURES = {"KernelDied": "kernel_died", "OutputLimitExceeded": "output_limit"}
 
 
 class Run:
-    """One execution. Pull :meth:`next_events` until Finished; call :meth:`abandon` if you stop before."""
+    """One execution. Call :meth:`next_events` until Finished, or :meth:`abandon` to stop earlier."""
 
     def __init__(self, context: Context, request: ExecuteRequest) -> None:
         self._context = context
@@ -42,9 +47,45 @@ class Run:
         self._over = False
         self._outcome = "ok"
         self._drain: asyncio.Task[None] | None = None
+        self._is_detached = False
+        self._may_be_copied = False
+        self._is_undecided = False
+        self._is_copied = False
+        self._output = DetachedOutput()
+        self.on_detach: Callable[[], None] = lambda: None
+        """Called when the client's stream is to end now."""
+
+    def detach(self) -> None:
+        """A pause of the sandbox takes the client. The run goes on without it, as :meth:`abandon` finds.
+
+        Does nothing if the client has gone before: by an earlier pause, or by itself, and then the code is being interrupted.
+        """
+        if self._is_detached or self._drain is not None:
+            return
+        self._is_detached = True
+        self.on_detach()
+
+    def expect_copies(self) -> None:
+        """From now on it is not known whether a client that goes has left, or this is a copy, in which connections break."""
+        self._may_be_copied = True
+
+    def settle(self, *, is_copy: bool) -> None:
+        """Now it is known. In a copy the run goes on without its client."""
+        self._may_be_copied = False
+        self._is_copied = is_copy
+        if not self._is_undecided:
+            if is_copy and not self._over:
+                self.detach()
+            return
+        self._is_undecided = False
+        self._is_detached = is_copy
+        if self._over and is_copy:
+            self._context.give_notice(self._output.notice(is_copy=True))
+        elif not self._over and not is_copy and self._kernel is not None:
+            self._kernel.stop()
 
     async def next_events(self) -> list[KernelEvent]:
-        """At least one event; waits for the turn and the kernel first. May be cancelled without loss."""
+        """At least one event. Waits for the turn and the kernel first. A cancellation loses no event."""
         if self._kernel is None:
             await asyncio.wait({self._turn})
             if self._request.envs and not self._context.language.takes_envs:
@@ -56,6 +97,7 @@ class Run:
                 self._leave()
                 return [Failure("KernelStartError", str(error), str(error)), Finished(None, Cost(0))]
             self._kernel = kernel
+            self._context.run = self
             kernel.begin(self._request.code, {**self._context.envs_of_run(kernel), **self._request.envs})
             notice = self._context.take_notice()
             if notice:
@@ -71,13 +113,18 @@ class Run:
         return events
 
     def abandon(self) -> None:
-        """Nobody waits for it any more: give up the turn, or interrupt the code and see it end in the background."""
+        """The client has gone: give up the turn, or interrupt the code and read its end in the background.
+
+        A detached run is not interrupted: a pause must not lose the work of code that its client wants to see finished.
+        """
         if self._over or self._drain is not None:
             return
         if self._kernel is None:
             self._leave()
         else:
-            self._kernel.stop()
+            self._is_undecided = self._may_be_copied
+            if not self._is_detached and not self._is_undecided:
+                self._kernel.stop()
             self._drain = asyncio.create_task(self._see_it_end())
             self._context.drains.add(self._drain)
             self._drain.add_done_callback(self._context.drains.discard)
@@ -93,12 +140,15 @@ class Run:
 
     async def _see_it_end(self) -> None:
         while not self._over:
-            await self.next_events()
+            self._output.add(await self.next_events())
+        if self._is_detached:
+            self._context.give_notice(self._output.notice(is_copy=self._is_copied))
 
     def _record(self, cost: Cost) -> None:
-        """Into the sandbox's log: what it cost and how it ended, nothing of the code or of what it wrote."""
+        """Record in the sandbox's log what the run cost and how it ended, without the code or its output."""
         kernel, context = self._kernel, self._context
-        outcome = "interrupted" if self._drain is not None and self._outcome == "ok" else self._outcome
+        is_interrupted = self._drain is not None and not self._is_detached and not self._is_undecided
+        outcome = "interrupted" if is_interrupted and self._outcome == "ok" else self._outcome
         fields = {"language": context.language.name, "context": context.context_id, "outcome": outcome, "wall_ms": cost.wall_ms}
         fields |= {"cpu_ms": cost.cpu_ms, "peak_mem_bytes": cost.peak_mem_bytes}
         context.record("execution.ended", **{name: value for name, value in fields.items() if value is not None})
@@ -109,6 +159,8 @@ class Run:
 
     def _leave(self) -> None:
         self._over = True
+        if self._context.run is self:
+            self._context.run = None
         self._context.leave_queue(self._turn)
 
 
@@ -127,6 +179,8 @@ class Context:
         self._starting: asyncio.Task[Kernel] | None = None
         self._queue: deque[asyncio.Future[None]] = deque()
         self.drains: set[asyncio.Task[None]] = set()
+        self.run: Run | None = None
+        """The run that has the kernel."""
         self.told = False
         self._notice = ""
         self._changed: dict[str, str] = {}
@@ -137,24 +191,24 @@ class Context:
         return Run(self, request)
 
     def adopt(self, kernel: Kernel) -> None:
-        """Take a kernel that was started already."""
+        """Take a kernel that is started already."""
         self._kernel = kernel
         self._starting = asyncio.create_task(self._wait(kernel))
         self._starting.add_done_callback(_retrieve)
 
     def expect(self, birth: Coroutine[Any, Any, Kernel]) -> None:
-        """Take the kernel that ``birth`` will give; a failure is told by the first run."""
+        """Take the kernel that ``birth`` will give; the first run reports a failure."""
         self._starting = asyncio.create_task(self._receive(birth))
         self._starting.add_done_callback(_retrieve)
 
     def prepare(self) -> None:
-        """Start the kernel in the background; a failure is told by the first run."""
+        """Start the kernel in the background; the first run reports a failure."""
         if self._starting is None and self._kernel is None:
             self._starting = asyncio.create_task(self._launch())
             self._starting.add_done_callback(_retrieve)
 
     async def restart(self) -> None:
-        """A new kernel in the same directory; a run that is on ends with an error, those that wait go to the new kernel."""
+        """Start a new kernel in the same directory. The present run ends with an error; waiting runs get the new kernel."""
         if self._kernel is not None:
             self.told = True
             self._kernel.kill("The context was restarted")
@@ -163,17 +217,22 @@ class Context:
         self.prepare()
 
     async def close(self) -> None:
-        """End the kernel. A run that is on ends with an error, which its reader still gets."""
+        """End the kernel. The present run ends with an error, which its reader still gets."""
         self._closed = True
         if self._kernel is not None:
             self._kernel.kill("The context was deleted")
-        while self.drains:  # runs that nobody reads end now that their kernel has
+        while self.drains:  # runs without a reader end now, since their kernel has ended
             await asyncio.wait(set(self.drains))
         if not self._queue:
             await self._drop_kernel()
 
+    def renew(self) -> None:
+        """Renew the random generators of its kernel."""
+        if self._kernel is not None and self._kernel.is_alive:
+            self._kernel.renew()
+
     def envs_of_run(self, kernel: Kernel) -> dict[str, str]:
-        """The sandbox's variables that a run must be given. A kernel that takes none has those of its start; a change is told."""
+        """The sandbox's variables that changed since the kernel's start. A kernel that takes no variables warns of a change instead."""
         changed = self.envs_for(kernel)
         if self.language.takes_envs:
             return changed
@@ -187,7 +246,7 @@ class Context:
     # -- the queue ------------------------------------------------------------------------------------------------------
 
     def queue_up(self) -> asyncio.Future[None]:
-        """A place in the queue: done when it is the holder's turn."""
+        """A place in the queue; it is done when it is the holder's turn."""
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._queue.append(turn)
         if self._queue[0] is turn:
@@ -211,9 +270,9 @@ class Context:
         if self._closed:
             raise ContextNotFoundError("The context was deleted")
         if self._kernel is not None and self._starting is None and not self._kernel.is_alive:
-            if not self.told:  # it died between runs, or in one that nobody listened to
+            if not self.told:  # it died between runs, or in a run without a reader
                 self.record_death(self._kernel)
-                self._notice = f"{self._kernel.death_note}. Its state was lost: this run has a new kernel.\n"
+                self._notice += f"{self._kernel.death_note}. Its state was lost: this run has a new kernel.\n"
             await self._drop_kernel()
         self.told = False
         self.prepare()
@@ -252,13 +311,17 @@ class Context:
             await kernel.close()
 
     def record_death(self, kernel: Kernel) -> None:
-        """Into the sandbox's log, once: a kernel ended, and why as far as that holds nothing of the program's own."""
+        """Record in the sandbox's log, once, that a kernel ended and why, without text of the program's own."""
         if kernel is not self._dead:
             self._dead = kernel
             self.record("kernel.died", level="error", language=self.language.name, context=self.context_id, **kernel.death_facts)
 
+    def give_notice(self, text: str) -> None:
+        """Have the next run begin with ``text`` on stderr."""
+        self._notice += text
+
     def take_notice(self) -> str:
-        """What the next run is to be told on stderr, once."""
+        """The text that the next run gets on stderr, once."""
         notice, self._notice = self._notice, ""
         return notice
 
@@ -283,17 +346,19 @@ class Contexts:
         self._others = others
         self._contexts: dict[str, Context] = {}
         self._defaults: dict[str, str] = {}
+        self._captured: list[Run] = []
+        self._capture: asyncio.TimerHandle | None = None
+        """Set while a capture of the memory is expected or under way, of these runs."""
 
     def begin(self, languages: tuple[str, ...], cwd: str) -> None:
-        """What the sandbox has and where its contexts work, when that was not known before; there are no contexts yet."""
+        """Take the sandbox's languages and work directory, which were unknown until now. There are no contexts yet."""
         self._languages, self._cwd = languages, cwd
 
     def list(self) -> list[Context]:
-        """All, in the order they were made; those of the default languages are always there."""
-        for name in ("python", "javascript"):
-            if name in self._languages:
-                self.default(name)
-        return list(self._contexts.values())
+        """The default contexts of Python and JavaScript, which always exist, then the others, the newest last."""
+        always = [self.default(name) for name in ("python", "javascript") if name in self._languages]
+        defaults = [context for context in self._contexts.values() if context.context_id in self._defaults.values()]
+        return list(dict.fromkeys([*always, *defaults, *self._contexts.values()]))
 
     def create(self, request: ContextRequest) -> Context:
         """A new context; its kernel starts in the background.
@@ -304,8 +369,7 @@ class Contexts:
         cwd = self._cwd if request.cwd is None else request.cwd
         if not Path(cwd).is_absolute():
             raise InvalidRequestError(f"The working directory '{cwd}' must be an absolute path")
-        if not Path(cwd).is_dir():
-            raise InvalidRequestError(f"The working directory '{cwd}' does not exist")
+        check_cwd(cwd)
         context = self._add(language, cwd)
         context.prepare()
         return context
@@ -318,12 +382,12 @@ class Contexts:
         return context
 
     def default(self, language_name: str | None = None) -> Context:
-        """The default context of a language (None: of the sandbox), made if need be; its kernel waits for the first run.
+        """The default context of a language (None: of the sandbox), made if it is missing; its kernel starts with the first run.
 
         Raises: NotFoundError.
         """
         context_id = self._defaults.get(language_name or "")
-        if context_id is not None:  # a name that needs no second look at what is installed
+        if context_id is not None:  # a context of that name exists: no search for installed kernels
             return self._contexts[context_id]
         language = self._language(language_name)
         context_id = self._defaults.get(language.name)
@@ -349,6 +413,33 @@ class Contexts:
             del self._defaults[context.language.name]
         await context.close()
 
+    def detach_runs(self) -> None:
+        """A pause takes the clients of all runs. Runs that wait for their turn are given up, as their code has not begun."""
+        for context in self._contexts.values():
+            if context.run is not None:
+                context.run.detach()
+
+    def expect_copies(self) -> None:
+        """The memory is about to be captured; :meth:`settle` comes afterwards here and in each copy, or it is taken as not copied."""
+        self.settle(is_copy=False)
+        self._captured = [context.run for context in self._contexts.values() if context.run is not None]
+        for run in self._captured:
+            run.expect_copies()
+        self._capture = asyncio.get_running_loop().call_later(_CAPTURE_S, partial(self.settle, is_copy=False))
+
+    def settle(self, *, is_copy: bool) -> None:
+        """A capture of the memory is over, or this is the copy."""
+        if self._capture is not None:
+            self._capture.cancel()
+        runs, self._captured, self._capture = self._captured, [], None
+        for run in runs:
+            run.settle(is_copy=is_copy)
+
+    def renew_kernels(self) -> None:
+        """The sandbox is a copy of another: its kernels must not draw the same random numbers."""
+        for context in self._contexts.values():
+            context.renew()
+
     async def close(self) -> None:
         """End all kernels."""
         for context in list(self._contexts.values()):
@@ -356,7 +447,7 @@ class Contexts:
 
     def _language(self, name: str | None) -> Language:
         if name is None:
-            name = "python"  # what SDKs mean; a template without it says what it needs rather than run the code as another language
+            name = "python"  # SDKs mean Python; a template without it gives an error with the remedy
         return find_language(name, self._languages, self._others)
 
     def _add(self, language: Language, cwd: str) -> Context:
@@ -366,6 +457,6 @@ class Contexts:
 
 
 def _retrieve(task: asyncio.Task[Kernel]) -> None:
-    """A failed start is told by the run that needs it; asyncio need not complain that nobody asked."""
+    """Mark the exception as read: the run that needs the kernel reports the failed start."""
     if not task.cancelled():
         task.exception()

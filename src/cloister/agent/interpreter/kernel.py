@@ -1,9 +1,9 @@
-"""What a kernel is to the rest of the interpreter, whatever language and mechanism are behind it.
+"""The interface of a kernel to the rest of the interpreter, for every language and mechanism.
 
-A kernel is pulled: it reads its process only when :meth:`Kernel.next_events` is awaited, so a client that reads slowly slows the
-program and nothing piles up. ``next_events`` may be cancelled at any time and loses nothing. One run at a time: ``begin``, then
-``next_events`` until a :class:`Finished` comes, which is the last event of its list. Native kernels are in native.py; kernels
-of a kernelspec will stand beside it.
+A kernel is pulled: it reads its process only while :meth:`Kernel.next_events` is awaited. A client that reads slowly therefore slows the
+program, and no output accumulates. ``next_events`` may be cancelled at any time and loses no event. One run at a time: ``begin``, then
+``next_events`` until a list ends with :class:`Finished`. driver_kernel.py has the only implementation: a driver process, of a native
+language or of a Jupyter kernel.
 """
 
 from __future__ import annotations
@@ -25,16 +25,18 @@ class Output:
 
 @dataclass(frozen=True, slots=True)
 class Display:
-    """A MIME bundle; ``main`` when it is the value of the last expression."""
+    """A MIME bundle; ``main`` if it is the value of the last expression."""
 
     data: Mapping[str, Any]
     extra: Mapping[str, Any] = field(default_factory=dict)
     main: bool = False
+    size: int = field(default=0, compare=False)
+    """Bytes of the message that carried it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """The run's error: the program's own, or what befell the kernel."""
+    """The run's error: the program's own, or the kernel's death."""
 
     name: str
     value: str
@@ -43,7 +45,7 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What a run cost. Processor time is that of the kernel and of the children it has waited for."""
+    """The cost of a run. Processor time is that of the kernel and of the children that it has waited for."""
 
     wall_ms: int
     cpu_ms: int | None = None
@@ -52,7 +54,7 @@ class Cost:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """The end of a run. ``count`` is None when the kernel ended with it."""
+    """The end of a run. ``count`` is None if the kernel ended with it."""
 
     count: int | None
     cost: Cost
@@ -66,7 +68,7 @@ class Kernel(Protocol):
 
     @property
     def envs(self) -> Mapping[str, str]:
-        """The sandbox's variables as they were when it was started."""
+        """The sandbox's variables at the kernel's start."""
 
     @property
     def is_alive(self) -> bool:
@@ -74,29 +76,32 @@ class Kernel(Protocol):
 
     @property
     def death_note(self) -> str:
-        """Why it is not alive, for a person; empty while it is."""
+        """Why it is not alive, for the user; empty while it is alive."""
 
     @property
     def death_facts(self) -> Mapping[str, Any]:
         """Why it is not alive, as numbers and words of ours, for the sandbox's log."""
 
     async def wait_ready(self) -> None:
-        """Until it can run code.
+        """Wait until it can run code.
 
-        Raises: UnavailableError (with what it said while it failed).
+        Raises: UnavailableError (with the kernel's output so far).
         """
 
     def begin(self, code: str, envs: Mapping[str, str]) -> None:
         """Start a run."""
 
     async def next_events(self) -> list[KernelEvent]:
-        """What has come, at least one event."""
+        """The events that have come, at least one."""
 
     def stop(self) -> None:
-        """Interrupt the run, ever harder; its Finished still comes, within seconds."""
+        """Interrupt the run, by stronger means as time passes; its Finished still comes, within seconds."""
+
+    def renew(self) -> None:
+        """The sandbox is a copy of another: renew random generators, now or before the next run, if the kernel can."""
 
     def kill(self, reason: str) -> None:
-        """End the kernel with all its children now; a run gets a Failure with the reason and its Finished."""
+        """End the kernel with all its children now; the run gets a Failure with the reason, and its Finished."""
 
     async def close(self) -> None:
         """Kill and free everything."""

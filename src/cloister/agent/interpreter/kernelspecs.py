@@ -1,7 +1,7 @@
-"""The Jupyter kernels that are installed in the sandbox, as languages. Looked for whenever one is asked for that is not native.
+"""Finds the Jupyter kernels that are installed in the sandbox. Searches whenever a client asks for a language that is not native.
 
-The directories and files are the sandbox's: whatever is there is read with bounds, never waited for, and at worst left aside. A kernel's
-process and all that it sends belong to ``drivers/jupyter_bridge.py``; nothing here imports ZeroMQ.
+Directories and files belong to the sandbox. They are read with bounds and without blocking; unusable ones are skipped. The kernel's process
+and all its messages belong to ``drivers/jupyter/bridge.py``; this module does not import ZeroMQ.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ _OPT = Path("/opt")
 
 
 def kernelspec_directories(envs: Mapping[str, str], path: str, homes: Sequence[str]) -> list[Path]:
-    """Where kernelspecs may be, the first found wins: JUPYTER_PATH, homes, active environments, programs' prefixes, the system, /opt."""
+    """The directories of kernelspecs, first wins: JUPYTER_PATH, homes, active environments, programs' prefixes, the system, /opt."""
     places = [*envs.get("JUPYTER_PATH", "").split(":")]
     places += [envs[name] for name in ("JUPYTER_DATA_DIR",) if name in envs]
     places += [f"{home}/.local/share/jupyter" for home in homes]
     prefixes = [envs[name] for name in ("VIRTUAL_ENV", "CONDA_PREFIX") if name in envs]
-    prefixes += [os.path.dirname(entry.rstrip("/")) for entry in path.split(":") if entry.rstrip("/").endswith("/bin")]  # noqa: PTH120  # text
+    prefixes += [os.path.dirname(entry.rstrip("/")) for entry in path.split(":") if entry.rstrip("/").endswith("/bin")]  # noqa: PTH120 - text
     places += [f"{prefix}/share/jupyter" for prefix in prefixes]
     places += [*_SYSTEM, *(f"{prefix}/share/jupyter" for prefix in _entries(_OPT))]
     return [Path(place) / "kernels" for place in dict.fromkeys(places) if place.startswith("/")]
 
 
 def find_kernelspecs(directories: Sequence[Path]) -> list[Language]:
-    """A language for each usable kernelspec, by directory and then by name; of one name the first alone."""
+    """A language for each usable kernelspec, by directory and then by name; the first of each name."""
     found: dict[str, Language] = {}
     for place in itertools.chain.from_iterable(map(_entries, directories)):
         name = place.name
@@ -47,13 +47,13 @@ def find_kernelspecs(directories: Sequence[Path]) -> list[Language]:
 
 def _language(name: str, spoken: str, place: Path) -> Language:
     def command(context: object) -> list[str]:
-        return [*on_our_python(context.drivers / "jupyter.py"), str(place)]  # type: ignore[attr-defined]
+        return [*on_our_python(context.drivers / "jupyter" / "main.py"), str(place)]  # type: ignore[attr-defined]  # a launch context, typed as object to avoid a cycle
 
     return Language(name, (spoken.lower(),), command, "bridge", takes_envs=False)
 
 
 def _entries(directory: Path) -> Iterator[Path]:
-    """What is in a directory, sorted; of an unreasonable number only some."""
+    """The entries of a directory, sorted; a bounded number of them."""
     try:
         with os.scandir(directory) as entries:
             names = sorted(entry.name for entry in itertools.islice(entries, _MAX_ENTRIES))
@@ -63,7 +63,7 @@ def _entries(directory: Path) -> Iterator[Path]:
 
 
 def _spoken(path: Path) -> str | None:
-    """The language of a kernel.json; None: it is none."""
+    """The language of a kernel.json, or None if it is unusable."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     except (OSError, ValueError):

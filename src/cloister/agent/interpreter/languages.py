@@ -1,7 +1,7 @@
-"""The table of native languages: names, aliases, how each driver is started and interrupted.
+"""Languages for the agent: the command line of each driver, and the language that a client's name means.
 
-A language is one row. Drivers are those of the directory ``drivers`` beside the agent; the programs that run them are the template's,
-except bash's driver, which runs on the agent's own interpreter and so needs no Python in the template.
+The native languages are the rows of protocol/languages.py. Drivers are in the directory ``drivers`` beside the agent. The template's
+programs run them; a row without a program runs on the agent's own Python.
 """
 
 from __future__ import annotations
@@ -9,57 +9,39 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from cloister.errors import NotFoundError
+from cloister.protocol.languages import NATIVE_LANGUAGES, NativeLanguage, native_language
 
 __all__ = ["LANGUAGES", "Language", "LanguageContext", "find_language", "on_our_python"]
 
 _RT = Path("/.cloister/rt")
-_JAVA = "/usr/local/lib/cloister/java"
 
 
 @dataclass(frozen=True)
 class LanguageContext:
-    """What a command line may depend on."""
+    """The facts that a driver's command line may depend on."""
 
     drivers: Path
     mem_mib: int
     programs: Mapping[str, str] = field(default_factory=dict)
-    """Language to the template's program for it, where that is not the usual one."""
+    """Language to the template's program, for languages whose program is not the usual one."""
 
 
 @dataclass(frozen=True)
 class Language:
-    """One language. ``interrupt`` is ``signal`` (SIGINT), ``message`` (and SIGINT to what does not obey), or ``bridge`` (messages only)."""
+    """One language. ``interrupt`` is that of :class:`NativeLanguage`, or ``bridge``: messages only, the driver sends the signals."""
 
     name: str
     aliases: tuple[str, ...]
     argv: Callable[[LanguageContext], list[str]]
     interrupt: str = "signal"
     takes_envs: bool = True
-    """Whether a run can have variables of its own."""
-
-
-def _python(context: LanguageContext) -> list[str]:
-    return [context.programs.get("python", "/usr/bin/python3"), str(context.drivers / "python.py")]
-
-
-def _node(context: LanguageContext) -> list[str]:
-    return [context.programs.get("javascript", "/usr/bin/node"), str(context.drivers / "node" / "main.js")]
-
-
-def _r(context: LanguageContext) -> list[str]:
-    return [context.programs.get("r", "/usr/bin/Rscript"), str(context.drivers / "kernel.R")]
-
-
-def _java(context: LanguageContext) -> list[str]:
-    heap_mib = max(64, context.mem_mib // 2)
-    archive = f"{_JAVA}/kernel.jsa"  # made with the serial collector: with another one the JVM does not take it
-    options = ["-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xshare:auto", f"-XX:SharedArchiveFile={archive}", f"-Xmx{heap_mib}m"]
-    # Half the memory of an idle kernel; a smaller first heap would be collected whole five times while the compiler loads.
-    lean = ["-Xms16m", "-XX:NewSize=6m", "-XX:MetaspaceSize=64m", "-XX:MinHeapFreeRatio=10", "-XX:MaxHeapFreeRatio=30"]
-    return [context.programs.get("java", "/usr/bin/java"), *options, *lean, "-jar", f"{_JAVA}/kernel.jar"]
+    """Whether a run can have its own variables."""
+    renews: bool = False
+    """As that of :class:`NativeLanguage`."""
 
 
 def on_our_python(script: Path) -> list[str]:
@@ -70,22 +52,21 @@ def on_our_python(script: Path) -> list[str]:
     return [*loader, f"{_RT}/bin/python3.13", "-I", "-S", str(script)]
 
 
-def _bash(context: LanguageContext) -> list[str]:
-    return on_our_python(context.drivers / "bash.py")
+def _command(row: NativeLanguage, context: LanguageContext) -> list[str]:
+    driver = str(context.drivers / row.driver)  # an absolute path stays as it is
+    if not row.program:
+        return on_our_python(Path(driver))
+    program = context.programs.get(row.program_of or row.name, row.program)
+    half_mem_mib = max(64, context.mem_mib // 2)
+    return [program, *(option.format(half_mem_mib=half_mem_mib) for option in row.options), driver]
 
 
-LANGUAGES = (
-    Language("python", ("py", "python3"), _python),
-    Language("javascript", ("js", "node"), _node, "message"),
-    Language("typescript", ("ts",), _node, "message"),
-    Language("r", (), _r),
-    Language("java", (), _java, "message"),
-    Language("bash", ("sh", "shell"), _bash),
-)
+LANGUAGES = tuple(Language(row.name, row.aliases, partial(_command, row), row.interrupt, renews=row.renews) for row in NATIVE_LANGUAGES)
+"""The native ones."""
 
 
 def find_language(name: str, available: Iterable[str], others: Callable[[], Sequence[Language]] = tuple) -> Language:
-    """The language that ``name`` or an alias of it names, in any case: among ``available`` ones first, then among ``others``.
+    """The language of that name or alias, in any case: among ``available`` ones first, then among ``others``.
 
     Raises: NotFoundError, which lists them all, and says what Python needs.
     """
@@ -106,8 +87,8 @@ def find_language(name: str, available: Iterable[str], others: Callable[[], Sequ
 
 
 def _remedy(wanted: str) -> str:
-    """What to add to the template for Python, which run_code uses when it is told nothing else."""
-    if wanted not in ("python", *LANGUAGES[0].aliases):
+    """The remedy for a template without Python, the language of run_code by default."""
+    if wanted not in ("python", *native_language("python").aliases):
         return ""
     has_python = any(Path(directory, "python3").exists() for directory in ("/usr/bin", "/usr/local/bin"))
     install = "IPython to the template (for example: RUN pip install ipython)" if has_python else "python3 and IPython to the template"

@@ -1,6 +1,6 @@
-"""How the sandbox's kernels are started: their user, environment, directory and bounds, from the init document.
+"""Starts the sandbox's kernels: takes user, environment, directory and bounds from the init document.
 
-The one place that turns a language into a kernel; a second kind of kernel is chosen here.
+This is the only module that makes a kernel of a language.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from pathlib import Path
 
 from cloister.agent.accounts import Account, find_account
 from cloister.agent.cgroup import Cgroup
-from cloister.agent.init import SandboxState
 from cloister.agent.interpreter.adopted import adopt
+from cloister.agent.interpreter.driver_kernel import DriverKernel, KernelSettings
 from cloister.agent.interpreter.kernel import Kernel
 from cloister.agent.interpreter.kernelspecs import find_kernelspecs, kernelspec_directories
 from cloister.agent.interpreter.languages import Language, LanguageContext
-from cloister.agent.interpreter.native import KernelSettings, NativeKernel
 from cloister.agent.interpreter.process import BridgedProcess, LaunchSpec, StartedProcess
 from cloister.agent.orphans import Orphans
-from cloister.agent.process.environment import DEFAULT_PATH
+from cloister.agent.state import AgentState
 from cloister.errors import AuthenticationError, InvalidRequestError, UnavailableError
+from cloister.protocol.agent import DEFAULT_PATH
 
 __all__ = ["KernelLauncher"]
 
@@ -33,7 +33,7 @@ _ADOPTED_READY_S = 10.0
 class KernelLauncher:
     """Starts kernels for one sandbox."""
 
-    def __init__(self, state: SandboxState, drivers: Path, cgroup: Cgroup) -> None:
+    def __init__(self, state: AgentState, drivers: Path, cgroup: Cgroup) -> None:
         self.state = state
         self._drivers = drivers
         self.cgroup = cgroup
@@ -45,10 +45,10 @@ class KernelLauncher:
         """
         envs = dict(self.state.envs)
         start = BridgedProcess if language.interrupt == "bridge" else StartedProcess
-        return NativeKernel(start(self._spec(language, cwd, envs)), self._settings(language), self.cgroup, envs)
+        return DriverKernel(start(self._spec(language, cwd, envs)), self._settings(language), self.cgroup, envs)
 
     def kernelspecs(self) -> list[Language]:
-        """The Jupyter kernels that are installed at this moment; none where there is no sandbox yet, in the agent's zygote."""
+        """The Jupyter kernels that are installed at this moment; none in the agent's zygote, which has no sandbox."""
         if not self.state.document.sandbox_id:
             return []
         homes = []
@@ -58,7 +58,7 @@ class KernelLauncher:
         return find_kernelspecs(kernelspec_directories(self.state.envs, self.state.envs.get("PATH", DEFAULT_PATH), homes))
 
     async def adopt(self, channel: socket.socket, orphans: Orphans, language: Language, cwd: str) -> Kernel:
-        """A kernel that is ready: the one forked at the other end of ``channel``, or a started one when that does not come to life.
+        """A kernel that is ready: the one forked at the other end of ``channel``, or a started one if that cannot be adopted.
 
         Raises: InvalidRequestError (no such directory or user), UnavailableError.
         """
@@ -68,7 +68,7 @@ class KernelLauncher:
         except UnavailableError as error:
             _LOG.info("%s; one is started", error)
         else:
-            adopted = NativeKernel(process, self._settings(language), self.cgroup, envs)
+            adopted = DriverKernel(process, self._settings(language), self.cgroup, envs)
             try:
                 await adopted.wait_ready(_ADOPTED_READY_S)
             except UnavailableError as error:
@@ -88,8 +88,9 @@ class KernelLauncher:
         return kernel
 
     def envs_for(self, kernel: Kernel) -> dict[str, str]:
-        """The sandbox's variables that have changed since the kernel was started."""
-        return {name: value for name, value in self.state.envs.items() if kernel.envs.get(name) != value}
+        """The sandbox's variables that have changed since the kernel's start; in a copy of a sandbox, its own id too."""
+        changed = {name: value for name, value in self.state.envs.items() if kernel.envs.get(name) != value}
+        return changed | {"E2B_SANDBOX_ID": self.state.document.sandbox_id} if self.state.is_copy else changed
 
     def _spec(self, language: Language, cwd: str, envs: Mapping[str, str]) -> LaunchSpec:
         document = self.state.document
@@ -105,6 +106,7 @@ class KernelLauncher:
         return KernelSettings(
             language=language.name,
             interrupt=language.interrupt,
+            renews=language.renews,
             max_output_bytes=limits.output_mib << 20,
             mem_limit_mib=limits.mem_mib,
         )

@@ -1,12 +1,13 @@
-"""A kernel's operating-system process: how it is signalled with all its children, measured and ended, and one way to get one.
+"""A kernel's operating-system process: signals, measures and ends it with all its children, and starts it.
 
-It owns the process, its pidfd, the protocol socket and the two output pipes. It knows nothing of the protocol. The process leads a
-session of its own; "the tree" is that of process/tree.py. A process is started here, or adopted after its birth (adopted.py).
+It owns the process, its pidfd, the protocol socket and the two output pipes, and does not know the protocol. The process leads its own
+session; "the tree" is that of process/tree.py. A process is started here, or adopted after its birth (adopted.py).
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import select
 import signal
@@ -19,8 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cloister.agent.accounts import Account
+from cloister.agent.process.faults import check_cwd, start_fault
 from cloister.agent.process.tree import kill_tree, signal_tree
-from cloister.errors import InvalidRequestError, UnavailableError
+from cloister.errors import CloisterError, UnavailableError
 
 __all__ = [
     "OOM_SCORE",
@@ -30,13 +32,12 @@ __all__ = [
     "LaunchSpec",
     "OutputPipes",
     "StartedProcess",
-    "check_directory",
 ]
 
 OOM_SCORE = 600
-"""Above the agent's: when memory runs out the kernel goes first, and the agent can say why."""
+"""Higher than the agent's score: when memory runs out the kernel is killed first, and the agent can report why."""
 UNKNOWN_STATUS = 256
-"""The return code of a process that has ended, of which nobody could tell how."""
+"""The return code of an ended process whose status is unknown."""
 _CHANNEL_FD = 3
 _CLOCK_TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 _END_MS = 5000
@@ -44,7 +45,7 @@ _END_MS = 5000
 
 @dataclass(frozen=True, kw_only=True)
 class LaunchSpec:
-    """What to start, as whom and where."""
+    """The program to start, its user and its directory."""
 
     argv: Sequence[str]
     env: Mapping[str, str]
@@ -53,7 +54,7 @@ class LaunchSpec:
 
 
 class OutputPipes:
-    """The pipes that take a kernel's fd 1 and 2: our ends do not block."""
+    """The pipes of a kernel's fd 1 and 2; the agent's ends do not block."""
 
     def __init__(self) -> None:
         self.stdout, self.their_stdout = os.pipe()
@@ -62,18 +63,18 @@ class OutputPipes:
         os.set_blocking(self.stderr, False)
 
     def close_theirs(self) -> None:
-        """The kernel has them now."""
+        """Close the kernel's ends in this process."""
         os.close(self.their_stdout)
         os.close(self.their_stderr)
 
     def close_ours(self) -> None:
-        """Nothing more is read."""
+        """Close the agent's ends."""
         os.close(self.stdout)
         os.close(self.stderr)
 
 
 class KernelProcess(ABC):
-    """A process that runs, with our ends; it owns them from here on."""
+    """A running process and the agent's ends of its descriptors, which this owns."""
 
     def __init__(self, pid: int, pidfd: int, channel: socket.socket, pipes: OutputPipes) -> None:
         self.pid = pid
@@ -90,7 +91,7 @@ class KernelProcess(ABC):
 
     @abstractmethod
     def _release(self) -> None:
-        """Free what only this way of getting a process needs; it has ended."""
+        """Free the resources of this kind of process; it has ended."""
 
     def signal(self, number: int) -> None:
         """Signal the process alone."""
@@ -106,11 +107,11 @@ class KernelProcess(ABC):
         kill_tree(self.pid)
 
     def _measured(self) -> int:
-        """The process whose cost is a run's cost."""
+        """The pid of the process whose cost counts as the run's."""
         return self.pid
 
     def close(self) -> None:
-        """Kill what is left, see it end, and close the descriptors."""
+        """Kill the rest of the tree, wait for its end, and close the descriptors."""
         self.kill_tree()
         self.signal(signal.SIGKILL)
         ending = select.poll()
@@ -125,7 +126,7 @@ class KernelProcess(ABC):
         """Processor time of the process and of the children it has waited for."""
         pid = self._measured()
         try:
-            own = time.clock_gettime_ns((~pid << 3) | 2)  # the process clock of another pid: clock_getcpuclockid(3)
+            own = time.clock_gettime_ns((~pid << 3) | 2)  # the clock id of another process: clock_getcpuclockid(3)
             stat = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
         except OSError:
             return None
@@ -133,7 +134,7 @@ class KernelProcess(ABC):
         return own + (int(fields[13]) + int(fields[14])) * _CLOCK_TICK_NS
 
     def reset_peak(self) -> None:
-        """Begin to measure the peak anew. Source: proc_pid_clear_refs(5), value 5."""
+        """Restart the measurement of the peak. Source: proc_pid_clear_refs(5), value 5."""
         _write(f"/proc/{self._measured()}/clear_refs", "5")
 
     def peak_bytes(self) -> int | None:
@@ -149,14 +150,14 @@ class KernelProcess(ABC):
 
 
 class StartedProcess(KernelProcess):
-    """A child of ours, started by exec."""
+    """A child of the agent, started by exec."""
 
     def __init__(self, spec: LaunchSpec) -> None:
         """Start it.
 
         Raises: InvalidRequestError (no such directory), UnavailableError (it cannot be executed).
         """
-        check_directory(spec.cwd)
+        check_cwd(spec.cwd)
         with contextlib.ExitStack() as undo:
             channel, theirs = socket.socketpair()
             undo.callback(channel.close)
@@ -165,7 +166,7 @@ class StartedProcess(KernelProcess):
             try:
                 self._process = _spawn(spec, theirs.fileno(), pipes)
             except OSError as error:
-                raise UnavailableError(f"Cannot start {spec.argv[0]}: {error.strerror or error}") from error
+                raise _start_fault(error, spec) from error
             finally:
                 theirs.close()
                 pipes.close_theirs()
@@ -175,7 +176,7 @@ class StartedProcess(KernelProcess):
         _write(f"/proc/{self.pid}/oom_score_adj", str(OOM_SCORE))
 
     def returncode(self) -> int | None:
-        """As the base class says. Reaps it."""
+        """See the base class. Reaps the process."""
         return self._process.poll()
 
     def signal(self, number: int) -> None:
@@ -188,7 +189,7 @@ class StartedProcess(KernelProcess):
 
 
 class BridgedProcess(StartedProcess):
-    """A started driver that has the kernel as its only child."""
+    """A started driver whose only child is the kernel."""
 
     def _measured(self) -> int:
         try:
@@ -198,15 +199,16 @@ class BridgedProcess(StartedProcess):
         return int(children[0]) if children else self.pid
 
 
-def check_directory(cwd: str) -> None:
-    """Raises: InvalidRequestError: no such directory."""
-    if not Path(cwd).is_dir():
-        raise InvalidRequestError(f"The working directory '{cwd}' does not exist")
+def _start_fault(error: OSError, spec: LaunchSpec) -> CloisterError:
+    """Map the error of a start: directory and variables may be the client's, a missing program is not the request's fault."""
+    if error.errno == errno.E2BIG or error.filename == spec.cwd:
+        return start_fault(error, spec.argv[0], spec.cwd)
+    return UnavailableError(f"Cannot start {spec.argv[0]}: {error.strerror or error}")
 
 
 def _spawn(spec: LaunchSpec, channel: int, pipes: OutputPipes) -> subprocess.Popen[bytes]:
     env = {**spec.env, "CLOISTER_KERNEL_FD": str(_CHANNEL_FD)}
-    account = spec.account if spec.account.uid != os.getuid() else None  # None: stay as we are
+    account = spec.account if spec.account.uid != os.getuid() else None  # None keeps the agent's own
 
     def place_channel() -> None:
         os.dup2(channel, _CHANNEL_FD, inheritable=True)
@@ -220,7 +222,7 @@ def _spawn(spec: LaunchSpec, channel: int, pipes: OutputPipes) -> subprocess.Pop
         env=env,
         start_new_session=True,
         pass_fds=(_CHANNEL_FD,),
-        preexec_fn=place_channel,  # noqa: PLW1509  # the agent has one thread, so this is safe
+        preexec_fn=place_channel,  # noqa: PLW1509 - the agent has one thread, so this is safe
         user=account.uid if account else None,
         group=account.gid if account else None,
         extra_groups=account.groups if account else None,
@@ -229,6 +231,6 @@ def _spawn(spec: LaunchSpec, channel: int, pipes: OutputPipes) -> subprocess.Pop
 
 
 def _write(path: str, text: str) -> None:
-    """Write to a /proc file; without it the kernel is only less well measured or less likely to be the one that is killed."""
+    """Write to a /proc file. Best effort: without it the kernel is only measured less well, or less likely to be killed first."""
     with contextlib.suppress(OSError):
         Path(path).write_text(text, encoding="ascii")

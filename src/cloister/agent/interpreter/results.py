@@ -1,4 +1,4 @@
-"""Kernel events to wire events: MIME bundles become the fields that the official SDKs know. Pure; never fails on what a kernel sent."""
+"""Kernel events to wire events: MIME bundles become the fields that official SDKs know. Pure; no input makes it fail."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _STRUCTURED = {"json", "data", "chart"}
 
 
 def encode_events(events: list[KernelEvent]) -> bytes:
-    """The lines of a batch of events, ``end_of_execution`` included when it holds Finished."""
+    """The lines of a batch of events, with ``end_of_execution`` if it holds Finished."""
     now_ns = time.time_ns()
     return b"".join(execution.encode_event(wire) for event in events for wire in _wire(event, now_ns))
 
@@ -59,10 +59,10 @@ def _text(value: Any) -> str:
     if isinstance(value, str):
         return value
     if isinstance(value, list) and all(isinstance(line, str) for line in value):
-        return "".join(value)  # Jupyter allows lists of lines
+        return "".join(value)  # Jupyter allows a list of lines
     return json.dumps(value)
 
 
 def _unquoted(text: str) -> str:
-    """Without one pair of surrounding quotes: the service shows the value of a string, not its literal."""
+    """The text without one pair of surrounding quotes: the service shows a string's value, not its literal."""
     return text[1:-1] if len(text) >= 2 and text[0] == text[-1] and text[0] in "'\"" else text

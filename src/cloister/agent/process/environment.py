@@ -1,30 +1,29 @@
-"""What a process starts with: variables and directory. Pure, but for looking whether a directory is there.
+"""The variables and the directory that a process starts with. Pure, except that it checks whether a directory exists.
 
-Variables, each line over the ones before: the user's own (PATH, HOME, USER, …); the template's and the sandbox's, which arrive merged
-in the init document; the sandbox's identity (``E2B_SANDBOX`` …); the call's.
+Each group of variables overrides those before it: the user's own (PATH, HOME, USER, …); the template's and the sandbox's, merged in the
+init document; the sandbox's identity (``E2B_SANDBOX`` …); the call's.
 
-The ``/etc/profile`` of most distributions sets PATH anew. A login shell is therefore told of a PATH that somebody chose in a second
-variable, which the host layer's ``/etc/profile.d/00-cloister-path.sh`` puts in place and removes (decision 303).
+The ``/etc/profile`` of most distributions sets PATH again. If a template or a call sets PATH, a login shell also gets it in a second
+variable. The host layer's ``/etc/profile.d/00-cloister-path.sh`` restores PATH from there and removes the variable (decision 303).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from cloister.agent.accounts import Account, expand_path
-from cloister.agent.init import InitDocument
+from cloister.agent.process.faults import check_cwd
 from cloister.errors import InvalidRequestError
+from cloister.protocol.agent import DEFAULT_PATH
+from cloister.protocol.init_document import InitDocument
 
-__all__ = ["DEFAULT_PATH", "default_directory", "login_environment", "process_environment", "working_directory"]
+__all__ = ["default_directory", "login_environment", "process_environment", "working_directory"]
 
-DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-"""PATH where a template sets none."""
 _LOGIN_PATH = "CLOISTER_LOGIN_PATH"
 
 
 def process_environment(document: InitDocument, sandbox: Mapping[str, str], account: Account, call: Mapping[str, str]) -> dict[str, str]:
-    """All variables of a process. ``sandbox``: the template's and the sandbox's, as they are now.
+    """All variables of a process. ``sandbox``: the present variables of template and sandbox.
 
     Raises: InvalidRequestError: a name or value that no environment can hold.
     """
@@ -47,32 +46,31 @@ def process_environment(document: InitDocument, sandbox: Mapping[str, str], acco
 
 
 def login_environment(env: Mapping[str, str], sandbox: Mapping[str, str], call: Mapping[str, str], args: Sequence[str]) -> dict[str, str]:
-    """``env``, and the PATH to put back when ``args`` ask for a login shell and PATH is not merely the default."""
+    """``env``; with the PATH to restore if ``args`` ask for a login shell and PATH is not the default."""
     if ("PATH" in sandbox or "PATH" in call) and ("-l" in args or "--login" in args):
         return {**env, _LOGIN_PATH: env["PATH"]}
     return dict(env)
 
 
 def default_directory(document: InitDocument, account: Account) -> str:
-    """Where a process without ``cwd`` starts and where relative paths begin: the template's work directory, or the user's home.
+    """The start of a process without ``cwd``, and of relative paths: the template's work directory, or the user's home.
 
-    A template that sets no directory of its own has the default user's home; that is no reason to put other users there.
+    A template without a directory of its own has the default user's home. Other users then start in their own homes.
     """
     home = "/root" if document.user == "root" else f"/home/{document.user}"
     return account.home if account.name != document.user and document.workdir == home else document.workdir
 
 
 def working_directory(cwd: str | None, document: InitDocument, account: Account) -> str:
-    """The directory that ``cwd`` of a request means.
+    """The directory that a request's ``cwd`` means.
 
-    Raises: InvalidRequestError: it does not exist.
+    Raises: InvalidRequestError (it is no directory), LimitError.
     """
     path = expand_path(cwd or "", account, default_directory(document, account))
     try:
-        if Path(path).is_dir():
-            return path
-    except (OSError, ValueError):  # too long; with a NUL in it
-        pass
-    if not cwd:
-        return "/"
-    raise InvalidRequestError(f"cwd '{path}' does not exist")
+        check_cwd(path)
+    except InvalidRequestError:
+        if not cwd:
+            return "/"
+        raise
+    return path

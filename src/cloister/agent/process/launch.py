@@ -1,38 +1,45 @@
-"""Starting a program: its descriptors or terminal, its user, its session. Nothing here waits for it.
+"""Starts a program: its descriptors or terminal, its user, its session. Does not wait for the program.
 
-The program leads a session of its own. The parent's descriptors are non-blocking, the child's are not. Starting blocks for the fork
-and exec, about a millisecond.
+The program leads its own session. The agent's ends of the descriptors are non-blocking, the program's are not. Starting blocks for fork and
+exec, about a millisecond.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import struct
 import subprocess
 import termios
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from cloister.agent.accounts import Account
+from cloister.agent.process.faults import start_fault
 from cloister.agent.process.output import PTY, STDERR, STDOUT
-from cloister.errors import InvalidRequestError, LimitError
+from cloister.agent.process.script import MAX_ARGUMENT_BYTES, find_script, size_of, to_memory
+from cloister.errors import InvalidRequestError
 
 __all__ = ["Launch", "Started", "launch", "set_size"]
 
 _TTY_GROUP = 5
 _MAX_SIZE = 65535
+_AT_MOST = f"Linux takes at most {MAX_ARGUMENT_BYTES}"
 _IUTF8 = 0o40000
 """Not in Python's termios: erase whole characters in the line discipline. Source: asm-generic/termbits.h."""
 _OOM_SCORE = b"600"
-"""Above the agent's 500: when memory runs out a program goes first, and the agent can say why."""
+"""Higher than the agent's 500: when memory runs out a program is killed first, and the agent can report why."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Launch:
-    """What to start. ``size`` (columns, rows): on a terminal of that size; otherwise with pipes, ``stdin`` being one or /dev/null."""
+    """The program to start. ``size`` (columns, rows): on a terminal of that size; else with pipes, and ``stdin`` is one or /dev/null.
+
+    ``inherited``: descriptors that the program gets besides the standard ones, under the same numbers.
+    """
 
     argv: Sequence[str]
     env: Mapping[str, str]
@@ -40,11 +47,12 @@ class Launch:
     account: Account
     stdin: bool = False
     size: tuple[int, int] | None = None
+    inherited: tuple[int, ...] = ()
 
 
 @dataclass
 class Started:
-    """A started program and our ends: ``outputs`` maps descriptors to the kind of output; with a terminal ``stdin`` is one of them."""
+    """A started program and the agent's ends. ``outputs`` maps descriptors to kinds of output; for a terminal ``stdin`` is one of them."""
 
     process: subprocess.Popen[bytes]
     pidfd: int
@@ -55,23 +63,20 @@ class Started:
 def launch(what: Launch) -> Started:
     """Start it. The caller owns the descriptors.
 
-    Raises: InvalidRequestError (it cannot be executed), LimitError (no more processes, descriptors or memory).
+    Raises: InvalidRequestError (it cannot be executed), LimitError (no more processes, descriptors or memory), ConflictError (the program
+        file is open for writing), InternalError.
     """
-    if any("\0" in word for word in what.argv) or not what.argv[0]:
-        raise InvalidRequestError("the command is empty or has a NUL character in it")
     with contextlib.ExitStack() as ours, contextlib.ExitStack() as theirs:
         try:
-            start = _on_terminal if what.size else _on_pipes
-            started = start(what, ours, theirs)
+            fitting = _fit(what, theirs)
+            started = (_on_terminal if what.size else _on_pipes)(fitting, ours, theirs)
             started.pidfd = os.pidfd_open(started.process.pid)
-        except (FileNotFoundError, PermissionError, NotADirectoryError) as error:
-            raise InvalidRequestError(f"cannot run '{what.argv[0]}': {_reason(error, what)}") from None
-        except (BlockingIOError, MemoryError) as error:
-            raise LimitError(f"cannot start another process: the sandbox is at its limit of processes or memory ({error})") from error
         except OSError as error:
-            raise LimitError(f"cannot start another process: {error.strerror}") from error
+            raise start_fault(error, what.argv[0], what.cwd) from error
+        except MemoryError as error:
+            raise start_fault(OSError(errno.ENOMEM, ""), what.argv[0], what.cwd) from error
         ours.pop_all()
-    with contextlib.suppress(OSError):  # it may have ended; without this it is only less likely to be the one that is killed
+    with contextlib.suppress(OSError):  # it may have ended; otherwise it is only less likely to be killed first
         _write(f"/proc/{started.process.pid}/oom_score_adj", _OOM_SCORE)
     for fd in started.outputs:
         os.set_blocking(fd, False)
@@ -89,6 +94,28 @@ def set_size(terminal: int, size: tuple[int, int]) -> None:
     if not (0 <= columns <= _MAX_SIZE and 0 <= rows <= _MAX_SIZE):
         raise InvalidRequestError(f"a terminal has at most {_MAX_SIZE} columns and rows")
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+
+
+def _fit(what: Launch, theirs: contextlib.ExitStack) -> Launch:
+    """``what`` in a form that the kernel accepts: a script that is too long for an argument goes into a memory file.
+
+    Raises: InvalidRequestError, OSError.
+    """
+    if not what.argv[0] or any("\0" in word for word in what.argv):
+        raise InvalidRequestError("the command is empty or has a NUL character in it")
+    for name, value in what.env.items():
+        if (size := size_of(name) + 1 + size_of(value)) > MAX_ARGUMENT_BYTES:
+            raise InvalidRequestError(f"the variable '{name[:200]}' has {size} bytes with its name; {_AT_MOST}")
+    script = find_script(what.argv)
+    for place, word in enumerate(what.argv):
+        if (size := size_of(word)) <= MAX_ARGUMENT_BYTES:
+            continue
+        if place != script:
+            raise InvalidRequestError(f"argument {place} has {size} bytes; {_AT_MOST} (only a script of bash -c may be longer)")
+        memory, short = to_memory(word)
+        theirs.callback(os.close, memory)
+        what = replace(what, argv=(*what.argv[:place], short, *what.argv[place + 1 :]), inherited=(memory,))
+    return what
 
 
 def _on_pipes(what: Launch, ours: contextlib.ExitStack, theirs: contextlib.ExitStack) -> Started:
@@ -131,7 +158,7 @@ def _pipe(ours: contextlib.ExitStack, theirs: contextlib.ExitStack) -> tuple[int
 
 def _spawn(what: Launch, standard: tuple[int, int, int], **more: Any) -> subprocess.Popen[bytes]:
     account = what.account
-    if os.getuid() == 0 and account.uid != 0:  # for root nothing changes, and without a change the fork is a vfork
+    if os.getuid() == 0 and account.uid != 0:  # for root no id changes, and then the fork is a vfork
         more |= {"user": account.uid, "group": account.gid, "extra_groups": account.groups}
     stdin, stdout, stderr = standard
     return subprocess.Popen(
@@ -143,14 +170,9 @@ def _spawn(what: Launch, standard: tuple[int, int, int], **more: Any) -> subproc
         env=dict(what.env),
         start_new_session=True,
         umask=0o022,
+        pass_fds=what.inherited,
         **more,
     )
-
-
-def _reason(error: OSError, what: Launch) -> str:
-    if isinstance(error, FileNotFoundError) and "/" not in what.argv[0]:
-        return "there is no such command in PATH"
-    return (error.strerror or str(error)).lower()
 
 
 def _write(path: str, data: bytes) -> None:

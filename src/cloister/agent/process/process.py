@@ -1,8 +1,8 @@
-"""One process from its start to its end: its output into the log, its input in order, its signals, its exit.
+"""One process from start to end: its output into the log, its input in order, its signals, its exit.
 
-States: running → exited (reaped; its pipes may still be held by children) → ended (``result`` is set, readers end). The end is told when
-all pipes are closed, or shortly after the exit when a child in the background holds them; what such a child writes later goes into the
-log's tail, so that it never meets a closed pipe. Nothing here knows of clients: that one goes changes nothing for the process.
+States: running → exited (reaped; children may still hold its pipes) → ended (``result`` is set, readers end). The end is reported when all
+pipes are closed, or shortly after the exit if a child in the background holds them. Later output of such a child goes into the log's tail,
+so it never writes to a closed pipe. This module does not know clients: when one disconnects, the process does not change.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ __all__ = ["OutOfMemory", "Process"]
 _READ_BYTES = 64 << 10
 _QUIET_S = 0.3
 _HELD_S = 2.0
-"""After the exit the end is told when nothing was written for the first time, and after the second at the latest."""
+"""The end is reported when no output came for the first time, and at the latest after the second."""
 _STALL_S = 30.0
-"""How long a reader may hold up the process without taking anything."""
+"""How long a reader may block the process without reading."""
 
 
 @dataclass(frozen=True)
 class OutOfMemory:
-    """What tells a kill for lack of memory from any other: how many there were so far, None when that cannot be known."""
+    """Gives the number of kills for lack of memory so far, or None if it is unknown. It tells such a kill from another SIGKILL."""
 
     kills: Callable[[], int | None]
     limit_mib: int
 
     def explain(self, returncode: int, kills_before: int | None) -> str:
-        """What to say of an end by SIGKILL, of the process or (as shells report it) of its last child."""
+        """The note for an end by SIGKILL, of the process or (as shells report it) of its last child."""
         if returncode not in (-signal.SIGKILL, 128 + signal.SIGKILL) or (self.kills() or 0) <= (kills_before or 0):
             return ""
         return f" (out of memory: the sandbox has {self.limit_mib} MiB)"
@@ -56,7 +56,7 @@ class Process:
         self._kills_before = memory.kills()
         self._started = launch(what)
         self._on_end = on_end
-        self._is_terminal = what.size is not None
+        self.is_terminal = what.size is not None
         self._open = dict(self._started.outputs)
         self._paused = False
         self._read_at = self._exited_at = 0.0
@@ -78,11 +78,11 @@ class Process:
     # --- what clients ask for ---
 
     def kill_after(self, timeout_s: float) -> None:
-        """Kill the whole tree when it still runs then, whether or not anyone is connected."""
+        """Kill the whole tree if it still runs at that time, whether or not a client is connected."""
         self._deadline = self._loop.call_later(timeout_s, self._expire)
 
     def signal(self, number: int) -> bool:
-        """Signal the process and everything below it; after its exit, what is left of that. False: there is nothing."""
+        """Signal the process and everything below it; after its exit, the rest of that. False: no process is left."""
         if number == signal.SIGKILL:
             return self._killer.kill()
         return signal_tree(self.pid, number) > 0
@@ -90,21 +90,21 @@ class Process:
     def resize(self, size: tuple[int, int]) -> None:
         """Resize its terminal.
 
-        Raises: ConflictError (it has none, or not any more), InvalidRequestError.
+        Raises: ConflictError (it has none, or its terminal is closed), InvalidRequestError.
         """
-        if not self._is_terminal:
+        if not self.is_terminal:
             raise ConflictError(f"process {self.pid} has no terminal")
         if self._stdin is None:
             raise ConflictError(f"the terminal of process {self.pid} is closed")
         set_size(self._stdin, size)
 
     async def write(self, data: bytes, *, to_terminal: bool) -> None:
-        """Give it input, after all input given before. Returns when the process, or its pipe, has taken everything.
+        """Give it input, after all earlier input. Returns when the process or its pipe has taken everything.
 
         Raises: ConflictError (its input is closed), InvalidRequestError (the other kind of input).
         """
-        if to_terminal != self._is_terminal:
-            kind = "a terminal: send 'pty' input" if self._is_terminal else "no terminal: send 'stdin' input"
+        if to_terminal != self.is_terminal:
+            kind = "a terminal: send 'pty' input" if self.is_terminal else "no terminal: send 'stdin' input"
             raise InvalidRequestError(f"process {self.pid} has {kind}")
         async with self._input_order:
             rest = memoryview(data)
@@ -112,11 +112,11 @@ class Process:
                 rest = rest[await self._write_some(rest) :]
 
     async def close_stdin(self) -> None:
-        """End of input, after all input given before; a second time does nothing.
+        """End the input, after all earlier input. A second call does nothing.
 
         Raises: ConflictError: it has a terminal.
         """
-        if self._is_terminal:
+        if self.is_terminal:
             raise ConflictError(f"process {self.pid} has a terminal: send it Ctrl+D (byte 4) instead of closing its input")
         async with self._input_order:
             self._close_input()
@@ -144,25 +144,25 @@ class Process:
                 self._loop.remove_writer(fd)
 
     def _close_input(self) -> None:
-        """Close our end, unless it is a terminal, which is also the output."""
+        """Close the agent's end, unless it is a terminal, which also carries the output."""
         fd, self._stdin = self._stdin, None
         if fd is None:
             return
         self._loop.remove_writer(fd)
         if self._input_ready is not None:
             _settle(self._input_ready)
-        if not self._is_terminal:
+        if not self.is_terminal:
             os.close(fd)
 
     # --- output ---
 
     def _read(self, fd: int) -> bool:
-        """Take what is there; False: nothing now, or never more."""
+        """Read what is there. False: nothing now, or the end."""
         try:
             data = os.read(fd, _READ_BYTES)
         except BlockingIOError:
             return False
-        except OSError:  # EIO: nobody has the terminal open any more
+        except OSError:  # EIO: no process has the terminal open any more
             data = b""
         if not data:
             self._close_output(fd)
@@ -219,13 +219,13 @@ class Process:
         self._exited_at = self._read_at = self._loop.time()
         if self._deadline is not None:
             self._deadline.cancel()
-        for fd in list(self._open):  # what it wrote itself is in the pipes now: at most a pipe's content each
+        for fd in list(self._open):  # the process's own output is in the pipes now, at most a pipe's size in each
             while fd in self._open and not self._paused and self._read(fd) and self._loop.time() < self._exited_at + _QUIET_S:
                 pass
         self._end_if_done()
 
     def _end_if_done(self) -> None:
-        """Told after the exit, when an output was closed, and by a timer."""
+        """Called after the exit when an output was closed, and by a timer."""
         if self.result is not None or self._returncode is None:
             return
         now = self._loop.time()
@@ -233,7 +233,7 @@ class Process:
         if self._open and (now < due_at or self._paused):
             self._loop.call_later(max(_QUIET_S / 10, due_at - now), self._end_if_done)
             return
-        if not self._is_terminal:
+        if not self.is_terminal:
             self._close_input()
         self.result = _end_event(self._returncode, self._memory.explain(self._returncode, self._kills_before))
         self.log.finish()
@@ -246,7 +246,7 @@ def _settle(future: asyncio.Future[None]) -> None:
 
 
 def _end_event(returncode: int, reason: str) -> EndEvent:
-    """In the words that clients know, which are those of Go's ``os.ProcessState``; ``reason`` is ours."""
+    """The status in the words that clients know, those of Go's ``os.ProcessState``; ``reason`` is ours."""
     status = f"exit status {returncode}" if returncode >= 0 else f"signal: {_signal_name(-returncode)}"
     return EndEvent(
         exit_code=max(returncode, -1),

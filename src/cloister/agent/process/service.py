@@ -1,4 +1,4 @@
-"""The methods of ``process.Process``: requests to calls on the table, output to events. No rule about processes is made here."""
+"""The methods of ``process.Process``: requests become calls on the table, output becomes events. It makes no rules about processes."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from functools import cached_property
 
 from cloister.agent.accounts import find_account
 from cloister.agent.events import EventLog
-from cloister.agent.init import SandboxState
 from cloister.agent.process.environment import login_environment, process_environment, working_directory
 from cloister.agent.process.launch import Launch
 from cloister.agent.process.output import PTY, STDERR, STDOUT, Chunk, Reader
 from cloister.agent.process.process import OutOfMemory, Process
 from cloister.agent.process.table import ProcessTable
 from cloister.agent.rpc import Call, RpcRouter, Stream
+from cloister.agent.state import AgentState
 from cloister.errors import DeadlineError, InvalidRequestError, LimitError, NotFoundError
 from cloister.protocol.process import (
     CloseStdinRequest,
@@ -51,7 +51,7 @@ _OUTPUT_FIELDS = {STDOUT: "stdout", STDERR: "stderr", PTY: "pty"}
 class ProcessService:
     """The service, for one sandbox."""
 
-    def __init__(self, state: SandboxState, events: EventLog, oom_kills: Callable[[], int | None]) -> None:
+    def __init__(self, state: AgentState, events: EventLog, oom_kills: Callable[[], int | None]) -> None:
         self._state = state
         self._events = events
         self._oom_kills = oom_kills
@@ -72,10 +72,14 @@ class ProcessService:
         rpc.unary(f"{_SERVICE}SendSignal", SendSignalRequest, self._send_signal)
         rpc.unary(f"{_SERVICE}CloseStdin", CloseStdinRequest, self._close_stdin)
 
-    def start_shell(self, text: str, envs: Mapping[str, str], *, listed: bool) -> Process:
-        """A command of the template itself: as the default user in the work directory, with ``envs`` instead of the sandbox's variables.
+    def release_readers(self, why: str) -> None:
+        """End the streams that follow processes, with an error that says why; the processes go on."""
+        self._table.release_readers(why)
 
-        One that is ``listed`` is to clients like any other process.
+    def start_shell(self, text: str, envs: Mapping[str, str], *, listed: bool) -> Process:
+        """Run a command of the template itself: as the default user in the work directory, with ``envs``, not the sandbox's variables.
+
+        Clients see a ``listed`` one like any other process.
 
         Raises: AuthenticationError (there is no default user), InvalidRequestError, LimitError.
         """
@@ -92,7 +96,7 @@ class ProcessService:
         return self._table.start(what, config, None).process if listed else self._table.start_unlisted(what)
 
     async def _start(self, request: StartRequest, call: Call, stream: Stream[EventResponse]) -> None:
-        """The client's time limit is the process's: it is killed then, also when the client has gone before."""
+        """Apply the client's time limit to the process: at its end it is killed, also if the client has disconnected."""
         config = request.process
         if config is None or not config.cmd:
             raise InvalidRequestError("the request has no command")
@@ -126,7 +130,7 @@ class ProcessService:
         await _send_end(process, stream)
 
     async def _follow(self, process: Process, stream: Stream[EventResponse]) -> None:
-        """Send the start and all output to the end of the process."""
+        """Send the start, and all output until the process ends."""
         reader = process.log.attach()
         try:
             async with asyncio.timeout(None) as scope:
@@ -193,6 +197,9 @@ class ProcessService:
 async def _send_output(process: Process, reader: Reader, stream: Stream[EventResponse]) -> None:
     start = StartEvent(pid=process.pid, missed_bytes=reader.missed_bytes)
     await stream.send(EventResponse(event=ProcessEvent(start=start)))
+    if reader.missed_bytes:
+        text = f"[{reader.missed_bytes} bytes of output were dropped here, as no client was connected]\n".encode()
+        await stream.send(_data_event((PTY, text.replace(b"\n", b"\r\n")) if process.is_terminal else (STDERR, text)))
     while chunks := await reader.next():
         await stream.send(*(_data_event(chunk) for chunk in chunks))
 
@@ -207,7 +214,7 @@ def _data_event(chunk: Chunk) -> EventResponse:
 
 
 def _size_of(terminal: Terminal) -> tuple[int, int]:
-    """(columns, rows); what the client leaves out is that of a plain terminal."""
+    """(columns, rows); absent values are those of a plain terminal."""
     if terminal.size is None:
         return _DEFAULT_SIZE
     return terminal.size.cols or _DEFAULT_SIZE[0], terminal.size.rows or _DEFAULT_SIZE[1]

@@ -1,7 +1,7 @@
-"""The processes that belong to one that we started: its session, and every descendant whatever its session.
+"""The processes that belong to one that the agent started: its session, and every descendant in any session.
 
-A program that leaves both, by double fork *and* ``setsid``, has made itself a daemon on purpose: it lives on. Terminals, jobs,
-pipelines, ``sudo``, ``nohup`` and ``setsid`` alone do not leave.
+A program that leaves both, by double fork *and* ``setsid``, is a daemon on purpose and lives on. Terminals, jobs, pipelines, ``sudo``,
+``nohup`` and ``setsid`` alone do not leave.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ _PROC = Path("/proc")
 
 
 def tree_of(root: int, proc: Path = _PROC) -> dict[int, int]:
-    """The tree that ``root`` leads, zombies left out; ``root`` itself may be gone. Pids, and when each was started."""
+    """The tree of ``root`` without zombies, as pids with their start times; ``root`` itself may be gone."""
     parents: dict[int, int] = {}
     started: dict[int, int] = {}
     found: set[int] = set()
-    for entry in os.listdir(proc):  # noqa: PTH208  # names, not paths: this is done while something waits to be stopped
+    for entry in os.listdir(proc):  # noqa: PTH208 - names, not paths: this is done while something waits to be stopped
         if not entry.isdigit():
             continue
         pid = int(entry)
@@ -47,17 +47,17 @@ def tree_of(root: int, proc: Path = _PROC) -> dict[int, int]:
 
 
 def signal_tree(root: int, number: int) -> int:
-    """Signal the tree; how many there were."""
+    """Signal the tree. Gives the number of processes."""
     return len(_signal(tree_of(root), number))
 
 
 def kill_tree(root: int) -> bool:
-    """SIGKILL for the tree. Whether there was any."""
+    """Send SIGKILL to the tree. Whether there was any process."""
     return Killer(root).kill()
 
 
 class Killer:
-    """Kills one tree, and knows what it has killed: a process that was told to die counts once, however long its dying takes."""
+    """Kills one tree, and remembers the processes that it has killed: each counts once, however long it takes to die."""
 
     def __init__(self, root: int, proc: Path = _PROC) -> None:
         self._root = root
@@ -65,7 +65,7 @@ class Killer:
         self._killed: set[tuple[int, int]] = set()
 
     def kill(self) -> bool:
-        """SIGKILL, again and again, since one may fork between being seen and being killed. Whether there was any not killed before."""
+        """Send SIGKILL until no process is left, since one may fork before it is killed. Whether it killed any for the first time."""
         before = len(self._killed)
         for _ in range(_ROUNDS):
             found = _signal(tree_of(self._root, self._proc), signal.SIGKILL)

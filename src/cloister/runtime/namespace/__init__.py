@@ -1,1 +1,1 @@
-"""The namespace runtime: zones, slots and pid 1 (native/ has the C part)."""
+"""The namespace runtime: sandboxes of Linux namespaces, control groups and seccomp. Runs in: supervisor and builds. Needs: root."""

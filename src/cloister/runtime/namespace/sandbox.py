@@ -1,50 +1,45 @@
 """A live sandbox in the hands of the namespace runtime: what can be asked of it and done to it, to its end.
 
-Runs in: supervisor, in worker threads. Invariants: I2, I8.
+Runs in: supervisor and builds, in worker threads. Needs: root. Invariants: I2, I8.
 """
 
 from __future__ import annotations
 
 import os
-import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from cloister.errors import RuntimeFailedError
+from cloister.disks import images, kept
+from cloister.errors import ConflictError, RuntimeFailedError
+from cloister.linux.files import copy_sparse
 from cloister.linux.process import kill_pidfd, wait_pidfd
+from cloister.model.network import EgressPolicy
+from cloister.model.node import SandboxUsage
 from cloister.model.resources import Limits
-from cloister.runtime.base import Usage
-from cloister.runtime.namespace import rootfs, start
-from cloister.runtime.namespace.zone import Slot, Zone
+from cloister.protocol.dialled import Dialled, on_loopback
+from cloister.runtime import start
+from cloister.runtime.base import RuntimeCapabilities
+from cloister.runtime.groups import RuntimeGroups
+from cloister.runtime.namespace.checkpoint.checkpoints import Checkpoints
+from cloister.runtime.namespace.slots import StartedSlot, state_of
+from cloister.runtime.resources import NodeResources
 from cloister.runtime.spec import SandboxSpec
+from cloister.runtime.stillness import Stillness
 
-if TYPE_CHECKING:
-    from cloister.runtime.namespace.runtime import NamespaceRuntime
+__all__ = ["CAPABILITIES", "DISK", "DISK_TIMEOUT_S", "NamespaceSandbox"]
 
-__all__ = ["NamespaceSandbox", "StartedSlot", "state_of"]
-
+CAPABILITIES = RuntimeCapabilities(hand_over=True, freeze=True, keep_disk=True, open_disk=True, run_steps=True, host_ports=True)
+"""What this runtime can do."""
+DISK = "disk.img"
+"""The name of a sandbox's disk in its directory."""
+DISK_TIMEOUT_S = 60.0
+"""How long the kernel may take to write a disk out and to unmount it."""
 _KILL_TIMEOUT_S = 30.0
-_FREEZE_TIMEOUT_S = 10.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class StartedSlot:
-    """A slot whose pid 1 runs the payload. The holder closes ``pidfd`` and ``netns_fd``."""
-
-    zone: Zone
-    slot: Slot
-    pid: int
-    ticks: int
-    pidfd: int
-    netns_fd: int
-    namespaces: tuple[int, ...] = ()
-    """pid, user, mnt, ipc, uts, cgroup, time, when it may have a zygote's children; the holder closes them."""
-    trees: tuple[Path, ...] = ()
-    """What it stands on, held from removal."""
+_PAGE_OUT_TIMEOUT_S = 30.0
 
 
 class NamespaceSandbox:
@@ -54,12 +49,14 @@ class NamespaceSandbox:
         self,
         spec: SandboxSpec,
         started: StartedSlot,
-        runtime: NamespaceRuntime,
+        resources: NodeResources,
+        groups: RuntimeGroups,
         *,
         init_fd: int | None,
         disk_fd: int | None,
         cold: tuple[str, ...] = (),
         starting: int | None = None,
+        checkpoints: Checkpoints | None = None,
     ) -> None:
         """``disk_fd`` is the disk as a mount that is nowhere attached, None if it is only to be ended. :meth:`release` closes both."""
         self.cold = cold
@@ -68,10 +65,22 @@ class NamespaceSandbox:
         self._init_fd = init_fd
         self._disk_fd = disk_fd
         self._started = started
-        self._runtime = runtime
+        self._checkpoints = checkpoints
+        self._resources = resources
+        self._groups = groups
         self._released = False
-        self._is_frozen = False
-        self._freezing = threading.Lock()
+        self._has_rate = True
+        self._keeps_disk = False
+        self._stillness = Stillness(groups.tree, spec.sandbox_id)
+        self._signalling = threading.Lock()
+        """Keeps :meth:`release` from closing the descriptor by which another thread sends a signal."""
+        self.why_ended = ""
+        """See :class:`RuntimeSandbox`."""
+
+    @property
+    def capabilities(self) -> RuntimeCapabilities:
+        """See :class:`RuntimeSandbox`."""
+        return replace(CAPABILITIES, checkpoint=self._checkpoints is not None and self._checkpoints.works)
 
     @property
     def pidfd(self) -> int:
@@ -85,24 +94,23 @@ class NamespaceSandbox:
 
     def state(self) -> dict[str, Any]:
         """See :class:`RuntimeSandbox`."""
+        if self._keeps_disk:
+            return {"trees": [str(tree) for tree in self._started.trees]}
         loop = {} if self._disk_fd is None else {"loop": os.minor(os.fstat(self._disk_fd).st_dev)}
         return {**state_of(self._started), **loop}
 
-    def dial(self) -> socket.socket:
+    def dial(self) -> Dialled:
         """See :class:`RuntimeSandbox`."""
-        return self._runtime.network.dial_socket(self._started.netns_fd)
+        return on_loopback(self._resources.network.dial_socket(self._started.netns_fd))
 
     @contextmanager
-    def door(self, host: str, port: int) -> Iterator[None]:
-        """For the time of the block ``host``, at ``port``, is in this sandbox what it is on the host.
-
-        Raises: UnavailableError, when there is nothing; IsolationError, OSError.
-        """
-        door = self._runtime.network.open_door(self._started.netns_fd, host, port)
+    def host_port(self, host: str, port: int) -> Iterator[None]:
+        """See :class:`RuntimeSandbox`."""
+        forward = self._resources.network.forward_port(self._started.netns_fd, host, port)
         try:
             yield
         finally:
-            door.close()
+            forward.close()
 
     def rewrite_init(self, document: bytes) -> None:
         """See :class:`RuntimeSandbox`. Raises: OSError."""
@@ -111,9 +119,9 @@ class NamespaceSandbox:
         os.ftruncate(self._init_fd, 0)
         os.pwrite(self._init_fd, document, 0)
 
-    def set_internet(self, allowed: bool) -> None:
+    def set_egress(self, policy: EgressPolicy) -> None:
         """See :class:`RuntimeSandbox`."""
-        self._runtime.network.set_internet(self._started.slot.index, allowed)
+        self._resources.network.set_egress(self._started.slot.index, policy, sandbox_id=self._spec.sandbox_id)
 
     def take_start(self) -> None:
         """See :class:`RuntimeSandbox`."""
@@ -124,13 +132,13 @@ class NamespaceSandbox:
             finally:
                 os.close(ready)
 
-    def usage(self) -> Usage:
+    def usage(self) -> SandboxUsage:
         """See :class:`RuntimeSandbox`."""
-        used = self._runtime.cgroups.usage(self._spec.sandbox_id)
+        used = self._groups.tree.usage(self._spec.sandbox_id)
         if self._disk_fd is None:
             raise RuntimeFailedError(f"sandbox {self._spec.sandbox_id} was not created whole")
         disk = os.fstatvfs(self._disk_fd)
-        return Usage(
+        return SandboxUsage(
             **vars(used),
             disk_used_bytes=(disk.f_blocks - disk.f_bfree) * disk.f_frsize,
             disk_total_bytes=disk.f_blocks * disk.f_frsize,
@@ -138,7 +146,7 @@ class NamespaceSandbox:
         )
 
     def disk_room(self) -> tuple[int, int]:
-        """Bytes and files that its programs can still write. Not after :meth:`release`."""
+        """See :class:`RuntimeSandbox`."""
         if self._disk_fd is None:
             raise RuntimeFailedError(f"sandbox {self._spec.sandbox_id} was not created whole")
         disk = os.fstatvfs(self._disk_fd)
@@ -146,75 +154,123 @@ class NamespaceSandbox:
 
     def cpu_used_s(self) -> float:
         """See :class:`RuntimeSandbox`."""
-        return self._runtime.cgroups.cpu_used_s(self._spec.sandbox_id)
+        return self._groups.tree.cpu_used_s(self._spec.sandbox_id)
 
     def kill(self) -> None:
         """See :class:`RuntimeSandbox`. Raises: RuntimeFailedError when the kernel does not end it in time."""
-        kill_pidfd(self.pidfd)
-        self.thaw()  # v1: a frozen process dies when it is thawed
-        if not wait_pidfd(self.pidfd, _KILL_TIMEOUT_S):
+        with self._signalling:
+            if self._released:
+                return
+            kill_pidfd(self.pidfd)
+            self._free_rate()
+        if not self._stillness.end(lambda wait_s: wait_pidfd(self.pidfd, wait_s), _KILL_TIMEOUT_S):
             raise RuntimeFailedError(f"sandbox {self._spec.sandbox_id} did not end after SIGKILL")
 
+    def _free_rate(self) -> None:
+        """Once, while the disk is open."""
+        if self._disk_fd is not None and self._has_rate:
+            self._has_rate = False
+            self._resources.rates.free(self._spec.sandbox_id, os.minor(os.fstat(self._disk_fd).st_dev))
+
+    def end_for_space(self) -> None:
+        """End it because the server's disk is full; :attr:`why_ended` says so. Raises: RuntimeFailedError."""
+        self.why_ended = " (the server ran out of disk space, and this was growing fastest)"
+        self.kill()
+
     def has_ended(self) -> bool:
-        """Whether all its processes are gone."""
+        """See :class:`RuntimeSandbox`."""
         return self._released or wait_pidfd(self.pidfd, 0)
 
     @property
     def trees(self) -> tuple[Path, ...]:
-        """The directories of the host that it stands on: its layers, lowest first, then others."""
+        """See :class:`RuntimeSandbox`."""
         return self._started.trees
 
     @property
     def limits(self) -> Limits:
-        """What it may use."""
+        """See :class:`RuntimeSandbox`."""
         return self._spec.limits
 
-    @contextmanager
-    def frozen(self) -> Iterator[None]:
-        """Stop every process of it for the time of the block, or until :meth:`thaw`; one at a time. Raises: DeadlineError, OSError."""
-        with self._freezing:
-            self._is_frozen = True
-            try:
-                self._runtime.cgroups.freeze(self._spec.sandbox_id, _FREEZE_TIMEOUT_S)
-                yield
-            finally:
-                self.thaw()
+    def freeze(self) -> None:
+        """See :class:`RuntimeSandbox`."""
+        self._stillness.keep()
+
+    def frozen(self) -> AbstractContextManager[None]:
+        """See :class:`RuntimeSandbox`."""
+        return self._stillness.hold()
 
     def thaw(self) -> None:
-        """Let it run on if it is frozen. Raises: OSError."""
-        if self._is_frozen:
-            self._runtime.cgroups.thaw(self._spec.sandbox_id)
-            self._is_frozen = False
+        """See :class:`RuntimeSandbox`."""
+        self._stillness.leave()
 
-    def open_disk(self, userns_fd: int) -> int:
-        """Its disk once more, as a detached mount that is read-only and id-mapped to another sandbox; the caller closes it.
+    def page_out(self) -> int:
+        """See :class:`RuntimeSandbox`."""
+        tree, name = self._groups.tree, self._spec.sandbox_id
+        if not self._stillness.is_kept:
+            raise RuntimeFailedError(f"sandbox {name} is not frozen: its memory stays where it is")
+        before = tree.usage(name).mem_used_bytes
+        tree.allow_swap(name, allowed=True)
+        try:
+            tree.page_out(name, lambda: self._stillness.is_kept, _PAGE_OUT_TIMEOUT_S)
+        finally:
+            tree.allow_swap(name, allowed=False)
+        return max(0, before - tree.usage(name).mem_used_bytes)
 
-        Not after :meth:`release`. Raises: IsolationError.
-        """
+    def swapped_bytes(self) -> int:
+        """See :class:`RuntimeSandbox`."""
+        return self._groups.tree.swapped_bytes(self._spec.sandbox_id)
+
+    def keep_disk(self) -> None:
+        """See :class:`RuntimeSandbox`."""
+        if not self.has_ended():
+            raise RuntimeFailedError(f"sandbox {self._spec.sandbox_id} lives: its disk cannot be closed")
+        self._keeps_disk = True  # from here on, whatever happens, the image stays
+        if self._disk_fd is not None:
+            kept.store_disk(self._disk_fd, DISK_TIMEOUT_S)
+            self._resources.space.forget(self._spec.sandbox_id)  # it grows no more, and the host's free space tells of what it stores
+            os.close(self._disk_fd)
+            self._disk_fd = None
+        kept.close_disk(self._spec.directory / DISK, DISK_TIMEOUT_S)
+
+    def checkpoint(self, directory: Path, *, is_durable: bool = True) -> int:
+        """See :class:`RuntimeSandbox`."""
+        if self._checkpoints is None:
+            raise RuntimeFailedError("this sandbox has no checkpoints")
+        if self.starting is not None:
+            raise ConflictError("the template's start command has not finished yet")
+        return self._checkpoints.dump(self._spec, self._started, self.usage().mem_used_bytes, directory, is_durable=is_durable).size_bytes
+
+    def copy_disk(self, directory: Path) -> None:
+        """See :class:`RuntimeSandbox`."""
         if self._disk_fd is None or self._released:
             raise RuntimeFailedError(f"sandbox {self._spec.sandbox_id} has no disk")
-        return rootfs.show_disk(self._spec.directory / "disk.img", os.minor(os.fstat(self._disk_fd).st_dev), userns_fd)
+        kept.store_disk(self._disk_fd, DISK_TIMEOUT_S)
+        copy_sparse(self._spec.directory / DISK, directory / DISK)
+
+    def open_disk(self, userns_fd: int) -> int:
+        """See :class:`RuntimeSandbox`."""
+        if self._disk_fd is None or self._released:
+            raise RuntimeFailedError(f"sandbox {self._spec.sandbox_id} has no disk")
+        return images.show_disk(self._spec.directory / DISK, os.minor(os.fstat(self._disk_fd).st_dev), userns_fd)
 
     def release(self) -> None:
         """See :class:`RuntimeSandbox`."""
-        if self._released:
-            return
-        self._released = True
+        with self._signalling:
+            if self._released:
+                return
+            self._released = True
+            self._free_rate()
+        self._resources.space.forget(self._spec.sandbox_id)
         for fd in (self._disk_fd, self.starting):
             if fd is not None:
                 os.close(fd)
         self.starting = None
         zone, slot = self._started.zone, self._started.slot
-        self._runtime.network.release_later(slot.index, self._started.netns_fd, on_gone=lambda: zone.free(slot))
-        self._runtime.remove_group(self._spec.sandbox_id)
-        self._runtime.holds.give(self._started.trees)
-        (self._spec.directory / "disk.img").unlink(missing_ok=True)
+        self._resources.network.release_later(slot.index, self._started.netns_fd, on_gone=lambda: zone.free(slot))
+        self._resources.tree_locks.unlock(self._started.trees)
+        if not self._keeps_disk:
+            (self._spec.directory / DISK).unlink(missing_ok=True)
         os.close(self._started.pidfd)
         if self._init_fd is not None:
             os.close(self._init_fd)
-
-
-def state_of(started: StartedSlot) -> dict[str, Any]:
-    """What :meth:`Runtime.adopt` needs of a slot, JSON-ready."""
-    place = {"pid": started.pid, "start_ticks": started.ticks, "zone": started.slot.zone, "slot": started.slot.number}
-    return {**place, "trees": [str(tree) for tree in started.trees]}
+        self._groups.remove(self._spec.sandbox_id)  # the only step that a template's code can make fail

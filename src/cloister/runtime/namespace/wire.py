@@ -1,6 +1,6 @@
 """Messages between the supervisor, a slot maker and a slot. The diagram and the C side are in native/wire.h.
 
-Runs in: supervisor. Holds no state and no policy.
+Holds no state and no policy. Runs in: supervisor and builds. Needs: nothing.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _MAX_FDS = 16
 
 @dataclass(frozen=True)
 class SlotHandles:
-    """A new slot: its first process waits for :func:`send_setup` on ``control``. The caller closes all of them."""
+    """The handles of a new slot, whose first process waits for :func:`send_setup` on ``control``. The caller closes them."""
 
     pidfd: int
     userns_fd: int
@@ -32,7 +32,7 @@ class SlotHandles:
     control: socket.socket
 
     def close(self) -> None:
-        """Close every handle; a slot that was not set up ends by this."""
+        """Close every handle. A slot that was not set up ends."""
         self.control.close()
         for fd in (self.pidfd, self.userns_fd, self.netns_fd):
             os.close(fd)
@@ -90,7 +90,8 @@ def send_setup(
 ) -> list[int]:
     """Set a slot up and wait until it stands. ``fds`` are (role, descriptor), kept open for the caller to close.
 
-    Gives its namespaces when it has a ``birth`` descriptor: pid, user, mnt, ipc, uts, cgroup, time; the caller closes them.
+    When it has a ``birth`` descriptor, gives its namespaces (pid, user, mnt, ipc, uts, cgroup, time) and the end of the kernel's socket;
+    the caller closes them.
 
     Raises: IsolationError naming the step that failed; nothing of the sandbox is left then (its first process has ended).
     """

@@ -1,7 +1,8 @@
 """A zone: one slot maker in a user namespace of its own, and the slots that it has made.
 
-Runs in: supervisor. The slot maker outlives the supervisor, which finds it again by its socket and the note beside it (I8).
-Host ids (docs/architecture.md): a zone has 513 blocks of 65,536 ids, the first for its own root, one for each slot.
+The slot maker outlives the supervisor; the next one finds it by its socket and the note beside it (I8). A zone has one block of host ids
+(:mod:`cloister.runtime.blocks`): the first range is for its own root, the others for its slots.
+Runs in: supervisor and builds, in worker threads. Needs: root.
 """
 
 from __future__ import annotations
@@ -16,24 +17,29 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 from cloister.errors import IsolationError, NoCapacityError
-from cloister.linux.cgroup import CgroupTree
+from cloister.linux.files import make_directory, write_whole
 from cloister.linux.process import kill_pidfd, open_pidfd, pid_of_pidfd, start_ticks, wait_pidfd
+from cloister.runtime.blocks import IDS_PER_SLOT, SLOTS_PER_BLOCK, Blocks, slot_number
+from cloister.runtime.groups import RuntimeGroups
 from cloister.runtime.namespace import wire
 
-__all__ = ["IDS_PER_SANDBOX", "SLOTS_PER_ZONE", "ZONES", "Slot", "Zone"]
+__all__ = ["SLOTS_PER_ZONE", "Slot", "Zone", "slot_maker_binary"]
 
-IDS_PER_SANDBOX = 65_536
-SLOTS_PER_ZONE = 512
-ZONES = 15
+SLOTS_PER_ZONE = SLOTS_PER_BLOCK
+"""A zone has one block of host ids and network slots, whose number is the zone's."""
+
 _START_TIMEOUT_S = 20.0
 _END_TIMEOUT_S = 10.0
+_NO_TEMPLATE = ""
+"""The key of a zone that gets no new sandboxes."""
 
 
 @dataclass(frozen=True)
 class Slot:
-    """A place for one sandbox in a zone, held until :meth:`Zone.free`."""
+    """Room for one sandbox in a zone, reserved until :meth:`Zone.free`."""
 
     zone: int
     number: int
@@ -41,7 +47,7 @@ class Slot:
     @property
     def index(self) -> int:
         """The slot's number in the whole instance, 1..8190; it fixes its ids and its address."""
-        return self.zone * (SLOTS_PER_ZONE + 1) + 1 + self.number
+        return slot_number(self.zone, self.number)
 
 
 class Zone:
@@ -55,40 +61,43 @@ class Zone:
         self._directory = directory
         self._lock = threading.Lock()
         self._talking = threading.Lock()
-        """Held for a conversation with the slot maker; whoever only counts slots does not wait for it."""
+        """Held for an exchange with the slot maker, so that counting slots does not wait for one."""
         self._used: set[int] = set()
         self._used_at = time.monotonic()
         self.on_stop: Callable[[], None] = lambda: None
         """Called before the slot maker is ended."""
 
     @classmethod
-    def start(cls, number: int, template_key: str, uid_base: int, directory: Path, cgroups: CgroupTree) -> Zone:
-        """Start slot maker ``number`` for one template. ``uid_base``: first host id of the instance.
+    def start(cls, number: int, template_key: str, blocks: Blocks, directory: Path, groups: RuntimeGroups) -> Zone:
+        """Start slot maker ``number``, whose ids are those of the block of that number, for one sharing key.
 
         Raises: IsolationError.
         """
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_directory(directory.parent)
+        make_directory(directory)
         path = directory / "socket"
         path.unlink(missing_ok=True)
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
             listener.bind(str(path))
             path.chmod(0o600)
             listener.listen(4)
-            pidfd = _launch(listener, number, uid_base, cgroups)
+            pidfd = _launch(listener, number, blocks, groups)
         pid = pid_of_pidfd(pidfd)
         note = {"template_key": template_key, "pid": pid, "start_ticks": start_ticks(pid)}
-        (directory / "zone.json").write_text(json.dumps(note))
+        write_whole(directory / "zone.json", json.dumps(note))
         return cls(number, template_key, pidfd, _connect(path), directory)
 
     @classmethod
-    def adopt(cls, number: int, directory: Path) -> Zone | None:
-        """The zone that lives in ``directory``, or None when its slot maker is gone, or is ending and hears nobody any more.
+    def adopt(cls, number: int, directory: Path, groups: RuntimeGroups) -> Zone | None:
+        """The zone that lives in ``directory``; None when its slot maker is gone, or is ending and takes no connection any more.
 
-        Raises: OSError, when it is there and does not answer in time: its sandboxes are not ended for that.
+        If the note is damaged, the zone is found by its control group. Its sandboxes live on, but it gets no new ones, because its key is
+        not known. A zone whose slot maker is an older program gets no new ones either: that program would read a new set-up wrongly.
+
+        Raises: OSError, when the slot maker lives and does not answer in time. Its sandboxes are not ended for that.
         """
-        try:
-            note = json.loads((directory / "zone.json").read_text())
-        except (FileNotFoundError, json.JSONDecodeError):
+        note = _read_note(directory / "zone.json") or _recovered_note(number, directory / "zone.json", groups)
+        if note is None:
             return None
         pidfd = open_pidfd(note["pid"], note["start_ticks"])
         if pidfd is None:
@@ -100,7 +109,8 @@ class Zone:
             wait_pidfd(pidfd, _END_TIMEOUT_S)
             os.close(pidfd)
             return None
-        return cls(number, note["template_key"], pidfd, connection, directory)
+        is_current = _program_of(note["pid"]) == slot_maker_binary().read_bytes()
+        return cls(number, note["template_key"] if is_current else _NO_TEMPLATE, pidfd, connection, directory)
 
     def is_alive(self) -> bool:
         """Whether the slot maker lives."""
@@ -162,7 +172,7 @@ class Zone:
         return os.open(f"/proc/{pid_of_pidfd(self._pidfd)}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
 
     def kill_strangers(self) -> list[int]:
-        """Kill the slots that nobody holds (their creation was cut off by a crash); gives their numbers."""
+        """Kill the slots that no sandbox holds, because a crash cut off their creation; gives their numbers."""
         with self._talking:
             live = wire.list_slots(self._connection)
             strangers = [number for number in live if self._is_free(number)]
@@ -189,6 +199,36 @@ class Zone:
         return f"slot maker {self.number}: pid {pid_of_pidfd(self._pidfd)}, template {self.template_key}"
 
 
+def _read_note(path: Path) -> dict[str, Any] | None:
+    """None: there is none, or it cannot be read."""
+    try:
+        note = json.loads(path.read_text())
+        return {"template_key": str(note["template_key"]), "pid": int(note["pid"]), "start_ticks": int(note["start_ticks"])}
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _recovered_note(number: int, path: Path, groups: RuntimeGroups) -> dict[str, Any] | None:
+    """Write the note of a zone anew from its control group; None when there was no note, or no slot maker lives."""
+    if not path.exists():
+        return None
+    pids = next(iter(groups.tree.directories(f"zone-{number}").values())) / "cgroup.procs"
+    listed = pids.read_text().split() if pids.exists() else []
+    if len(listed) != 1:
+        return None
+    note = {"template_key": _NO_TEMPLATE, "pid": int(listed[0]), "start_ticks": start_ticks(int(listed[0])) or 0}
+    write_whole(path, json.dumps(note))
+    return note
+
+
+def _program_of(pid: int) -> bytes | None:
+    """The program that a process runs, also when its file was replaced (proc(5)); None when it has ended."""
+    try:
+        return Path(f"/proc/{pid}/exe").read_bytes()
+    except OSError:
+        return None
+
+
 def slot_maker_binary() -> Path:
     """The C program that the package's build made. Raises: IsolationError when it is not there."""
     path = Path(str(resources.files("cloister"))) / "bin" / "cloister-slotmaker"
@@ -199,13 +239,14 @@ def slot_maker_binary() -> Path:
     return path
 
 
-def _launch(listener: socket.socket, number: int, uid_base: int, cgroups: CgroupTree) -> int:
-    """Start the program, give it its ids and its control group; returns a pidfd of the slot maker."""
+def _launch(listener: socket.socket, number: int, blocks: Blocks, groups: RuntimeGroups) -> int:
+    """Start the program, and give it its ids and its control group; gives a pidfd of the slot maker."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     ours.settimeout(_START_TIMEOUT_S)
+    first = blocks.first_id(slot_number(number, 0))
     with ours, theirs:
         program = subprocess.Popen(
-            ["cloister-init", str(theirs.fileno()), str(listener.fileno())],  # what a sandbox sees as its pid 1: no path of the host
+            ["cloister-init", str(theirs.fileno()), str(listener.fileno())],  # a sandbox sees this as its pid 1: no path of the host
             executable=slot_maker_binary(),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -216,13 +257,13 @@ def _launch(listener: socket.socket, number: int, uid_base: int, cgroups: Cgroup
         )
         theirs.close()
         try:
+            ours.send(first.to_bytes(4, "little"))
             _expect(ours, b"U")
-            first = uid_base + (number * (SLOTS_PER_ZONE + 1) + 1) * IDS_PER_SANDBOX
-            line = f"0 {first} {(SLOTS_PER_ZONE + 1) * IDS_PER_SANDBOX}"
+            line = f"0 {first} {(SLOTS_PER_ZONE + 1) * IDS_PER_SLOT}"
             for kind in ("uid", "gid"):
                 Path(f"/proc/{program.pid}/{kind}_map").write_text(line)
-            cgroups.create(f"zone-{number}", None)
-            cgroups.attach(f"zone-{number}", program.pid)
+            groups.create(f"zone-{number}", None, is_helper=True)
+            groups.tree.attach(f"zone-{number}", program.pid)
             ours.send(b"G")
             fds = _expect(ours, b"P")
         except OSError as error:

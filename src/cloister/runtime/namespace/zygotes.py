@@ -1,8 +1,8 @@
-"""The zygotes of a zone: processes that have an agent, or a Python kernel, started already and fork it into new sandboxes.
+"""The zygotes of a zone: processes that have started an agent, or a Python kernel, already and fork it into new sandboxes.
 
-Runs in: supervisor, in worker threads; each start has a thread of its own. Nothing depends on a zygote: where none is ready a sandbox
-starts its processes cold. A zygote ends when the supervisor that started it does. Contract: docs/decisions/0014-zygotes.md.
-Invariants: I1, I3, I7.
+Each start has a thread of its own. No sandbox depends on a zygote: where none is ready, it starts its processes cold. A zygote ends when
+the supervisor that started it does. Contract: docs/decisions/0014-zygotes.md.
+Runs in: supervisor and builds, in worker threads. Needs: root. Invariants: I1, I3, I7.
 """
 
 from __future__ import annotations
@@ -21,15 +21,27 @@ from importlib import resources
 from pathlib import Path
 
 from cloister.errors import CloisterError, IsolationError, RuntimeFailedError
-from cloister.linux.cgroup import CgroupTree
 from cloister.linux.process import kill_pidfd, wait_pidfd
 from cloister.model.resources import Limits
+from cloister.runtime.groups import RuntimeGroups
 from cloister.runtime.namespace import rootfs, wire
-from cloister.runtime.namespace.plan import setup_strings, zygote_payload
+from cloister.runtime.namespace.plan import setup_strings, shm_bytes, zygote_payload
 from cloister.runtime.namespace.zone import Zone
-from cloister.runtime.spec import SandboxSpec
+from cloister.runtime.spec import AgentTree, SandboxSpec
 
-__all__ = ["KINDS", "Birth", "Zygote", "ZygoteFilters", "ZygoteHost", "Zygotes", "kinds_for", "sealed_file"]
+__all__ = [
+    "KINDS",
+    "Birth",
+    "Zygote",
+    "ZygoteFilters",
+    "ZygoteHost",
+    "ZygoteOptions",
+    "Zygotes",
+    "kinds_for",
+    "log_in_memory",
+    "sealed_file",
+    "text_of_log",
+]
 
 KINDS = ("agent", "kernel")
 _LIMITS = {
@@ -39,12 +51,13 @@ _LIMITS = {
 """Memory has room for the page tables of every live child, which count as the zygote's that copied them. A kernel's runs a
 template's code: what that starts is bounded by these too."""
 _SETUP_TIMEOUT_S = 30.0
-_READY_TIMEOUT_S = 60.0
+_READY_TIMEOUT_S = 120.0
+"""Sandboxes start cold meanwhile. Twice what a kernel's takes to learn and import at most (drivers/python/cloister_zygote/preload.py)."""
 _FORK_TIMEOUT_S = 10.0
 _RETRY_S = (1.0, 5.0, 30.0, 300.0)
 _LOG_BYTES = 4000
 _LOG_SIZE = 64 << 10
-"""Of a zygote's log, which is memory: what it writes beyond that fails."""
+"""The size of a zygote's log, which is in memory: writes beyond that fail."""
 _CPU_WORDS = 16
 _REQUEST = struct.Struct(f"<Q{_CPU_WORDS}Q")
 _ANSWER = struct.Struct("<ii40s")
@@ -53,7 +66,7 @@ _ANSWER = struct.Struct("<ii40s")
 
 @dataclass(frozen=True)
 class ZygoteFilters:
-    """What a zygote runs under, and what it puts its children under: compiled seccomp filters."""
+    """Compiled seccomp filters: the one of a zygote itself, and the one that it gives to its children."""
 
     zygote: bytes
     sandbox: bytes
@@ -61,20 +74,21 @@ class ZygoteFilters:
 
 @dataclass(frozen=True, kw_only=True)
 class ZygoteHost:
-    """What zygotes of every zone have in common."""
+    """Settings and resources that zygotes of every zone share."""
 
     enabled: bool
-    """False: there are none, and every sandbox starts its processes cold."""
-    dev_tree: Path
-    cgroups: CgroupTree
+    """False: no zygote is started, and every sandbox starts its processes cold."""
+    proc_tree: Path
+    """Fixed files of /proc (proctree.py)."""
+    groups: RuntimeGroups
     filters: ZygoteFilters
     tell: Callable[[str, Mapping[str, object]], None]
-    """Gets what became of zygotes: an event's name and its fields. Called in any thread."""
+    """Logs an event of a zygote with its fields. Called from any thread."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Birth:
-    """Where a child is to be: descriptors stay the caller's."""
+    """Namespaces, control group and limits of a child. The descriptors stay the caller's."""
 
     namespaces: list[int]
     """net, pid, user, mnt, ipc, uts, cgroup, time."""
@@ -84,7 +98,7 @@ class Birth:
 
 
 class Zygote:
-    """One that is ready. Thread-safe; forks one after another."""
+    """A zygote that is ready. Thread-safe; it forks one child after another."""
 
     def __init__(self, kind: str, pidfd: int, control: socket.socket, log: int) -> None:
         self.kind = kind
@@ -96,12 +110,24 @@ class Zygote:
         self._closed = False
 
     def is_alive(self) -> bool:
-        """Whether it may be asked."""
+        """Whether it can be asked for a child."""
         return not self._closed and not wait_pidfd(self._pidfd, 0)
 
     def is_open(self) -> bool:
         """Whether it has not been found dead yet."""
         return not self._closed
+
+    def wait_ready(self, timeout_s: float) -> None:
+        """Wait until it can be asked. Raises: RuntimeFailedError, which says whether it ended or took too long; OSError."""
+        self._control.settimeout(timeout_s)
+        try:
+            cause = "" if self._control.recv(4096) else "ended before it was ready"
+        except TimeoutError:
+            cause = f"was not ready within {timeout_s:g} s"
+        if cause:
+            words = self.last_words()
+            raise RuntimeFailedError(f"the {self.kind} zygote {cause}" + (f"; it wrote: {words}" if words else ""))
+        self._control.settimeout(_FORK_TIMEOUT_S)
 
     def ask(self, birth: Birth, birth_fd: int) -> None:
         """Ask for a child; :meth:`answer` is to follow. Others can be asked meanwhile.
@@ -139,11 +165,11 @@ class Zygote:
             self._lock.release()
 
     def last_words(self) -> str:
-        """The end of what it wrote."""
-        return os.pread(self._log, _LOG_SIZE, 0).strip(b"\0\n ")[-_LOG_BYTES:].decode(errors="replace").strip()
+        """The end of its log."""
+        return text_of_log(self._log)
 
     def kill(self) -> None:
-        """End it, and whoever waits for its answer: what it started may hold its socket open. Its children live on."""
+        """End it, and wake a thread that waits for its answer: a process of its own may hold the socket open. Its children live on."""
         kill_pidfd(self._pidfd)
         with contextlib.suppress(OSError):
             self._control.shutdown(socket.SHUT_RDWR)
@@ -162,7 +188,7 @@ class Zygote:
 
 @dataclass
 class _Place:
-    """Where the zygote of one kind is, or will be."""
+    """The zygote of one kind, running or to be started."""
 
     kind: str
     zygote: Zygote | None = None
@@ -170,29 +196,51 @@ class _Place:
     failures: int = 0
     retry_at: float = 0.0
     settled: threading.Event = field(default_factory=threading.Event)
-    """Set when a start has ended, well or not."""
+    """Set when a start has succeeded or failed."""
 
 
 def kinds_for(spec: SandboxSpec) -> tuple[str, ...]:
-    """The kinds of zygotes that sandboxes of this template can come from."""
-    return KINDS if "python" in spec.languages else KINDS[:1]
+    """The kinds of zygotes that this sandbox can come from."""
+    return KINDS if spec.sharing.runs_template_code and "python" in spec.languages else KINDS[:1]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ZygoteOptions:
+    """How the zygotes of one zone are made, derived from the specification of its first sandbox."""
+
+    kinds: tuple[str, ...]
+    agent: AgentTree | None
+    layers: tuple[Path, ...]
+    """The template's layers, for its kernel zygote; empty where no code of the template may run in the zone."""
+    python: str
+
+    @classmethod
+    def of(cls, spec: SandboxSpec) -> ZygoteOptions:
+        """The options of a zone whose sandboxes are like ``spec``."""
+        layers = spec.layers if spec.sharing.runs_template_code else ()  # else the zygotes must not depend on one template's layers
+        return cls(kinds=kinds_for(spec), agent=spec.agent, layers=layers, python=spec.python)
+
+    @property
+    def trees(self) -> tuple[Path, ...]:
+        """The directories of the host that must stay as they are while the zygotes live."""
+        return self.layers if self.agent is None else (*self.layers, *self.agent.interpreter, self.agent.agent)
 
 
 class Zygotes:
-    """The zygotes of one zone, for the template of ``spec``. Thread-safe."""
+    """The zygotes of one zone. Thread-safe."""
 
-    def __init__(self, zone: Zone, spec: SandboxSpec, host: ZygoteHost) -> None:
+    def __init__(self, zone: Zone, options: ZygoteOptions, host: ZygoteHost) -> None:
         self._zone = zone
-        self._spec = spec
+        self._options = options
         self._host = host
         self._lock = threading.Lock()
         self._stopped = False
         self._unready: dict[str, socket.socket] = {}
         """Sockets to zygotes that are being started."""
-        self._places = {kind: _Place(kind) for kind in kinds_for(spec) if host.enabled}
+        self._places = {kind: _Place(kind) for kind in options.kinds if host.enabled}
 
     def ready(self, kind: str) -> Zygote | None:
-        """The zygote of ``kind`` if it can be asked now; otherwise one is started behind."""
+        """The zygote of ``kind`` if it can be asked now; otherwise one is started in the background."""
         place = self._places.get(kind)
         if place is None:
             return None
@@ -204,7 +252,7 @@ class Zygotes:
             return None
 
     def is_ready(self, kind: str) -> bool:
-        """Whether one of ``kind`` is there; starts none, and waits for nothing: it is asked on the event loop."""
+        """Whether one of ``kind`` is there. Starts none and does not wait, since it is called on the event loop."""
         place = self._places.get(kind)
         zygote = None if place is None else place.zygote
         return zygote is not None and zygote.is_open()
@@ -222,7 +270,7 @@ class Zygotes:
             self._stopped = True
             for place in self._places.values():
                 self._bury(place)
-            for control in tuple(self._unready.values()):  # nobody waits for one that starts: it may take all its time
+            for control in tuple(self._unready.values()):  # one that starts is not waited for: it may take all its time
                 with contextlib.suppress(OSError):
                     control.shutdown(socket.SHUT_RDWR)
         for starting in [place.starting for place in self._places.values()]:  # read once: it becomes None by itself
@@ -243,9 +291,9 @@ class Zygotes:
         self._clear(place.kind)
 
     def _clear(self, kind: str) -> None:
-        """End what a zygote has started for itself: a template's code may outlive it. Its children are in their sandboxes' groups."""
+        """End the processes that a zygote started for itself: a template's code may outlive it. Its children have other groups."""
         with contextlib.suppress(OSError):  # the group is gone with its zone
-            self._host.cgroups.kill_all(self._group(kind))
+            self._host.groups.tree.kill_all(self._group(kind))
 
     def _group(self, kind: str) -> str:
         return f"zone-{self._zone.number}-{kind}"
@@ -283,7 +331,7 @@ class Zygotes:
     def _make(self, kind: str) -> Zygote:
         """Raises: IsolationError, RuntimeFailedError, OSError."""
         group = self._group(kind)
-        self._host.cgroups.create(group, _LIMITS[kind])
+        self._host.groups.create(group, _LIMITS[kind])
         with ExitStack() as undo:
             pidfd, setup = self._zone.make_zygote()
             undo.callback(os.close, pidfd)
@@ -295,45 +343,54 @@ class Zygotes:
                 if self._stopped:
                     raise RuntimeFailedError("its zone is being stopped")
                 self._unready[kind] = ours
-            log = _make_log(kind)
+            log = log_in_memory(f"{kind} zygote log")
             undo.callback(os.close, log)
             with setup, theirs, ExitStack() as given:
                 wire.send_setup(setup, *self._setup(kind, group, theirs.fileno(), log, given), self._host.filters.zygote, _SETUP_TIMEOUT_S)
-            ours.settimeout(_READY_TIMEOUT_S)
-            try:
-                word = ours.recv(4096)
-            except TimeoutError:
-                word = b""
-            if not word:
-                zygote = Zygote(kind, pidfd, ours, log)
-                raise RuntimeFailedError(f"the {kind} zygote did not become ready: {zygote.last_words()}")
-            ours.settimeout(_FORK_TIMEOUT_S)
+            zygote = Zygote(kind, pidfd, ours, log)
+            zygote.wait_ready(_READY_TIMEOUT_S)
             del self._unready[kind]
             undo.pop_all()
-        return Zygote(kind, pidfd, ours, log)
+        return zygote
 
     def _setup(self, kind: str, group: str, control: int, log: int, given: ExitStack) -> tuple[list[str], list[tuple[str, int]]]:
         userns = rootfs.close_with(given, self._zone.open_userns())
-        fds = rootfs.layer_mounts(self._spec.layers, userns, given)
-        fds += rootfs.common_mounts(self._spec.agent, self._host.dev_tree, {}, userns, given)
-        fds += [("group", rootfs.close_with(given, fd)) for fd in self._host.cgroups.open_joining(group)]
+        fds = rootfs.layer_mounts(self._layers(kind), userns, given)
+        fds.append(rootfs.memory_mount(shm_bytes(_LIMITS[kind]), 0, given))
+        fds += rootfs.common_mounts(self._options.agent, self._host.proc_tree, {}, userns, given)
+        fds += [("group", rootfs.close_with(given, fd)) for fd in self._host.groups.tree.open_joining(group)]
         fds += [("control", control), ("log", log), ("status", log)]
         fds.append(("filter", rootfs.close_with(given, sealed_file("seccomp filter", self._host.filters.sandbox))))
         fds.append(("library", rootfs.close_with(given, sealed_file("cloister join", _library()))))
         cpus = sorted(os.sched_getaffinity(0))
-        return setup_strings(zygote_payload(kind, self._spec.python), _LIMITS[kind], "zygote", cpus), fds
+        return setup_strings(zygote_payload(kind, self._options.python), _LIMITS[kind], "zygote", cpus), fds
+
+    def _layers(self, kind: str) -> tuple[Path, ...]:
+        """The layers of a zygote's root. An agent zygote never has a template's: the loader, libc and OpenSSL read files of the root that
+        can name code to load (ld.so(8): /etc/ld.so.preload).
+        """
+        if kind == "kernel":
+            return self._options.layers
+        if self._options.agent is None:
+            raise RuntimeFailedError("a sandbox without an agent has no agent zygote")
+        return self._options.agent.interpreter
 
 
-def _make_log(kind: str) -> int:
-    """A file in memory of a fixed size; the caller closes it."""
-    fd = os.memfd_create(f"{kind} zygote log", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+def text_of_log(log: int) -> str:
+    """The end of what was written to a log of :func:`log_in_memory`."""
+    return os.pread(log, _LOG_SIZE, 0).strip(b"\0\n ")[-_LOG_BYTES:].decode(errors="replace").strip()
+
+
+def log_in_memory(name: str) -> int:
+    """A file in memory of a fixed size, for the output of a helper; the caller closes it."""
+    fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     os.ftruncate(fd, _LOG_SIZE)
     fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL)
     return fd
 
 
 def sealed_file(name: str, content: bytes) -> int:
-    """A file in memory that nobody can change any more; the caller closes it. Source: memfd_create(2), fcntl(2) F_ADD_SEALS."""
+    """A file in memory that no process can change; the caller closes it. Source: memfd_create(2), fcntl(2) F_ADD_SEALS."""
     fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     os.write(fd, content)
     fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL)

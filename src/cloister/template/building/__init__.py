@@ -1,1 +1,4 @@
-"""A client's template, from its request to layers: steps, their sandboxes, their cache and their log. Owns no queue (node/builds.py)."""
+"""Client template builds, from request to layers: steps, their sandboxes, their cache and their log.
+
+The queue of builds is the node's (node/builds/queue.py).
+"""

@@ -1,7 +1,7 @@
-r"""Variables in the words of a step: ``$NAME``, ``${NAME}``, ``${NAME:-word}``, ``${NAME-word}``, ``${NAME:+word}``, ``${NAME+word}``.
+r"""Expands variables in arguments: ``$NAME``, ``${NAME}``, ``${NAME:-word}``, ``${NAME-word}``, ``${NAME:+word}``, ``${NAME+word}``.
 
-Pure, and the same for every image: no shell of the image is asked, so nothing in a value can be run. Everything else is data: quotes,
-backslashes, spaces, newlines, ``$(…)`` and backquotes. ``\$`` is a dollar sign, and so is one that begins no variable.
+Pure, and the same for every image. No shell is involved, so no part of a value can run. All other text is data: quotes, backslashes,
+spaces, newlines, ``$(…)`` and backquotes. ``\$`` is a dollar sign, and so is a ``$`` that begins no variable.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from cloister.errors import BuildError
 __all__ = ["MAX_VALUE", "expand", "expand_value"]
 
 MAX_VALUE = 100_000
-"""Bytes of one value; what a program is started with has at most 131,072 in one piece (execve(2))."""
+"""Bytes of one value. The kernel allows 131,072 for one argument or variable of a new program (execve(2))."""
 
 _MAX_DEPTH = 20
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -24,15 +24,15 @@ _BRACE = re.compile(r"\$\{|\}")
 
 
 def expand(text: str, variables: Mapping[str, str]) -> str:
-    """``text`` with the values of ``variables``; one that is not set is empty. Raises: BuildError: the outcome is too long."""
+    """``text`` with the values of ``variables``. Unset variables are empty. Raises: BuildError: the result is too long."""
     return _Expansion(variables).expand(text, 0)
 
 
 def expand_value(text: str, variables: Mapping[str, str]) -> str:
-    """The value of a variable that was set as ``text``: as :func:`expand`, but a pair of quotes around all of it is taken off.
+    """The value of a variable that a client set to ``text``: as :func:`expand`, without a pair of quotes around all of it.
 
-    The JavaScript SDK passes ``ENV A="$B"`` of a Dockerfile on with its quotes, and the official service gives values to a shell. In single
-    quotes nothing is put in. Raises: BuildError: the outcome is too long.
+    The JavaScript SDK sends ``ENV A="$B"`` of a Dockerfile with its quotes, and the official service passes values to a shell. Text in
+    single quotes is not expanded. Raises: BuildError: the result is too long.
     """
     if len(text) >= 2 and text[0] == text[-1] and text[0] in "\"'" and text[0] not in text[1:-1]:
         return text[1:-1] if text[0] == "'" else expand(text[1:-1], variables)
@@ -58,7 +58,7 @@ class _Expansion:
         return "".join(parts)
 
     def _next(self, text: str, at: int, depth: int, closings: Mapping[int, int]) -> tuple[str, int]:
-        """What stands for the text from ``at`` on, and where that ends."""
+        """The expansion of the next piece of text from ``at`` on, and the end of that piece."""
         if text.startswith("\\$", at):
             return "$", at + 2
         if text[at] != "$":
@@ -87,7 +87,7 @@ class _Expansion:
 
 
 def _closings(text: str) -> dict[int, int]:
-    """Where each ``${`` is closed, by where it begins; one that is not closed is not there. One pass: the text is a client's."""
+    """Position of each ``${`` to that of its ``}``; unclosed ones are left out. One pass, because the text is a client's."""
     found: dict[int, int] = {}
     opened: list[int] = []
     for one in _BRACE.finditer(text):

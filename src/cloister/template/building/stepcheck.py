@@ -1,4 +1,4 @@
-"""What a build request may ask for: checked before anything is built, with errors that name the step. Pure."""
+"""Checks a build request before the build starts. Errors name the step. Pure."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _DIGEST = re.compile(r"[0-9a-f]{64}\Z")
 
 
 def check_request(request: BuildRequest) -> None:
-    """Raises: BuildError: a step, or the request, that cannot be carried out whatever the image is."""
+    """Raises: BuildError: the request or one of its steps is invalid for every image."""
     if (request.image is None) == (request.parent is None):
         raise BuildError("a build starts from an image or from a template", step=BASE_STEP)
     if len(request.steps) > MAX_STEPS:
@@ -33,7 +33,7 @@ def check_request(request: BuildRequest) -> None:
 
 
 def check_user(user: str) -> None:
-    """Raises: BuildError: nobody can be called that."""
+    """Raises: BuildError: not a valid user name."""
     if not _USER.match(user):
         raise BuildError(f"{user!r} is not the name of a user", hint="a name or a number, perhaps with a colon and a group")
 
@@ -47,7 +47,7 @@ def _check(step: BuildStep) -> None:
     if any("\0" in word for word in step.args):
         raise BuildError(f"an argument of {step.kind} has a NUL character in it")
     if any("\ud800" <= character <= "\udfff" for word in step.args for character in word):
-        raise BuildError(f"an argument of {step.kind} is no valid Unicode")
+        raise BuildError(f"an argument of {step.kind} is not valid Unicode")
     {"COPY": _check_copy, "RUN": _check_run, "WORKDIR": _check_workdir, "USER": _check_user_step, "ENV": _check_env}[step.kind](step)
 
 
@@ -61,9 +61,9 @@ def _check_copy(step: BuildStep) -> None:
     if mode and not (_MODE.match(mode) and int(mode, 8) <= 0o7777):
         raise BuildError(f"COPY needs an octal mode like 0644, not {mode!r}")
     if step.files is None:
-        raise BuildError("COPY comes without its files", hint="upload them first")
+        raise BuildError("COPY has no uploaded files", hint="upload them first")
     if not _DIGEST.match(step.files.digest):
-        raise BuildError("COPY comes without a digest of its files")
+        raise BuildError("COPY has no digest of its files")
 
 
 def _check_run(step: BuildStep) -> None:

@@ -1,4 +1,4 @@
-"""A build's log as its client reads it: titles of steps, and what programs wrote, line by line."""
+"""The form of a build's log for its client: titles of steps, and the output of programs line by line."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _MAX_LINE = 4096
 
 
 def title(step: BuildStep) -> str:
-    """The step in one line. Of variables only the names: a value may be a secret."""
+    """The step in one line. Shows only the names of variables, because a value may be a secret."""
     words = list(step.args[::2]) if step.kind == "ENV" else list(step.args[:2] if step.kind == "COPY" else step.args[:1])
     text = " ".join([step.kind, *words])
     line = text.strip().split("\n", 1)[0]
@@ -22,9 +22,9 @@ def title(step: BuildStep) -> str:
 
 
 class OutputLines:
-    """Takes output in pieces and logs its lines, each stream by itself; of a line that was overwritten only the last state.
+    """Takes output in pieces and logs its lines, each stream separately. An overwritten line is logged in its last state.
 
-    A context, at whose end the lines without an end are logged.
+    A context; its end logs the lines that have no end yet.
     """
 
     def __init__(self, log: BuildLog, step: str) -> None:
@@ -51,7 +51,7 @@ class OutputLines:
         self.finish()
 
     def finish(self) -> None:
-        """Nothing more comes: log what has no end of line."""
+        """The output is complete: log lines that have no end."""
         for rest in self._partial.values():
             if rest:
                 self._add(rest)

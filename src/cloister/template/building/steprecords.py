@@ -1,7 +1,7 @@
-"""What finished steps left: ``<store>/steps/<key>.json``, the cache of builds. Written whole or not at all; an unreadable one is absent.
+"""Records of finished steps: ``<store>/steps/<key>.json``, the cache of builds. Written atomically; an unreadable record counts as absent.
 
-The key says what a step was made of (:func:`step_keys`), the record what came out. A record is a claim: its layers count only while the
-store has them, which the reader checks by holding them.
+The key names a step's inputs (:func:`step_keys`), the record its outcome. A record counts only while the store has its layers, which the
+reader checks by holding them.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cloister.linux.files import write_whole
+from cloister.linux.files import make_directory, write_whole
 from cloister.model.build import BuildRequest, BuildStep
 from cloister.template.layers import layer_key
 
@@ -23,14 +23,14 @@ _KEY = re.compile(r"[0-9a-f]{64}\Z")
 
 @dataclass(frozen=True, kw_only=True)
 class StepState:
-    """What a step hands to the next beside files."""
+    """The state that a step passes to the next one, apart from files."""
 
     envs: dict[str, str] = field(default_factory=dict)
     user: str = "user"
     workdir: str = ""
-    """Empty: the home of the user, whoever that is."""
+    """Empty: the home of the user."""
     home: str = ""
-    """Of the user; empty: not known, since nobody has asked yet."""
+    """The user's home. Empty: not known yet."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,8 +44,8 @@ class StepRecord:
 def step_keys(request: BuildRequest, base_layers: tuple[str, ...], state: StepState) -> tuple[str, ...]:
     """The key of each step of ``request`` on a base of these layers and that state.
 
-    A team's steps are its own: how a command ends depends on limits that are in no key, so one team could leave another a broken layer.
-    What is forced has the build's id in its key: nobody has made it before, but a build that goes on after a crash finds its own.
+    Teams share no steps: the outcome of a command depends on limits that no key contains, so one team could leave another a broken layer.
+    The key of a forced step contains the build's id. So no other build's record matches, but a build that resumes finds its own.
     """
     again = {"again": request.build_id}
     key = layer_key(
@@ -64,18 +64,18 @@ def _document(step: BuildStep) -> dict[str, Any]:
 
 
 class StepRecords:
-    """The records of the store at ``root``."""
+    """All records, in the store at ``root``."""
 
     def __init__(self, root: Path) -> None:
         self._directory = root / "steps"
-        self._directory.mkdir(mode=0o700, exist_ok=True)
+        make_directory(self._directory)
 
     def write(self, key: str, record: StepRecord) -> None:
-        """Remember what came of the step."""
+        """Record the outcome of the step."""
         write_whole(self._directory / f"{key}.json", json.dumps(asdict(record)))
 
     def read(self, key: str) -> StepRecord | None:
-        """What came of the step; None: it is not known."""
+        """The outcome of the step. None: no record."""
         try:
             data = json.loads((self._directory / f"{key}.json").read_text())
             record = StepRecord(layers=tuple(data["layers"]), state=StepState(**data["state"]))

@@ -1,4 +1,4 @@
-"""References of OCI images: read and written out in full, as Docker does it, and the map from references to what stands for them.
+"""References of OCI images, parsed and completed as Docker does it, and the image map.
 
 Pure functions on text; no I/O. Source: github.com/distribution/reference (grammar and defaults).
 """
@@ -10,12 +10,13 @@ from dataclasses import dataclass, replace
 
 from cloister.errors import BuildError, InvalidRequestError
 
-__all__ = ["DEFAULT_MAP", "DOCKER_HUB", "ImageMap", "Reference", "parse_reference"]
+__all__ = ["DEFAULT_MAP", "DOCKER_HUB", "ImageMap", "ImageReference", "parse_reference"]
 
 DOCKER_HUB = "docker.io"
 DEFAULT_MAP = (
     "docker.io/e2bdev/base=template:base",
     "docker.io/e2bdev/code-interpreter=template:code-interpreter-v1",
+    "docker.io/e2bdev/desktop=template:desktop",
 )
 _WORD = "[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?"
 _HOST = re.compile(rf"(?:{_WORD}(?:\.{_WORD})*|\[[0-9a-fA-F:]+\])(?::[0-9]+)?\Z")
@@ -27,8 +28,8 @@ _TEMPLATE = "template:"
 
 
 @dataclass(frozen=True)
-class Reference:
-    """An image: ``host`` (perhaps with a port), ``path`` in it, and a tag or a digest, of which a digest wins."""
+class ImageReference:
+    """An image: ``host`` (perhaps with a port), ``path``, and a tag or a digest. A digest takes precedence."""
 
     host: str
     path: str
@@ -41,18 +42,18 @@ class Reference:
         return f"{self.host}/{self.path}"
 
     def __str__(self) -> str:
-        """In full, as registries' clients take it: with the digest, where there is one, instead of the tag."""
+        """The full reference. The digest, if there is one, replaces the tag."""
         return f"{self.name}@{self.digest}" if self.digest else f"{self.name}:{self.tag}"
 
 
-def parse_reference(text: str) -> Reference:
-    """``python`` is docker.io/library/python:latest, and so on.
+def parse_reference(text: str) -> ImageReference:
+    """Complete a reference: ``python`` becomes docker.io/library/python:latest.
 
     Raises: BuildError.
     """
     rest = text.strip().removeprefix("docker://")
     if rest == "scratch":
-        raise BuildError("'scratch' is no image, and a template needs one", hint="start from another, such as debian:stable or alpine")
+        raise BuildError("a template needs an image, and 'scratch' is not one", hint="start from another, such as debian:stable or alpine")
     rest, at, digest = rest.partition("@")
     if at and not _DIGEST.match(digest):
         raise _wrong(text, "a digest is sha256: and 64 hexadecimal digits")
@@ -63,7 +64,7 @@ def parse_reference(text: str) -> Reference:
     host, path = _split_host(head + slash + tail)
     if not _HOST.match(host) or not path or not all(_PART.match(part) for part in path.split("/")) or len(path) > _MAX_NAME:
         raise _wrong(text, "an image is named like python:3.12, team/image:tag or registry.example.com:5000/team/image:tag, in lower case")
-    return Reference(host, path, tag or "latest", digest)
+    return ImageReference(host, path, tag or "latest", digest)
 
 
 def _split_host(name: str) -> tuple[str, str]:
@@ -80,18 +81,18 @@ def _split_host(name: str) -> tuple[str, str]:
 
 
 def _wrong(text: str, hint: str) -> BuildError:
-    return BuildError(f"'{text}' is no reference of an image", hint=hint)
+    return BuildError(f"'{text}' is not a valid image reference", hint=hint)
 
 
 class ImageMap:
-    """The setting ``image_map``: what is taken in place of an image. The first entry that matches wins; those of the setting come first."""
+    """The setting ``image_map``, which replaces images. The first matching entry wins; those of the setting come first."""
 
     def __init__(self, entries: tuple[str, ...] = ()) -> None:
         """An entry is REFERENCE=template:NAME or REFERENCE=OTHER, each perhaps with a last ``*``. Raises: InvalidRequestError."""
         self._entries = [_entry(text) for text in (*entries, *DEFAULT_MAP)]
 
-    def find(self, reference: Reference) -> Reference | str:
-        """Another reference (or the same), or the name of a template. Raises: BuildError."""
+    def find(self, reference: ImageReference) -> ImageReference | str:
+        """The replacement: a reference, perhaps the same, or the name of a template. Raises: BuildError."""
         for pattern, target in self._entries:
             rest = _match(pattern, reference)
             if rest is None:
@@ -111,7 +112,7 @@ def _entry(text: str) -> tuple[str, str]:
     if not equals or not pattern or not target or (target.endswith("*") and not star):
         raise InvalidRequestError(f"image_map: '{text}' is not of the form REFERENCE=template:NAME or REFERENCE=OTHER-REFERENCE")
     if not target.startswith(_TEMPLATE) and star and not target.endswith("*"):
-        raise InvalidRequestError(f"image_map: '{text}': a '*' at the end of the reference needs one at the end of what it is mapped to")
+        raise InvalidRequestError(f"image_map: '{text}': a reference that ends with '*' needs a target that ends with '*'")
     try:
         if not star:
             parsed = parse_reference(pattern)
@@ -127,8 +128,8 @@ def _is_exact(text: str) -> bool:
     return ":" in text.rsplit("/", 1)[-1] or "@" in text
 
 
-def _match(pattern: str, reference: Reference) -> str | None:
-    """What the ``*`` of ``pattern`` stands for ("" without one); None: it does not match. A reference without a tag means every tag."""
+def _match(pattern: str, reference: ImageReference) -> str | None:
+    """The text that matches the ``*`` of ``pattern`` ("" without a ``*``). None: no match. A pattern without a tag matches every tag."""
     if pattern.endswith("*"):
         full = str(reference)
         return full.removeprefix(pattern[:-1]) if full.startswith(pattern[:-1]) else None

@@ -1,7 +1,7 @@
-"""What images are fetched and made with: trees that are built like stock templates, on first use, in a build's own time.
+"""The tools that fetch images, and other Debian releases: trees built like stock templates when the first build needs them.
 
-The tools tree is the base template's layers and one with Debian's skopeo; the second release is a Debian of its own. Both come from
-Debian's archives, checked by their keys.
+The tools tree consists of the base template's layers and one with Debian's skopeo. A release tree is a Debian of its own. Both come from
+Debian's archives, verified with its keys.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 from cloister.errors import BuildError
 from cloister.model.build import BASE_STEP
 from cloister.template.agenttree import interpreter_layers
-from cloister.template.builder import BuildContext, build_layers
-from cloister.template.stock import Step, read_definition
+from cloister.template.stock import StockStep, read_definition
+from cloister.template.stockbuilder import StockBuildContext, build_layers
 
 if TYPE_CHECKING:
     from cloister.template.interfaces import BuildLog
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 __all__ = ["ImageTools"]
 
 
-_PATIENCE_S = 300.0
-"""For so long after a failure it is not tried again: without a mirror each attempt takes its time."""
+_RETRY_PAUSE_S = 300.0
+"""The pause after a failure. Without a mirror each attempt takes long."""
 
 
 class ImageTools:
-    """Makes them in ``context``, whose progress is replaced by the log of the build that needs them. Thread-safe."""
+    """Makes the trees. The progress of ``context`` goes to the log of the build that needs them. Thread-safe."""
 
-    def __init__(self, context: BuildContext) -> None:
+    def __init__(self, context: StockBuildContext) -> None:
         self._context = context
         self._failures: dict[str, tuple[float, BuildError]] = {}
 
@@ -43,13 +43,13 @@ class ImageTools:
         return self._made(suite, (), log, f"Debian's release '{suite}' cannot be made here")
 
     def _made(self, name: str, below: tuple[str, ...], log: BuildLog, complaint: str) -> tuple[str, ...]:
-        at, failure = self._failures.get(name, (-_PATIENCE_S, None))
-        if failure is not None and time.monotonic() - at < _PATIENCE_S:
+        at, failure = self._failures.get(name, (-_RETRY_PAUSE_S, None))
+        if failure is not None and time.monotonic() - at < _RETRY_PAUSE_S:
             raise BuildError(failure.message, hint=failure.hint)
         definition, host = read_definition(name), self._context.host_layer
         if host is not None and not below:
             host = replace(host, path=host.over(f"{name}/{definition.steps[0].name}"))
-        context = replace(self._context, progress=_Progress(log), host_layer=host)
+        context = replace(self._context, progress=_LoggedProgress(log), host_layer=host)
         try:
             return build_layers(definition, below, context)
         except BuildError as error:
@@ -59,14 +59,14 @@ class ImageTools:
             raise failure from error
 
 
-class _Progress:
-    """A build's progress as lines of another build's log."""
+class _LoggedProgress:
+    """The progress of a tree's build, as lines in the log of the client's build."""
 
     def __init__(self, log: BuildLog) -> None:
         self._log = log
         self._title = ""
 
-    def step_started(self, template: str, index: int, total: int, step: Step) -> None:
+    def step_started(self, template: str, index: int, total: int, step: StockStep) -> None:
         self._title = f"{step.title} ({template}, {index} of {total})"
 
     def step_waiting(self) -> None:

@@ -18,6 +18,9 @@ final class Channel {
     private static final int TEXT_LIMIT = 65536;
     private final BufferedReader in;
     private final OutputStream out;
+    private volatile boolean written; // text since the last mark
+    private long asked;
+    private long answered;
 
     Channel(InputStream in, OutputStream out) {
         this.in = new BufferedReader(new InputStreamReader(in, StandardCharsets.UTF_8));
@@ -52,6 +55,37 @@ final class Channel {
         write(line.append("}\n").toString().getBytes(StandardCharsets.UTF_8));
     }
 
+    /**
+     * Waits until the agent has taken all messages so far: text that a child process is about to write to a pipe cannot overtake them. An
+     * interrupt ends the waiting and stays set.
+     */
+    void mark() {
+        long number;
+        synchronized (this) {
+            if (!written) {
+                return;
+            }
+            written = false;
+            number = ++asked;
+        }
+        send("ready", null, "ack", number);
+        synchronized (this) {
+            try {
+                while (answered < number) {
+                    wait();
+                }
+            } catch (InterruptedException stopped) {
+                Thread.currentThread().interrupt();
+            }
+        }
+    }
+
+    /** The agent's answer to {@link #mark}. */
+    synchronized void acknowledge(long number) {
+        answered = number;
+        notifyAll();
+    }
+
     /** Sends text of a stream in messages of bounded size, never cutting a surrogate pair. */
     void sendText(String op, int id, String text) {
         for (int start = 0; start < text.length();) {
@@ -60,6 +94,7 @@ final class Channel {
                 end--;
             }
             send(op, id, "text", text.substring(start, end));
+            written = true;
             start = end;
         }
     }

@@ -13,7 +13,20 @@ final class Children {
     private static final long TICKS = 100; // USER_HZ, the same on every Linux
     private static final int START_FIELD = 19; // of /proc/<pid>/stat, counted from the state, which follows the name
 
+    private static Runnable beforeOutput = () -> { };
+
     private Children() { }
+
+    /** What is to be done before a process starts that writes to the kernel's own streams. */
+    static void attach(Runnable mark) {
+        beforeOutput = mark;
+    }
+
+    private static void announce(ProcessBuilder builder) {
+        if (builder.redirectOutput() == ProcessBuilder.Redirect.INHERIT || builder.redirectError() == ProcessBuilder.Redirect.INHERIT) {
+            beforeOutput.run();
+        }
+    }
 
     /** Clock ticks since boot. */
     static long now() {
@@ -44,11 +57,13 @@ final class Children {
     /** Starts a process with the variables of the run: a builder that has no environment of its own would pass on those of the JVM's start. */
     static Process start(ProcessBuilder builder) throws IOException {
         builder.environment();
+        announce(builder);
         return builder.start();
     }
 
     static List<Process> startPipeline(List<ProcessBuilder> builders) throws IOException {
         builders.forEach(ProcessBuilder::environment);
+        builders.forEach(Children::announce);
         return ProcessBuilder.startPipeline(builders);
     }
 

@@ -1,23 +1,19 @@
 package cloister.kernel;
 
-import java.io.ByteArrayInputStream;
-import java.io.InputStream;
+import java.lang.invoke.MethodHandle;
+import java.lang.invoke.MethodHandles;
 import java.lang.management.ManagementFactory;
 import java.lang.management.ThreadMXBean;
 import java.lang.reflect.InvocationTargetException;
 import java.lang.reflect.Method;
-import java.net.MalformedURLException;
-import java.net.URL;
-import java.net.URLClassLoader;
-import java.nio.file.Path;
-import java.util.HashMap;
-import java.util.Map;
+import java.util.List;
+import java.util.concurrent.ConcurrentHashMap;
 import jdk.jshell.execution.DirectExecutionControl;
 import jdk.jshell.execution.LoaderDelegate;
 import jdk.jshell.spi.ExecutionControl;
 
 /**
- * Runs snippets in this JVM, each on a thread of its cell's group, and can stop them. It owns the class loader of user code and the running cell;
+ * Runs snippets in this JVM, each on a thread of its cell's group, and can stop them. It owns the running cell;
  * it must not write to the protocol. Invariant: when invoke returns, the snippet's thread has ended, or sleeps in a native call for good and
  * throws as soon as it comes back.
  */
@@ -26,29 +22,27 @@ final class Engine extends DirectExecutionControl {
     private static final long ABANDON_MS = 400;
     private static final long IDLE_NS = 5_000_000; // cpu time that a thread blocked in a native call may use while it is watched
     private final ThreadMXBean clock = ManagementFactory.getThreadMXBean();
-    private final Loader loader;
+    private final Classes classes;
     private volatile Guard.Cell cell;
     private volatile boolean interrupted;
     private Integer exit;
+    private Globals program;
     /** What the last snippet returned or threw. */
     Object value;
     Throwable thrown;
 
-    Engine(Lines lines) {
-        this(new Loader(lines));
-    }
-
-    private Engine(Loader loader) {
-        super(new Delegate(loader));
-        this.loader = loader;
+    Engine(Classes classes) {
+        super(new Delegate(classes));
+        this.classes = classes;
     }
 
     /** A run begins. */
-    void begin(int id) {
+    void begin() {
         interrupted = false;
         value = null;
         thrown = null;
-        cell = new Guard.Cell(id);
+        cell = new Guard.Cell();
+        Guard.begin(cell);
     }
 
     /** The running cell is to stop; from any thread. */
@@ -72,30 +66,35 @@ final class Engine extends DirectExecutionControl {
 
     /** A run ends: waits for the threads that it started, as the JVM would, unless they only wait for work. */
     void end() {
-        for (long pause = 1; !cell.stopped && Threads.isBusy(cell); pause = Math.min(pause * 2, STEP_MS)) {
+        for (long pause = 1; !cell.stopped && Threads.isBusy(cell, classes); pause = Math.min(pause * 2, STEP_MS)) {
             sleep(pause);
         }
         if (cell.stopped) {
             drain(null);
+        }
+        if (program != null) {
+            runHooks();
+            program.restore();
+            program = null;
         }
         Guard.release(cell);
         exit = cell.exitCode;
         cell = null;
     }
 
+    /** Runs a program's shutdown hooks, side by side as the JVM does. */
+    private void runHooks() {
+        List<Thread> hooks = List.copyOf(cell.hooks);
+        hooks.forEach(Thread::start);
+        while (!interrupted && hooks.stream().anyMatch(Thread::isAlive)) {
+            sleep(1);
+        }
+    }
+
     @Override
     protected String invoke(Method method) throws Exception {
-        value = null;
-        thrown = null;
-        Thread thread = new Thread(cell, () -> run(method), "main");
-        thread.setContextClassLoader(loader);
-        thread.start();
-        while (thread.isAlive() && !cell.stopped) {
-            thread.join(STEP_MS);
-        }
-        if (thread.isAlive()) {
-            drain(thread);
-        }
+        method.setAccessible(true);
+        call(MethodHandles.lookup().unreflect(method), method.getDeclaringClass().getClassLoader());
         if (cell.stopped) {
             throw new ExecutionControl.StoppedException();
         }
@@ -105,14 +104,31 @@ final class Engine extends DirectExecutionControl {
         return "";
     }
 
-    private void run(Method method) {
+    /** Runs a program's main method: what a program changes of the JVM is as before when it has ended. */
+    void callMain(MethodHandle main, ClassLoader loader) {
+        program = new Globals();
+        cell.hooks = ConcurrentHashMap.newKeySet();
+        call(main, loader);
+    }
+
+    /** Calls a handle without parameters on a main thread of the cell, until that ends or is stopped; value or thrown say what came of it. */
+    void call(MethodHandle code, ClassLoader loader) {
+        Starter.Outcome outcome = new Starter.Outcome(program != null);
+        Thread thread = Starter.of(cell, code, outcome);
+        thread.setContextClassLoader(loader);
+        thread.start();
         try {
-            value = method.invoke(null);
-        } catch (InvocationTargetException wrapped) {
-            thrown = wrapped.getCause();
-        } catch (ReflectiveOperationException | RuntimeException | Error broken) {
-            thrown = broken;
+            while (thread.isAlive() && !cell.stopped) {
+                thread.join(STEP_MS);
+            }
+        } catch (InterruptedException impossible) { // this thread is the kernel's own
+            Thread.currentThread().interrupt();
         }
+        if (thread.isAlive()) {
+            drain(thread);
+        }
+        value = outcome.value;
+        thrown = outcome.thrown;
     }
 
     /** Keeps interrupting the stopped cell's threads until the given one (or all) have ended, or are found to be blocked for good. */
@@ -144,78 +160,26 @@ final class Engine extends DirectExecutionControl {
         }
     }
 
-    /** Loads user classes, instrumented. */
-    private static final class Loader extends URLClassLoader {
-        private final Lines lines;
-        private final Map<String, byte[]> bytes = new HashMap<>();
-
-        Loader(Lines lines) {
-            super(new URL[0], Engine.class.getClassLoader());
-            this.lines = lines;
-        }
-
-        void load(ExecutionControl.ClassBytecodes[] classes) throws ExecutionControl.ClassInstallException {
-            boolean[] loaded = new boolean[classes.length];
-            for (ExecutionControl.ClassBytecodes one : classes) {
-                bytes.put(one.name(), one.bytecodes());
-            }
-            try {
-                for (int i = 0; i < classes.length; i++) {
-                    loadClass(classes[i].name()).getDeclaredMethods();
-                    loaded[i] = true;
-                }
-            } catch (ClassNotFoundException | LinkageError refused) {
-                throw new ExecutionControl.ClassInstallException("load: " + refused.getMessage(), loaded);
-            }
+    /** JShell's view of the classes. */
+    private record Delegate(Classes classes) implements LoaderDelegate {
+        @Override
+        public void load(ExecutionControl.ClassBytecodes[] compiled) throws ExecutionControl.ClassInstallException {
+            classes.defineSnippets(compiled);
         }
 
         @Override
-        protected Class<?> findClass(String name) throws ClassNotFoundException {
-            byte[] code = bytes.get(name);
-            if (code == null) {
-                return super.findClass(name);
-            }
-            byte[] checked = Instrumenter.instrument(code, lines, lines.wrapper(name));
-            return defineClass(name, checked, 0, checked.length);
-        }
-
-        @Override
-        public InputStream getResourceAsStream(String name) {
-            byte[] code = name.endsWith(".class") ? bytes.get(name.substring(0, name.length() - 6).replace('/', '.')) : null;
-            return code == null ? super.getResourceAsStream(name) : new ByteArrayInputStream(code);
-        }
-
-        void add(String path) throws ExecutionControl.InternalException {
-            try {
-                for (String part : path.split(java.io.File.pathSeparator)) {
-                    addURL(Path.of(part).toUri().toURL());
-                }
-            } catch (MalformedURLException refused) {
-                throw new ExecutionControl.InternalException(refused.toString());
-            }
-        }
-    }
-
-    /** JShell's view of the loader. */
-    private record Delegate(Loader loader) implements LoaderDelegate {
-        @Override
-        public void load(ExecutionControl.ClassBytecodes[] classes) throws ExecutionControl.ClassInstallException {
-            loader.load(classes);
-        }
-
-        @Override
-        public void classesRedefined(ExecutionControl.ClassBytecodes[] classes) {
+        public void classesRedefined(ExecutionControl.ClassBytecodes[] compiled) {
             throw new UnsupportedOperationException("classes are replaced, not redefined");
         }
 
         @Override
         public void addToClasspath(String path) throws ExecutionControl.InternalException {
-            loader.add(path);
+            classes.addPath(path);
         }
 
         @Override
         public Class<?> findClass(String name) throws ClassNotFoundException {
-            return loader.loadClass(name);
+            return classes.find(name);
         }
     }
 }

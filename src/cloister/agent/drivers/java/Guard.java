@@ -3,6 +3,7 @@ package cloister.kernel;
 import java.io.File;
 import java.io.IOException;
 import java.util.List;
+import java.util.Set;
 import java.util.concurrent.ForkJoinWorkerThread;
 
 /**
@@ -23,20 +24,34 @@ public final class Guard {
     static final class Cell extends ThreadGroup {
         volatile boolean stopped;
         volatile Integer exitCode;
+        /** The shutdown hooks of a program, which run when it has ended; null for other cells, whose hooks are the kernel's. */
+        volatile Set<Thread> hooks;
 
-        Cell(int id) {
-            super("cell-" + id);
+        Cell() {
+            super("main");
+        }
+
+        boolean isHook() {
+            Set<Thread> all = hooks;
+            return all != null && all.contains(Thread.currentThread());
         }
 
         @Override
         public void uncaughtException(Thread thread, Throwable thrown) {
-            if (!(thrown instanceof Stopped)) {
+            Thread.UncaughtExceptionHandler own = Thread.getDefaultUncaughtExceptionHandler();
+            if (thrown instanceof Stopped) {
+                return;
+            }
+            if (own != null) {
+                own.uncaughtException(thread, thrown);
+            } else {
                 System.err.print("Exception in thread \"" + thread.getName() + "\" " + Traces.render(thrown) + "\n");
             }
         }
     }
 
     private static volatile boolean armed;
+    private static volatile Cell running;
     private static volatile Cell stopping;
 
     private Guard() { }
@@ -50,16 +65,25 @@ public final class Guard {
 
     /** System.exit and Runtime.exit of user code: ends the cell, not the kernel. */
     public static void exit(int code) {
-        Cell cell = cellOf(Thread.currentThread());
-        if (cell != null) {
+        Cell own = cellOf(Thread.currentThread());
+        Cell cell = own == null ? running : own; // a pool's thread or a virtual one works for the cell that runs
+        if (cell != null && cell.exitCode == null) {
             cell.exitCode = code;
             stop(cell);
         }
         throw new Stopped();
     }
 
-    /** Runtime.exit and Runtime.halt. */
     public static void exit(Runtime runtime, int code) {
+        exit(code);
+    }
+
+    /** Runtime.halt of user code: no hook runs. */
+    public static void halt(Runtime runtime, int code) {
+        Cell cell = running;
+        if (cell != null && cell.hooks != null) {
+            cell.hooks.clear();
+        }
         exit(code);
     }
 
@@ -98,6 +122,35 @@ public final class Guard {
         return Children.exec(runtime, command, variables, directory);
     }
 
+    /** Whether the calling thread is one of a program that has called System.exit: what its finally blocks print is not to be seen. */
+    static boolean isOver() {
+        if (!armed) {
+            return false;
+        }
+        Cell cell = cellOf(Thread.currentThread());
+        return cell != null && cell.exitCode != null && !cell.isHook();
+    }
+
+    /** Runtime.addShutdownHook of user code. */
+    public static void addShutdownHook(Runtime runtime, Thread hook) {
+        Cell cell = running;
+        if (cell == null || cell.hooks == null) {
+            runtime.addShutdownHook(hook);
+        } else if (!cell.hooks.add(hook)) {
+            throw new IllegalArgumentException("Hook previously registered");
+        }
+    }
+
+    /** Runtime.removeShutdownHook of user code. */
+    public static boolean removeShutdownHook(Runtime runtime, Thread hook) {
+        Cell cell = running;
+        return cell == null || cell.hooks == null ? runtime.removeShutdownHook(hook) : cell.hooks.remove(hook);
+    }
+
+    static void begin(Cell cell) {
+        running = cell;
+    }
+
     static void stop(Cell cell) {
         cell.stopped = true;
         stopping = cell;
@@ -106,6 +159,7 @@ public final class Guard {
 
     /** The cell is over. Pool threads that belong to no cell are left alone again; checks stay armed while a thread of it still lives. */
     static void release(Cell cell) {
+        running = null;
         if (stopping == cell) {
             stopping = null;
             armed = cell.activeCount() > 0;
@@ -116,7 +170,7 @@ public final class Guard {
         Thread thread = Thread.currentThread();
         Cell cell = cellOf(thread);
         boolean shared = cell == null && stopping != null && (thread.isVirtual() || thread instanceof ForkJoinWorkerThread);
-        if (shared || (cell != null && cell.stopped)) {
+        if (shared || (cell != null && cell.stopped && !cell.isHook())) {
             throw new Stopped();
         }
     }

@@ -28,8 +28,9 @@ public final class Kernel {
         }
         Channel channel = Channel.open();
         Environment.publish();
-        System.setOut(new Output(text -> channel.sendText("stdout", runId, text)));
-        System.setErr(new Output(text -> channel.sendText("stderr", runId, text)));
+        System.setOut(new Output(text -> print(channel, "stdout", text)));
+        System.setErr(new Output(text -> print(channel, "stderr", text)));
+        Children.attach(channel::mark);
         Session session = new Session(channel);
         Thread reader = new Thread(() -> read(channel, session), "kernel-reader");
         reader.setDaemon(true);
@@ -37,6 +38,12 @@ public final class Kernel {
         channel.send("ready", null);
         while (true) {
             execute(channel, session, QUEUE.take());
+        }
+    }
+
+    private static void print(Channel channel, String stream, String text) {
+        if (!Guard.isOver()) {
+            channel.sendText(stream, runId, text);
         }
     }
 
@@ -67,6 +74,8 @@ public final class Kernel {
                     if (!(message.get("id") instanceof Number id) || id.intValue() == runId) { // else it comes too late
                         interrupt(session);
                     }
+                } else if ("ack".equals(message.get("op"))) {
+                    channel.acknowledge(((Number) message.get("ack")).longValue());
                 } else {
                     QUEUE.add(message);
                 }

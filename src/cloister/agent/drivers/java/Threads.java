@@ -12,7 +12,7 @@ final class Threads {
     private Threads() { }
 
     /** Whether a non-daemon thread of the cell is doing something else than waiting for work. */
-    static boolean isBusy(Guard.Cell cell) {
+    static boolean isBusy(Guard.Cell cell, Classes classes) {
         int count = cell.activeCount();
         if (count == 0) {
             return false;
@@ -20,20 +20,20 @@ final class Threads {
         Thread[] threads = new Thread[count + 8];
         int found = cell.enumerate(threads);
         for (int i = 0; i < found; i++) {
-            if (!threads[i].isDaemon() && threads[i].isAlive() && !isWaiting(threads[i])) {
+            if (!threads[i].isDaemon() && threads[i].isAlive() && !isWaiting(threads[i], classes)) {
                 return true;
             }
         }
         return false;
     }
 
-    private static boolean isWaiting(Thread thread) {
+    private static boolean isWaiting(Thread thread, Classes classes) {
         if (thread.getState() != Thread.State.RUNNABLE && thread.getState() != Thread.State.WAITING
             && thread.getState() != Thread.State.TIMED_WAITING) {
             return false;
         }
         for (StackTraceElement frame : thread.getStackTrace()) {
-            if (frame.getClassName().startsWith("REPL.")) {
+            if (classes.isUser(frame.getClassName())) {
                 return false; // user code above the frame: it waits for something of its own
             }
             if (WAITING.contains(frame.getClassName() + "." + frame.getMethodName())) {

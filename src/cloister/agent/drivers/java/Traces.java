@@ -6,13 +6,11 @@ import java.util.ArrayList;
 import java.util.List;
 import java.util.regex.Pattern;
 
-/** Stack traces as the user should see them: without the frames of the kernel and of reflection, and without JShell's wrapper names. */
+/** Stack traces as the user should see them: without the kernel's frames, and without JShell's wrapper names. */
 final class Traces {
     private static final int LIMIT = 100; // lines of one trace
-    private static final Pattern WRAPPER = Pattern.compile("REPL\\.\\$JShell\\$\\d+[A-Z]*[.$]?");
-    private static final Pattern HIDDEN = Pattern.compile("\\s*at (?:app//)?(?:cloister\\.kernel\\.|(?:java\\.base/)?"
-        + "(?:jdk\\.internal\\.reflect\\.|java\\.lang\\.reflect\\.|java\\.lang\\.invoke\\.|java\\.lang\\.Thread\\.run(?:With)?\\()).*");
-    private static final Pattern MORE = Pattern.compile("\\s*\\.\\.\\. \\d+ more"); // frames in common with the enclosing trace
+    private static final Pattern WRAPPER = Pattern.compile("REPL\\.(?:\\$JShell\\$\\d+[A-Z]*[.$]?|unit\\d+\\.)");
+    private static final Pattern HIDDEN = Pattern.compile("\\s*at (?:app//)?cloister\\.kernel\\..*");
     private static final Pattern BODY = Pattern.compile("do_it\\$\\(");
 
     private Traces() { }
@@ -29,7 +27,7 @@ final class Traces {
 
     /** Text without JShell's wrapper names. */
     static String names(String text) {
-        return text.contains("$JShell$") ? WRAPPER.matcher(text).replaceAll("") : text;
+        return text.contains("REPL.") ? WRAPPER.matcher(text).replaceAll("") : text;
     }
 
     /** The whole trace, causes included. */
@@ -39,7 +37,7 @@ final class Traces {
         List<String> kept = new ArrayList<>();
         for (String line : text.toString().split("\n")) {
             String shown = line(line);
-            if (shown != null && !MORE.matcher(shown).matches()) {
+            if (shown != null) {
                 kept.add(shown);
             }
         }

@@ -9,11 +9,13 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 mkdir -p "$dir"
 javac -d "$work/classes" -Xlint:all,-serial \
-    --add-exports java.base/jdk.internal.access=ALL-UNNAMED --add-exports java.base/jdk.internal.org.objectweb.asm=ALL-UNNAMED "$source"/*.java
+    --add-exports java.base/jdk.internal.access=ALL-UNNAMED --add-exports java.base/jdk.internal.org.objectweb.asm=ALL-UNNAMED \
+    --add-exports java.base/jdk.internal.org.objectweb.asm.commons=ALL-UNNAMED "$source"/*.java
 cat > "$work/manifest" <<'MANIFEST'
 Main-Class: cloister.kernel.Kernel
 Add-Exports: java.base/jdk.internal.access java.base/jdk.internal.org.objectweb.asm
-Add-Opens: java.base/java.lang jdk.jshell/jdk.jshell
+  java.base/jdk.internal.org.objectweb.asm.commons
+Add-Opens: java.base/java.lang java.base/java.util.concurrent jdk.jshell/jdk.jshell
 MANIFEST
 jar --create --file "$dir/kernel.jar" --manifest "$work/manifest" -C "$work/classes" .
 java -XX:+UseSerialGC -Xshare:auto -XX:ArchiveClassesAtExit="$dir/kernel.jsa" -jar "$dir/kernel.jar" --train

@@ -1,20 +1,29 @@
-// One run of code: from the request to "done". It owns the inspector session and the order of a run's messages; it must not touch the socket
-// but through channel.js. Invariant: a run ends once, with "done" as its last message, and its environment variables are gone by then.
+// One run of code: from the request to "done". It owns the inspector session and the order of a run's messages, and uses the socket only
+// through channel.js. Invariant: a run ends once, with "done" as its last message; its environment variables are restored before.
 //
 //   begin -> evaluate (await of the top level included) -> settle (pending.js) -> finish
 //                 interrupt, from any of them ------------------------------------^
 "use strict";
+const { BigInt, Boolean, Date, Map, Math, Number, Object, Promise, Symbol, process, setImmediate, setTimeout } = require("./builtins.js");
 const { Session } = require("node:inspector");
 const util = require("node:util");
 const channel = require("./channel.js");
 const errors = require("./errors.js");
 const pending = require("./pending.js");
 const { bundleOf, isShown } = require("./results.js");
-const { bindModules, readings } = require("./transform.js");
+const { takeReturn } = require("./modules.js");
+const { carryOn, redeclare } = require("./redeclare.js");
+const { bindModules, bindReturns, refusalOf } = require("./statements.js");
+const streams = require("./streams.js");
+const { readings } = require("./transform.js");
 
 const FIRST_POLL_MS = 1;
 const LAST_POLL_MS = 20;
+const REDECLARED = /^Identifier '.*' has already been declared$/;
+const MODULE_ONLY = /^(?:Cannot use (?:import statement|'import\.meta') outside a module|Unexpected token 'export')$/;
+const RETURNED = /^Illegal return statement$/;
 const session = new Session();
+const UNCAUGHT = ["uncaughtException", "unhandledRejection"];
 let taken; // the value that the inspector hands over
 let count = 0;
 let current; // the running cell
@@ -27,6 +36,7 @@ class Cell {
     this.name = `cell-${count}.${language === "typescript" ? "ts" : "js"}`;
     this.saved = new Map();
     this.poll = FIRST_POLL_MS;
+    this.listeners = new Map(UNCAUGHT.map((name) => [name, process.listenerCount(name)]));
   }
 
   begin() {
@@ -35,6 +45,7 @@ class Cell {
       process.env[name] = value;
     }
     channel.keepAlive(false);
+    streams.begin();
     pending.begin();
     this.attempts = readings(this.code, this.language, this.name);
     this.evaluate();
@@ -45,31 +56,56 @@ class Cell {
     const { value: reading } = this.attempts.next();
     if (reading === undefined) return this.refuse();
     if (reading.refusal) {
-      this.refusal ??= reading.refusal;
-      return this.evaluate();
+      if (reading.isFinal) this.refusal = reading.refusal;
+      else this.refusal ??= reading.refusal;
+      return reading.isFinal ? this.refuse() : this.evaluate();
     }
-    const text = bindModules(reading.text);
-    errors.remember(this.name, this.code, reading.mapOf);
+    this.mapOf = reading.mapOf;
+    this.edited = []; // the ways back through what was rewritten, the last first
+    this.rewritings = new Map([[REDECLARED, (text) => redeclare(text, kindOf)], [RETURNED, bindReturns]]);
+    const bound = bindModules(reading.text);
+    const carried = carryOn(bound.text);
+    return this.post(carried.text, [carried.back, bound.back, reading.back]);
+  }
+
+  post(text, backs) {
+    this.text = text;
+    this.edited.unshift(...backs.filter(Boolean));
+    errors.remember(this.name, { code: this.code, mapOf: this.mapOf, edited: this.edited });
     const expression = `${text}\n//# sourceURL=${this.name}`;
     const answered = (error, answer) => this.answered(error, answer);
     const request = { expression, replMode: true, awaitPromise: true, objectGroup: "cell" };
-    return session.post("Runtime.evaluate", request, answered);
+    this.isCompiling = true; // V8 refuses a text before it answers anything else, and at once
+    session.post("Runtime.evaluate", request, answered);
+    this.isCompiling = false;
   }
 
   answered(failure, answer) {
     if (this.finished || this.exiting || channel.isInterrupted()) return;
     const details = answer?.exceptionDetails;
     if (failure) return this.fail({ name: "Error", value: failure.message, traceback: failure.message });
-    if (details?.scriptId !== undefined && details.exception?.className === "SyntaxError") {
-      const message = details.exception.description.split("\n")[0].replace(/^SyntaxError: /, "");
-      this.refusal ??= { message, line: details.lineNumber, column: details.columnNumber };
-      return this.evaluate();
-    }
+    if (this.isCompiling && details?.exception?.className === "SyntaxError") return this.refused(details);
     const thing = fetch(details ? details.exception : answer.result);
     this.evaluated = true;
-    if (details) this.fail(errors.describe(thing));
-    else this.succeed(thing);
+    const left = details && takeReturn(thing);
+    if (details && !left) this.uncaught(thing);
+    else this.succeed(left ? left.value : thing);
     return this.settle();
+  }
+
+  /** V8 does not take the text. Nothing has run: rewrite what it names, or try the next reading. */
+  refused({ exception, lineNumber, columnNumber }) {
+    const message = exception.description.split("\n")[0].replace(/^SyntaxError: /, "");
+    for (const [pattern, rewrite] of this.rewritings) {
+      if (!pattern.test(message)) continue;
+      this.rewritings.delete(pattern);
+      const rewritten = rewrite(this.text);
+      if (rewritten) return this.post(rewritten.text, rewritten.backs ?? [rewritten.back]);
+    }
+    const found = (MODULE_ONLY.test(message) && refusalOf(this.text)) || { message, line: lineNumber, column: columnNumber };
+    const [line, column] = errors.locate(this.name, found.line + 1, found.column + 1);
+    this.refusal ??= { message: found.message, line: line - 1, column: column - 1 };
+    return this.evaluate();
   }
 
   /** No reading was accepted: report what was wrong with the first. */
@@ -98,8 +134,9 @@ class Cell {
 
   rejected(reason) {
     if (this.finished) return;
+    const promise = this.promise;
     this.promise = undefined;
-    this.fail(errors.describe(reason));
+    this.uncaught(reason, promise);
     this.settle();
   }
 
@@ -131,6 +168,23 @@ class Cell {
     channel.send({ op: "result", id: this.id, main: true, data, extra: {} });
   }
 
+  /** A result in the middle: nothing that comes after it may overtake it. */
+  display(data) {
+    channel.sendAwaited({ op: "result", id: this.id, main: false, data, extra: {} });
+  }
+
+  /** What the cell threw, or a promise of its was rejected with: for the handlers that the cell has put in place, if any. */
+  uncaught(thrown, promise) {
+    const event = UNCAUGHT.findLast((name) => (promise || name === "uncaughtException") && process.listenerCount(name) > this.listeners.get(name));
+    if (event === undefined) return this.fail(errors.describe(thrown));
+    try {
+      process.emit(event, thrown, event === "uncaughtException" ? (promise ? "unhandledRejection" : event) : promise);
+    } catch (error) {
+      this.fail(errors.describe(error));
+    }
+    return undefined;
+  }
+
   /** Report an error; the second and later ones of a run go to stderr. */
   fail(description) {
     if (this.failed) return channel.sendText("stderr", this.id, `${description.traceback}\n`);
@@ -155,18 +209,30 @@ class Cell {
   }
 
   isSettled() {
-    const { hold, linger, background, earlier } = pending.census();
-    if (hold > 0) this.lingerSince = undefined;
-    if (hold > 0) return false;
-    if (this.promise && !background && !linger && !earlier) return false; // it settles now, or drained() is next
-    if ((!linger && !this.promise) || background) return true;
-    this.lingerSince ??= Date.now();
-    return Date.now() - this.lingerSince >= pending.LINGER_MS;
+    const counts = pending.census();
+    const { hold, interval, connection, background, earlier } = counts;
+    if (hold > 0 || (this.promise && connection > 0)) {
+      this.quiet = undefined;
+      return false;
+    }
+    if (this.promise && !background && !interval && !earlier) return false; // it settles now, or drained() is next
+    if (connection === 0 && (interval === 0 || background > 0)) return true;
+    return this.hasWaited(counts);
+  }
+
+  /** Whether the cell has been left alone for as long as it may wait for intervals and connections. */
+  hasWaited(counts) {
+    const now = Date.now();
+    this.quiet ??= { begun: now, since: now, moved: counts.moved };
+    if (this.quiet.moved !== counts.moved) Object.assign(this.quiet, { since: now, moved: counts.moved });
+    const limit = this.promise ? pending.LONG_MS : pending.patience(counts, this.code);
+    return now - this.quiet.since >= limit || now - this.quiet.begun >= pending.LONG_MS;
   }
 
   /** Nothing keeps the event loop alive any more: whatever the cell still waits for can never come. */
   drained() {
     if (this.finished) return;
+    if (channel.isInterrupted()) return void channel.keepAlive(true); // its end is on the way
     if (!this.evaluated) {
       const value = "top-level await never settles: nothing is left that could settle it";
       this.fail({ name: "Error", value, traceback: `Error: ${value}` });
@@ -187,13 +253,20 @@ class Cell {
     if (this.finished) return;
     pending.cancel();
     this.promise = undefined;
+    this.failWith(code);
+    this.finish();
+  }
+
+  /** The exit code of a program is a cell's error. */
+  failWith(code) {
     const value = `exit code ${code}`;
     if (code !== 0) this.fail({ name: "SystemExit", value, traceback: `SystemExit: ${value}` });
-    this.finish();
   }
 
   finish() {
     if (this.promise && !this.failed) this.result({ "text/plain": util.inspect(this.promise) }); // still pending
+    if (!this.failed) this.failWith(Number(process.exitCode ?? 0));
+    process.exitCode = undefined;
     this.finished = true;
     current = undefined;
     for (const [name, value] of this.saved) {
@@ -221,6 +294,25 @@ function fetch(remote) {
   return value;
 }
 
+/** How a name is declared by earlier cells: "var" (or function), "let" (or class), "const", or undefined. */
+function kindOf(name) {
+  let lexical = [];
+  session.post("Runtime.globalLexicalScopeNames", {}, (_, answer) => { lexical = answer.names; });
+  if (!lexical.includes(name)) return Object.getOwnPropertyDescriptor(globalThis, name)?.configurable === false ? "var" : undefined;
+  const failure = probe(`void (${name} = ${name})`); // leaves a let as it is
+  if (failure !== "ReferenceError") return failure === undefined ? "let" : "const";
+  return probe(`let ${name};`, true) === undefined ? "let" : "const"; // it was never given a value: nothing is lost
+}
+
+/** The class of the error that an expression gives, or undefined. */
+function probe(expression, replMode = false) {
+  let name;
+  session.post("Runtime.evaluate", { expression, silent: true, replMode }, (_, answer) => {
+    name = answer.exceptionDetails?.exception?.className;
+  });
+  return name;
+}
+
 let takerId;
 
 /** Connect the inspector; once. */
@@ -230,10 +322,10 @@ function install() {
   globalThis[key] = (value) => { taken = value; };
   session.post("Runtime.evaluate", { expression: 'globalThis[Symbol.for("cloister.taker")]' }, (_, { result }) => { takerId = result.objectId; });
   delete globalThis[key];
+  Object.defineProperty(globalThis, "display", { configurable: true, enumerable: false, value: display, writable: true });
   process.exit = exit;
   process.on("beforeExit", () => current?.drained());
-  process.on("uncaughtException", (error) => report("uncaughtException", error));
-  process.on("unhandledRejection", (reason) => report("unhandledRejection", reason));
+  for (const name of UNCAUGHT) process.on(name, (thrown) => report(name, thrown));
 }
 
 /** Unwind whatever calls process.exit in a cell; the cell ends from the event loop. Between cells it is Node's own. */
@@ -268,6 +360,18 @@ function interrupt(id) {
   if (current && (id === undefined || id === current.id)) current.interrupt();
 }
 
-const runId = () => lastId;
+/** Show values in the middle of a cell. A promise when the display of one is asynchronous. */
+function display(...values) {
+  const later = values.map(bundleOf).map((bundle) => (util.types.isPromise(bundle) ? bundle.then(showNow) : showNow(bundle)));
+  return later.some((one) => one !== undefined) ? Promise.all(later).then(() => undefined) : undefined;
+}
 
-module.exports = { install, execute, interrupt, runId };
+function showNow(bundle) {
+  if (current) current.display(bundle);
+  else channel.send({ op: "result", id: lastId, main: false, data: bundle, extra: {} });
+}
+
+const runId = () => lastId;
+const isRunning = () => current !== undefined;
+
+module.exports = { install, execute, interrupt, runId, isRunning };

@@ -1,11 +1,12 @@
-// How a cell finds modules: `require`, `import`, `import.meta`, `module` and `__dirname`, all as of a file in the work directory. It owns those
-// globals. Packages installed while the kernel runs are found at once; global packages are found too, also by `import`.
+// Modules for cells: `require`, `import`, `import.meta`, `module` and `__dirname` work as in a file of the work directory. It owns these
+// globals. Packages that are installed while the kernel runs are found at once. Global packages are found, too, also by `import`.
 "use strict";
+const { Boolean, Error, Map, Object, SyntaxError, process } = require("./builtins.js");
 const { Module, createRequire } = require("node:module");
 const path = require("node:path");
 const { pathToFileURL } = require("node:url");
 const vm = require("node:vm");
-const { HELPER } = require("./transform.js");
+const { HELPER } = require("./statements.js");
 
 const GLOBAL_FOLDERS = ["/usr/local/lib/node_modules", "/usr/lib/node_modules", "/usr/share/nodejs"];
 const loaders = new Map(); // directory -> its import function
@@ -36,8 +37,9 @@ function quietly(make) {
   }
 }
 
-async function load(specifier, options) {
+async function load(specifier, given) {
   const directory = process.cwd();
+  const options = given?.assert && !given.with ? { with: given.assert } : given; // the attributes' old name
   try {
     return await loaderOf(directory)(specifier, options);
   } catch (error) {
@@ -61,6 +63,38 @@ function pick(space, names, specifier) {
     else throw new SyntaxError(`The requested module '${specifier}' does not provide an export named '${name}'`);
   }
   return picked;
+}
+
+/** A function or class under the name that it would have, had redeclare.js not renamed it; with a static `name` it is left alone. */
+function named(fn, name) {
+  const own = Object.getOwnPropertyDescriptor(fn, "name")?.value;
+  if (own === undefined || own === "" || own === `${name}\u200c`) Object.defineProperty(fn, "name", { value: name, configurable: true });
+  return fn;
+}
+
+/** What a `return` at the top level throws (statements.js). */
+class Return {
+  constructor(value) {
+    this.value = value;
+  }
+}
+let returning;
+
+function leave(value) {
+  returning = new Return(value);
+  return returning;
+}
+
+/** The cell's catch clauses begin with this. */
+function goOn() {
+  if (returning) throw returning;
+}
+
+/** The Return that a cell threw, or undefined when it threw something else. */
+function takeReturn(thrown) {
+  const taken = thrown instanceof Return ? thrown : undefined;
+  returning = undefined;
+  return taken;
 }
 
 /** Put the globals in place, once. */
@@ -93,7 +127,7 @@ function install() {
   }
   Object.defineProperty(globalThis, "__filename", { configurable: true, enumerable: false, get: file });
   Object.defineProperty(globalThis, "__dirname", { configurable: true, enumerable: false, get: () => process.cwd() });
-  Object.defineProperty(globalThis, HELPER, { ...hidden, value: { load, pick, meta } });
+  Object.defineProperty(globalThis, HELPER, { ...hidden, value: { load, pick, meta, named, leave, goOn } });
 }
 
-module.exports = { install };
+module.exports = { install, takeReturn };

@@ -1,10 +1,10 @@
-// The reader thread: owns the reading side of descriptor 3 and the power to stop the main thread. It must not write to the socket.
+// The reader thread: reads descriptor 3 and stops the main thread. It must not write to the socket.
 //
 //   interrupt:  INTERRUPT 0 -> 1, message to the main thread
 //               main is in its event loop: 1 -> 0, it ends the cell itself
 //               main is busy:  1 -> 2 after GRACE_MS, wait for WRITING 0, Runtime.terminateExecution, then "absorb" until main has 2 -> 0
 //
-// Child processes that the cell started are ended too, first by SIGINT, then by SIGKILL.
+// Then it ends child processes that the cell started, first by SIGINT, then by SIGKILL.
 "use strict";
 const fs = require("node:fs");
 const net = require("node:net");
@@ -14,6 +14,7 @@ const { parentPort, workerData } = require("node:worker_threads");
 const { shared, fd, pid } = workerData;
 const INTERRUPT = 0;
 const WRITING = 1;
+const ANSWERED = 2;
 const GRACE_MS = 15;
 const POKE_MS = 10;
 const KILL_MS = 250;
@@ -70,17 +71,24 @@ function terminate(id) {
 
 function interrupt(id) {
   if (Atomics.compareExchange(shared, INTERRUPT, 0, 1) !== 0) return; // one is under way
+  Atomics.notify(shared, ANSWERED); // main may wait for an answer
   parentPort.postMessage({ op: "interrupt", id });
+  Atomics.wait(shared, INTERRUPT, 1, GRACE_MS);
+  // Terminate before the children end: the end of one throws in execSync, and V8 aborts when a termination meets the promise of that error.
+  if (Atomics.compareExchange(shared, INTERRUPT, 1, 2) === 1) terminate(id);
   const since = startedTicks;
   killChildren("SIGINT", since, Infinity);
   setTimeout(() => killChildren("SIGKILL", since, startedTicks === since ? Infinity : startedTicks), KILL_MS);
-  Atomics.wait(shared, INTERRUPT, 1, GRACE_MS);
-  if (Atomics.compareExchange(shared, INTERRUPT, 1, 2) === 1) terminate(id);
 }
 
 function dispatch(line) {
   const message = JSON.parse(line);
+  if (message.op === "ack") {
+    Atomics.store(shared, ANSWERED, message.ack);
+    return Atomics.notify(shared, ANSWERED);
+  }
   if (message.op === "interrupt") return message.id === undefined || message.id === runId ? interrupt(message.id) : undefined;
+  if (message.op === "renew") return parentPort.postMessage(message);
   runId = message.id;
   startedTicks = Math.floor(Number(fs.readFileSync("/proc/uptime", "latin1").split(" ")[0]) * CLOCK_TICKS);
   return parentPort.postMessage(message);

@@ -1,6 +1,7 @@
-// Values as MIME bundles. It must not change a value. A rich value says how it looks by a method named Symbol.for("Jupyter.display")
-// (Deno's convention): it gives a bundle {mime: content}, or a promise of one.
+// Values as MIME bundles. It must not change a value. A rich value has a method named Symbol.for("Jupyter.display") (Deno's convention),
+// which gives a bundle {mime: content}, or a promise of one.
 "use strict";
+const { Array, ArrayBuffer, Buffer, Number, Object, Set, Symbol, TypeError, clearImmediate, clearTimeout, setImmediate, setTimeout } = require("./builtins.js");
 const { EventEmitter } = require("node:events");
 const util = require("node:util");
 
@@ -20,7 +21,7 @@ function bundleOf(value) {
     const bundle = display.call(value);
     return util.types.isPromise(bundle) ? bundle.then(checked) : checked(bundle);
   }
-  const depth = value instanceof EventEmitter ? -1 : undefined; // a request or server by its name, not by its entrails
+  const depth = value instanceof EventEmitter ? -1 : undefined; // a request or server by its name, without its fields
   const bundle = { "text/plain": util.inspect(value, { colors: false, ...(depth && { depth }) }) };
   if (isContainer(value) && isJson(value)) bundle["application/json"] = value;
   return bundle;

@@ -1,7 +1,10 @@
 // process.stdout, process.stderr and console of user code, as protocol messages: one write, one message. It must not buffer: a write has
-// reached the socket when it returns. Text written as bytes is decoded across writes, so that a split UTF-8 sequence survives.
+// reached the socket when it returns. Text in bytes is decoded across writes, so that a split UTF-8 sequence survives. process.stdin is
+// at its end. Each cell that uses it gets its own, so that each can see the end.
 "use strict";
+const { ArrayBuffer, Buffer, Object, process } = require("./builtins.js");
 const { Console } = require("node:console");
+const fs = require("node:fs");
 const { StringDecoder } = require("node:string_decoder");
 const { Writable } = require("node:stream");
 
@@ -17,6 +20,7 @@ class ProtocolStream extends Writable {
 
   write(chunk, encoding, callback) {
     if (typeof encoding === "function") return this.write(chunk, undefined, encoding);
+    if (typeof chunk !== "string" && !ArrayBuffer.isView(chunk)) return super.write(chunk, encoding, callback); // says what is wrong with it
     this.#emit(this.#text(chunk, encoding));
     if (typeof callback === "function") process.nextTick(callback, null);
     return true;
@@ -36,13 +40,15 @@ class ProtocolStream extends Writable {
     if (typeof chunk === "string") {
       return encoding && encoding !== "utf8" && encoding !== "utf-8" ? this.#decoder.write(Buffer.from(chunk, encoding)) : chunk;
     }
-    if (!ArrayBuffer.isView(chunk)) {
-      const error = new TypeError(`The "chunk" argument must be of type string or an instance of Buffer, TypedArray, or DataView. Received ${typeof chunk}`);
-      error.code = "ERR_INVALID_ARG_TYPE";
-      throw error;
-    }
     return this.#decoder.write(Buffer.from(chunk.buffer, chunk.byteOffset, chunk.byteLength));
   }
+}
+
+let input; // process.stdin of the running cell
+
+/** A new cell begins. */
+function begin() {
+  input = undefined;
 }
 
 /** Put the streams in place; emit(op, text) writes one message. */
@@ -51,10 +57,12 @@ function install(emit) {
     const stream = new ProtocolStream(fd, (text) => text && emit(name, text));
     Object.defineProperty(process, name, { configurable: true, enumerable: true, value: stream, writable: false });
   }
+  const get = () => (input ??= new fs.ReadStream(null, { fd: 0, autoClose: false }));
+  Object.defineProperty(process, "stdin", { configurable: true, enumerable: true, get });
   const console = new Console({ stdout: process.stdout, stderr: process.stderr });
   console.Console = Console;
   // The global console mirrors every call, objects included, to the inspector; this one does not, so it neither retains nor doubles.
   Object.defineProperty(globalThis, "console", { configurable: true, enumerable: false, value: console, writable: true });
 }
 
-module.exports = { install };
+module.exports = { install, begin };

@@ -1,51 +1,80 @@
-// From the text of a cell to a script that V8's REPL mode takes: types erased, static imports and exports rewritten, dynamic imports and
-// import.meta bound to the work directory. It owns no state but the loaded compilers; line numbers never change, and columns can be mapped back.
+// Turns the text of a cell into JavaScript by erasing types. It owns no state. Line numbers never change with sucrase, and positions can be
+// mapped back.
 "use strict";
-const IMPORTISH = /\b(?:import|export)\b/;
-const BEYOND_SUCRASE = /^\s*@[A-Za-z_$]|\b(?:namespace|module)\s+[A-Za-z_$][\w$.]*\s*\{/m; // decorators, namespaces
-const HELPER = "__cloister_module__";
+const { Boolean, Error, JSON, RegExp, Set, Symbol } = require("./builtins.js");
+const packages = require("./packages.js");
+const { declareFirst } = require("./parameters.js");
 
-let compiler;
-
-/** Sucrase as pack.js has left it, which loads in a fifth of the time; from its package where no tree was made. */
-function loadSucrase() {
-  const fs = require("node:fs");
-  const vm = require("node:vm");
-  const filename = `${__dirname}/sucrase.packed.js`;
-  if (!fs.existsSync(filename)) return require("sucrase");
-  const cachedData = fs.readFileSync(`${__dirname}/sucrase.cache`);
-  return new vm.Script(fs.readFileSync(filename, "utf8"), { filename, cachedData }).runInThisContext()(require);
-}
+// What sucrase leaves: decorators, namespaces, texts put together in enums, `accessor`, `using`. A decorator is looked for outside comment lines.
+const BEYOND_SUCRASE = new RegExp(
+  [
+    /^(?!\s*(?:\*|\/[/*])).*?(?<![\w$"'`.*/-])@[A-Za-z_$(]/,
+    /\b(?:namespace|module)\s+[A-Za-z_$][\w$.]*\s*\{/,
+    /\benum\s+[A-Za-z_$][\w$]*\s*\{[^}]*(?:`|["']\s*\+)/,
+    /\baccessor\s+[\w$#["']|\busing\s+[A-Za-z_$]/,
+  ].map(({ source }) => source).join("|"),
+  "m",
+);
+// Decorators of the language rather than of `experimentalDecorators`: what only they have.
+const NEW_DECORATORS = new RegExp(
+  [
+    /\b(?:\w*DecoratorContext|addInitializer|Symbol\.metadata)\b/,
+    /\bcontext\s*(?:\.|\[)\s*(?:kind|name|static|private|access|metadata)\b/,
+    /@[\w$.]+(?:\([^()]*\))?\s+(?:\w+\s+)*accessor\s/,
+  ].map(({ source }) => source).join("|"),
+);
+// The variable of an enum or namespace is taken over by what extends it. In a new cell it is a new one.
+const MERGED = /^((?:export )?var ([A-Za-z_$][\w$]*));(?=\s*\(function \(\2\) \{)/gm;
 
 function sucrase(code, name, withMap) {
   const options = { transforms: ["typescript"], disableESTransforms: true, keepUnusedImports: true, filePath: name };
   if (withMap) options.sourceMapOptions = { compiledFilename: name };
-  const { code: text, sourceMap } = (compiler ??= loadSucrase()).transform(code, options);
-  return { text, map: sourceMap };
+  const { code: text, sourceMap } = packages.get("sucrase").transform(code, options);
+  return { text: renewed(text), map: sourceMap };
 }
 
-/** Slow to load (0.2 s): only for what sucrase does not do. */
+/** Slower than sucrase: only for what that does not do. */
 function typescript(code, name) {
-  const ts = require("typescript");
-  const { outputText, sourceMapText } = ts.transpileModule(code, {
+  const { outputText, sourceMapText } = packages.get("typescript").transpileModule(code, {
     fileName: name.replace(/\.js$/, ".ts"),
-    compilerOptions: { target: "es2022", module: "esnext", experimentalDecorators: true, verbatimModuleSyntax: true, sourceMap: true, newLine: "lf" },
+    compilerOptions: {
+      target: "es2022",
+      module: "esnext",
+      experimentalDecorators: !NEW_DECORATORS.test(code),
+      verbatimModuleSyntax: true,
+      sourceMap: true,
+      newLine: "lf",
+    },
   });
-  return { text: outputText.replace(/\/\/# sourceMappingURL=.*\s*$/, ""), map: JSON.parse(sourceMapText) };
+  return { text: renewed(outputText.replace(/\/\/# sourceMappingURL=.*\s*$/, "")), map: JSON.parse(sourceMapText) };
+}
+
+function renewed(text) {
+  const seen = new Set();
+  return text.replace(MERGED, (whole, declaration, name) => {
+    if (seen.has(name)) return whole;
+    seen.add(name);
+    return `${declaration} = undefined;`;
+  });
 }
 
 /**
- * The ways to read a cell, best first; each is {text, mapOf} and is made only when asked for. The next one is tried when V8 refuses a text as
- * a syntax error, that is before anything of it has run. JavaScript is taken as it is and as TypeScript only when it is not JavaScript.
+ * The ways to read a cell, best first; each is {text, back, mapOf} or {refusal}, and is made only when asked for. The next one is tried when V8 refuses
+ * a text as a syntax error, that is before anything of it has run. JavaScript is taken as it is, and as TypeScript only when it is not JavaScript.
  */
 function* readings(code, language, name) {
   const asIs = /^\s*\{/.test(code) && !/;\s*$/.test(code) && isExpression(`(${code}\n)`) ? `(${code}\n)` : code;
-  if (language !== "typescript") yield { text: asIs };
-  if (!BEYOND_SUCRASE.test(code)) {
+  const isTypeScript = language === "typescript";
+  if (!isTypeScript) yield { text: asIs };
+  const beyond = BEYOND_SUCRASE.test(code);
+  if (!beyond) {
     const { output, refusal } = attempt(() => sucrase(asIs, name, false));
-    if (refusal) return void (yield { refusal });
-    yield { text: output.text, mapOf: () => sucrase(asIs, name, true).map };
+    if (!isTypeScript && (refusal || output.text === asIs)) return; // it is JavaScript, and V8 has said what is wrong with it
+    yield output ? { ...declareFirst(code, output.text), mapOf: () => sucrase(asIs, name, true).map } : { refusal };
   }
+  if (!isTypeScript && !beyond) return;
+  const refusal = refusalOf(code, name);
+  if (refusal) yield { refusal, isFinal: isTypeScript };
   const full = typescript(code, name);
   yield { text: full.text, mapOf: () => full.map };
 }
@@ -61,6 +90,16 @@ function attempt(compile) {
   }
 }
 
+/** What tsc says about the syntax of code, as the refusal; undefined: nothing. */
+function refusalOf(code, name) {
+  const ts = packages.get("typescript");
+  const source = ts.createSourceFile(name.replace(/\.js$/, ".ts"), code, ts.ScriptTarget.ESNext, false);
+  const first = source.parseDiagnostics[0];
+  if (first === undefined) return undefined;
+  const { line, character } = source.getLineAndCharacterOfPosition(first.start);
+  return { message: ts.flattenDiagnosticMessageText(first.messageText, "\n"), line, column: character };
+}
+
 function isExpression(text) {
   const vm = require("node:vm");
   try {
@@ -70,77 +109,4 @@ function isExpression(text) {
   }
 }
 
-/** Rewrite what only modules may contain. The text comes back as it was when it does not parse: V8 reports the error then. */
-function bindModules(text) {
-  if (!IMPORTISH.test(text)) return text;
-  const tree = parse(text);
-  if (tree === undefined) return text;
-  const edits = [];
-  for (const node of tree.body) {
-    if (node.type === "ImportDeclaration") edits.push([node.start, node.end, importStatement(node, text)]);
-    else if (node.type.startsWith("Export")) edits.push(exportEdit(node, text));
-  }
-  visit(tree, (node) => {
-    if (node.type === "ImportExpression") edits.push([node.start, node.start + "import".length, `${HELPER}.load`]);
-    else if (node.type === "MetaProperty" && node.meta.name === "import") edits.push([node.start, node.end, `${HELPER}.meta`]);
-  });
-  return apply(text, edits);
-}
-
-function parse(text) {
-  const acorn = require("acorn");
-  try {
-    return acorn.parse(text, { ecmaVersion: "latest", sourceType: "module", allowReturnOutsideFunction: true });
-  } catch (error) {
-    if (error instanceof SyntaxError) return undefined;
-    throw error;
-  }
-}
-
-function visit(node, see) {
-  see(node);
-  for (const value of Object.values(node)) {
-    for (const child of Array.isArray(value) ? value : [value]) if (typeof child?.type === "string") visit(child, see);
-  }
-}
-
-function importStatement(node, text) {
-  const attributes = node.attributes?.length
-    ? `, {with: {${node.attributes.map((one) => text.slice(one.start, one.end)).join(", ")}}}`
-    : "";
-  const load = `await ${HELPER}.load(${node.source.raw}${attributes})`;
-  const space = node.specifiers.find((one) => one.type === "ImportNamespaceSpecifier");
-  const named = node.specifiers.filter((one) => one.type !== "ImportNamespaceSpecifier");
-  const names = named.map((one) => (one.type === "ImportDefaultSpecifier" ? "default" : one.imported.name ?? one.imported.value));
-  const pattern = named.map((one, index) => `${JSON.stringify(names[index])}: ${one.local.name}`).join(", ");
-  let code = node.specifiers.length ? "" : `${load}; undefined`;
-  if (named.length) code = `const {${pattern}} = ${HELPER}.pick(${load}, ${JSON.stringify(names)}, ${node.source.raw})`;
-  if (space) code = `const ${space.local.name} = ${load}${code ? `; ${code}` : ""}`;
-  return code + ";" + newlines(text, node.start, node.end);
-}
-
-function exportEdit(node, text) {
-  const inner = node.declaration;
-  if (!inner) return [node.start, node.end, newlines(text, node.start, node.end)];
-  if (node.type === "ExportDefaultDeclaration" && !inner.id) {
-    const open = /^(?:Function|Class)/.test(inner.type);
-    return [node.start, inner.start, newlines(text, node.start, inner.start) + (open ? "void " : "")];
-  }
-  return [node.start, inner.start, newlines(text, node.start, inner.start)];
-}
-
-const newlines = (text, start, end) => text.slice(start, end).replace(/[^\n]/g, "");
-
-function apply(text, edits) {
-  edits.sort((one, other) => one[0] - other[0]);
-  let result = "";
-  let at = 0;
-  for (const [start, end, replacement] of edits) {
-    if (start < at) continue; // inside something already rewritten
-    result += text.slice(at, start) + replacement;
-    at = end;
-  }
-  return result + text.slice(at);
-}
-
-module.exports = { HELPER, readings, bindModules };
+module.exports = { readings };

@@ -1,5 +1,5 @@
-/* The capabilities of a sandbox's root: the kernel's own default for containers without what a sandbox has no use for. All others leave the
- * bounding set, in slot.c for what pid 1 starts and in join.c for what a zygote forks. */
+/* The capabilities of a sandbox's root: the usual set of containers without those that a sandbox does not need. All others leave the
+ * bounding set: in power.c for programs that pid 1 starts, in join.c for the children of a zygote. */
 #ifndef CLOISTER_CAPS_H
 #define CLOISTER_CAPS_H
 

@@ -29,7 +29,7 @@ void run_payload(const struct init_plan *plan) {
     setsid();
     /* Move everything above the target range first, so that no dup2 overwrites a source. */
     int kept[MAX_KEPT], count = 0, log = fcntl(plan->log_fd, F_DUPFD, 64);
-    for (; plan->keep[count] >= 0; count++) kept[count] = fcntl(plan->keep[count], F_DUPFD, 64); /* one that is gone gives -1 */
+    for (; plan->keep[count] >= 0; count++) kept[count] = fcntl(plan->keep[count], F_DUPFD, 64); /* -1 for a descriptor that is closed already */
     int null = open("/dev/null", O_RDWR);
     if (null < 0 || dup2(null, 0) < 0 || dup2(log, 1) < 0 || dup2(log, 2) < 0) _exit(125);
     for (int i = 0; i < count; i++)
@@ -50,7 +50,7 @@ void run_payload(const struct init_plan *plan) {
     _exit(errno == ENOENT ? 127 : 126);
 }
 
-/* Says on the ready pipe why the agent did not start: its status and the end of its log. */
+/* Writes to the ready pipe why the agent did not start: its status and the end of its log. */
 static void report_agent_end(const struct init_plan *plan, int status) {
     char text[2200] = {0}, tail[2048] = {0};
     off_t size = lseek(plan->log_fd, 0, SEEK_END);
@@ -62,11 +62,12 @@ static void report_agent_end(const struct init_plan *plan, int status) {
     int used = WIFSIGNALED(status) ? snprintf(text, sizeof text, "agent ended by signal %d\n", WTERMSIG(status))
                                    : snprintf(text, sizeof text, "agent ended with status %d\n", WEXITSTATUS(status));
     snprintf(text + used, sizeof text - used, "%s", tail);
-    ssize_t ignored = write(plan->status_fd, text, strlen(text)); /* nobody listens after the first start: fine */
+    ssize_t ignored = write(plan->status_fd, text, strlen(text)); /* after the first start the pipe has no reader, which is no error */
     (void)ignored;
 }
 
-/* The zygote's child that is to be the first payload: its pid, once it has what an exec'd payload has. 0 when none comes. */
+/* Waits for the zygote's child that is to be the first payload, and gives it the descriptors that an exec'd payload has. Gives its pid, or 0
+ * when none comes. */
 static pid_t receive_payload(const struct init_plan *plan) {
     struct pollfd waiting = {.fd = plan->birth_fd, .events = POLLIN};
     int handles[MAX_KEPT + 1], count = 0;
@@ -118,19 +119,30 @@ static int wait_for(const struct init_plan *plan, pid_t payload) {
         end.pid = waitpid(-1, &end.status, 0);
         if (end.pid == payload) return end.status;
         if (end.pid > 0 && plan->ends_fd >= 0) {
-            ssize_t ignored = write(plan->ends_fd, &end, sizeof end); /* full: nobody reads, and nobody is to wait */
+            ssize_t ignored = write(plan->ends_fd, &end, sizeof end); /* a full pipe has no reader: pid 1 must not wait for one */
             (void)ignored;
         }
         if (end.pid > 0 || errno == EINTR) continue;
         if (kill(payload, 0)) return 0;
-        struct timespec pause = {0, 1000000L}; /* a zygote's child is not ours yet while the process between is ending */
+        struct timespec pause = {0, 1000000L}; /* a zygote's child becomes our child only when the process between has ended */
         nanosleep(&pause, NULL);
+    }
+}
+
+/* Reaps until the restored tree has ended. CRIU's children become ours when it has restored them; till then there is no child. */
+__attribute__((noreturn)) static void keep_restored(pid_t restored) {
+    for (;;) {
+        pid_t ended = waitpid(-1, NULL, 0);
+        if (ended == restored) _exit(0);
+        struct timespec pause = {0, 5000000L};
+        if (ended < 0) nanosleep(&pause, NULL);
     }
 }
 
 void init_main(struct init_plan *plan) {
     prctl(PR_SET_DUMPABLE, 0); /* /proc/1/{exe,mem,fd} stay closed to the sandbox's root */
     signal(SIGPIPE, SIG_IGN);
+    if (plan->restored) keep_restored(plan->restored);
     int failures = 0;
     for (;;) {
         time_t started = time(NULL);
@@ -141,7 +153,7 @@ void init_main(struct init_plan *plan) {
         if (!plan->restart) {
             int code = payload < 0 ? 125 : WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
             dprintf(plan->status_fd, "%d\n", code);
-            _exit(0); /* the end of pid 1 is the end of all that the step left running */
+            _exit(0); /* the end of pid 1 ends every process that the step left running */
         }
         report_agent_end(plan, status);
         failures = time(NULL) - started > 10 ? 0 : failures + 1;

@@ -40,13 +40,13 @@ struct context {
     uint64_t rbx, rbp, r12, r13, r14, r15, rsp, rip;
 };
 
-/* What the supervisor asks and is told: zygotes.py. */
+/* The supervisor's request, and the answer to it: zygotes.py. */
 struct request {
     uint64_t nofile;
     uint64_t cpus[16]; /* a cpu_set_t */
 };
 struct answer {
-    int32_t pid;   /* of the child, as the sandbox sees it; -1: there is none */
+    int32_t pid;   /* of the child, as the sandbox sees it; -1: there is no child */
     int32_t error; /* errno of the step that failed */
     char step[40];
 };
@@ -55,7 +55,7 @@ struct join {
     int32_t control, own_pid; /* the socket to the supervisor; the zygote's own pid namespace */
     const struct sock_filter *filter;
     int filter_length; /* in instructions */
-    int (*fork)(void); /* libc's: its handlers run, its locks are right in the child */
+    int (*fork)(void); /* libc's, so that its handlers run and its locks are free in the child */
     struct request request;
     union {
         int32_t all[MAX_FDS];
@@ -66,7 +66,7 @@ struct join {
         };
     } fds;
     int error;
-    const char *step; /* what failed */
+    const char *step; /* the step that failed */
     long child;
     struct context zygote;
 };
@@ -106,7 +106,7 @@ static void say(const char *text) {
     call(SYS_write, 2, (long)text, length, 0, 0);
 }
 
-/* In the child: the zygote's log gets the step, the birth socket ends, and the sandbox starts its process cold. */
+/* In the child: writes the step to the zygote's log and ends. That closes the birth socket, and the sandbox starts its process cold. */
 __attribute__((noreturn)) static void fail(const char *step) {
     say("join: ");
     say(step);
@@ -118,7 +118,7 @@ static void check(long result, const char *step) {
     if (result < 0) fail(step);
 }
 
-/* As give_up_power in slot.c: setns gave every capability, and setresuid takes none of them away. */
+/* Like give_up_power in power.c. It is needed because setns gave every capability, and setresuid takes none of them away. */
 static void give_up_power(const struct join *join) {
     struct sock_fprog program = {(unsigned short)join->filter_length, (struct sock_filter *)join->filter};
     struct __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, 0};
@@ -144,7 +144,7 @@ static void limit(const struct join *join) {
     check(call(SYS_sched_setaffinity, 0, sizeof join->request.cpus, (long)join->request.cpus, 0, 0), "choose processors");
 }
 
-/* In the child, whose memory is its own now. */
+/* In the child, which has a copy of the memory now. */
 static void settle(const struct join *join) {
     check(call(SYS_setns, join->fds.time, CLONE_NEWTIME, 0, 0, 0), "enter the time namespace");
     for (int i = 0; i < MAX_GROUP_FILES && join->fds.group_files[i] >= 0; i++)
@@ -161,7 +161,7 @@ static void settle(const struct join *join) {
     check(call(SYS_close_range, 4, ~0U, 0, 0, 0), "close descriptors");
 }
 
-/* In the intermediate, which shares the zygote's memory: it changes nothing but `join`. */
+/* In the intermediate process. It shares the zygote's memory, so it must change nothing but `join`. */
 static void enter(struct join *join) {
     const struct {
         int fd;
@@ -213,7 +213,7 @@ static int fork_into(struct join *join) {
     return 0;
 }
 
-/* The next request, with its descriptors; 0 when the supervisor has gone, -1 for something that is none. */
+/* Receives the next request with its descriptors. 0: the supervisor has gone; -1: it is no valid request. */
 static long receive(struct join *join) {
     char space[CMSG_SPACE(sizeof join->fds.all)];
     struct iovec iov = {&join->request, sizeof join->request};
@@ -244,6 +244,8 @@ __attribute__((visibility("default"))) void cloister_serve(int control, int own_
     join->filter = filter;
     join->filter_length = (int)(filter_bytes / (long)sizeof *join->filter);
     join->fork = fork;
+    /* An intermediate shares this memory and is for a moment in a sandbox's user namespace. The root there may trace every dumpable process. */
+    call(SYS_prctl, PR_SET_DUMPABLE, 0, 0, 0, 0);
     for (;;) {
         long size = receive(join);
         if (size == 0) call(SYS_exit_group, 0, 0, 0, 0, 0);

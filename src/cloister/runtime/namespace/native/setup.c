@@ -1,4 +1,4 @@
-/* Receives and reads the SETUP packet (setup.h). Holds it for as long as the process lives: values point into it. */
+/* Receives and reads the SETUP packet (setup.h). Keeps it as long as the process lives, because values point into it. */
 #define _GNU_SOURCE
 #include "setup.h"
 
@@ -73,7 +73,7 @@ void receive_setup(void) {
     char space[CMSG_SPACE(sizeof fds)];
     struct msghdr msg = {.msg_iov = &iov, .msg_iovlen = 1, .msg_control = space, .msg_controllen = sizeof space};
     ssize_t size = recvmsg(control, &msg, MSG_CMSG_CLOEXEC);
-    if (size <= 0) _exit(0); /* the supervisor gave up on this slot, or died before it was used */
+    if (size <= 0) _exit(0); /* the supervisor closed this slot, or died, before it was used */
     errno = EMSGSIZE;
     check(msg.msg_flags & (MSG_TRUNC | MSG_CTRUNC), "receive the set-up");
     setup_size = (size_t)size;

@@ -1,9 +1,14 @@
 /* The slot maker: makes the namespaces of sandboxes inside a user namespace ("zone") without any power over the host.
  *
  * Usage: cloister-slotmaker SYNC_FD LISTEN_FD
- *   SYNC_FD    SOCK_SEQPACKET to the supervisor, used once: "U" when the namespaces exist (the supervisor then writes
- *              the uid and gid maps and answers "G"), then the pidfd of the slot maker proper, then closed
+ *   SYNC_FD    SOCK_SEQPACKET to the supervisor, used once: from it comes the host uid of the zone's root, as uint32_t; to it "U" when the
+ *              namespaces exist (the supervisor then writes the uid and gid maps and answers "G"), then the pidfd of the slot maker proper
  *   LISTEN_FD  listening SOCK_SEQPACKET; one supervisor at a time is served, the next one after it is gone
+ *
+ * The kernel counts pending signals, message queues, inotify instances and namespaces of a user namespace for the user who
+ * made it as well, in the namespace above, and so on up to the host (user_namespaces(7), /proc/sys/user). Were that user the host's root,
+ * a sandbox could use up the host's own. So each user namespace here is made by a user of its own: a zone by its own root,
+ * a sandbox by its root as the zone sees it. What that user has, all users of the sandbox have together: see bound_sandboxes().
  *
  * Whose code runs: ours only. With which power: host root until the unshare in main(), nothing over the host after it.
  * Invariants: I1, I3, I8 (it outlives the supervisor; as pid 1 of the zone its end is the end of every sandbox in it).
@@ -20,6 +25,7 @@
 #include <string.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -32,7 +38,7 @@
 #define IDS_PER_SLOT 65536u
 
 static pid_t slot_pid[MAX_SLOTS + 1];
-static char stack[256 * 1024] __attribute__((aligned(16))); /* of a clone until it has its copy */
+static char stack[256 * 1024] __attribute__((aligned(16))); /* for a clone, until it has its own copy */
 static int home_netns;
 
 static void die(const char *what) {
@@ -66,12 +72,47 @@ static int write_file(const char *path, const char *text) {
     return done == (ssize_t)strlen(text) ? 0 : -1;
 }
 
+/* Raises the zone's limits to all that the host's root may give; without CAP_SYS_RESOURCE that is its own hard limit. */
+static void unbound_zone(int resource) {
+    struct rlimit all = {RLIM_INFINITY, RLIM_INFINITY};
+    if (!setrlimit(resource, &all)) return;
+    if (errno != EPERM || getrlimit(resource, &all)) die("unbound the zone");
+    all.rlim_cur = all.rlim_max;
+    if (setrlimit(resource, &all)) die("unbound the zone");
+}
+
+/* Limits one sandbox to `most`, and to a quarter of the limit of the whole zone. */
+static void bound_sandbox(int resource, rlim_t most) {
+    struct rlimit zone;
+    if (getrlimit(resource, &zone)) die("read the zone's bound");
+    if (zone.rlim_max != RLIM_INFINITY && zone.rlim_max / 4 < most) most = zone.rlim_max / 4;
+    struct rlimit both = {most, most};
+    if (setrlimit(resource, &both)) die("bound sandboxes");
+}
+
+/* Limits of one sandbox for objects that the kernel counts for a user. A user namespace keeps the limits of the process that makes it as bounds
+ * for all users below it together, and the values of the namespace above bound what it counts there. Processes of the zone inherit the
+ * limits, those of sandboxes and zygotes too, and none of them may raise them again (no CAP_SYS_RESOURCE). */
+static void bound_sandboxes(void) {
+    bound_sandbox(RLIMIT_SIGPENDING, 4096); /* queued signals and timers */
+    bound_sandbox(RLIMIT_MSGQUEUE, 819200); /* bytes of POSIX message queues */
+    if (write_file("proc/sys/user/max_inotify_instances", "32")) die("bound inotify instances");
+    if (write_file("proc/sys/user/max_inotify_watches", "16384")) die("bound inotify watches");
+}
+
+/* Makes the user namespaces of the clone or unshare that follows belong to `owner`; 0 is the caller's own again. The child is dumpable, which
+ * the change has taken back, because its id maps are written by way of /proc. What makes sandboxes is not to be traced from the zone. */
+static int act_as(uid_t owner) {
+    if (setresuid((uid_t)-1, owner, (uid_t)-1)) return -1;
+    return prctl(PR_SET_DUMPABLE, owner ? 1 : 0);
+}
+
 /* The zone's root: a tmpfs with a clean /proc (a user namespace may mount proc only where one is fully visible) and mount points. */
 static void make_zone_root(void) {
     if (mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL)) die("make mounts private");
     if (mount("zone", "/tmp", "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, "mode=755,size=1m")) die("mount the zone's root");
     if (chdir("/tmp")) die("enter the zone's root");
-    const char *dirs[] = {"proc", "l", "upper", "new", "files"};
+    const char *dirs[] = {"proc", "l", "upper", "new", "memory", "fixed", "empty"};
     for (size_t i = 0; i < sizeof dirs / sizeof *dirs; i++)
         if (mkdir(dirs[i], 0755)) die("make a mount point");
     char name[16];
@@ -79,7 +120,9 @@ static void make_zone_root(void) {
         snprintf(name, sizeof name, "l/%d", i);
         if (mkdir(name, 0755)) die("make a layer mount point");
     }
+    if (mount("empty", "empty", "tmpfs", MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC, "mode=555,size=0,nr_inodes=8")) die("mount an empty directory");
     if (mount("proc", "proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL)) die("mount the zone's proc");
+    bound_sandboxes();
     if (syscall(SYS_pivot_root, ".", ".")) die("enter the zone's root (pivot_root)");
     if (umount2(".", MNT_DETACH)) die("leave the host's root");
     if (chdir("/")) die("chdir");
@@ -113,10 +156,11 @@ static void make_slot(int conn, uint32_t slot) {
     if (unshare(CLONE_NEWNET)) goto failed;
     fds[2] = open("/proc/thread-self/ns/net", O_RDONLY | O_CLOEXEC);
     step = "clone";
-    if (fds[2] >= 0)
+    if (fds[2] >= 0 && !act_as(slot * IDS_PER_SLOT))
         pid = clone(slot_child, stack + sizeof stack, CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWUTS | SIGCHLD,
                     (void *)(intptr_t)pair[1]);
     int saved = errno;
+    if (act_as(0)) die("become root of the zone again");
     if (setns(home_netns, CLONE_NEWNET)) die("return to the zone's network namespace");
     errno = saved;
     if (pid < 0) goto failed;
@@ -131,7 +175,7 @@ static void make_slot(int conn, uint32_t slot) {
     if (fds[0] < 0 || fds[1] < 0) goto failed;
     slot_pid[slot] = pid;
     if (send_with_fds(conn, &reply, sizeof reply, fds, 4)) {
-        kill(pid, SIGKILL); /* nobody heard of it; the loop reaps it */
+        kill(pid, SIGKILL); /* the supervisor does not know it; the loop reaps it */
     }
     goto out;
 failed:
@@ -151,7 +195,7 @@ out:
 
 static int zygote_child(void *control) { zygote_main((int)(intptr_t)control); }
 
-/* Makes a process of the zone that is to be a zygote; it ends with its control connection, so nothing here keeps it. */
+/* Makes a process of the zone that becomes a zygote. It ends with its control connection, so no list keeps it. */
 static void make_zygote(int conn, uint32_t slot) {
     struct reply reply = {.slot = slot};
     int pair[2] = {-1, -1}, fds[2] = {-1, -1};
@@ -204,6 +248,7 @@ static void serve(int listener) {
     sigaddset(&blocked, SIGCHLD);
     sigprocmask(SIG_BLOCK, &blocked, &open_mask);
     int conn = -1;
+    prctl(PR_SET_DUMPABLE, 0); /* see act_as */
     for (;;) {
         reap();
         struct pollfd waiting = {.fd = conn >= 0 ? conn : listener, .events = POLLIN};
@@ -219,7 +264,7 @@ static void serve(int listener) {
             conn = -1;
             continue;
         }
-        reap(); /* a slot number may come again as soon as its process is gone */
+        reap(); /* the supervisor may use a slot number again as soon as its process is gone */
         if (size == sizeof request && request.op == OP_MAKE) make_slot(conn, request.slot);
         if (size == sizeof request && request.op == OP_LIST) list_slots(conn);
         if (size == sizeof request && request.op == OP_ZYGOTE) make_zygote(conn, request.slot);
@@ -233,7 +278,11 @@ int main(int argc, char **argv) {
     }
     int sync = atoi(argv[1]), listener = atoi(argv[2]);
     if (setgroups(0, NULL)) die("drop supplementary groups");
-    /* From here on nothing that this process does has power over the host. */
+    unbound_zone(RLIMIT_SIGPENDING);
+    unbound_zone(RLIMIT_MSGQUEUE);
+    uint32_t owner;
+    if (recv(sync, &owner, sizeof owner, 0) != sizeof owner || act_as(owner)) die("become the zone's owner");
+    /* From here on this process has no power over the host. */
     if (unshare(CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS)) die("unshare");
     char answer;
     if (send(sync, "U", 1, MSG_NOSIGNAL) != 1 || recv(sync, &answer, 1, 0) != 1 || answer != 'G') die("wait for the id maps");

@@ -1,3 +1,0 @@
-# Starts the R driver, which is kernel_session.R. Of a script R takes expressions one at a time as from a terminal, which needs 50 ms for one as
-# large as the driver; parse() needs 1 ms. Nothing stays behind in the global environment.
-eval(parse(file.path(dirname(sub("^--file=", "", grep("^--file=", commandArgs(), value = TRUE)[1L])), "kernel_session.R"), keep.source = FALSE))

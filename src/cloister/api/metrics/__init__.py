@@ -1,0 +1,1 @@
+"""``GET /metrics``: numbers of the whole server for Prometheus."""

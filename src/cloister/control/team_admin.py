@@ -1,0 +1,62 @@
+"""The operator's work on teams in a running server: what needs the sandboxes and builds in memory, beside the store."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import structlog
+
+from cloister.control.builds.deleting import TemplateDeletion
+from cloister.control.sandboxes import Sandboxes
+from cloister.control.teams import Teams, check_bounds
+from cloister.model.team import Team, TeamLimits, TeamUse
+
+__all__ = ["TeamAdmin"]
+
+_log = structlog.get_logger("cloister.control")
+
+
+class TeamAdmin:
+    """The use cases behind the routes below ``/admin``."""
+
+    def __init__(self, teams: Teams, sandboxes: Sandboxes, deletion: TemplateDeletion) -> None:
+        self.teams = teams
+        self._sandboxes = sandboxes
+        self._deletion = deletion
+
+    def limits_of(self, team: Team) -> TeamLimits:
+        """The limits that hold for the team: its own, the defaults, and the bounds of every team."""
+        return self._sandboxes.quotas.policy.limits(team.limits)
+
+    def use_of(self, team: Team) -> TeamUse:
+        """What the team's sandboxes use now."""
+        return self._sandboxes.use_of(team.team_id)
+
+    async def limit(self, team: Team, changes: Mapping[str, object]) -> Team:
+        """Change limits of the team. Raises: as :meth:`Teams.limit`."""
+        changed = await self.teams.limit(team, changes, self._sandboxes.quotas.policy.bounds)
+        _log.info("team.limited", team_id=team.team_id, limits=changed.limits.to_json())
+        return changed
+
+    async def create(self, name: str, changes: Mapping[str, object]) -> Team:
+        """Make a team with these limits of its own. Raises: as :meth:`Teams.create` and :meth:`Teams.limit`."""
+        limits = TeamLimits().changed(changes)
+        check_bounds(limits, self._sandboxes.quotas.policy.bounds)
+        team = await self.teams.create(name, limits)
+        _log.info("team.created", team_id=team.team_id, limits=limits.to_json())
+        return team
+
+    async def kill_sandboxes(self, team: Team) -> int:
+        """End all sandboxes of the team; returns how many."""
+        return await self._sandboxes.kill_team(team.team_id)
+
+    async def remove(self, team: Team, *, kill: bool) -> int:
+        """Remove the team, its keys first, then kill its sandboxes; returns how many there were.
+
+        Raises: ConflictError: it has sandboxes, and ``kill`` is false.
+        """
+        await self.teams.remove(team, even_with_sandboxes=kill)
+        killed = await self._sandboxes.kill_team(team.team_id)
+        await self._deletion.delete_of_removed(team.team_id)
+        _log.info("team.removed", team_id=team.team_id, sandboxes=killed)
+        return killed

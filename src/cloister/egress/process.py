@@ -1,0 +1,61 @@
+"""The egress process's parts, put together. ``cloister.processes.egress`` prepares the process itself."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Callable
+from ipaddress import IPv4Address
+
+from cloister.egress.connection import Interceptor
+from cloister.egress.dialing import Dialer
+from cloister.egress.dns_front import DnsFront
+from cloister.egress.gateway import Gateway, Parts
+from cloister.egress.lookup import Lookup
+from cloister.egress.policies import PolicyTable
+from cloister.egress.records import RecordBuffer
+from cloister.egress.socks import SocksDialer
+from cloister.egress.supervision import Supervision
+from cloister.egresswire.link import Begin
+from cloister.network.gate import DNS_PORT, TCP_PORT
+
+__all__ = ["MakeInterceptor", "run"]
+
+MakeInterceptor = Callable[[Begin], Interceptor | None]
+_BACKLOG = 1024
+
+
+async def run(link: socket.socket, make_interceptor: MakeInterceptor) -> None:
+    """Serve until the supervisor ends. Raises: InvalidRequestError: a message that cannot be read."""
+    supervision = await Supervision.open(link)
+    with contextlib.suppress(EOFError, ConnectionError):
+        begin = await supervision.begin()
+        records = RecordBuffer()
+        policies = PolicyTable(begin.private)
+        lookup = Lookup(policies, begin.gateway)
+        dialer = Dialer(lookup.resolve, SocksDialer(begin.certificates))
+        parts = Parts(policies, dialer.open, records, make_interceptor(begin), begin.inspects)
+
+        async def serve() -> None:
+            gateway = Gateway(_bound(begin.gateway, TCP_PORT, socket.SOCK_STREAM), parts)
+            sockets = (_bound(begin.gateway, DNS_PORT, socket.SOCK_DGRAM), _bound(begin.gateway, DNS_PORT, socket.SOCK_STREAM))
+            await DnsFront(sockets, policies, lookup, records).start()
+            gateway.start()
+
+        reporting = asyncio.create_task(supervision.report(records))
+        try:
+            await supervision.follow(policies, serve)
+        finally:
+            reporting.cancel()
+
+
+def _bound(gateway: IPv4Address, port: int, kind: socket.SocketKind) -> socket.socket:
+    """A socket on the gateway address; a TCP socket listens."""
+    sock = socket.socket(socket.AF_INET, kind | socket.SOCK_NONBLOCK)
+    if kind == socket.SOCK_STREAM:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    sock.bind((str(gateway), port))
+    if kind == socket.SOCK_STREAM:
+        sock.listen(_BACKLOG)
+    return sock

@@ -1,0 +1,34 @@
+"""The settings that bound teams, sandboxes and builds, in the form in which the control plane takes them."""
+
+from __future__ import annotations
+
+from cloister.config.settings import Settings
+from cloister.control.builds.requests import BuildSettings
+from cloister.control.quotas import SandboxPolicy
+
+__all__ = ["build_settings", "sandbox_policy"]
+
+
+def sandbox_policy(settings: Settings) -> SandboxPolicy:
+    """The settings of sandboxes."""
+    return SandboxPolicy(
+        max_timeout_s=settings.max_timeout_s,
+        max_per_team=settings.max_sandboxes_per_team,
+        max_paused_per_team=settings.max_paused_per_team,
+        max_disk_mib_per_team=settings.max_disk_mib_per_team,
+        defaults=settings.team_limits(),
+    )
+
+
+def build_settings(settings: Settings) -> BuildSettings:
+    """The settings of template builds."""
+    return BuildSettings(
+        cpu_count=settings.default_cpu_count,
+        mem_mib=settings.default_mem_mib,
+        disk_mib=settings.default_disk_mib,
+        max_cpu_count=settings.max_template_cpu_count,
+        max_mem_mib=settings.max_template_mem_mib,
+        max_disk_mib=settings.max_template_disk_mib,
+        max_builds=settings.max_builds_per_team,
+        max_templates=settings.max_templates_per_team,
+    )

@@ -1,0 +1,219 @@
+"""The SQL of :class:`~cloister.store.events.EventStore`; see there for each method."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sqlite3
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from cloister.model.event import Delivery, DueDelivery, EventType, LifecycleEvent, Webhook
+from cloister.store.events import MOST_DEAD, MOST_WAITING
+from cloister.store.sqlite_templates import Runner
+
+__all__ = ["SqliteEvents", "insert_events"]
+
+_EVENT = tuple(field.name for field in dataclasses.fields(LifecycleEvent))
+_EVENT_NAMES, _EVENT_MARKS = ", ".join(_EVENT), ", ".join(f":{name}" for name in _EVENT)
+_WEBHOOK = tuple(field.name for field in dataclasses.fields(Webhook))
+_WEBHOOK_NAMES, _WEBHOOK_MARKS = ", ".join(_WEBHOOK), ", ".join(f":{name}" for name in _WEBHOOK)
+_OVERFLOW = "too many deliveries to this webhook waited"
+_INSERT_EVENT = (
+    f"INSERT INTO sandbox_events ({_EVENT_NAMES}) VALUES ({_EVENT_MARKS})"  # noqa: S608 - our own column names, here and below
+    " ON CONFLICT (event_id) DO NOTHING"
+)
+_INSERT_DELIVERIES = """
+    INSERT INTO webhook_deliveries (webhook_id, event_number, sandbox_id, attempts, next_at, is_dead, error)
+    SELECT webhook_id, :number, :sandbox_id, 0, :at, waiting >= :most, CASE WHEN waiting >= :most THEN :overflow ELSE '' END
+    FROM (SELECT webhook_id, (SELECT count(*) FROM webhook_deliveries d WHERE d.webhook_id = w.webhook_id AND is_dead = 0) AS waiting
+          FROM webhooks w WHERE team_id = :team_id AND enabled AND EXISTS (SELECT 1 FROM json_each(w.events) WHERE value = :type))
+"""
+_DELIVERY = "d.number, d.webhook_id, d.attempts, d.next_at, d.is_dead, d.status, d.error, " + ", ".join(f"e.{name}" for name in _EVENT)
+_JOINED = "FROM webhook_deliveries d JOIN sandbox_events e ON e.number = d.event_number"
+# SQLite uses an index for `is_dead = 0`, but none for `NOT is_dead`.
+_IS_FIRST = """
+    d.is_dead = 0 AND NOT EXISTS (SELECT 1 FROM webhook_deliveries f WHERE f.webhook_id = d.webhook_id AND f.is_dead = 0
+                                  AND f.sandbox_id = d.sandbox_id AND f.number < d.number)
+"""
+_PRUNE_DEAD = """
+    DELETE FROM webhook_deliveries WHERE webhook_id = :webhook_id AND is_dead AND number <= (
+        SELECT number FROM webhook_deliveries WHERE webhook_id = :webhook_id AND is_dead ORDER BY number DESC LIMIT 1 OFFSET :most)
+"""
+_MANY_DEAD = "SELECT webhook_id FROM webhook_deliveries WHERE is_dead = 1 GROUP BY webhook_id HAVING count(*) > ?"
+_PRUNE_EVENTS = "DELETE FROM sandbox_events WHERE number NOT IN (SELECT event_number FROM webhook_deliveries)"
+_NEWEST = "SELECT number FROM sandbox_events WHERE team_id = :team_id ORDER BY number DESC LIMIT 1 OFFSET :most"
+"""The newest event above the bound."""
+
+
+def insert_events(connection: sqlite3.Connection, events: Sequence[LifecycleEvent]) -> None:
+    """Add events and their deliveries, in the caller's transaction. One that is there already is left alone."""
+    for event in events:
+        added = connection.execute(_INSERT_EVENT, {**vars(event), "data": json.dumps(event.data)})
+        if added.rowcount == 1:
+            values = {"number": added.lastrowid, "sandbox_id": event.sandbox_id, "team_id": event.team_id, "type": event.type}
+            connection.execute(_INSERT_DELIVERIES, {**values, "at": event.at, "most": MOST_WAITING, "overflow": _OVERFLOW})
+
+
+class SqliteEvents:
+    """A :class:`~cloister.store.events.EventStore` on the connection of a :class:`~cloister.store.sqlite.SqliteStore`."""
+
+    def __init__(self, run: Runner) -> None:
+        self._run = run
+
+    async def _change(self, sql: str, values: Sequence[Any] | dict[str, Any]) -> int:
+        return await self._run(lambda connection: connection.execute(sql, values).rowcount)
+
+    async def _fetch(self, sql: str, values: Sequence[Any] | dict[str, Any]) -> list[dict[str, Any]]:
+        rows = await self._run(lambda connection: connection.execute(sql, values).fetchall())
+        return [dict(row) for row in rows]
+
+    async def list_events(
+        self, team_id: str, *, sandbox_id: str | None, types: Collection[EventType], offset: int, limit: int, oldest_first: bool
+    ) -> Sequence[LifecycleEvent]:
+        """See :class:`~cloister.store.events.EventStore`; likewise below."""
+        sql = (
+            f"SELECT {_EVENT_NAMES} FROM sandbox_events WHERE team_id = :team_id"  # noqa: S608 - as above
+            " AND (:sandbox_id IS NULL OR sandbox_id = :sandbox_id)"
+            " AND (:types = '[]' OR type IN (SELECT value FROM json_each(:types)))"
+            f" ORDER BY number {'ASC' if oldest_first else 'DESC'} LIMIT :limit OFFSET :offset"
+        )
+        values = {"team_id": team_id, "sandbox_id": sandbox_id, "types": json.dumps(list(types)), "limit": limit, "offset": offset}
+        return [_to_event(row) for row in await self._fetch(sql, values)]
+
+    async def prune_events(self, *, before: float, most_per_team: int) -> int:
+        """See the protocol."""
+
+        def work(connection: sqlite3.Connection) -> int:
+            for row in connection.execute(_MANY_DEAD, (MOST_DEAD,)).fetchall():  # deliveries that were dead from the beginning
+                connection.execute(_PRUNE_DEAD, {"webhook_id": row["webhook_id"], "most": MOST_DEAD})
+            count = connection.execute(f"{_PRUNE_EVENTS} AND at < ?", (before,)).rowcount
+            large = connection.execute(
+                "SELECT team_id FROM sandbox_events GROUP BY team_id HAVING count(*) > ?", (most_per_team,)
+            ).fetchall()
+            for row in large:
+                values = {"team_id": row["team_id"], "most": most_per_team}
+                count += connection.execute(f"{_PRUNE_EVENTS} AND team_id = :team_id AND number <= ({_NEWEST})", values).rowcount
+            return count
+
+        return await self._run(work)
+
+    async def add_webhook(self, webhook: Webhook, *, most: int) -> bool:
+        """See the protocol."""
+        sql = (
+            f"INSERT INTO webhooks ({_WEBHOOK_NAMES}) SELECT {_WEBHOOK_MARKS}"  # noqa: S608 - as above
+            " WHERE (SELECT count(*) FROM webhooks WHERE team_id = :team_id) < :most"
+        )
+        return await self._change(sql, {**_from_webhook(webhook), "most": most}) == 1
+
+    async def find_webhook(self, team_id: str, webhook_id: str) -> Webhook | None:
+        """See the protocol."""
+        sql = f"SELECT {_WEBHOOK_NAMES} FROM webhooks WHERE team_id = ? AND webhook_id = ?"  # noqa: S608 - as above
+        found = await self._fetch(sql, (team_id, webhook_id))
+        return _to_webhook(found[0]) if found else None
+
+    async def list_webhooks(self, team_id: str) -> Sequence[Webhook]:
+        """See the protocol."""
+        sql = f"SELECT {_WEBHOOK_NAMES} FROM webhooks WHERE team_id = ? ORDER BY created_at, webhook_id"  # noqa: S608 - as above
+        return [_to_webhook(row) for row in await self._fetch(sql, (team_id,))]
+
+    async def change_webhook(self, webhook: Webhook, *, expected_version: int) -> bool:
+        """See the protocol."""
+        sql = (
+            "UPDATE webhooks SET name = :name, url = :url, events = :events, enabled = :enabled, version = :version, key_id = :key_id,"
+            " sealed = :sealed WHERE webhook_id = :webhook_id AND team_id = :team_id AND version = :expected_version"
+        )
+        return await self._change(sql, {**_from_webhook(webhook), "expected_version": expected_version}) == 1
+
+    async def delete_webhook(self, team_id: str, webhook_id: str) -> bool:
+        """See the protocol."""
+        return await self._change("DELETE FROM webhooks WHERE team_id = ? AND webhook_id = ?", (team_id, webhook_id)) == 1
+
+    async def list_sealed_otherwise(self, key_id: str) -> Sequence[Webhook]:
+        """See the protocol."""
+        sql = f"SELECT {_WEBHOOK_NAMES} FROM webhooks WHERE key_id <> ?"  # noqa: S608 - as above
+        return [_to_webhook(row) for row in await self._fetch(sql, (key_id,))]
+
+    async def list_deliveries(self, webhook_id: str, *, is_dead: bool | None, before: int | None, limit: int) -> Sequence[Delivery]:
+        """See the protocol."""
+        sql = (
+            f"SELECT {_DELIVERY} {_JOINED} WHERE d.webhook_id = :webhook_id AND (:is_dead IS NULL OR d.is_dead = :is_dead)"
+            " AND (:before IS NULL OR d.number < :before) ORDER BY d.number DESC LIMIT :limit"
+        )
+        values = {"webhook_id": webhook_id, "is_dead": is_dead, "before": before, "limit": limit}
+        return [_to_delivery(row) for row in await self._fetch(sql, values)]
+
+    async def list_due(
+        self, now: float, *, except_numbers: Collection[int], except_teams: Collection[str], limit: int
+    ) -> Sequence[DueDelivery]:
+        """See the protocol."""
+        names = ", ".join(f"w.{name} AS w_{name}" for name in _WEBHOOK)
+        sql = (
+            f"SELECT {_DELIVERY}, {names} {_JOINED} JOIN webhooks w ON w.webhook_id = d.webhook_id"  # noqa: S608 - as above
+            f" WHERE w.enabled AND d.next_at <= :now AND {_IS_FIRST}"
+            " AND d.number NOT IN (SELECT value FROM json_each(:numbers)) AND w.team_id NOT IN (SELECT value FROM json_each(:teams))"
+            " ORDER BY d.next_at, d.number LIMIT :limit"
+        )
+        values = {"now": now, "numbers": json.dumps(list(except_numbers)), "teams": json.dumps(list(except_teams)), "limit": limit}
+        rows = await self._fetch(sql, values)
+        return [DueDelivery(delivery=_to_delivery(row), webhook=_to_webhook({name: row[f"w_{name}"] for name in _WEBHOOK})) for row in rows]
+
+    async def next_due_at(self, *, except_numbers: Collection[int]) -> float | None:
+        """See the protocol."""
+        sql = (
+            "SELECT min(d.next_at) AS at FROM webhook_deliveries d JOIN webhooks w ON w.webhook_id = d.webhook_id"  # noqa: S608 - as above
+            f" WHERE w.enabled AND {_IS_FIRST} AND d.number NOT IN (SELECT value FROM json_each(?))"
+        )
+        at: float | None = (await self._fetch(sql, (json.dumps(list(except_numbers)),)))[0]["at"]
+        return at
+
+    async def end_delivery(self, number: int) -> None:
+        """See the protocol."""
+        await self._change("DELETE FROM webhook_deliveries WHERE number = ?", (number,))
+
+    async def fail_delivery(self, number: int, *, status: int | None, error: str, next_at: float | None) -> None:
+        """See the protocol."""
+        sql = (
+            "UPDATE webhook_deliveries SET attempts = attempts + 1, status = :status, error = :error, is_dead = :is_dead,"
+            " next_at = coalesce(:next_at, next_at) WHERE number = :number RETURNING webhook_id"
+        )
+        values = {"number": number, "status": status, "error": error, "is_dead": next_at is None, "next_at": next_at}
+
+        def work(connection: sqlite3.Connection) -> None:
+            changed = connection.execute(sql, values).fetchall()
+            if changed and next_at is None:
+                connection.execute(_PRUNE_DEAD, {"webhook_id": changed[0]["webhook_id"], "most": MOST_DEAD})
+
+        await self._run(work)
+
+    async def revive_delivery(self, webhook_id: str, number: int, at: float) -> bool:
+        """See the protocol."""
+        sql = "UPDATE webhook_deliveries SET is_dead = 0, attempts = 0, next_at = ? WHERE webhook_id = ? AND number = ? AND is_dead"
+        return await self._change(sql, (at, webhook_id, number)) == 1
+
+
+def _to_event(row: dict[str, Any]) -> LifecycleEvent:
+    fields = {name: row[name] for name in _EVENT}
+    return LifecycleEvent(**{**fields, "type": EventType(row["type"]), "data": json.loads(row["data"])})
+
+
+def _to_delivery(row: dict[str, Any]) -> Delivery:
+    return Delivery(
+        number=row["number"],
+        webhook_id=row["webhook_id"],
+        attempts=row["attempts"],
+        next_at=row["next_at"],
+        is_dead=bool(row["is_dead"]),
+        status=row["status"],
+        error=row["error"],
+        event=_to_event(row),
+    )
+
+
+def _to_webhook(row: dict[str, Any]) -> Webhook:
+    events = tuple(map(EventType, json.loads(row["events"])))
+    return Webhook(**{**row, "events": events, "enabled": bool(row["enabled"])})
+
+
+def _from_webhook(webhook: Webhook) -> dict[str, Any]:
+    return {**vars(webhook), "events": json.dumps(webhook.events)}

@@ -1,0 +1,188 @@
+"""The SQL of :class:`~cloister.store.teams.TeamStore`; see there for each method."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sqlite3
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from cloister.model.team import ApiKey, KeyScope, Team, TeamLimits
+from cloister.model.team_metrics import TeamSample
+from cloister.store.sqlite_templates import Runner
+from cloister.store.sqlite_transactions import in_transaction
+
+__all__ = ["SqliteTeams"]
+
+_KEY_COLUMNS = tuple(field.name for field in dataclasses.fields(ApiKey))
+_KEY = ", ".join(f"api_keys.{name} AS {name}" for name in _KEY_COLUMNS)
+_TEAM_COLUMNS = ("team_id", "name", "created_at", "limits")
+_TEAM = ", ".join(_TEAM_COLUMNS)
+_KEPT_REVOKED = 100
+"""Revoked keys of one team that are kept. A client that makes and revokes keys must not fill the disk."""
+_ENDED = {"reason": "killed", "message": "its team was removed"}
+_LIVE = "SELECT count(*) FROM sandboxes WHERE team_id = :team_id AND state <> 'ended'"
+_COUNTS = {
+    "keys": "SELECT count(*) FROM api_keys WHERE team_id = :team_id AND revoked_at IS NULL",
+    "templates": "SELECT count(*) FROM templates WHERE team_id = :team_id AND deleted_at IS NULL AND kind = 'template'",
+    "snapshots": "SELECT count(*) FROM templates WHERE team_id = :team_id AND deleted_at IS NULL AND kind <> 'template'",
+    "secrets": "SELECT count(*) FROM secrets WHERE team_id = :team_id",
+    "sandboxes": _LIVE,
+}
+_REMOVAL = (
+    "DELETE FROM api_keys WHERE team_id = :team_id",
+    "DELETE FROM secrets WHERE team_id = :team_id",
+    "DELETE FROM webhooks WHERE team_id = :team_id",
+    "DELETE FROM team_metrics WHERE team_id = :team_id",
+    "UPDATE templates SET deleted_at = :at, updated_at = :at WHERE team_id = :team_id AND deleted_at IS NULL",
+    "UPDATE teams SET name = team_id, limits = '{}', removed_at = :at WHERE team_id = :team_id AND removed_at IS NULL",
+)
+_END = (
+    "UPDATE sandboxes SET state = 'ended', end_reason = :reason, end_message = :message, ended_at = :at, version = version + 1"
+    " WHERE team_id = :team_id AND state <> 'ended'"
+)
+
+
+class SqliteTeams:
+    """A :class:`~cloister.store.teams.TeamStore` on the connection of a :class:`~cloister.store.sqlite.SqliteStore`."""
+
+    def __init__(self, run: Runner) -> None:
+        self._run = run
+
+    async def _change(self, sql: str, values: Sequence[Any] | dict[str, Any]) -> int:
+        return await self._run(lambda connection: connection.execute(sql, values).rowcount)
+
+    async def _fetch(self, sql: str, values: Sequence[Any] | dict[str, Any] = ()) -> list[dict[str, Any]]:
+        rows = await self._run(lambda connection: connection.execute(sql, values).fetchall())
+        return [dict(row) for row in rows]
+
+    # ---- teams ----
+
+    async def add_team(self, team: Team) -> None:
+        """See :class:`~cloister.store.teams.TeamStore`; likewise below."""
+        values = (team.team_id, team.name, team.created_at, json.dumps(team.limits.to_json()))
+        await self._change(f"INSERT INTO teams ({_TEAM}) VALUES (?, ?, ?, ?)", values)  # noqa: S608 - our own column names, here and below
+
+    async def list_teams(self) -> Sequence[Team]:
+        """See the protocol."""
+        sql = f"SELECT {_TEAM} FROM teams WHERE removed_at IS NULL ORDER BY created_at, team_id"  # noqa: S608 - as above
+        return [_team(row) for row in await self._fetch(sql)]
+
+    async def find_team(self, team_id: str) -> Team | None:
+        """See the protocol."""
+        rows = await self._fetch(f"SELECT {_TEAM} FROM teams WHERE team_id = ? AND removed_at IS NULL", (team_id,))  # noqa: S608 - as above
+        return _team(rows[0]) if rows else None
+
+    async def set_limits(self, team_id: str, limits: TeamLimits) -> bool:
+        """See the protocol."""
+        sql = "UPDATE teams SET limits = ? WHERE team_id = ? AND removed_at IS NULL"
+        return await self._change(sql, (json.dumps(limits.to_json()), team_id)) == 1
+
+    async def remove_team(self, team_id: str, at: float, *, even_with_sandboxes: bool, ends_sandboxes: bool) -> bool:
+        """See the protocol."""
+        values = {"team_id": team_id, "at": at, **_ENDED}
+
+        def remove(connection: sqlite3.Connection) -> bool:
+            (live,) = connection.execute(_LIVE, values).fetchone()
+            is_allowed = not live or even_with_sandboxes
+            for sql in (*([_END] if ends_sandboxes else []), *_REMOVAL) if is_allowed else ():
+                connection.execute(sql, values)
+            return is_allowed
+
+        return await self._run(lambda connection: in_transaction(connection, remove))
+
+    async def count_goods(self, team_id: str) -> Mapping[str, int]:
+        """See the protocol."""
+        sql = "SELECT " + ", ".join(f"({count}) AS {name}" for name, count in _COUNTS.items())
+        return (await self._fetch(sql, {"team_id": team_id}))[0]
+
+    # ---- keys ----
+
+    async def add_key(self, key: ApiKey, *, most: int | None = None) -> bool:
+        """See the protocol."""
+        values = {**dataclasses.asdict(key), "most": most, "kept": _KEPT_REVOKED}
+        columns, marks = ", ".join(_KEY_COLUMNS), ", ".join(f":{name}" for name in _KEY_COLUMNS)
+        sql = (
+            f"INSERT INTO api_keys ({columns}) SELECT {marks} WHERE (:team_id IS NULL"  # noqa: S608 - as above
+            " OR EXISTS (SELECT 1 FROM teams WHERE team_id = :team_id AND removed_at IS NULL)) AND (:most IS NULL OR :most >"
+            " (SELECT count(*) FROM api_keys WHERE team_id = :team_id AND revoked_at IS NULL AND ifnull(expires_at, 1e18) > :created_at))"
+        )
+        old = (
+            "DELETE FROM api_keys WHERE key_id IN (SELECT key_id FROM api_keys WHERE team_id = :team_id AND created_by IS NOT NULL"
+            " AND min(ifnull(revoked_at, 1e18), ifnull(expires_at, 1e18)) <= :created_at"
+            " ORDER BY created_at DESC LIMIT -1 OFFSET :kept)"
+        )
+
+        def add(connection: sqlite3.Connection) -> bool:
+            connection.execute(old, values)
+            return connection.execute(sql, values).rowcount == 1
+
+        return await self._run(add)
+
+    async def list_keys(self, team_id: str | None = None) -> Sequence[ApiKey]:
+        """See the protocol."""
+        sql = f"SELECT {_KEY} FROM api_keys WHERE ?1 IS NULL OR team_id = ?1 ORDER BY created_at, key_id"  # noqa: S608 - as above
+        return [_key(row) for row in await self._fetch(sql, (team_id,))]
+
+    async def find_key(self, key_hash: str) -> tuple[ApiKey, Team | None] | None:
+        """See the protocol."""
+        of_team = ", ".join(f"teams.{name} AS team_{name}" for name in _TEAM_COLUMNS)
+        sql = (
+            f"SELECT {_KEY}, {of_team} FROM api_keys LEFT JOIN teams USING (team_id)"  # noqa: S608 - as above
+            " WHERE key_hash = ? AND revoked_at IS NULL AND removed_at IS NULL"
+        )
+        rows = await self._fetch(sql, (key_hash,))
+        if not rows:
+            return None
+        team = {name: rows[0][f"team_{name}"] for name in _TEAM_COLUMNS}
+        return _key(rows[0]), None if team["team_id"] is None else _team(team)
+
+    async def rename_key(self, team_id: str, key_id: str, name: str) -> bool:
+        """See the protocol."""
+        sql = "UPDATE api_keys SET name = ? WHERE key_id = ? AND team_id = ? AND revoked_at IS NULL"
+        return await self._change(sql, (name, key_id, team_id)) == 1
+
+    async def revoke_key(self, key_id: str, at: float, *, team_id: str | None = None) -> bool:
+        """See the protocol."""
+        sql = "UPDATE api_keys SET revoked_at = ?1 WHERE key_id = ?2 AND revoked_at IS NULL AND (?3 IS NULL OR team_id = ?3)"
+        return await self._change(sql, (at, key_id, team_id)) == 1
+
+    async def forget_key(self, key_id: str) -> None:
+        """See the protocol."""
+        await self._change("DELETE FROM api_keys WHERE key_id = ?", (key_id,))
+
+    async def note_use(self, key_id: str, at: float) -> None:
+        """See the protocol."""
+        await self._change("UPDATE api_keys SET last_used_at = ? WHERE key_id = ?", (at, key_id))
+
+    # ---- metrics ----
+
+    async def add_samples(self, samples: Sequence[TeamSample]) -> None:
+        """See the protocol."""
+        sql = "INSERT OR REPLACE INTO team_metrics (team_id, at, peak, starts) SELECT ?, ?, ?, ? FROM teams WHERE team_id = ?"
+        rows = [(one.team_id, one.at, one.peak, one.starts, one.team_id) for one in samples]
+
+        def add(connection: sqlite3.Connection) -> None:
+            connection.executemany(sql, rows)
+
+        if rows:
+            await self._run(lambda connection: in_transaction(connection, add))
+
+    async def list_samples(self, team_id: str, start: float, end: float) -> Sequence[TeamSample]:
+        """See the protocol."""
+        sql = "SELECT team_id, at, peak, starts FROM team_metrics WHERE team_id = ? AND at BETWEEN ? AND ? ORDER BY at"
+        return [TeamSample(**row) for row in await self._fetch(sql, (team_id, start, end))]
+
+    async def prune_samples(self, before: float) -> None:
+        """See the protocol."""
+        await self._change("DELETE FROM team_metrics WHERE at < ?", (before,))
+
+
+def _team(row: dict[str, Any]) -> Team:
+    return Team(**{**row, "limits": TeamLimits(**json.loads(row["limits"]))})
+
+
+def _key(row: dict[str, Any]) -> ApiKey:
+    fields = {name: row[name] for name in _KEY_COLUMNS}
+    return ApiKey(**{**fields, "scope": KeyScope(fields["scope"])})

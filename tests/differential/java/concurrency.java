@@ -1,0 +1,50 @@
+Threads, pools and locks, with output in one order.
+
+// === threads and join
+public class Main { static int shared; static synchronized void inc() { shared++; }
+    public static void main(String[] args) throws InterruptedException { Thread[] ts = new Thread[4]; for (int i = 0; i < 4; i++) { ts[i] = new Thread(() -> { for (int k = 0; k < 1000; k++) inc(); }); ts[i].start(); } for (Thread t : ts) t.join(); System.out.println(shared + " " + ts[0].getName() + " " + ts[3].getName() + ts[0].getState()); Thread n = new Thread("named") { @Override public void run() { System.out.println(getName() + isDaemon() + getPriority()); } }; n.start(); n.join(); System.out.println(Thread.currentThread().getName() + Thread.currentThread().getThreadGroup().getName()); } }
+// === main ends before its threads
+public class Main { public static void main(String[] args) { Thread t = new Thread(() -> { try { Thread.sleep(60); } catch (InterruptedException e) { } System.out.println("later"); }); t.start(); System.out.println("main ends"); } }
+// === producer and consumer
+import java.util.concurrent.*;
+public class Main { public static void main(String[] args) throws Exception { BlockingQueue<Integer> q = new ArrayBlockingQueue<>(2); Thread p = new Thread(() -> { try { for (int i = 0; i < 5; i++) q.put(i); q.put(-1); } catch (InterruptedException e) { Thread.currentThread().interrupt(); } }); int[] sum = {0}; Thread c = new Thread(() -> { try { for (int x; (x = q.take()) >= 0; ) { sum[0] += x; System.out.println("got " + x); } } catch (InterruptedException e) { } }); p.start(); c.start(); p.join(); c.join(); System.out.println(sum[0]); } }
+// === wait and notify
+public class Main { private final Object lock = new Object(); private boolean ping = true;
+    void play(boolean mine, String word) { for (int i = 0; i < 3; i++) synchronized (lock) { while (ping != mine) try { lock.wait(); } catch (InterruptedException e) { return; } System.out.println(word + i); ping = !mine; lock.notifyAll(); } }
+    public static void main(String[] args) throws Exception { Main m = new Main(); Thread a = new Thread(() -> m.play(true, "ping")), b = new Thread(() -> m.play(false, "pong")); b.start(); a.start(); a.join(); b.join(); try { new Object().notify(); } catch (IllegalMonitorStateException e) { System.out.println(e.getMessage()); } } }
+// === executor service
+import java.util.*;
+import java.util.concurrent.*;
+public class Main { public static void main(String[] args) throws Exception { ExecutorService e = Executors.newFixedThreadPool(3); List<Callable<String>> c = new ArrayList<>(); for (int i = 0; i < 4; i++) { int n = i; c.add(() -> "task" + n); } for (Future<String> f : e.invokeAll(c)) System.out.println(f.get()); Future<?> s = e.submit(() -> { Thread.sleep(10_000); return 1; }); s.cancel(true); System.out.println(s.isCancelled() + e.invokeAny(c).substring(0, 4)); e.shutdown(); System.out.println(e.awaitTermination(1, TimeUnit.SECONDS) + " " + e.isTerminated()); try { e.submit(() -> { }); } catch (RejectedExecutionException x) { System.out.println("rejected"); } ExecutorService one = Executors.newSingleThreadExecutor(); one.submit(() -> System.out.println(Thread.currentThread().getName())).get(); one.close(); } }
+// === completable futures
+import java.util.concurrent.*;
+import java.util.stream.*;
+public class Main { public static void main(String[] args) throws Exception { CompletableFuture<Integer> a = CompletableFuture.supplyAsync(() -> 6), b = CompletableFuture.supplyAsync(() -> 7); System.out.println(a.thenCombine(b, (x, y) -> x * y).thenApply(x -> "r" + x).get()); System.out.println(Stream.of(1, 2, 3).map(i -> CompletableFuture.supplyAsync(() -> i * i)).toList().stream().map(CompletableFuture::join).toList()); CompletableFuture<String> f = new CompletableFuture<>(); f.completeExceptionally(new IllegalStateException("x")); System.out.println(f.handle((v, e) -> e == null ? v : "failed " + e.getMessage()).join() + f.isCompletedExceptionally()); try { f.join(); } catch (CompletionException e) { System.out.println(e.getMessage()); } System.out.println(CompletableFuture.allOf(a, b).thenApply(v -> "all").join() + a.thenCompose(x -> CompletableFuture.completedFuture(x + 1)).join()); try { new CompletableFuture<>().get(10, TimeUnit.MILLISECONDS); } catch (TimeoutException e) { System.out.println("timeout"); } } }
+// === locks and conditions
+import java.util.concurrent.locks.*;
+import java.util.concurrent.*;
+import java.util.concurrent.atomic.*;
+public class Main { public static void main(String[] args) throws Exception { ReentrantLock l = new ReentrantLock(true); l.lock(); l.lock(); System.out.println(l.getHoldCount() + "" + l.isHeldByCurrentThread()); l.unlock(); l.unlock(); try { l.unlock(); } catch (IllegalMonitorStateException e) { System.out.println("not held"); } ReadWriteLock rw = new ReentrantReadWriteLock(); rw.readLock().lock(); System.out.println(rw.writeLock().tryLock()); CountDownLatch d = new CountDownLatch(2); AtomicInteger n = new AtomicInteger(); Runnable r = () -> { n.addAndGet(5); d.countDown(); }; new Thread(r).start(); new Thread(r).start(); d.await(); System.out.println(n); Semaphore s = new Semaphore(1); s.acquire(); System.out.println(s.tryAcquire()); CyclicBarrier b = new CyclicBarrier(2, () -> System.out.println("barrier")); Thread t = new Thread(() -> { try { b.await(); } catch (Exception e) { } }); t.start(); b.await(); t.join(); LongAdder a = new LongAdder(); a.add(3); System.out.println(a.sum() + n.accumulateAndGet(2, Math::max)); Phaser p = new Phaser(1); System.out.println(p.arrive() + p.getPhase()); } }
+// === interruption
+public class Main { public static void main(String[] args) throws Exception { Thread t = new Thread(() -> { try { Thread.sleep(60_000); } catch (InterruptedException e) { System.out.println("interrupted " + Thread.currentThread().isInterrupted()); } }); t.start(); t.interrupt(); t.join(); Thread b = new Thread(() -> { long n = 0; while (!Thread.currentThread().isInterrupted()) n++; System.out.println("stopped " + (n >= 0)); }); b.start(); b.interrupt(); b.join(); Thread.currentThread().interrupt(); try { Thread.sleep(1); } catch (InterruptedException e) { System.out.println(e.getMessage()); } } }
+// === thread locals
+public class Main { static final ThreadLocal<Integer> L = ThreadLocal.withInitial(() -> 5); static final InheritableThreadLocal<String> I = new InheritableThreadLocal<>(); public static void main(String[] args) throws Exception { L.set(9); I.set("up"); Thread t = new Thread(() -> System.out.println(L.get() + I.get())); t.start(); t.join(); System.out.println(L.get()); L.remove(); System.out.println(L.get()); } }
+// === fork and join
+import java.util.concurrent.*;
+public class Main { static class Sum extends RecursiveTask<Long> { final int[] a; final int l, r; Sum(int[] a, int l, int r) { this.a = a; this.l = l; this.r = r; } protected Long compute() { if (r - l < 50) { long s = 0; for (int i = l; i < r; i++) s += a[i]; return s; } int m = (l + r) / 2; Sum x = new Sum(a, l, m), y = new Sum(a, m, r); x.fork(); return y.compute() + x.join(); } } public static void main(String[] args) { int[] a = new int[1000]; for (int i = 0; i < 1000; i++) a[i] = i; System.out.println(new ForkJoinPool(2).invoke(new Sum(a, 0, 1000)) + " " + ForkJoinPool.commonPool().invoke(new Sum(a, 0, 100))); } }
+// === concurrent collections
+import java.util.*;
+import java.util.concurrent.*;
+import java.util.stream.*;
+public class Main { public static void main(String[] args) { ConcurrentHashMap<String, Integer> m = new ConcurrentHashMap<>(); IntStream.range(0, 1000).parallel().forEach(i -> m.merge("k" + i % 3, 1, Integer::sum)); System.out.println(new TreeMap<>(m) + " " + m.reduceValues(1, Integer::sum)); CopyOnWriteArrayList<Integer> c = new CopyOnWriteArrayList<>(List.of(1, 2)); for (int x : c) c.add(x + 10); System.out.println(c); ConcurrentSkipListMap<Integer, String> s = new ConcurrentSkipListMap<>(Map.of(2, "b", 1, "a")); System.out.println(s.firstKey() + s.toString() + IntStream.rangeClosed(1, 100).boxed().collect(Collectors.groupingByConcurrent(i -> i % 2, Collectors.counting())).get(1)); DelayQueue<Delayed> d = new DelayQueue<>(); System.out.println(d.poll()); } }
+// === deadlock that is avoided
+import java.util.concurrent.*;
+import java.util.concurrent.locks.*;
+public class Main { static boolean transfer(Lock a, Lock b) throws InterruptedException { if (a.tryLock(50, TimeUnit.MILLISECONDS)) try { if (b.tryLock(50, TimeUnit.MILLISECONDS)) try { return true; } finally { b.unlock(); } } finally { a.unlock(); } return false; } public static void main(String[] args) throws Exception { Lock x = new ReentrantLock(), y = new ReentrantLock(); Thread t = new Thread(() -> { y.lock(); }); t.start(); t.join(); System.out.println(transfer(x, y) + " " + transfer(x, x)); } }
+// === output from two streams
+public class Main { public static void main(String[] args) { for (int i = 0; i < 20; i++) { System.out.println("o" + i); System.err.println("e" + i); } } }
+// === threads of a second program
+import java.util.concurrent.*;
+public class Main { public static void main(String[] args) throws Exception { Thread t = new Thread(() -> System.out.println(Thread.currentThread().getName())); t.start(); t.join(); try (ExecutorService e = Executors.newFixedThreadPool(1)) { e.submit(() -> System.out.println(Thread.currentThread().getName())); } } }
+// === singleton and lazy holder
+public class Main { static class Single { private static volatile Single it; static Single get() { if (it == null) synchronized (Single.class) { if (it == null) it = new Single(); } return it; } private Single() { System.out.println("made"); } } static class Lazy { static { System.out.println("loaded"); } static final Object O = new Object(); } enum One { INSTANCE; int n; } public static void main(String[] args) { System.out.println(Single.get() == Single.get()); System.out.println("before"); System.out.println(Lazy.O != null); One.INSTANCE.n++; System.out.println(One.INSTANCE.n); } }

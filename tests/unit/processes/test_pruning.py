@@ -1,0 +1,42 @@
+"""The periodic removal of what is too old."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import cast
+
+import pytest
+
+from cloister.control.builds.garbage import BuildGarbage
+from cloister.control.logs import SandboxLogs
+from cloister.control.registry import Registry
+from cloister.errors import StorageFullError
+from cloister.processes import api_server
+from framework.waiting import eventually_async
+
+
+class Part:
+    """What has something to remove."""
+
+    def __init__(self, fault: Exception | None = None) -> None:
+        self.fault = fault
+        self.count = 0
+
+    async def prune(self, _retention_s: float = 0) -> None:
+        """Remove it."""
+        self.count += 1
+        if self.fault is not None:
+            raise self.fault
+
+
+async def test_what_frees_space_is_removed_though_the_database_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A part that cannot remove its own does not keep the others from it, now and later."""
+    monkeypatch.setattr(api_server, "_PRUNE_S", 0.001)
+    full, logs, garbage = Part(StorageFullError("the server's disk is full")), Part(OSError("no")), Part()
+    pruning = asyncio.create_task(
+        api_server._prune(cast("Registry", full), cast("SandboxLogs", logs), cast("BuildGarbage", garbage), 1.0)
+    )
+    await eventually_async(lambda: garbage.count > 1)
+    pruning.cancel()
+    await asyncio.gather(pruning, return_exceptions=True)
+    assert logs.count > 1

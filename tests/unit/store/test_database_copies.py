@@ -1,0 +1,107 @@
+"""Copies of the database: one before each change of its schema, with which an older release goes on."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from cloister.cli.main import main
+from cloister.errors import UnusableStateError
+from cloister.store import migrate as migrations
+from cloister.store.copies import backup_for, copy_before_migration
+from cloister.store.migrate import load_migrations, newest_schema
+from cloister.store.sqlite import SqliteStore
+
+
+async def _open(path: Path) -> None:
+    store = await SqliteStore.open(path)
+    await store.close()
+
+
+def _older(path: Path, schema: int) -> None:
+    """A database as a release with this schema leaves it, with one team."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with closing(sqlite3.connect(path)) as connection:
+        for number, sql in load_migrations():
+            if number <= schema:
+                connection.executescript(sql)
+        connection.execute("INSERT INTO teams (team_id, name, created_at) VALUES ('old', 'old', 1)")
+        connection.execute(f"PRAGMA user_version = {schema:d}")
+        connection.commit()
+
+
+def _teams(path: Path) -> tuple[int, set[str]]:
+    with closing(sqlite3.connect(path)) as connection:
+        (schema,) = connection.execute("PRAGMA user_version").fetchone()
+        return schema, {name for (name,) in connection.execute("SELECT team_id FROM teams")}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="cloister restore needs root")
+def test_an_older_release_gets_its_database_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A migration leaves a copy; the older release names the command that puts it back, and it starts then."""
+    path = tmp_path / "data" / "api" / "cloister.db"
+    older = newest_schema() - 1
+    _older(path, older)
+    asyncio.run(_open(path))
+    (copy,) = (path.parent / "backups").iterdir()
+    assert _teams(copy) == (older, {"old"})
+    assert copy.stat().st_mode & 0o777 == 0o600
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("INSERT INTO teams (team_id, name, created_at) VALUES ('new', 'new', 2)")
+        connection.commit()
+    whole = load_migrations()
+    monkeypatch.setattr(migrations, "load_migrations", lambda: whole[:-1])
+    with pytest.raises(UnusableStateError, match=f"cloister restore --replace {copy}"):
+        asyncio.run(_open(path))
+    monkeypatch.undo()
+    assert main(["restore", "--replace", str(copy), "--data-dir", str(tmp_path / "data"), "--run-dir", str(tmp_path / "run")]) == 0
+    assert "the database alone" in capsys.readouterr().out
+    monkeypatch.setattr(migrations, "load_migrations", lambda: whole[:-1])
+    asyncio.run(_open(path))
+    assert _teams(path) == (older, {"old"})
+    (replaced,) = (tmp_path / "data" / "replaced").glob("*/api/cloister.db")
+    assert _teams(replaced) == (older + 1, {"old", "new"})
+
+
+def test_a_new_database_is_not_copied(tmp_path: Path) -> None:
+    """There is nothing to keep of it."""
+    (tmp_path / "api").mkdir()
+    asyncio.run(_open(tmp_path / "api" / "cloister.db"))
+    assert not (tmp_path / "api" / "backups").exists()
+
+
+def test_the_newest_copies_are_kept(tmp_path: Path) -> None:
+    """Five of them; an older release is offered the newest copy that it can read."""
+    path = tmp_path / "cloister.db"
+    _older(path, newest_schema())
+    directory = tmp_path / "backups"
+    directory.mkdir()
+    for year in range(2020, 2026):
+        (directory / f"schema-{year - 2012}-{year}0101T000000Z.db").write_bytes(b"")
+    (directory / "an operator's.db").write_bytes(b"")
+    made = copy_before_migration(path, 14)
+    kept = [f"schema-{year - 2012}-{year}0101T000000Z.db" for year in range(2022, 2026)]
+    assert {one.name for one in directory.iterdir()} == {made.name, "an operator's.db", *kept}
+    assert backup_for(path, 12) == directory / kept[2]
+    assert backup_for(path, 9) is None
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_the_api_process_cannot_get_a_directory_of_roots(tmp_path: Path) -> None:
+    """A command of root's that migrates follows no link that the owner of the database made."""
+    path, victim = tmp_path / "api" / "cloister.db", tmp_path / "victim"
+    _older(path, newest_schema())
+    os.chown(path.parent, 1000, 1000)
+    victim.mkdir()
+    (path.parent / "backups").symlink_to(victim)
+    with pytest.raises(UnusableStateError, match="is a link"):
+        copy_before_migration(path, 1)
+    assert victim.stat().st_uid == 0
+    assert not list(victim.iterdir())
