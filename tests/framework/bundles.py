@@ -63,8 +63,8 @@ def write_bundle(path: Path, *parts: tuple[dict[str, Any], bytes], change: Calla
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def import_file(path: Path, store: LayerStore, expected: str | None = None) -> ImportedBundle:
-    """Import a bundle as the command does. No program of it is run."""
+def import_file(path: Path, store: LayerStore, expected: str | None = None, *, is_trusted: bool = True) -> ImportedBundle:
+    """Import a bundle as the command does, with ``--trust`` unless ``is_trusted`` is False. No program of it is run."""
     with path.open("rb") as file:
         bundle = open_bundle(file, expected)
-        return import_bundle(bundle, store, lambda _name, _program, _work: None, is_expected=expected is not None)
+        return import_bundle(bundle, store, lambda _name, _program, _work: None, is_expected=expected is not None, is_trusted=is_trusted)

@@ -32,5 +32,6 @@ BUNDLE_STEPS = (
         "take_the_place",
         ((_TREES, "or self._digest.hexdigest() != self._part.sha256", ""),),
     ),
+    Step("bundles: templates of strangers", _IMPORTING, "if not (is_expected or is_trusted):", "if False:", "be_imported_unknown"),
     Step("bundles: programs of strangers", _IMPORTING, "if programs and not is_expected:", "if False:", "programs_unknown"),
 )

@@ -7,12 +7,27 @@ from framework.proved_step import Step
 __all__ = ["COMMAND_LINE_STEPS"]
 
 _COPYING = "src/cloister/client/copying.py"
+_UNPACKING = "src/cloister/client/unpacking.py"
 COMMAND_LINE_STEPS = (
-    Step("command line: archives are filtered", _COPYING, 'filter="data"', 'filter="fully_trusted"', "cannot_write_outside_of_a_copy"),
-    Step("command line: links of an archive are refused", _COPYING, "links.check(member)", "pass", "cannot_mislead_a_copy_by_links"),
+    Step("command line: rights of an archive's files", _UNPACKING, "member.mode & 0o755", "member.mode & 0o7777", "cannot_write_outside"),
+    Step("command line: links of an archive are refused", _UNPACKING, "links.check(member, name)", "pass", "cannot_write_outside"),
+    Step(
+        "command line: files through links of this machine",
+        _UNPACKING,
+        "os.O_NOFOLLOW | os.O_NONBLOCK",
+        "os.O_NONBLOCK",
+        "cannot_use_links_of_the_target",
+    ),
+    Step(
+        "command line: directories through links of this machine",
+        _UNPACKING,
+        "os.O_DIRECTORY | os.O_NOFOLLOW",
+        "os.O_DIRECTORY",
+        "cannot_use_links_of_the_target",
+    ),
     Step(
         "command line: a file is a file",
-        _COPYING,
+        _UNPACKING,
         "if count > 1 or not member.isfile():",
         "if False:",
         "cannot_replace_a_file_by_a_link",

@@ -93,13 +93,13 @@ def test_a_store_gets_the_same_trees(small_store: LayerStore, bundle: Path, tmp_
         assert other.layer(key).parent == small_store.layer(key).parent
     assert _tree(agent_tree(other.root, template)) == _tree(agent_tree(small_store.root, template))
     assert not list((other.root / "tmp").iterdir())
-    again = _bundle("import", str(bundle), store=tmp_path / "other")
+    again = _bundle("import", str(bundle), "--trust", store=tmp_path / "other")
     assert "0 trees were new" in again.stdout, again.stderr
 
 
 def test_an_import_makes_a_stock_template(bundle: Path, tmp_path: Path) -> None:
     """Whoever the record names as its authors."""
-    assert _bundle("import", str(bundle), store=tmp_path / "other").returncode == 0
+    assert _bundle("import", str(bundle), "--trust", store=tmp_path / "other").returncode == 0
     record = Template.from_json(json.loads((tmp_path / "other" / "templates" / "base.json").read_text()))
     assert record.authors == ()
     assert record.created_at > 0

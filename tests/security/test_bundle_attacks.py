@@ -41,6 +41,10 @@ class Victim:
         """The import fails for this reason, and every file is as before."""
         with pytest.raises(error, match=match):
             import_file(self.bundle, self.store, expected)
+        self.is_unchanged()
+
+    def is_unchanged(self) -> None:
+        """Nothing came into the store, and every file is as before."""
         assert self._files() == self._before
         assert not list((self.store.root / "layers").iterdir())
         assert not list((self.store.root / "tmp").iterdir())
@@ -119,6 +123,15 @@ def test_bundle_cannot_bring_a_program_that_others_can_change(victim: Victim, at
     """The tree of CRIU has files of root's alone, also in a bundle whose digest was expected."""
     digest = write_bundle(victim.bundle, described("criu.tar.gz", archive(attacked), 2, len(attacked[1])))
     victim.refuses(match, expected=digest)
+
+
+def test_bundle_cannot_be_imported_unknown(victim: Victim) -> None:
+    """Its templates and its agent would run for all teams: the administrator gives its digest, or says that it is trusted."""
+    digest = write_bundle(victim.bundle, described(LAYER, archive(), 1, 0))
+    with pytest.raises(InvalidRequestError, match=f"all teams.*sha256:{digest}.*--trust"):
+        import_file(victim.bundle, victim.store, is_trusted=False)
+    victim.is_unchanged()
+    assert import_file(victim.bundle, victim.store, digest, is_trusted=False).new_trees == 1
 
 
 @pytest.mark.parametrize("name", ["runsc", "criu.tar.gz"])

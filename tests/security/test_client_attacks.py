@@ -90,6 +90,21 @@ def test_sandbox_cannot_mislead_a_copy_by_links(server: Server, sandbox: Sandbox
     assert sorted(path.name for path in copy.rglob("*")) == ["a", "here"]
 
 
+def test_sandbox_cannot_use_links_of_the_target(server: Server, sandbox: Sandbox, tmp_path: Path) -> None:
+    """Links that the user has in the target already lead a copy nowhere."""
+    outside, copy = tmp_path / "outside", tmp_path / "copy"
+    (copy / "tree").mkdir(parents=True)
+    outside.mkdir()
+    (outside / "file").write_text("mine")
+    (copy / "tree" / "file").symlink_to(outside / "file")
+    (copy / "tree" / "directory").symlink_to(outside)
+    answer_with(sandbox, entry("./file"), entry("./directory/new"))
+    done = server.cli("cp", f"{sandbox.sandbox_id}:/tmp/tree", str(copy), check=False)
+    assert done.returncode == 1
+    assert done.stderr.count("left out") == 2
+    assert {path.name: path.read_text() for path in outside.iterdir()} == {"file": "mine"}
+
+
 def test_sandbox_cannot_replace_a_file_by_a_link(server: Server, sandbox: Sandbox, tmp_path: Path) -> None:
     """A copy of a file is a file, whatever the archive holds; other members of it are not written."""
     answer_with(sandbox, entry("wanted", tarfile.SYMTYPE, "target"), entry("../other", tarfile.DIRTYPE))

@@ -24,6 +24,7 @@ from cloister.backup.stream import Entry, StreamWriter, check_entry
 from cloister.backup.trees import read_entry, walk_tree
 from cloister.errors import CloisterError, ConflictError, NotFoundError, StoreError
 from cloister.linux.files import sync_path
+from cloister.linux.identity import use_rights_of_owner
 from cloister.model.template import Template
 from cloister.store.copies import copy_database, ready_builds
 from cloister.template.layers import LayerStore
@@ -86,7 +87,7 @@ def make_backup(source: BackupSource, target: Path, progress: Callable[[int, int
     with ExitStack() as stack:
         file = stack.enter_context(_new_file(target))
         copy = Path(stack.enter_context(TemporaryDirectory(dir=target.parent, prefix=".cloister-backup-"))) / "cloister.db"
-        report.schema = copy_database(source.data_dir / DATABASE, copy)
+        report.schema = copy_database(source.data_dir / DATABASE, copy, use_rights_of_owner)
         store = LayerStore(source.store_dir, create=False)
         plan = _plan(source, store, ready_builds(copy), report, stack)
         report.layer_bytes = sum(store.layer(key).size_bytes for key in plan.keys)

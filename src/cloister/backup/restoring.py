@@ -28,7 +28,7 @@ from cloister.linux.files import make_directory, sync_path
 from cloister.linux.syscall import sync_filesystem
 from cloister.model.template import Template
 from cloister.node.instance import is_served
-from cloister.store.copies import MAGIC, copy_database, database_schema
+from cloister.store.copies import MAGIC, copy_idle_database, database_schema
 from cloister.store.migrate import newest_schema
 from cloister.template.layers import Layer, LayerStore, Workspace
 
@@ -93,7 +93,7 @@ def restore_database(file: Path, target: RestoreTarget) -> RestoreReport:
     """Replace the database by a copy of ``file``. Raises: as :func:`restore_backup`."""
     with _exclusive(target) as staging:
         (staging / "data" / "api").mkdir(parents=True)
-        schema = copy_database(file, staging / "data" / DATABASE)
+        schema = copy_idle_database(file, staging / "data" / DATABASE)
         _check_schema(schema)
         report = RestoreReport(schema=schema)
         _move_into_place(staging, target, report)
@@ -250,28 +250,37 @@ def _move_into_place(staging: Path, target: RestoreTarget, report: RestoreReport
     stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
     aside = target.data_dir / "replaced" / f"{stamp}-{secrets.token_hex(2)}"
     names = [name for name in DATA_FILES if (staging / "data" / name).is_file()]
-    for name in names:
-        for former in (name, *((f"{name}-wal", f"{name}-shm", f"{name}-journal") if name == DATABASE else ())):
-            if (target.data_dir / former).exists():
-                make_directory(aside.parent)
-                (aside / former).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-                (target.data_dir / former).rename(aside / former)
-                report.replaced = str(aside)
-        folder = (target.data_dir / name).parent
-        if not folder.exists():
-            make_directory(folder, 0o755 if folder.name == "ca" else 0o700)
-        owner = folder.stat()
-        os.chown(staging / "data" / name, owner.st_uid, owner.st_gid)
-        (staging / "data" / name).rename(target.data_dir / name)
-        sync_path(folder)
+    with ExitStack() as undo:  # in reverse order: each file goes back where it was
+        for name in names:
+            for former in (name, *((f"{name}-wal", f"{name}-shm", f"{name}-journal") if name == DATABASE else ())):
+                if os.path.lexists(target.data_dir / former):
+                    make_directory(aside.parent)
+                    (aside / former).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                    _move(target.data_dir / former, aside / former, undo)
+                    report.replaced = str(aside)
+            folder = (target.data_dir / name).parent
+            if not folder.exists():
+                make_directory(folder, 0o755 if folder.name == "ca" else 0o700)
+                undo.callback(folder.rmdir)
+            owner = folder.stat()
+            os.chown(staging / "data" / name, owner.st_uid, owner.st_gid)
+            _move(staging / "data" / name, target.data_dir / name, undo)
+            sync_path(folder)
+        if (staging / CONFIG).is_file():
+            place = target.data_dir / "restored-cloister.toml"
+            (staging / CONFIG).rename(place)
+            report.config = str(place)
+        undo.pop_all()
     report.files = names
-    if (staging / CONFIG).is_file():
-        place = target.data_dir / "restored-cloister.toml"
-        (staging / CONFIG).rename(place)
-        report.config = str(place)
+
+
+def _move(path: Path, to: Path, undo: ExitStack) -> None:
+    path.rename(to)
+    undo.callback(to.rename, path)
 
 
 def is_database(file: Path) -> bool:
     """Whether the file is a database, such as a copy from before a migration. Raises: OSError."""
-    with file.open("rb") as opened:
+    descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe would let root wait for ever
+    with os.fdopen(descriptor, "rb") as opened:
         return opened.read(len(MAGIC)) == MAGIC

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Self
 
 from cloister.backup.making import BackupReport, BackupSource, make_backup
+from cloister.cli.recording import recorded
 from cloister.config.load import add_arguments, config_file, load
 from cloister.errors import PermissionDeniedError, StoreError
 
@@ -51,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
         with_keys=not args.no_keys,
         with_layers=not args.no_layers,
     )
-    with Progress("backing up") as progress:
+    with recorded(settings, "server.backup", str(target)), Progress("backing up") as progress:
         try:
             report = make_backup(source, target, progress.show)
         except OSError as error:

@@ -40,7 +40,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     exporting.add_argument("--programs", metavar="NAME,...", default="", help=f"programs to add: {', '.join(_PROGRAMS)} [none]")
     exporting.add_argument("--wheels", metavar="DIR", type=Path, help="a directory of wheels to add, for scripts/quickstart --bundle")
     importing = actions.add_parser("import", help="check a bundle, and take its templates into the store")
-    importing.add_argument("--expect-digest", metavar="sha256:HEX", help="refuse any other file; required for one with programs")
+    importing.add_argument("--expect-digest", "--sha256", metavar="sha256:HEX", help="refuse any other file")
+    importing.add_argument("--trust", action="store_true", help="import it without a digest, if it has no programs")
     showing = actions.add_parser("show", help="check a bundle, and print its digest and its parts")
     for action in (exporting, importing, showing):
         action.add_argument("file", metavar="FILE", type=Path)
@@ -107,7 +108,7 @@ def _import(settings: Settings, args: argparse.Namespace) -> int:
     with args.file.open("rb") as file, recorded(settings, "bundle.import") as change:
         bundle = open_bundle(file, args.expect_digest)
         change.object_id = f"sha256:{bundle.digest}"
-        done = import_bundle(bundle, store, install, is_expected=args.expect_digest is not None)
+        done = import_bundle(bundle, store, install, is_expected=args.expect_digest is not None, is_trusted=args.trust)
     for name in done.templates:
         print(f"{name}: imported")
     for name in done.programs:

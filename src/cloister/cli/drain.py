@@ -9,6 +9,7 @@ import time
 from dataclasses import asdict
 from functools import partial
 
+from cloister.cli.recording import recorded
 from cloister.config.load import add_arguments, load
 from cloister.errors import ConflictError, DeadlineError, PermissionDeniedError
 from cloister.model.drain import Drained
@@ -41,7 +42,8 @@ def run(args: argparse.Namespace) -> int:
         raise PermissionDeniedError("only root may drain a server", hint="run it with sudo")
     deadline = time.monotonic() + (args.wait or 0.0)
     change = partial(change_drain, settings, is_on=not args.undo, pause=args.pause, reason=args.reason)
-    drained = change()
+    with recorded(settings, "server.undrain" if args.undo else "server.drain"):
+        drained = change()
     while args.wait and drained.running and time.monotonic() < deadline:
         time.sleep(min(_POLL_S, max(0.0, deadline - time.monotonic())))
         if drain_state(settings) is None:

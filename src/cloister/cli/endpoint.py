@@ -9,17 +9,19 @@ from __future__ import annotations
 import argparse
 import asyncio
 import dataclasses
+import functools
 import os
 import signal
 import sys
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
+from cloister.cli.full_disk import NO_ROOM, tell_no_room
 from cloister.config.client_env import NO_KEY, ClientEnv, read_client_env
 from cloister.config.load import add_arguments, load
 from cloister.errors import AuthenticationError, CloisterError, InvalidRequestError, PermissionDeniedError, SettingsError
 
-__all__ = ["FAILED", "TIMED_OUT", "add_server_options", "find_server", "is_operator", "parse_pairs", "run_client"]
+__all__ = ["FAILED", "TIMED_OUT", "add_server_options", "find_server", "is_operator", "parse_pairs", "passes_on_code", "run_client"]
 
 FAILED = 125
 """Exit code of commands that pass on a program's own: the program was not run, or its end is not known."""
@@ -59,8 +61,13 @@ def is_operator(args: argparse.Namespace) -> bool:
 
 
 def _named_server(args: argparse.Namespace) -> ClientEnv | None:
+    """Raises: AuthenticationError: the variables name a server and no team; the command must not act on another server instead."""
     url, key = os.environ.get("E2B_API_URL"), os.environ.get("E2B_API_KEY")
-    return ClientEnv(url.rstrip("/"), key) if url and key and args.data_dir is None else None
+    if not url or args.data_dir is not None:
+        return None
+    if not key:
+        raise AuthenticationError(f"E2B_API_URL names {url}, and E2B_API_KEY is not set", hint="set both; or neither, or --data-dir")
+    return ClientEnv(url.rstrip("/"), key)
 
 
 def parse_pairs(option: str, words: list[str]) -> dict[str, str]:
@@ -72,18 +79,35 @@ def parse_pairs(option: str, words: list[str]) -> dict[str, str]:
     return {name: value for name, _, value in pairs}
 
 
-def run_client(work: Coroutine[Any, Any, int], failed: int = 1) -> int:
-    """Run ``work`` and return its result; ``failed`` if it raises one of our errors, which is printed. Raises: SettingsError.
+def passes_on_code(run: Callable[[argparse.Namespace], int]) -> Callable[[argparse.Namespace], int]:
+    """For a command that exits with the code of a program: its own faults have :data:`FAILED`, from its first line on.
+
+    Only wrong settings keep their own code.
+    """
+
+    @functools.wraps(run)
+    def command(args: argparse.Namespace) -> int:
+        try:
+            return run(args)
+        except SettingsError:
+            raise
+        except CloisterError as error:
+            print(f"cloister: {error}", file=sys.stderr)
+        except OSError as error:
+            if error.errno not in NO_ROOM:
+                raise
+            tell_no_room(error)
+        return FAILED
+
+    return command
+
+
+def run_client(work: Coroutine[Any, Any, int]) -> int:
+    """Run ``work`` and return its result.
 
     SIGINT, SIGTERM and SIGHUP cancel it, so that it can end what it began; then the result is 128 and the number of the signal.
     """
-    try:
-        return asyncio.run(_run_until_signal(work))
-    except SettingsError:
-        raise  # has an exit code of its own
-    except CloisterError as error:
-        print(f"cloister: {error}", file=sys.stderr)
-        return failed
+    return asyncio.run(_run_until_signal(work))
 
 
 async def _run_until_signal(work: Coroutine[Any, Any, int]) -> int:

@@ -10,7 +10,7 @@ import argparse
 import os
 
 from cloister.cli.attached import local_size, needs_terminal, run_attached
-from cloister.cli.endpoint import FAILED, add_server_options, find_server, parse_pairs, run_client
+from cloister.cli.endpoint import add_server_options, find_server, parse_pairs, passes_on_code, run_client
 from cloister.client.api import connect
 from cloister.client.sandbox import Program
 from cloister.errors import UnavailableError
@@ -29,18 +29,19 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-t", "--tty", action="store_true", help="give the command a terminal; without it, it has pipes")
     parser.add_argument("-n", "--no-stdin", action="store_true", help="give the command no input; without it, it gets standard input")
     add_program_options(parser)
-    parser.add_argument("--resume", action="store_true", help=f"let a paused sandbox run again, for {RESUMED_S} seconds at least")
-    add_server_options(parser)
     parser.set_defaults(unknown_hint="options of the command stand after --")
 
 
 def add_program_options(parser: argparse.ArgumentParser) -> None:
-    """The options of every command that starts a program."""
+    """The options of every command that starts a program in a live sandbox."""
     parser.add_argument("-u", "--user", help="run it as this user of the sandbox (default: the template's)")
     parser.add_argument("-w", "--workdir", metavar="DIR", help="run it in this directory (default: the template's)")
     parser.add_argument("-e", "--env", action="append", default=[], metavar="NAME=VALUE", help="set a variable; may be given several times")
+    parser.add_argument("--resume", action="store_true", help=f"let a paused sandbox run again, for {RESUMED_S} seconds at least")
+    add_server_options(parser)
 
 
+@passes_on_code
 def run(args: argparse.Namespace) -> int:
     """Run the command and return its exit code."""
     if args.tty:
@@ -53,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
         has_input=not args.no_stdin and not args.tty,
         size=local_size() if args.tty else None,
     )
-    return run_client(_run(args, program), FAILED)
+    return run_client(_run(args, program))
 
 
 def terminal_variables() -> dict[str, str]:

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from cloister import __version__
+from cloister.cli.full_disk import NO_ROOM, tell_no_room
 from cloister.errors import CloisterError, SettingsError, UnusableStateError
 
 __all__ = ["COMMANDS", "GROUPS", "main", "whole_parser"]
@@ -143,21 +144,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     asked = next((word for word in arguments if not word.startswith("-")), None)
     try:
-        return _run(arguments, asked)
+        code = _run(arguments, asked)
+        sys.stdout.flush()
     except SettingsError as error:
         print("\n".join(f"cloister: {fault}" for fault in error.faults), file=sys.stderr)
-        return 2
+        code = 2
     except UnusableStateError as error:
         print(f"cloister: {error}", file=sys.stderr)
-        return 2
+        code = 2
     except CloisterError as error:
         print(f"cloister: {error}", file=sys.stderr)
-        return 1
+        code = 1
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        code = 1
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        tell_no_room(error)
+        code = 1
     except KeyboardInterrupt:
-        return 130
+        code = 130
+    return code
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from cloister.backup.restoring import RestoreReport, RestoreTarget, is_database, restore_backup, restore_database
 from cloister.cli.backup import Progress
+from cloister.cli.recording import recorded
 from cloister.config.load import add_arguments, load
 from cloister.errors import NotFoundError, PermissionDeniedError, StoreError
 
@@ -34,21 +35,25 @@ def run(args: argparse.Namespace) -> int:
         raise PermissionDeniedError("the restored files belong to the server", hint="run it with sudo")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that what was unpacked so far goes away
     target = RestoreTarget(data_dir=settings.data_dir, store_dir=settings.store_dir, run_dir=settings.run_dir, replace=args.replace)
+    with recorded(settings, "server.restore", str(args.file.absolute())):
+        report = _restore(args.file, target)
+    print(json.dumps(report.to_json(), indent=1) if args.json else "\n".join(_told(report)))
+    return 0
+
+
+def _restore(path: Path, target: RestoreTarget) -> RestoreReport:
     try:
-        if is_database(args.file):
-            report = restore_database(args.file, target)
-        else:
-            with args.file.open("rb") as file, Progress("restoring") as progress:
-                size = args.file.stat().st_size
-                report = restore_backup(file, target, lambda done: progress.show(done, size))
+        if is_database(path):
+            return restore_database(path, target)
+        with path.open("rb") as file, Progress("restoring") as progress:
+            size = path.stat().st_size
+            return restore_backup(file, target, lambda done: progress.show(done, size))
     except FileNotFoundError as error:
-        if error.filename == os.fspath(args.file):
-            raise NotFoundError(f"there is no {args.file}") from error
+        if error.filename == os.fspath(path):
+            raise NotFoundError(f"there is no {path}") from error
         raise StoreError(f"nothing was restored: {error}") from error
     except OSError as error:
         raise StoreError(f"nothing was restored: {error}") from error
-    print(json.dumps(report.to_json(), indent=1) if args.json else "\n".join(_told(report)))
-    return 0
 
 
 def _told(report: RestoreReport) -> list[str]:

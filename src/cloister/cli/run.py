@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cloister.cli.attached import CANNOT_START, run_attached
+from cloister.cli.attached import run_attached
 from cloister.cli.cell import run_cell
-from cloister.cli.endpoint import FAILED, TIMED_OUT, add_server_options, find_server, parse_pairs, run_client
+from cloister.cli.endpoint import TIMED_OUT, add_server_options, find_server, parse_pairs, passes_on_code, run_client
 from cloister.client.api import NewSandbox, connect
 from cloister.client.copying import download
 from cloister.client.sandbox import Program, SandboxClient
@@ -83,13 +83,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add_server_options(parser)
 
 
+@passes_on_code
 def run(args: argparse.Namespace) -> int:
     """Run the file and return its exit code."""
     job = _job(args)
     if job.save is not None:
         _make_directory(job.save)
     new = NewSandbox(template=args.template, timeout_s=job.timeout_s + _LONGER_S, envs={})
-    return run_client(_run(args, new, job), FAILED)
+    return run_client(_run(args, new, job))
 
 
 def _job(args: argparse.Namespace) -> _Job:
@@ -144,7 +145,7 @@ async def _run(args: argparse.Namespace, new: NewSandbox, job: _Job) -> int:
             code = TIMED_OUT
         except UnavailableError as error:
             raise UnavailableError(f"the run was cut off before its end: {await api.explain(sandbox.sandbox_id, error)}") from error
-        if job.save is not None and code != CANNOT_START:
+        if job.save is not None:
             await _save(sandbox, job.save, job.name)
         return code
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 
-from cloister.config.load import add_arguments, load
+from cloister.config.load import add_arguments, ignored_endpoint, load
 from cloister.errors import PermissionDeniedError
 from cloister.processes.launcher import serve
 from cloister.processes.preflight import find_host_faults, refuse_weak_code
@@ -26,4 +27,6 @@ def run(args: argparse.Namespace) -> int:
         raise PermissionDeniedError(f"cloister {args.command} needs root: {why}", hint="run it with sudo")
     settings = load(args, os.environ, find_host_faults)
     refuse_weak_code(os.environ)
+    if (endpoint := ignored_endpoint(os.environ)) is not None and settings.otlp_endpoint is None:
+        print(f"cloister: no traces: OTEL_EXPORTER_OTLP_ENDPOINT is {endpoint!r}, not a URL such as http://127.0.0.1:4318", file=sys.stderr)
     return serve(settings)

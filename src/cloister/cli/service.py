@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 from cloister.cli.census import take_census
+from cloister.cli.recording import recorded
 from cloister.cli.units import MARK, config_of, service_unit, socket_unit
 from cloister.config.load import add_arguments, load
 from cloister.config.settings import Settings
@@ -65,7 +66,9 @@ def run(args: argparse.Namespace) -> int:
         _install(args.unit_dir, {"cloister.service": service_unit(_program(), config), "cloister.socket": _socket(settings)})
     else:
         args.config = args.config or _installed_config(args.unit_dir)
-        _uninstall(args.unit_dir, load(args, os.environ), purge=args.purge)
+        settings = load(args, os.environ)
+        with recorded(settings, "server.uninstall", str(settings.data_dir)):
+            _uninstall(args.unit_dir, settings, purge=args.purge)
     return 0
 
 

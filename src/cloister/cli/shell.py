@@ -9,7 +9,7 @@ import argparse
 from dataclasses import replace
 
 from cloister.cli.attached import local_size, needs_terminal, run_attached
-from cloister.cli.endpoint import FAILED, add_server_options, find_server, parse_pairs, run_client
+from cloister.cli.endpoint import find_server, parse_pairs, passes_on_code, run_client
 from cloister.cli.exec import RESUMED_S, add_program_options, terminal_variables
 from cloister.client.api import NewSandbox, connect
 from cloister.client.sandbox import Program, SandboxClient
@@ -30,16 +30,15 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     which.add_argument("--template", metavar="NAME", help="create a sandbox of this template, and end it with the shell")
     parser.add_argument("--timeout", type=int, default=_TIMEOUT_S, metavar="S", help="lifetime of a new sandbox (default: %(default)s)")
     add_program_options(parser)
-    parser.add_argument("--resume", action="store_true", help=f"let a paused sandbox run again, for {RESUMED_S} seconds at least")
-    add_server_options(parser)
 
 
+@passes_on_code
 def run(args: argparse.Namespace) -> int:
     """Run the shell and return its exit code."""
     needs_terminal()
     envs = {**terminal_variables(), **parse_pairs("--env", args.env)}
     program = Program(argv=_SHELLS[0], user=args.user, cwd=args.workdir, envs=envs, size=local_size())
-    return run_client(_run(args, program), FAILED)
+    return run_client(_run(args, program))
 
 
 async def _run(args: argparse.Namespace, program: Program) -> int:

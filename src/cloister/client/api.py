@@ -37,6 +37,7 @@ _CONNECT_S = 10.0
 _ANSWER_S = 120.0
 _END_S = 20.0
 _IDS_AT_ONCE = 100
+_MOST_SHOWN = 300
 _STATUSES: dict[int, type[CloisterError]] = {
     401: AuthenticationError,
     403: PermissionDeniedError,
@@ -168,10 +169,13 @@ class ApiClient:
     ) -> tuple[Any, Mapping[str, str]]:
         timeout = aiohttp.ClientTimeout(total=timeout_s, sock_connect=_CONNECT_S)
         async with self._session.request(
-            method, self.url + path, params=query, json=body, headers=self._headers, timeout=timeout
+            method, self.url + path, params=query, json=body, headers=self._headers, timeout=timeout, allow_redirects=False
         ) as response:
             text = await response.text()
-            if response.status >= 300:
+            if 300 <= response.status < 400:  # followed, the key would go to whatever address the answer names
+                where = printable(response.headers.get("Location", "another address")[:_MOST_SHOWN])
+                raise UnavailableError(f"{self.url} redirects to {where}", hint="set E2B_API_URL to the server's own address")
+            if response.status >= 400:
                 raise fault_of(response.status, text)
             try:
                 return json.loads(text) if text else None, response.headers

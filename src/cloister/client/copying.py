@@ -1,8 +1,6 @@
 """Copies files and directories into and out of a sandbox, as one stream of its ``tar``, with modes, times and links.
 
-An archive that comes from a sandbox is hostile: Python's ``data`` filter keeps its members below the target, drops device files, links
-that lead out, and rights beyond those of plain files. Python before 3.11.13, 3.12.11 and 3.13.4 can be misled there by links of the archive
-itself (CVE-2025-4517 and others), so :class:`_Links` refuses those first. Files get the owner that the caller is, here and in the sandbox.
+``unpacking.py`` makes the files of an archive that comes from a sandbox. In the sandbox, files get the owner that unpacks them.
 """
 
 from __future__ import annotations
@@ -17,6 +15,7 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 from cloister.client.sandbox import Process, Program, SandboxClient
+from cloister.client.unpacking import unpack_file, unpack_tree
 from cloister.errors import InvalidRequestError, NotFoundError
 from cloister.model.text import printable
 from cloister.protocol.filesystem import FileType
@@ -113,7 +112,7 @@ async def download(sandbox: SandboxClient, source: str, target: Path, user: str 
         pass
     finally:
         (outcome,) = await asyncio.gather(unpacking, return_exceptions=True)
-    if isinstance(outcome, OSError | tarfile.TarError):
+    if isinstance(outcome, OSError):
         raise InvalidRequestError(f"cannot copy {source} to {target}: {outcome}") from outcome
     if isinstance(outcome, BaseException):
         raise outcome
@@ -191,70 +190,8 @@ def _pack(source: Path, name: str, sink: _Sink, left_out: list[str]) -> None:
 
 def _unpack(reading: int, target: Path, leave_out: str | None) -> list[str]:
     """Unpack into ``target``; if ``leave_out`` is None the archive has one file, which becomes ``target``."""
-    with os.fdopen(reading, "rb") as pipe, tarfile.open(fileobj=pipe, mode="r|", bufsize=_PIECE_BYTES) as archive:
-        return _unpack_file(archive, target) if leave_out is None else _unpack_tree(archive, target, leave_out)
-
-
-def _unpack_file(archive: tarfile.TarFile, target: Path) -> list[str]:
-    count = 0
-    for count, member in enumerate(archive, 1):
-        if count > 1 or not member.isfile():
-            raise tarfile.ReadError("the sandbox sent something else than one file")
-        archive.extract(member.replace(name=target.name, deep=False), target.parent, filter="data")
-    if not count:
-        raise tarfile.ReadError("the sandbox sent no file")
-    return []
-
-
-def _unpack_tree(archive: tarfile.TarFile, target: Path, leave_out: str) -> list[str]:
-    left_out, links = list[str](), _Links(target)
-    for member in archive:
-        if member.name in (".", f"./{leave_out}"):
-            continue
-        try:
-            links.check(member)
-            archive.extract(member, target, filter="data")
-        except tarfile.FilterError as error:
-            left_out.append(printable(str(error)))
-    return left_out
-
-
-class _LinkError(tarfile.FilterError):
-    """A member that could lead out by a link."""
-
-    def __init__(self, member: tarfile.TarInfo) -> None:
-        self.tarinfo = member
-        super().__init__(f"{member.name!r} goes through a link of the archive, or is one that could lead out")
-
-
-class _Links:
-    """The symbolic links of an archive that is unpacked into ``target``. No other member may use one of them, by its name or its target.
-
-    So each member's directory is a real one, and "..", which only symbolic links have, at the start, leads no higher than ``target``.
-    """
-
-    def __init__(self, target: Path) -> None:
-        self._target = target
-        self._names = set[str]()
-
-    def check(self, member: tarfile.TarInfo) -> None:
-        """Call this for each member before it is unpacked. Raises: tarfile.FilterError: it is to be left out."""
-        name = _parts(member.name)
-        is_safe = self._is_real(name)
-        if member.issym():
-            self._names.add("/".join(name))  # also if the link is left out: tarfile would make it for a hard link to it
-            link = _parts(member.linkname)
-            ups = next((place for place, part in enumerate(link) if part != ".."), len(link))
-            is_safe = is_safe and ups < len(name) and ".." not in link[ups:]
-        elif member.islnk():
-            link = _parts(member.linkname)
-            is_safe = is_safe and self._is_real(link) and self._target.joinpath(*link).is_file()
-        if not is_safe:
-            raise _LinkError(member)
-
-    def _is_real(self, name: list[str]) -> bool:
-        return ".." not in name and not any("/".join(name[:end]) in self._names for end in range(1, len(name) + 1))
-
-
-def _parts(path: str) -> list[str]:
-    return [part for part in path.split("/") if part not in ("", ".")]
+    with os.fdopen(reading, "rb") as pipe:
+        if leave_out is not None:
+            return unpack_tree(pipe, target, leave_out)
+        unpack_file(pipe, target)
+        return []

@@ -17,7 +17,7 @@ from cloister.config.settings import Settings
 from cloister.errors import InvalidRequestError
 from cloister.model.addresses import is_address, is_host_name, is_loopback, parse_listen, parse_upstream
 
-__all__ = ["RANGES", "Fault", "find_faults", "range_remedy", "teams_runtimes"]
+__all__ = ["RANGES", "Fault", "find_faults", "is_collector", "range_remedy", "teams_runtimes"]
 
 _DAY_S = 86_400
 _MIB_TIB = 1 << 20
@@ -273,8 +273,13 @@ def _issuer(settings: Settings) -> Iterator[Fault]:
 
 
 def _collector(settings: Settings) -> Iterator[Fault]:
-    if settings.otlp_endpoint is not None and not _URL.match(settings.otlp_endpoint.rstrip("/")):
+    if settings.otlp_endpoint is not None and not is_collector(settings.otlp_endpoint):
         yield Fault("otlp_endpoint", f"{settings.otlp_endpoint!r} is not the URL of a collector", "give one such as http://127.0.0.1:4318")
+
+
+def is_collector(endpoint: str) -> bool:
+    """Whether traces can be sent there: it is the URL of a server without a query."""
+    return bool(_URL.match(endpoint.rstrip("/")))
 
 
 def _paths(settings: Settings) -> Iterator[Fault]:

@@ -7,6 +7,7 @@ a hash. After that key was revoked, the file contains no key.
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,8 @@ from cloister.model.addresses import UNRESOLVED_DOMAIN
 
 __all__ = ["NO_KEY", "ClientEnv", "read_client_env", "server_url", "write_client_env"]
 
+_MOST_CHARACTERS = 65_536
+_REMEDY = "start the server again, it writes the file"
 _UNSET = dict.fromkeys(("E2B_DEBUG", "E2B_TEAM_ID", "E2B_PROJECT_ID"))
 """Variables that would send SDKs and the E2B command line to a debugging server or a team of the vendor."""
 NO_KEY = "the default API key was revoked, or its team removed: make one by `cloister key create`, and set E2B_API_KEY to it"
@@ -114,9 +117,10 @@ def read_client_env(data_dir: Path) -> ClientEnv:
     """
     path = _path(data_dir)
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-        with os.fdopen(descriptor, encoding="utf-8") as file:
-            values = dict(line.rstrip("\n").split("=", 1) for line in file if "=" in line)
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)  # a pipe would let root wait for ever
+        with os.fdopen(descriptor, encoding="utf-8", errors="replace") as file:
+            text = file.read(_MOST_CHARACTERS) if stat.S_ISREG(os.fstat(descriptor).st_mode) else ""
+        values = dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
         ca_dir = Path(values["CA_DIR"]) if "CA_DIR" in values else None
         return ClientEnv(
             values["E2B_API_URL"],
@@ -130,5 +134,7 @@ def read_client_env(data_dir: Path) -> ClientEnv:
         raise NotFoundError(f"there is no {path}", hint="has `cloister serve` been started on this data directory?") from error
     except PermissionError as error:
         raise PermissionDeniedError(f"{path} is not readable", hint="run this as root") from error
+    except OSError as error:
+        raise NotFoundError(f"{path} cannot be read: {error.strerror}", hint=_REMEDY) from error
     except KeyError as error:
-        raise NotFoundError(f"{path} lacks {error}", hint="start the server again, it writes the file") from error
+        raise NotFoundError(f"{path} lacks {error}", hint=_REMEDY) from error

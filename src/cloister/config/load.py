@@ -12,19 +12,20 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cloister.config.checks import RANGES, Fault, find_faults, range_remedy
+from cloister.config.checks import RANGES, Fault, find_faults, is_collector, range_remedy
 from cloister.config.settings import SETTINGS, Settings
 from cloister.errors import SettingsError
 
-__all__ = ["CONFIG_VARIABLE", "DEFAULT_CONFIG_FILE", "add_arguments", "config_file", "load", "load_with_sources"]
+__all__ = ["CONFIG_VARIABLE", "DEFAULT_CONFIG_FILE", "add_arguments", "config_file", "ignored_endpoint", "load", "load_with_sources"]
 
 DEFAULT_CONFIG_FILE = Path("/etc/cloister/cloister.toml")
 CONFIG_VARIABLE = "CLOISTER_CONFIG"
 _OWN_VARIABLES = frozenset({CONFIG_VARIABLE})
 _PREFIX = "CLOISTER_"
 _ENVIRONMENT = "environment"
-_STANDARD_VARIABLES = {"OTEL_EXPORTER_OTLP_ENDPOINT": "otlp_endpoint"}
-"""Variables of a standard, which count where no other source has the setting."""
+_ENDPOINT_VARIABLE = "OTEL_EXPORTER_OTLP_ENDPOINT"
+"""A variable of a standard, which counts where no other source has the setting. It may be meant for other programs of the host, so a value
+that no server can use, such as a name and port for gRPC, is ignored."""
 _HELP_COLUMN = 34
 _EPILOG = "Environment variables (CLOISTER_...) and the TOML file also set these. docs/configuration.md describes each setting."
 
@@ -109,11 +110,17 @@ def config_file(arguments: argparse.Namespace | None, environ: Mapping[str, str]
 
 def _sources(arguments: argparse.Namespace | None, environ: Mapping[str, str]) -> Iterator[_Values]:
     """The sources, the weakest first."""
-    standard = {setting: environ[variable] for variable, setting in _STANDARD_VARIABLES.items() if environ.get(variable)}
-    yield ", ".join(_STANDARD_VARIABLES), dict(standard), set()
+    endpoint = environ.get(_ENDPOINT_VARIABLE, "")
+    yield _ENDPOINT_VARIABLE, {"otlp_endpoint": endpoint} if is_collector(endpoint) else {}, set()
     yield _from_toml(arguments, environ)
     yield _from_environment(environ)
     yield _from_arguments(arguments)
+
+
+def ignored_endpoint(environ: Mapping[str, str]) -> str | None:
+    """The value of the standard variable for the collector, if no server can use it."""
+    endpoint = environ.get(_ENDPOINT_VARIABLE, "")
+    return endpoint if endpoint and not is_collector(endpoint) else None
 
 
 def _from_toml(arguments: argparse.Namespace | None, environ: Mapping[str, str]) -> _Values:

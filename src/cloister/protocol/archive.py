@@ -10,6 +10,7 @@ Source: POSIX.1-2017 pax(1), "ustar Interchange Format" and "pax Interchange For
 from __future__ import annotations
 
 import hashlib
+import sys
 import tarfile
 import zlib
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ from typing import BinaryIO
 
 from cloister.errors import InvalidArchiveError
 
-__all__ = ["ArchiveReader", "Bounds", "Kind", "Member", "archive_digest"]
+__all__ = ["ArchiveReader", "Bounds", "Kind", "Member", "archive_digest", "read_members"]
 
 _BLOCK = 512
 _CHUNK = 1 << 18
@@ -81,8 +82,8 @@ class ArchiveReader:
         self._is_whole = False
 
     def __iter__(self) -> Iterator[tuple[Member, Iterator[bytes]]]:
-        while (found := _next_header(self._data)) is not None:
-            member, header_size = found
+        while (info := _next_header(self._data)) is not None:
+            member = _member(info)
             key = self._admit(member)
             if member.kind is Kind.FILE:
                 content = self._content(key, member)
@@ -90,7 +91,7 @@ class ArchiveReader:
                 for _ in content:
                     pass
                 continue
-            if header_size:
+            if info.size:
                 raise InvalidArchiveError(f"the archive's member {member.name!r} is a {member.kind} with content")
             self._record_other(key, member)
             yield member, iter(())
@@ -147,8 +148,23 @@ def archive_digest(stream: BinaryIO, bounds: Bounds | None = None) -> str:
     return reader.digest()
 
 
-def _next_header(data: _Data) -> tuple[Member, int] | None:
-    """The next member and the size in its header; None at the end of the archive."""
+def read_members(stream: BinaryIO) -> Iterator[tuple[tarfile.TarInfo, Iterator[bytes]]]:
+    """The members of an archive of any length and content, once, in its order, each with its content in chunks.
+
+    Names, kinds and links are as the archive has them: the caller checks each. Memory is bounded. Raises: InvalidArchiveError.
+    """
+    data = _Data(stream, sys.maxsize)
+    while (info := _next_header(data)) is not None:
+        has_content = info.isreg() or info.type not in tarfile.SUPPORTED_TYPES
+        content = data.content(info.size if has_content else 0)
+        yield info, content
+        for _ in content:
+            pass
+    data.drain()
+
+
+def _next_header(data: _Data) -> tarfile.TarInfo | None:
+    """The header of the next member, with the name, link and size that longer headers before it give; None at the end of the archive."""
     extra: dict[str, str] = {}
     while True:
         info = _parse_header(data)
@@ -164,7 +180,7 @@ def _next_header(data: _Data) -> tuple[Member, int] | None:
             if {"path", "linkpath", "size"} & _parse_pax(data.small(info.size)).keys():
                 raise InvalidArchiveError("the archive has a global header that names a file")
         else:
-            return _member(info, extra)
+            return _completed(info, extra)
 
 
 def _parse_header(data: _Data) -> tarfile.TarInfo | None:
@@ -195,14 +211,20 @@ def _parse_pax(raw: bytes) -> dict[str, str]:
     return found
 
 
-def _member(info: tarfile.TarInfo, extra: dict[str, str]) -> tuple[Member, int]:
-    name, link, size = extra.get("path", info.name), extra.get("linkpath", info.linkname), info.size
-    if "size" in extra:
-        if not (extra["size"].isascii() and extra["size"].isdigit() and len(extra["size"]) < 20):
-            raise InvalidArchiveError(f"the archive's member {name!r} has an impossible size")
-        size = int(extra["size"])
-    if size < 0:
-        raise InvalidArchiveError(f"the archive's member {name!r} has an impossible size")
+def _completed(info: tarfile.TarInfo, extra: dict[str, str]) -> tarfile.TarInfo:
+    """``info`` with what the headers before it say."""
+    info.name, info.linkname = extra.get("path", info.name), extra.get("linkpath", info.linkname)
+    size = extra.get("size", str(info.size))
+    if not (size.isascii() and size.isdigit() and len(size) < 20):
+        raise InvalidArchiveError(f"the archive's member {info.name!r} has an impossible size")
+    info.size = int(size)
+    if info.type == tarfile.GNUTYPE_SPARSE:
+        raise InvalidArchiveError("the archive has a sparse member, which is not supported")
+    return info
+
+
+def _member(info: tarfile.TarInfo) -> Member:
+    name, link = info.name, info.linkname
     kind = _kind(info, name)
     if kind is Kind.HARD_LINK:
         link = _relative(link, kind)
@@ -211,8 +233,8 @@ def _member(info: tarfile.TarInfo, extra: dict[str, str]) -> tuple[Member, int]:
             raise InvalidArchiveError(f"the archive's symlink {name!r} has an impossible target")
     else:
         link = ""
-    member = Member(name=_relative(name, kind), kind=kind, mode=info.mode & 0o7777, size=size if kind is Kind.FILE else 0, link=link)
-    return member, size
+    size = info.size if kind is Kind.FILE else 0
+    return Member(name=_relative(name, kind), kind=kind, mode=info.mode & 0o7777, size=size, link=link)
 
 
 def _kind(info: tarfile.TarInfo, name: str) -> Kind:

@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import sqlite3
+import stat
 import time
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from cloister.errors import UnusableStateError
 
-__all__ = ["MAGIC", "backup_for", "copy_before_migration", "copy_database", "database_schema", "ready_builds"]
+__all__ = ["MAGIC", "backup_for", "copy_before_migration", "copy_database", "copy_idle_database", "database_schema", "ready_builds"]
 
 MAGIC = b"SQLite format 3\0"
 """The first bytes of a database file. Source: sqlite.org/fileformat.html."""
@@ -23,20 +27,55 @@ _KEPT = 5
 _NAME = re.compile(r"schema-(\d{1,6})-\d{8}T\d{6}Z\.db\Z")
 
 
-def copy_database(source: Path, target: Path) -> int:
+def copy_database(source: Path, target: Path, prepare: Callable[[Path], None] | None = None) -> int:
     """Copy the database, as one transaction sees it, to the new file ``target`` of mode 0600; returns its schema's number.
 
-    Other processes may use it meanwhile. Raises: UnusableStateError: it is damaged, or no database; OSError. ``target`` is gone then.
+    Other processes may use it meanwhile. ``prepare`` is called first with the directory of ``source``, in the one thread that opens files
+    there: it can give the thread the rights of the directory's owner, because SQLite follows links and journals.
+    Raises: UnusableStateError: it is damaged, or no database; OSError. ``target`` is gone then.
     """
+
+    def copy() -> None:
+        if prepare is not None:
+            prepare(source.absolute().parent)
+        with closing(sqlite3.connect(f"{source.absolute().as_uri()}?mode=ro", uri=True)) as reader:
+            reader.backup(writer)
+
+    with _new_database(source, target), closing(sqlite3.connect(target, check_same_thread=False)) as writer:
+        writer.execute("PRAGMA journal_mode = MEMORY").fetchone()  # opens the target now; the other thread may have no right to
+        with ThreadPoolExecutor(1, thread_name_prefix="database") as thread:
+            thread.submit(copy).result()
+        writer.execute("PRAGMA journal_mode = DELETE")  # one file, which needs none beside it
+    return database_schema(target)
+
+
+def copy_idle_database(source: Path, target: Path) -> int:
+    """As :func:`copy_database`, of a file that no process uses, in a directory that untrusted code may change: SQLite opens nothing there.
+
+    Raises: UnusableStateError: it is no file, has a journal beside it, is damaged, or no database; OSError.
+    """
+    descriptor = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise UnusableStateError(f"{source} is no file")
+        beside = [source.with_name(f"{source.name}-{kind}") for kind in ("wal", "journal")]
+        if found := [path for path in beside if os.path.lexists(path)]:
+            hint = "a database that a process uses is copied by `cloister backup`"
+            raise UnusableStateError(f"{source} is not whole: there is {found[0]}", hint=hint)
+        with _new_database(source, target):
+            with target.open("wb") as made:
+                shutil.copyfileobj(file, made)
+            with closing(sqlite3.connect(target)) as writer:
+                writer.execute("PRAGMA journal_mode = DELETE")
+    return database_schema(target)
+
+
+@contextmanager
+def _new_database(source: Path, target: Path) -> Iterator[None]:
+    """Makes the file ``target``, which is removed if the block fails."""
     os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
     try:
-        with (
-            closing(sqlite3.connect(f"{source.absolute().as_uri()}?mode=ro", uri=True)) as reader,
-            closing(sqlite3.connect(target)) as writer,
-        ):
-            reader.backup(writer)
-            writer.execute("PRAGMA journal_mode = DELETE")  # one file, which needs none beside it
-        return database_schema(target)
+        yield
     except sqlite3.Error as error:
         target.unlink()
         raise UnusableStateError(f"cannot copy the database {source}: {error}") from error

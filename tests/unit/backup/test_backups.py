@@ -175,6 +175,41 @@ def test_options_leave_out_keys_and_layers(source: BackupSource, target: Restore
     assert restored.layers_missing == [KEY, BASE_KEY]
 
 
+def test_a_restoration_that_fails_half_way_changes_nothing(
+    source: BackupSource, target: RestoreTarget, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At each of the moves into place: all former files are back, and no file of the backup is there."""
+    _make(source, tmp_path / "backup.tar")
+    _restore(tmp_path / "backup.tar", target)
+    for name in ("api/cloister.db-wal", "api/client.env", "node/node_id"):
+        (target.data_dir / name).write_text(f"former {name}")
+    before = {path.relative_to(target.data_dir): path.read_bytes() for path in target.data_dir.rglob("*") if path.is_file()}
+    again = dataclasses.replace(target, replace=True)
+    moves, rename = list[Path](), Path.rename
+
+    def fail_at(number: int) -> None:
+        def renamed(path: Path, to: Path) -> Path:
+            moves.append(path)
+            if len(moves) == number:
+                raise OSError(errno.EIO, "the disk failed")
+            return rename(path, to)
+
+        moves.clear()
+        monkeypatch.setattr(Path, "rename", renamed)
+
+    for number in range(1, 100):
+        fail_at(number)
+        try:
+            _restore(tmp_path / "backup.tar", again)
+        except OSError:
+            now = {path.relative_to(target.data_dir): path.read_bytes() for path in target.data_dir.rglob("*") if path.is_file()}
+            assert now == before, number
+        else:
+            break
+    assert number > 10
+    assert (target.data_dir / "node/node_id").read_text() == "content of node/node_id"
+
+
 def test_a_broken_template_keeps_no_one_from_a_backup(source: BackupSource, tmp_path: Path) -> None:
     """A template without its layers is left out, and the report says why."""
     (source.store_dir / "layers" / KEY / "rootfs").rename(tmp_path / "away")

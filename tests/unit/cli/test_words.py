@@ -72,9 +72,10 @@ def test_filters_choose_together(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_root_without_a_key_is_the_operator(monkeypatch: pytest.MonkeyPatch) -> None:
     """A key and an address in the environment make root a client, --data-dir the operator again; another user never is."""
     monkeypatch.setattr(os, "geteuid", lambda: 0)
-    monkeypatch.setenv("E2B_API_URL", "http://x")
-    monkeypatch.delenv("E2B_API_KEY", raising=False)
+    monkeypatch.delenv("E2B_API_URL", raising=False)
+    monkeypatch.setenv("E2B_API_KEY", "k")
     assert is_operator(_args())
+    monkeypatch.setenv("E2B_API_URL", "http://x")
     monkeypatch.setenv("E2B_API_KEY", "k")
     assert not is_operator(_args())
     assert is_operator(_args("--data-dir", "/x"))
@@ -106,7 +107,7 @@ def test_run_refuses_what_it_cannot_do(tmp_path: Path, capsys: pytest.CaptureFix
         (["--save", "/proc/x", str(tmp_path / "p.ts")], "cannot make the directory /proc/x"),
         (["p.py"], "cannot read p.py: No such file"),
     ):
-        assert main(["run", *words]) == 1
+        assert main(["run", *words]) == 125
         assert told in capsys.readouterr().err
 
 

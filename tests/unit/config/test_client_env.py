@@ -53,7 +53,20 @@ def test_a_link_in_its_place_is_not_followed(tmp_path: Path) -> None:
     """The api process, whose directory it is, cannot make root read another file by a link."""
     (tmp_path / "api").mkdir()
     (tmp_path / "api" / "client.env").symlink_to("/etc/passwd")
-    with pytest.raises(OSError, match="symbolic links"):
+    with pytest.raises(NotFoundError, match="symbolic links"):
+        read_client_env(tmp_path)
+
+
+def test_a_pipe_in_its_place_is_not_waited_for(tmp_path: Path) -> None:
+    """Nor a socket or a directory: root's commands end with an error."""
+    path = tmp_path / "api" / "client.env"
+    path.parent.mkdir()
+    os.mkfifo(path)
+    with pytest.raises(NotFoundError, match=r"client\.env"):
+        read_client_env(tmp_path)
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(NotFoundError, match=r"client\.env"):
         read_client_env(tmp_path)
 
 

@@ -68,13 +68,14 @@ def test_wrong_values_are_refused_by_name(environ: dict[str, str], named: str) -
 
 
 def test_the_standard_variable_of_traces_is_the_weakest_source() -> None:
-    """OTEL_EXPORTER_OTLP_ENDPOINT counts where no source of our own has the setting; a wrong one is named."""
+    """OTEL_EXPORTER_OTLP_ENDPOINT counts where no source of our own has the setting; one that no server can use is ignored."""
     standard = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4318"}
     assert load(None, {}).otlp_endpoint is None
     assert load(None, standard).otlp_endpoint == "http://127.0.0.1:4318"
     assert load(None, {**standard, "CLOISTER_OTLP_ENDPOINT": "http://other:1"}).otlp_endpoint == "http://other:1"
-    with pytest.raises(InvalidRequestError, match=r"otlp_endpoint \(OTEL_EXPORTER_OTLP_ENDPOINT\).*is not the URL"):
-        load(None, {"OTEL_EXPORTER_OTLP_ENDPOINT": "ftp://x"})
+    assert load(None, {"OTEL_EXPORTER_OTLP_ENDPOINT": "collector:4317"}).otlp_endpoint is None
+    with pytest.raises(InvalidRequestError, match=r"otlp_endpoint \(environment\).*is not the URL"):
+        load(None, {"CLOISTER_OTLP_ENDPOINT": "collector:4317"})
 
 
 def test_switches_are_words_or_toml_values(tmp_path: Path) -> None:

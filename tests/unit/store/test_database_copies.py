@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import sqlite3
+import tempfile
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -12,8 +15,9 @@ import pytest
 
 from cloister.cli.main import main
 from cloister.errors import UnusableStateError
+from cloister.linux.identity import use_rights_of_owner
 from cloister.store import migrate as migrations
-from cloister.store.copies import backup_for, copy_before_migration
+from cloister.store.copies import backup_for, copy_before_migration, copy_database, copy_idle_database
 from cloister.store.migrate import load_migrations, newest_schema
 from cloister.store.sqlite import SqliteStore
 
@@ -105,3 +109,48 @@ def test_the_api_process_cannot_get_a_directory_of_roots(tmp_path: Path) -> None
         copy_before_migration(path, 1)
     assert victim.stat().st_uid == 0
     assert not list(victim.iterdir())
+
+
+@pytest.fixture
+def of_the_api() -> Iterator[Path]:
+    """A database in a directory of the api process, which it can reach."""
+    made = Path(tempfile.mkdtemp())
+    made.chmod(0o755)
+    _older(made / "api" / "cloister.db", newest_schema())
+    for path in (made / "api", made / "api" / "cloister.db"):
+        os.chown(path, 12_345, 12_345)
+    yield made / "api" / "cloister.db"
+    shutil.rmtree(made)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root takes the rights of others")
+def test_a_backup_reads_with_the_rights_of_the_api_process(of_the_api: Path, tmp_path: Path) -> None:
+    """The copy is root's, in a directory of root's; a link in the place of the database or its log leads to nothing of root's."""
+    copy_database(of_the_api, tmp_path / "copy.db", use_rights_of_owner)
+    assert _teams(tmp_path / "copy.db")[1] == {"old"}
+    assert (tmp_path / "copy.db").stat().st_uid == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["copy.db"]
+    victim = of_the_api.parent.parent / "victim.db"
+    of_the_api.rename(victim)
+    os.chown(victim, 0, 0)
+    victim.chmod(0o600)
+    of_the_api.symlink_to(victim)
+    with pytest.raises(UnusableStateError, match="cannot copy"):
+        copy_database(of_the_api, tmp_path / "stolen.db", use_rights_of_owner)
+    assert [path.name for path in tmp_path.iterdir()] == ["copy.db"]
+
+
+def test_sqlite_opens_nothing_beside_a_database_that_is_put_back(tmp_path: Path) -> None:
+    """A link, a pipe and a database with a journal are refused, and nothing is left."""
+    path = tmp_path / "api" / "cloister.db"
+    _older(path, newest_schema())
+    (tmp_path / "link.db").symlink_to(path)
+    with pytest.raises(OSError, match="symbolic links"):
+        copy_idle_database(tmp_path / "link.db", tmp_path / "new.db")
+    os.mkfifo(tmp_path / "pipe.db")
+    with pytest.raises(UnusableStateError, match="is no file"):
+        copy_idle_database(tmp_path / "pipe.db", tmp_path / "new.db")
+    (path.parent / "cloister.db-journal").symlink_to("/etc/shadow")
+    with pytest.raises(UnusableStateError, match="is not whole"):
+        copy_idle_database(path, tmp_path / "new.db")
+    assert not (tmp_path / "new.db").exists()

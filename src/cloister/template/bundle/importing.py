@@ -41,8 +41,11 @@ class ImportedBundle:
     programs: tuple[str, ...]
 
 
-def import_bundle(bundle: Bundle, store: LayerStore, install: InstallProgram, *, is_expected: bool) -> ImportedBundle:
-    """Import all of ``bundle``, or nothing. ``is_expected``: the caller knew the bundle's digest.
+def import_bundle(
+    bundle: Bundle, store: LayerStore, install: InstallProgram, *, is_expected: bool, is_trusted: bool = False
+) -> ImportedBundle:
+    """Import all of ``bundle``, or nothing. ``is_expected``: the caller knew the bundle's digest. ``is_trusted``: without it, the caller
+    answers for the bundle's templates.
 
     Raises: InvalidRequestError: it is not what its manifest says, or may not be used here. NoCapacityError: there is too little room.
     """
@@ -54,6 +57,9 @@ def import_bundle(bundle: Bundle, store: LayerStore, install: InstallProgram, *,
         names = ", ".join(part.kind for part in programs)
         message = f"the bundle is refused: root runs its programs ({names}), so it must be one that you know"
         raise InvalidRequestError(message, hint=f"compare its digest, and give it: --expect-digest sha256:{bundle.digest}")
+    if not (is_expected or is_trusted):
+        message = "the bundle is refused: its templates and its agent would run in the sandboxes of all teams"
+        raise InvalidRequestError(message, hint=f"compare its digest, and give it: --expect-digest sha256:{bundle.digest}; or --trust")
     missing = [part for part in manifest.parts if _is_missing(part, store)]
     _check_room(missing + programs, store)
     with ExitStack() as stack:
