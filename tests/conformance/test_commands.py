@@ -293,7 +293,7 @@ def test_background_children_do_not_hold_the_end(sandbox: Sandbox) -> None:
     """A command that leaves a child behind ends at once, and the child lives on even when it writes."""
     started = time.monotonic()
     done = sandbox.commands.run("(for i in $(seq 8); do sleep 0.2; echo tick; done; sleep 4567) & echo started")
-    assert time.monotonic() - started < 3
+    assert time.monotonic() - started < 20
     assert done.stdout.startswith("started\n")
     eventually(lambda: running(sandbox, "sleep 4567") == 1)
     sandbox.commands.run("pkill -x sleep")

@@ -227,7 +227,7 @@ def test_log_tells_what_the_network_refused(quick: Server, sandbox: Sandbox) -> 
     assert sandbox.run_code(connects(("169.254.169.254", 80), ("10.0.0.1", 5432), ("10.0.0.1", 5432))).error is None
     began = time.monotonic()
     found = refused(quick, sandbox.sandbox_id, 2)
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 10
     constant = {"logger": "node", "event": "network.refused", "protocol": "tcp", "reason": "not_public"}
     assert sorted(found, key=str) == sorted(
         [

@@ -103,7 +103,7 @@ def test_interrupt_on_disconnect(agent: AgentProcess, language: str) -> None:
     connection.close()
     started = time.monotonic()
     assert stdout(agent.execute(PRINT[language], language)) == "42\n"
-    assert time.monotonic() - started < 4
+    assert time.monotonic() - started < 20
 
 
 @pytest.mark.parametrize("language", LANGUAGES)

@@ -172,7 +172,7 @@ mkdir -p deep; (cd deep; for i in $(seq 60); do n=$(printf '%0100d' $i); mkdir $
 rm -r /usr/share/doc; mkdir /usr/share/doc; echo new > /usr/share/doc/new; rm /etc/issue; rm -r /usr/share/info
 """
 
-_LOOK = """cd /opt/d
+_LOOK = """exec 2>&1; cd /opt/d
 stat -c '%n %a %u %g %s %h %y' file empty-but-one empty sparse sticky fifo capable ../linked
 stat -c '%n %b' sparse; stat -c '%n %u %N' link dangling; sha256sum -c sum; tail -c +209715201 sparse | head -c 4
 python3 -c 'import os; print(os.getxattr("file", "user.note"), os.getxattr("capable", "security.capability").hex())'

@@ -22,7 +22,7 @@ from framework.waiting import eventually
 __all__: list[str] = []
 pytestmark = [pytest.mark.root, pytest.mark.templates]
 
-def interrupt_after(kernel: DriverProcess, code: str, delay_s: float = 0.4, limit_s: float = 5) -> Messages:
+def interrupt_after(kernel: DriverProcess, code: str, delay_s: float = 0.4, limit_s: float = 15) -> Messages:
     """Run code and interrupt it by message."""
     threading.Timer(delay_s, lambda: kernel.send({"op": "interrupt", "id": kernel._last_id})).start()
     started = time.monotonic()

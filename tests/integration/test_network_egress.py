@@ -93,8 +93,8 @@ def test_sandbox_cannot_reach_private_link_local_or_reserved_addresses(made: Lab
             node.attach(1, sandbox.fd, PUBLIC_EGRESS)
             assert can_connect(made.host, target)
             started = time.monotonic()
-            assert not can_connect(sandbox, target, timeout_s=5)
-            assert time.monotonic() - started < 4
+            assert not can_connect(sandbox, target, timeout_s=20)
+            assert time.monotonic() - started < 15
         with running_node(made, allow_private=(f"{target}/32",)) as node:
             node.attach(1, sandbox.fd, PUBLIC_EGRESS)
             assert can_connect(sandbox, target)
@@ -221,9 +221,9 @@ def test_sandbox_without_internet_sends_not_one_packet(made: Lab, node: NetworkN
     udp, tcp = node.dns_sockets()
     with udp, tcp, made.far.listen(FAR), _sniffer(made) as sniffer:
         started = time.monotonic()
-        assert not can_connect(sandbox, FAR, timeout_s=5)
-        assert not can_connect(sandbox, node.gateway_address, 53, timeout_s=5)
-        assert time.monotonic() - started < 4
+        assert not can_connect(sandbox, FAR, timeout_s=20)
+        assert not can_connect(sandbox, node.gateway_address, 53, timeout_s=20)
+        assert time.monotonic() - started < 15
         for address, port in ((FAR, 8080), (FAR, 53), (node.gateway_address, 53)):
             send_datagram(sandbox, address, port)
         assert sandbox.run_as(0, f"echo > /dev/udp/{FAR}/9").returncode != 99

@@ -377,8 +377,8 @@ async def test_fill_waits_for_the_first_one(source: Source) -> None:
     assert pool.reserve(PoolKey("new"), "b1") is not None
     source.faults["bad"] = NoCapacityError("no")
     began = time.monotonic()
-    assert not await pool.wait_filled(PoolKey("bad"), 5.0)
-    assert time.monotonic() - began < 2.0
+    assert not await pool.wait_filled(PoolKey("bad"), 60.0)
+    assert time.monotonic() - began < 30
     task.cancel()
 
 

@@ -1,6 +1,7 @@
 # After ready.sh and leave.sh: waits for the next cell and reads it (status, flags, names and values of the run's variables, code), sets the
 # variables, and leaves in __cloister_undo what puts the old ones back. It succeeds or fails as the cell before, so that $? is right.
 # Nothing in here depends on IFS or set -efu.
+__cloister_busy=0
 \builtin read -r __cloister_in <@GO@
 \builtin mapfile -d "" -t __cloister_in <@INPUT@
 __cloister_busy=1 __cloister_undo="" __cloister_args=("$@")

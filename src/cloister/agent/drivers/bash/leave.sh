@@ -5,7 +5,7 @@ __cloister_status=$?
 \unset -f builtin
 [[ ${__cloister_in[1]} != *t* || $(\builtin declare -f trap) != *__cloister* ]] || \builtin unset -f trap
 \builtin eval "$__cloister_undo"
-__cloister_undo="" __cloister_busy=0
+__cloister_undo="" __cloister_busy=4
 {
   \builtin printf "%s %s\n" "$__cloister_status" "$-"
   \builtin trap -p EXIT ERR

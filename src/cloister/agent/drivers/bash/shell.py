@@ -42,8 +42,10 @@ __all__ = ["main"]
 
 _RESTORE, _SCRIPT, _OUT, _ERR = range(251, 255)
 """Bash's descriptors: high, out of the way of scripts that use 9 or 200 for flock; cells and their children do not have them."""
-_IDLE, _BUSY, _INTERRUPTED, _BEFORE = (b"\n# complete %d\n" % number for number in range(4))
-"""How a whole dump ends: bash was between cells, or in one, or in one that took SIGINT (from whomever), or before one that killed it."""
+_IDLE, _BUSY, _INTERRUPTED, _BEFORE, _ENDED = (b"\n# complete %d\n" % number for number in range(5))
+"""How a whole dump ends: bash waited for a cell, or was in one, or in one that took SIGINT (from whomever), or before one that killed it,
+or had ended one."""
+_WHOLE = frozenset({_IDLE, _BUSY, _INTERRUPTED, _BEFORE, _ENDED})
 _REPEAT_S = 0.25
 """SIGINT is sent again as often as this, for programs that take the first one for something else."""
 _ESCALATE_S = 1.0
@@ -86,6 +88,7 @@ class _Bash:
         go, self._go = os.pipe()
         self.report, report = os.pipe()
         memfds = [os.memfd_create(name) for name in parts]
+        self._go_taken = go
         self._fds = [self._script, self._input, go, self._go, self.report, report, *memfds]
         fds = {"STATE": self.state, "INPUT": self._input, "GO": go, "REPORT": report, "RESTORE": restore}
         fds |= dict(zip([name.upper() for name in parts], memfds, strict=True))
@@ -110,7 +113,7 @@ class _Bash:
                 setsigdef=[signal.SIGINT, signal.SIGPIPE, signal.SIGXFSZ],
             )
             self.pidfd = os.pidfd_open(self.pid)
-            self.is_ready = self.report in select.select([self.report, self.pidfd], [], [])[0]
+            select.select([self.report, self.pidfd], [], [])  # bash has opened its script, or ended
 
     def run(self, status: int, flags: str, envs: dict[str, str], code: str) -> None:
         """Hand over a cell."""
@@ -124,10 +127,19 @@ class _Bash:
         _write(self._script, self._cell)
         os.write(self._go, b"\n")
 
-    def read_report(self) -> tuple[int, str, str]:
-        """The report after a start or a cell: its status, the options that are on, and its EXIT and ERR traps as bash prints them."""
+    def has_taken(self) -> bool:
+        """Whether it has begun to read the cell that :meth:`run` handed over."""
+        return not select.select([self._go_taken], [], [], 0)[0]
+
+    def read_report(self) -> tuple[int, str, str] | None:
+        """The report after a start or a cell: its status, the options that are on, and its EXIT and ERR traps as bash prints them.
+
+        None if bash ended before the report was whole: a signal may end it at any command.
+        """
         data = bytearray()
         while not data.endswith(b"\0"):
+            if self.report not in select.select([self.report, self.pidfd], [], [])[0]:
+                return None
             data += os.read(self.report, 1 << 16)
         head, _, traps = data[:-1].decode("utf-8", "surrogateescape").partition("\n")
         status, _, flags = head.partition(" ")
@@ -223,15 +235,19 @@ class _Driver:
             self._bash.run(0 if calm else self._status, flags, envs, code)
             if self._wait(started):
                 return None
-            end = self._replace()
-            if end == _INTERRUPTED:
-                self._interrupted_at = self._interrupted_at or time.monotonic()
+            taken = self._bash.has_taken()
+            end = self._replace(taken)
+            if end not in _WHOLE:
+                return f"{_LOST} ({_describe(self._status)}); its variables, functions and options are lost"
             if end == _BEFORE:
                 return "what this cell did to variables, functions and options is lost"
-            if end not in {_BUSY, _INTERRUPTED, _IDLE}:
-                return f"{_LOST} ({_describe(self._status)}); its variables, functions and options are lost"
-            if end != _IDLE or self._interrupted_at is not None:
-                return ""  # otherwise bash ended between the cells, of an interrupt or without its descriptors: again
+            if not taken or end == _IDLE:
+                if self._interrupted_at is not None:
+                    return ""
+                continue  # bash ended between the cells, of an interrupt or without its descriptors: again
+            if end == _INTERRUPTED:
+                self._interrupted_at = self._interrupted_at or time.monotonic()
+            return ""
 
     def _users_trap(self) -> str:
         """The commands of the EXIT trap that the cell left, if it did."""
@@ -249,8 +265,10 @@ class _Driver:
         while True:
             ready = {fd for fd, _ in poll.poll(None if self._interrupted_at is None else _REPEAT_S * 1000)}
             if self._bash.report in ready:
-                self._status, self._flags, self._traps = self._bash.read_report()
-                return True
+                report = self._bash.read_report()
+                if report is not None:
+                    self._status, self._flags, self._traps = report
+                return report is not None
             if self._bash.pidfd in ready:
                 return False
             if self._wakeup in ready:
@@ -270,16 +288,16 @@ class _Driver:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
 
-    def _replace(self) -> bytes:
-        """Bash is gone: start another one with what it left. Gives how its dump ended."""
+    def _replace(self, taken: bool) -> bytes:
+        """Bash is gone, and may have ``taken`` a cell: start another one with what it left. Gives how its dump ended."""
         old = self._bash
         code, end = old.wait(), old.dump_end()
-        kept = end in {_IDLE, _BUSY, _INTERRUPTED, _BEFORE}
+        kept = end in _WHOLE
         old.close()
         self._bash = self._start(old.state if kept else _first_state(), {} if kept else self._env)
         if not kept:
             os.close(old.state)
-        if end != _IDLE:
+        if not kept or (taken and end != _IDLE):
             self._status = code if code >= 0 else 128 - code
         return end
 
@@ -297,8 +315,9 @@ class _Driver:
         """A bash that is ready, with the state that ``restore`` holds; closes ``restore``."""
         for _ in range(5):
             bash = _Bash(self._path, env, restore, self._parts)
-            if bash.is_ready:
-                _, self._flags, self._traps = bash.read_report()
+            report = bash.read_report()
+            if report is not None:
+                _, self._flags, self._traps = report
                 os.close(restore)
                 return bash
             code = bash.wait()
