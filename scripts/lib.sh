@@ -105,9 +105,9 @@ unpack_packages() { # directory, packages
     rm -rf "$work"
 }
 
-ensure_proxies() { # nginx and Caddy for tests: unpacked, because an installed one would be a service that takes port 80
-    [ -x "$ROOT/.proxies/usr/sbin/nginx" ] && [ -x "$ROOT/.proxies/usr/bin/caddy" ] && return 0
-    run_step "unpacking nginx and Caddy" unpack_packages "$ROOT/.proxies" nginx caddy
+ensure_proxies() { # nginx, Caddy and Prometheus for tests: unpacked, because an installed one would be a service that takes a port
+    [ -x "$ROOT/.proxies/usr/sbin/nginx" ] && [ -x "$ROOT/.proxies/usr/bin/caddy" ] && [ -x "$ROOT/.proxies/usr/bin/prometheus" ] && return 0
+    run_step "unpacking nginx, Caddy and Prometheus" unpack_packages "$ROOT/.proxies" nginx caddy prometheus
 }
 
 find_python() { # oldest minor version (default: 11), newest one (default: any)

@@ -1,6 +1,6 @@
 """``cloister service``: makes the server a systemd service, and removes it again.
 
-``print`` (the default) and ``print-socket`` change nothing and need no root. ``install`` writes the two units and starts them.
+``print`` (the default) and ``print-socket`` change nothing and need no root. ``install`` writes the units and starts them.
 ``uninstall`` ends the service and its sandboxes and removes the units; templates, sandboxes' disks and settings stay unless ``--purge``.
 """
 
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from cloister.cli.census import take_census
 from cloister.cli.recording import recorded
-from cloister.cli.units import MARK, config_of, service_unit, socket_unit
+from cloister.cli.units import MARK, config_of, refresh_timer, refresh_unit, service_unit, socket_unit
 from cloister.config.load import add_arguments, load
 from cloister.config.settings import Settings
 from cloister.errors import ConflictError, PermissionDeniedError, UnavailableError
@@ -34,10 +34,13 @@ _APPARMOR = Path("/etc/apparmor.d/cloister-slotmaker")
 _ENDING_S = 180.0
 _ACTIONS = ("print", "print-socket", "install", "uninstall")
 _ACTIONS_HELP = (
-    "print: the unit cloister.service (default); print-socket: cloister.socket; install: write both, enable them and start the server; "
+    "print: the unit cloister.service (default); print-socket: cloister.socket; install: write these and the timer of updates, enable "
+    "them and start the server; "
     "uninstall: end the service and its sandboxes, and remove the units"
 )
-_NAMES = ("cloister.socket", "cloister.service")
+_NAMES = ("cloister.socket", "cloister.service", "cloister-refresh.timer")
+_REFRESH = "cloister-refresh.service"
+"""The timer starts it, so that it is not enabled."""
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -63,7 +66,8 @@ def run(args: argparse.Namespace) -> int:
     if args.action == "install":
         refuse_weak_code(os.environ)
         settings = load(_only_config(args), {}, find_host_faults)
-        _install(args.unit_dir, {"cloister.service": service_unit(_program(), config), "cloister.socket": _socket(settings)})
+        units = {"cloister.service": service_unit(_program(), config), "cloister.socket": _socket(settings)}
+        _install(args.unit_dir, {**units, _REFRESH: refresh_unit(_program(), config), "cloister-refresh.timer": refresh_timer()})
     else:
         args.config = args.config or _installed_config(args.unit_dir)
         settings = load(args, os.environ)
@@ -125,9 +129,11 @@ def _install(unit_dir: Path, units: dict[str, str]) -> None:
 
 
 def _uninstall(unit_dir: Path, settings: Settings, *, purge: bool) -> None:
-    found = [unit_dir / name for name in _NAMES if (unit_dir / name).exists() and (unit_dir / name).read_text().startswith(MARK)]
+    paths = [unit_dir / name for name in (*_NAMES, _REFRESH)]
+    found = [path for path in paths if path.exists() and path.read_text().startswith(MARK)]
     if _is_managed(unit_dir) and found:
-        _systemctl("disable", "--now", *(path.name for path in found))
+        _systemctl("disable", "--now", *(path.name for path in found if path.name != _REFRESH))
+        _systemctl("stop", _REFRESH)
     _end_sandboxes(settings)
     for path in found:
         path.unlink()

@@ -1,4 +1,4 @@
-"""``cloister template``: builds the stock templates into the store, lists and removes templates, and removes unused layers.
+"""``cloister template``: builds and refreshes the stock templates in the store, lists and removes templates, and removes unused layers.
 
 A build wires a temporary node (instance number, network, resolver, runtime, host layer). Every step runs in a sandbox of that node, and
 the node leaves nothing on the host. Needs root.
@@ -17,8 +17,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import partial
+from typing import TextIO
 
 from cloister.cli.recording import recorded
+from cloister.cli.template_refresh import refresh, told_freshness
 from cloister.cli.template_removal import remove_templates
 from cloister.config.load import add_arguments, load
 from cloister.config.settings import Settings
@@ -30,10 +32,11 @@ from cloister.node.trees_in_use import trees_in_use
 from cloister.processes.preflight import refuse_weak_code
 from cloister.template.agenttree import agent_tree, ensure_agent_tree
 from cloister.template.bootstrap import host_bootstrap
+from cloister.template.freshness import read_freshness
 from cloister.template.garbage import GarbageCollector
 from cloister.template.layers import LayerStore
 from cloister.template.progress import make_progress
-from cloister.template.stock import STOCK_NAMES, load_stock, shared_layers
+from cloister.template.stock import STOCK_NAMES, definition_of, load_stock, shared_layers, with_updates
 from cloister.template.stockbuilder import StockBuildContext, build_stock_template, layer_keys
 
 __all__ = ["add_options", "run"]
@@ -42,12 +45,13 @@ __all__ = ["add_options", "run"]
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the subcommand's options."""
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    names = [*STOCK_NAMES, *ON_DEMAND, "all"]
     build = actions.add_parser("build", help="build stock templates; existing layers are reused")
     build.add_argument(
         "name",
         nargs="?",
         default="all",
-        choices=[*STOCK_NAMES, *ON_DEMAND, "all"],
+        choices=names,
         help=f"template to build (default: all, which is {', '.join(STOCK_NAMES)}; others only by name)",
     )
     build.add_argument("--mirror", metavar="URL", help="Debian archive for the first layer (default: the host's, else debootstrap's)")
@@ -56,8 +60,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     removing = actions.add_parser("rm", help="delete templates of the key's team, or, as root, stock templates that nothing uses")
     removing.add_argument("names", metavar="NAME", nargs="+", help="name or id, from `cloister template list --all`")
     add_arguments(removing, "data_dir", "store_dir", "run_dir")
+    refreshing = actions.add_parser("refresh", help="ask the distribution for updates, and build stale stock templates again")
+    refreshing.add_argument("name", nargs="?", default="all", choices=names, help="template (default: all that are built)")
+    refreshing.add_argument("--check", action="store_true", help="only ask; exit with 1 if a template is stale")
     check = actions.add_parser("check", help="exit with 0 if stock templates are built and up to date")
-    check.add_argument("name", nargs="?", default="all", choices=[*STOCK_NAMES, *ON_DEMAND, "all"], help="template (default: all)")
+    check.add_argument("name", nargs="?", default="all", choices=names, help="template (default: all)")
     add_arguments(check)
     collecting = actions.add_parser("gc", help="remove unused layers and other leftovers of builds")
     collecting.add_argument("--all", action="store_true", help="also remove recently used layers, which later builds could reuse")
@@ -65,10 +72,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add_arguments(collecting)
     listing = actions.add_parser("list", help="list the templates in the store")
     listing.add_argument("--all", action="store_true", help="also list templates that clients built, newest first")
-    for action in (collecting, listing):
+    for action in (collecting, listing, refreshing):
         action.add_argument("--json", action="store_true", help="print JSON")
     listing.add_argument("--layers", action="store_true", help="show the layers of each template")
-    add_arguments(listing)
+    for action in (listing, refreshing):
+        add_arguments(action)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -80,16 +88,14 @@ def run(args: argparse.Namespace) -> int:
         raise PermissionDeniedError("templates belong to root", hint="run it with sudo")
     refuse_weak_code(os.environ)
     if args.action == "list":
-        if args.json:
-            return _print_json(LayerStore(settings.store_dir), everything=args.all)
-        return _list(settings, everything=args.all, show_layers=args.layers)
+        return _print_json(settings, everything=args.all) if args.json else _list(settings, everything=args.all, show_layers=args.layers)
     if args.action == "gc":
         with contextlib.nullcontext() if args.dry_run else recorded(settings, "template.gc"):
             return _collect(settings, everything=args.all, is_rehearsal=args.dry_run, as_json=args.json)
     if args.action == "check":
         return 0 if _find_built(LayerStore(settings.store_dir), _wanted(args.name)) is not None else 1
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that a build that gets SIGTERM ends its sandbox first
-    return _build(settings, args.name, args.mirror)
+    return _build(settings, args.name, args.mirror) if args.action == "build" else _refresh(settings, args)
 
 
 def _build(settings: Settings, name: str, mirror: str | None) -> int:
@@ -99,21 +105,39 @@ def _build(settings: Settings, name: str, mirror: str | None) -> int:
         for template in found:
             print(f"{template.name}: built ({_size_mib(store, template)} MiB in {len(template.layers)} layers)")
         return 0
+    with _told_failures(), recorded(settings, "template.build", name), _context(settings, store, mirror, sys.stdout) as context:
+        _build_all(wanted, context)
+    return 0
+
+
+def _refresh(settings: Settings, args: argparse.Namespace) -> int:
+    store = LayerStore(settings.store_dir)
+    with _told_failures(), _context(settings, store, None, sys.stderr if args.json else sys.stdout) as context:
+        return refresh(settings, context, args.name, only_check=args.check, as_json=args.json)
+
+
+@contextmanager
+def _told_failures() -> Iterator[None]:
+    """Prints the end of the log of a step that fails in the block."""
     try:
-        with recorded(settings, "template.build", name), _context(settings, store, mirror) as context:
-            _build_all(wanted, context)
+        yield
     except BuildError as error:
         print(f"{error.log_tail}\n" if error.log_tail else "", end="", file=sys.stderr)
         raise
-    return 0
 
 
 def _build_all(wanted: tuple[str, ...], context: StockBuildContext) -> None:
     built: dict[str, Template] = {}
     for name in wanted:
-        built[name] = build_stock_template(load_stock(name), _below(name, built), context)
+        edition = _edition(context.store, name)
+        built[name] = build_stock_template(with_updates(load_stock(name), edition), _below(name, built), context, edition)
         if name == "base":
             ensure_agent_tree(built[name], context)
+
+
+def _edition(store: LayerStore, name: str) -> str:
+    """That of the template as it is recorded, so that a build does not undo a refresh."""
+    return next((one.edition for one in store.records() if one.name == name), "")
 
 
 def _wanted(name: str) -> tuple[str, ...]:
@@ -129,7 +153,7 @@ def _with_parents(name: str) -> tuple[str, ...]:
 def _below(name: str, found: Mapping[str, Template]) -> tuple[str, ...]:
     """The layers that ``name`` stands on; its parent is among ``found``."""
     parent = load_stock(name).parent
-    return shared_layers(load_stock(parent), found[parent].layers) if parent else ()
+    return shared_layers(definition_of(found[parent]), found[parent].layers) if parent else ()
 
 
 def _find_built(store: LayerStore, wanted: tuple[str, ...]) -> list[Template] | None:
@@ -138,7 +162,7 @@ def _find_built(store: LayerStore, wanted: tuple[str, ...]) -> list[Template] | 
     try:
         for name in wanted:
             found[name] = store.template(name)
-            if found[name].layers != layer_keys(load_stock(name), _below(name, found)):
+            if found[name].layers != layer_keys(definition_of(found[name]), _below(name, found)):
                 return None
         agent_tree(store.root, found["base"])
     except TemplateNotFoundError:
@@ -147,7 +171,7 @@ def _find_built(store: LayerStore, wanted: tuple[str, ...]) -> list[Template] | 
 
 
 @contextmanager
-def _context(settings: Settings, store: LayerStore, mirror: str | None) -> Iterator[StockBuildContext]:
+def _context(settings: Settings, store: LayerStore, mirror: str | None, output: TextIO) -> Iterator[StockBuildContext]:
     """The parts of a build; its node is removed at the end."""
     upstreams = settings.dns_upstreams or host_nameservers()
     with store.builder_directory() as directory, build_host(replace(settings, data_dir=directory), upstreams) as host:
@@ -156,7 +180,7 @@ def _context(settings: Settings, store: LayerStore, mirror: str | None) -> Itera
         yield StockBuildContext(
             store=store,
             run_step=host.run_step,
-            progress=make_progress(sys.stdout),
+            progress=make_progress(output),
             host_layer=host.host_layer,
             bootstrap=host_bootstrap(mirror),
         )
@@ -166,9 +190,12 @@ def _list(settings: Settings, *, everything: bool, show_layers: bool) -> int:
     store = LayerStore(settings.store_dir)
     below: set[str] = set()
     known = {template.name for template in store.templates()}
+    freshness = read_freshness(store.root, store.templates())
     for template in store.templates():
         languages = ", ".join(template.languages) or "no languages"
-        print(f"{template.name:24}{_size_mib(store, template):6} MiB  {len(template.layers)} layers  {languages}")
+        one = freshness.get(template.name)
+        stale = f"  {told_freshness(one, time.time())}" if one is not None and one.is_stale else ""
+        print(f"{template.name:24}{_size_mib(store, template):6} MiB  {len(template.layers)} layers  {languages}{stale}")
         _show_layers(store, template.layers if show_layers else ())
         below.update(template.layers)
     for template in sorted(store.builds(), key=lambda one: -one.created_at) if everything else ():
@@ -184,8 +211,10 @@ def _list(settings: Settings, *, everything: bool, show_layers: bool) -> int:
     return 0
 
 
-def _print_json(store: LayerStore, *, everything: bool) -> int:
+def _print_json(settings: Settings, *, everything: bool) -> int:
     """Every built template with its layers, stock ones first; those whose layers are gone have them in ``missing``."""
+    store = LayerStore(settings.store_dir)
+    freshness = read_freshness(store.root, store.records())
     built = [*store.records(), *(sorted(store.builds(), key=lambda one: -one.created_at) if everything else ())]
     rows = [
         {
@@ -197,6 +226,7 @@ def _print_json(store: LayerStore, *, everything: bool) -> int:
             "size_bytes": sum(store.layer(key).size_bytes for key in one.layers if store.has(key)),
             "layers": one.layers,
             "missing": [key for key in one.layers if not store.has(key)],
+            "freshness": asdict(freshness[one.name]) if one.name in freshness and one.build_id == freshness[one.name].build_id else None,
         }
         for one in built
     ]

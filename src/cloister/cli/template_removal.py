@@ -19,7 +19,7 @@ from cloister.errors import ConflictError, PermissionDeniedError, TemplateNotFou
 from cloister.model.template import ON_DEMAND, Template
 from cloister.node.trees_in_use import trees_in_use
 from cloister.template.layers import LayerStore
-from cloister.template.stock import STOCK_NAMES, load_stock, shared_layers
+from cloister.template.stock import STOCK_NAMES, definition_of, load_stock, shared_layers
 
 __all__ = ["remove_stock", "remove_templates"]
 
@@ -55,7 +55,7 @@ def remove_stock(settings: Settings, name: str) -> None:
 
 def _users(settings: Settings, store: LayerStore, template: Template) -> Iterator[str]:
     """Templates that stand on layers of ``template``, and sandboxes that run on them."""
-    below = set(shared_layers(load_stock(template.name), template.layers))
+    below = set(shared_layers(definition_of(template), template.layers))
     stock = [one.name for one in store.records() if one.name in _STOCK]
     yield from (f"the template {name}" for name in stock if load_stock(name).parent == template.name)
     yield from (f"the template {one.name} of a team" for one in store.builds() if below <= set(one.layers))

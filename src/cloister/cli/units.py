@@ -1,4 +1,5 @@
-"""The systemd units of a server: ``cloister.service`` runs it, ``cloister.socket`` keeps its listening sockets open meanwhile.
+"""The systemd units of a server: ``cloister.service`` runs it, ``cloister.socket`` keeps its listening sockets open meanwhile, and
+``cloister-refresh.timer`` starts ``cloister-refresh.service``, which brings the stock templates up to date.
 
 Pure text. docs/howto/operation.md explains each line. Invariant: no line ends a sandbox, moves it or changes its mounts.
 """
@@ -13,7 +14,7 @@ from cloister.errors import InvalidRequestError
 from cloister.model.addresses import parse_listen
 from cloister.processes.launcher import LONGEST_STOP_S
 
-__all__ = ["MARK", "UNUSED_CAPABILITIES", "config_of", "service_unit", "socket_unit"]
+__all__ = ["MARK", "UNUSED_CAPABILITIES", "config_of", "refresh_timer", "refresh_unit", "service_unit", "socket_unit"]
 
 MARK = "# Written by Cloister."
 """The first line of each file that the installation writes, and by which the removal knows it."""
@@ -87,13 +88,64 @@ WantedBy=sockets.target
 """
 
 
+_REFRESH = """\
+{mark}
+[Unit]
+Description=Updates of the distribution for the templates of Cloister
+Documentation=man:cloister(1)
+Wants=network-online.target
+After=network-online.target
+
+[Service]
+Type=oneshot
+ExecStart={program} template refresh{config}
+# Sandboxes of the server come first.
+Nice=10
+IOSchedulingClass=idle
+TimeoutStartSec=3h
+# The steps of builds run in sandboxes, whose control groups are not the unit's: as in cloister.service.
+Delegate=yes
+CapabilityBoundingSet=~{unused}
+KeyringMode=private
+"""
+_TIMER = """\
+{mark}
+[Unit]
+Description=Brings the templates of Cloister up to date each night
+
+[Timer]
+OnCalendar=03:30
+RandomizedDelaySec=2h
+# After a night in which the host was off.
+Persistent=true
+
+[Install]
+WantedBy=timers.target
+"""
+
+
 def service_unit(program: Path, config: Path | None = None) -> str:
     """The unit that runs ``program``, a path of the ``cloister`` command. Raises: InvalidRequestError."""
+    words = _words(program, config)
+    return _SERVICE.format(mark=MARK, **words, stop_s=LONGEST_STOP_S, unused=" ".join(UNUSED_CAPABILITIES))
+
+
+def refresh_unit(program: Path, config: Path | None = None) -> str:
+    """The unit that runs ``template refresh`` once. Raises: InvalidRequestError."""
+    return _REFRESH.format(mark=MARK, **_words(program, config), unused=" ".join(UNUSED_CAPABILITIES))
+
+
+def refresh_timer() -> str:
+    """The unit that starts :func:`refresh_unit` each night."""
+    return _TIMER.format(mark=MARK)
+
+
+def _words(program: Path, config: Path | None) -> dict[str, str]:
+    """Raises: InvalidRequestError."""
     for path in (program, config):
         if path is not None and not all(letter.isalnum() or letter in "/._-+@" for letter in str(path)):
             raise InvalidRequestError(f"systemd would misread the path {path}", hint="move it to one of letters, digits and . _ - + @")
-    options = "" if config is None else f" --config {config}"
-    return _SERVICE.format(mark=MARK, program=program, config=options, stop_s=LONGEST_STOP_S, unused=" ".join(UNUSED_CAPABILITIES))
+    return {"program": str(program), "config": "" if config is None else f" --config {config}"}
 
 
 def config_of(unit: str) -> Path | None:

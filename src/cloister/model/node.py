@@ -135,6 +135,10 @@ class NodeInfo:
     """Open descriptors by process: ``supervisor``, ``launcher``, ``egress``."""
     descriptor_limits: dict[str, int] = field(default_factory=dict)
     """The most that each of them may open."""
+    outdated: dict[str, int] = field(default_factory=dict)
+    """By stock template that was checked: how many of its packages have updates."""
+    updates_checked_at: float = 0.0
+    """When the templates were last checked for updates (epoch seconds); 0: never."""
 
 
 @dataclass(frozen=True, kw_only=True)

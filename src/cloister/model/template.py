@@ -47,6 +47,8 @@ class Template:
     None: unknown (a record of an older version); this counts as code of another team."""
     for_copies: bool = False
     """It is the capture of a fork: only copies of one sandbox are made of it, at once."""
+    edition: str = ""
+    """Of a stock template: names the distribution's updates that a layer of it has; empty: there is no such layer."""
     given_envs: dict[str, str] = field(default_factory=dict, repr=False)
     """For a capture: the variables that the client of the captured sandbox gave. They may be secrets, so only ``given_by`` has them."""
     given_by: str = ""

@@ -12,6 +12,7 @@ import platform
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -31,6 +32,7 @@ from cloister.network.host_checks import check_host as network_findings
 from cloister.node.instance import INSTANCES
 from cloister.node.runtimes import describe_runtimes, runtime_kinds
 from cloister.node.shared_limits import low_limits
+from cloister.template.freshness import read_freshness
 from cloister.template.layers import LayerStore
 
 __all__ = ["Finding", "Level", "check_host"]
@@ -98,6 +100,7 @@ def check_host(settings: Settings) -> list[Finding]:
         ("swap for pauses", _swap),
         ("memory reserve", _memory_reserve),
         ("templates", _templates),
+        ("template updates", _template_updates),
     ]
     found = []
     for name, check in checks:
@@ -286,6 +289,17 @@ def _memory_reserve(settings: Settings) -> Finding:
 def _templates(settings: Settings) -> Finding:
     names = [template.name for template in LayerStore(settings.store_dir, create=False).templates()]
     return Finding("templates", bool(names), ", ".join(names) or "none built", "cloister template build", needed=False)
+
+
+def _template_updates(settings: Settings) -> Finding:
+    store = LayerStore(settings.store_dir, create=False)
+    found = read_freshness(store.root, store.templates())
+    stale = {name: len(one.packages) for name, one in found.items() if one.is_stale}
+    if not found:
+        return Finding("template updates", False, "the templates were never checked: cloister template refresh", needed=False)
+    day = time.strftime("%Y-%m-%d", time.gmtime(min(one.checked_at for one in found.values())))
+    detail = ", ".join(f"{name} has {count} packages with updates" for name, count in stale.items()) or "no packages have updates"
+    return Finding("template updates", not stale, f"{detail}, as of {day}", "cloister template refresh", needed=False)
 
 
 def _tiers(settings: Settings) -> list[Finding]:

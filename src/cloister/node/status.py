@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -11,6 +12,7 @@ from cloister.model.node import CreationTimes, NodeInfo
 from cloister.node.descriptors import DescriptorCounts
 from cloister.node.drain import Drain
 from cloister.node.stop_plan import OnStop
+from cloister.template.freshness import Freshness
 
 __all__ = ["Creations", "NodeFacts", "NodeStatus"]
 
@@ -60,10 +62,12 @@ class NodeStatus:
     limits_met: _Counts = dict
     descriptors: DescriptorCounts = field(default_factory=DescriptorCounts)
     drain: Drain
+    freshness: Callable[[], dict[str, Freshness]] = dict
 
     async def info(self) -> NodeInfo:
         """The counts now."""
         descriptors, limits = await self.descriptors.read()
+        freshness = await asyncio.to_thread(self.freshness)
         return NodeInfo(
             version=__version__,
             **{**vars(self.facts), "on_stop": self.drain.action_of_stop(OnStop(self.facts.on_stop))},
@@ -82,4 +86,6 @@ class NodeStatus:
             descriptors=descriptors,
             descriptor_limits=limits,
             drain=self.drain.state,
+            outdated={name: len(one.packages) for name, one in freshness.items()},
+            updates_checked_at=max((one.checked_at for one in freshness.values()), default=0.0),
         )

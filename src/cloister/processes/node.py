@@ -74,6 +74,7 @@ from cloister.node.trees_in_use import forget_server, note_server, trees_in_use
 from cloister.telemetry.logging import configure_logging
 from cloister.template.bootstrap import host_bootstrap
 from cloister.template.building.copier import BuildResources
+from cloister.template.freshness import read_freshness
 from cloister.template.garbage import GarbageCollector
 from cloister.template.layers import LayerStore
 from cloister.tls.sandbox_authority import SandboxAuthorities
@@ -233,6 +234,7 @@ def _compose(settings: Settings, host: NodeHost, shared: _Shared) -> _Node:
         limits_met=sampler.limits_met,
         descriptors=_descriptors(host),
         drain=shared.drain,
+        freshness=lambda: read_freshness(shared.store.root, shared.store.templates()),
     )
     plan_stop = partial(_planned_stop, settings, host, live, pausing, shared.drain)
     handlers = NodeHandlers(

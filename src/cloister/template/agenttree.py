@@ -16,7 +16,7 @@ import cloister
 from cloister.errors import TemplateNotFoundError
 from cloister.model.template import Template
 from cloister.template.layers import layer_key
-from cloister.template.stock import SOURCE_SUFFIXES, StockDefinition, StockStep, load_stock, read_definition, shared_layers
+from cloister.template.stock import SOURCE_SUFFIXES, StockDefinition, StockStep, definition_of, read_definition, shared_layers
 from cloister.template.stockbuilder import StockBuildContext, build_layers, layer_keys, run_logged
 
 __all__ = ["agent_tree", "ensure_agent_tree", "interpreter_layers", "library_layers"]
@@ -67,7 +67,7 @@ def library_layers(base: Template) -> tuple[str, ...]:
 
 def interpreter_layers(base: Template) -> tuple[str, ...]:
     """The layers of the base template that hold the agent's interpreter. The libraries are built on them."""
-    return shared_layers(load_stock(base.name), base.layers)
+    return shared_layers(definition_of(base), base.layers)
 
 
 def _tree_path(store_root: Path, base: Template) -> Path:

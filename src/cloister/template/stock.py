@@ -6,7 +6,8 @@ be computed from it. This module must not run a program or touch the store. Form
     name, parent, aliases, user, workdir, kernel_user, languages, [envs], [limits]
     [[steps]]
     name      one word; shown as progress and used in log names
-    kind      "bootstrap" (unpack ``suite`` and ``packages`` into an empty tree), "apt" (install ``packages``), or "run"
+    kind      "bootstrap" (unpack ``suite`` and ``packages`` into an empty tree), "apt" (install ``packages``), or "run";
+              "upgrade" is that of :func:`with_updates` alone
     packages  a list file: one package a line, # comments
     script    a bash file, run after that: offline and without the host layer, unless ``online = true``
     files     further files that the script finds in /.build
@@ -19,15 +20,26 @@ be computed from it. This module must not run a program or touch the store. Form
 from __future__ import annotations
 
 import tomllib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from cloister.errors import TemplateNotFoundError
 from cloister.model.resources import Limits
-from cloister.model.template import ON_DEMAND
+from cloister.model.template import ON_DEMAND, Template
 
-__all__ = ["BASE_SUITE", "SOURCE_SUFFIXES", "STOCK_NAMES", "StockDefinition", "StockStep", "load_stock", "read_definition", "shared_layers"]
+__all__ = [
+    "BASE_SUITE",
+    "SOURCE_SUFFIXES",
+    "STOCK_NAMES",
+    "StockDefinition",
+    "StockStep",
+    "definition_of",
+    "load_stock",
+    "read_definition",
+    "shared_layers",
+    "with_updates",
+]
 
 STOCK_NAMES = ("base", "code-interpreter-v1", "mcp-gateway")
 """The templates that ``template build all`` builds, parents first. Those of ``ON_DEMAND`` come after them."""
@@ -87,6 +99,23 @@ class StockDefinition:
 def shared_layers(definition: StockDefinition, layers: tuple[str, ...]) -> tuple[str, ...]:
     """The ``layers`` of a template that others build on: all but its own last ones."""
     return layers[: len(layers) - sum(step.own for step in definition.steps)]
+
+
+def with_updates(definition: StockDefinition, edition: str) -> StockDefinition:
+    """``definition`` with a layer of its own that brings all packages up to date; unchanged if the edition is empty.
+
+    The agent and the templates above stand on the layers below it, so that they are not built again.
+    """
+    if not edition:
+        return definition
+    updates = StockStep(name="updates", kind="upgrade", title="updates of the distribution", script=f"# edition {edition}\n", own=True)
+    first = next((place for place, step in enumerate(definition.steps) if step.own), len(definition.steps))
+    return replace(definition, steps=(*definition.steps[:first], updates, *definition.steps[first:]))
+
+
+def definition_of(template: Template) -> StockDefinition:
+    """The present definition of a built stock template, in its edition. Raises: TemplateNotFoundError."""
+    return with_updates(load_stock(template.name), template.edition)
 
 
 def load_stock(name: str) -> StockDefinition:

@@ -8,6 +8,7 @@ phases, so that no configuration of the host stays in a layer::
     kind       1                                              2
     bootstrap  unpack on the host                             second stage and script, offline, no host layer
     apt        download, online, with the host layer          install and script, offline, no host layer
+    upgrade    the same, of all updates
     run        script, online with the host layer, or offline without it
 """
 
@@ -39,10 +40,30 @@ from cloister.template.stock import StockDefinition, StockStep
 if TYPE_CHECKING:
     from cloister.template.hostlayer import HostLayer
 
-__all__ = ["RunStep", "StockBuildContext", "StockBuildProgress", "build_layers", "build_stock_template", "layer_keys", "run_logged"]
+__all__ = [
+    "STEP_ENVS",
+    "RunStep",
+    "StockBuildContext",
+    "StockBuildProgress",
+    "build_layers",
+    "build_stock_template",
+    "layer_keys",
+    "run_logged",
+    "stock_record",
+]
 
 _TAIL_LINES = 30
-_ENVS = {"PATH": DEFAULT_PATH, "HOME": "/root", "LANG": "C.UTF-8", "LC_ALL": "C.UTF-8", "TERM": "dumb", "DEBIAN_FRONTEND": "noninteractive"}
+_FETCHING = {"apt": "apt-fetch.sh", "upgrade": "apt-upgrade-fetch.sh"}
+"""Kinds of steps that download first, and the script that does."""
+STEP_ENVS = {
+    "PATH": DEFAULT_PATH,
+    "HOME": "/root",
+    "LANG": "C.UTF-8",
+    "LC_ALL": "C.UTF-8",
+    "TERM": "dumb",
+    "DEBIAN_FRONTEND": "noninteractive",
+}
+"""Variables of every step."""
 _PROLOGUE = "set -euo pipefail\numask 022\ncd /\n"
 
 
@@ -98,14 +119,16 @@ def layer_keys(definition: StockDefinition, parent_layers: tuple[str, ...]) -> t
     return tuple(keys)
 
 
-def build_stock_template(definition: StockDefinition, below: tuple[str, ...], context: StockBuildContext) -> Template:
+def build_stock_template(definition: StockDefinition, below: tuple[str, ...], context: StockBuildContext, edition: str = "") -> Template:
     """Build the missing layers of ``definition`` on top of its parent's layers, ``below``, and record the template. Blocking.
+
+    ``edition`` is that of the definition (:func:`cloister.template.stock.with_updates`).
 
     Raises:
         BuildError: a step failed. Has the last lines of its log and names the log file.
     """
     context.store.sweep()
-    template = _record(definition, build_layers(definition, below, context))
+    template = stock_record(definition, build_layers(definition, below, context), edition)
     with contextlib.suppress(TemplateNotFoundError):
         earlier = context.store.template(definition.name)
         if earlier.build_id == template.build_id and earlier.created_at:
@@ -128,7 +151,8 @@ def build_layers(definition: StockDefinition, below: tuple[str, ...], context: S
     return keys
 
 
-def _record(definition: StockDefinition, keys: tuple[str, ...]) -> Template:
+def stock_record(definition: StockDefinition, keys: tuple[str, ...], edition: str) -> Template:
+    """The record of a template with these layers, made now."""
     return Template(
         template_id=uuid.uuid5(uuid.NAMESPACE_OID, f"cloister/{definition.name}").hex[:20],
         name=definition.name,
@@ -143,6 +167,7 @@ def _record(definition: StockDefinition, keys: tuple[str, ...]) -> Template:
         aliases=definition.aliases,
         created_at=time.time(),
         authors=(),
+        edition=edition,
     )
 
 
@@ -196,7 +221,7 @@ def _run_phases(step: StockStep, below: tuple[str, ...], workspace: Workspace, c
             upper=workspace.upper,
             work=workspace.work,
             argv=("/bin/bash", f"/.build/{name}"),
-            envs={**_ENVS, **(host.envs if host else {})},
+            envs={**STEP_ENVS, **(host.envs if host else {})},
             egress=PUBLIC_EGRESS if online else NO_EGRESS,
             limits=context.limits,
             timeout_s=step.timeout_s,
@@ -208,7 +233,7 @@ def _run_phases(step: StockStep, below: tuple[str, ...], workspace: Workspace, c
 
 def _phases(step: StockStep) -> list[tuple[str, bool]]:
     """The scripts to run, and whether each is online. The last one cleans up."""
-    if step.kind == "apt":
+    if step.kind in _FETCHING:
         return [("fetch.sh", True), ("main.sh", False)]
     return [("main.sh", step.online)]
 
@@ -219,11 +244,11 @@ def _document(step: StockStep) -> dict[str, object]:
 
 def _scripts(step: StockStep) -> dict[str, str]:
     """The step's complete scripts by name. The layer's key is made of them."""
-    main = {"bootstrap": ["second-stage.sh"], "apt": ["apt-install.sh"], "run": []}[step.kind]
+    main = {"bootstrap": ["second-stage.sh"], "apt": ["apt-install.sh"], "upgrade": ["apt-upgrade.sh"], "run": []}[step.kind]
     parts = [_stock_script(name) for name in main] + [step.script, _stock_script("finish.sh")]
     scripts = {"main.sh": _PROLOGUE + "\n".join(parts) + "exit 0\n"}
-    if step.kind == "apt":
-        scripts["fetch.sh"] = _PROLOGUE + _stock_script("apt-fetch.sh")
+    if step.kind in _FETCHING:
+        scripts["fetch.sh"] = _PROLOGUE + _stock_script(_FETCHING[step.kind])
     return scripts
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from cloister.cli.main import main
-from cloister.cli.units import MARK, UNUSED_CAPABILITIES, service_unit, socket_unit
+from cloister.cli.units import MARK, UNUSED_CAPABILITIES, refresh_timer, refresh_unit, service_unit, socket_unit
 from cloister.errors import InvalidRequestError
 from cloister.node.trees_in_use import note_server
 from cloister.processes.launcher import LONGEST_STOP_S
@@ -95,10 +95,32 @@ def test_systemd_reads_them(tmp_path: Path) -> None:
     """No line is unknown or malformed."""
     (tmp_path / "cloister.service").write_text(service_unit(Path("/bin/true")))
     (tmp_path / "cloister.socket").write_text(socket_unit("127.0.0.1:3000", "[::1]:443"))
+    (tmp_path / "cloister-refresh.service").write_text(refresh_unit(Path("/bin/true")))
+    (tmp_path / "cloister-refresh.timer").write_text(refresh_timer())
     command = ["systemd-analyze", "verify", "--man=no", *map(str, tmp_path.iterdir())]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert "cloister." not in done.stderr + done.stdout, done.stderr
     assert done.returncode == 0, done.stderr
+
+
+def test_the_files_in_deploy_are_the_units_of_the_package() -> None:
+    """For those who install them by hand; they are the ones that `service print` prints for /usr/bin/cloister."""
+    program, directory = Path("/usr/bin/cloister"), Path(__file__).parents[3] / "deploy" / "systemd"
+    units = {
+        "cloister.service": service_unit(program),
+        "cloister.socket": socket_unit("127.0.0.1:3000"),
+        "cloister-refresh.service": refresh_unit(program),
+        "cloister-refresh.timer": refresh_timer(),
+    }
+    assert {path.name: path.read_text() for path in directory.iterdir()} == units
+
+
+def test_a_refresh_gives_way_to_sandboxes(tmp_path: Path) -> None:
+    """It runs once, with the file of settings, at low priority; the timer makes up for a night that was missed."""
+    service = parsed(refresh_unit(PROGRAM, tmp_path / "c.toml"))["Service"]
+    assert service["ExecStart"] == f"{PROGRAM} template refresh --config {tmp_path}/c.toml"
+    assert (service["Type"], service["Nice"], service["IOSchedulingClass"], service["Delegate"]) == ("oneshot", "10", "idle", "yes")
+    assert parsed(refresh_timer())["Timer"]["Persistent"] == "true"
 
 
 def test_units_of_others_stay(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import pytest
 
 from cloister.cli.main import main
 from cloister.model.template import ON_DEMAND, Template
+from cloister.template.freshness import Freshness, write_freshness
 from cloister.template.layers import LayerStore
 from cloister.template.stock import STOCK_NAMES
 
@@ -42,6 +44,24 @@ def test_what_clients_have_built_is_listed_when_asked_for(tmp_path: Path, capsys
     assert mine.split()[:2] == ["mine", "5"]
     assert mine.endswith("t-1 build-1")
     assert torn.endswith("lacks 1 layers: build it again")
+
+
+def test_a_stale_template_is_marked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With the number of packages; one that is up to date, or was never checked, is not."""
+    store = LayerStore(tmp_path / "store")
+    layer = add_layer(store, "a", 1 << 20)
+    for name in ("base", "desktop"):
+        store.write_template(Template(template_id=name, name=name, build_id=f"build-{name}", layers=(layer,)))
+    now = time.time()
+    stale = Freshness(build_id="build-base", checked_at=now - 7200, packages=("a 1 2", "b 1 2"), security=1)
+    write_freshness(store.root, {"base": stale, "desktop": Freshness(build_id="build-desktop", checked_at=now)})
+    words = ["template", "list", "--store-dir", str(store.root)]
+    assert main(words) == 0
+    base, desktop, *_ = capsys.readouterr().out.splitlines()
+    assert base.endswith("stale: 2 packages have updates, 1 of them for security; checked 2 h ago")
+    assert "checked" not in desktop
+    assert main([*words, "--json"]) == 0
+    assert [row["freshness"]["security"] for row in json.loads(capsys.readouterr().out)] == [1, 0]
 
 
 def test_a_stock_template_is_removed_unless_it_is_in_use(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -128,6 +128,8 @@ def _put_node(page: Page, node: NodeInfo) -> None:
     page.put_all("cloister_pool_sandboxes", node.pool, ("ready", "wanted"))
     page.put_all("cloister_zygotes", node.zygotes)
     page.put_all("cloister_builds", node.builds, ("waiting", "building"))
+    page.put_all("cloister_template_outdated_packages", node.outdated)
+    page.put("cloister_template_check_time_seconds", node.updates_checked_at)
     page.put_all("cloister_builds_ended_total", node.builds, ("ready", "error"))
     page.put_all("cloister_disk_bytes", node.disk, [kind for kind in _DISK if kind in node.disk])
     page.put("cloister_sandboxes_stopped_for_space_total", node.disk.get("stopped", 0))

@@ -73,6 +73,10 @@ _REQUESTS = (
 _BUILDS = (
     Series("cloister_builds", "gauge", "Template builds that wait or run.", ("status",)),
     Series("cloister_builds_ended_total", "counter", "Template builds that ended; a cancelled one is an error.", ("status",)),
+    Series(
+        "cloister_template_outdated_packages", "gauge", "Packages of a stock template that have updates.", ("template",)
+    ),
+    Series("cloister_template_check_time_seconds", "gauge", "When templates were last checked for updates, as Unix time; 0: never."),
 )
 _PAUSES = (
     Series("cloister_paused_sandboxes", "gauge", "Paused sandboxes, by what is kept of them.", ("kind",)),
