@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from cloister import __version__
+
 ROOT = Path(__file__).parents[2]
 _GLIBC = re.compile(rb"GLIBC_2\.(\d+)")
 _TAGGED_GLIBC = 17
@@ -56,3 +58,13 @@ def test_it_has_every_file_of_the_package(wheel: zipfile.ZipFile) -> None:
     listed = subprocess.run(["git", "ls-files", "src/cloister"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
     missing = {name.removeprefix("src/") for name in listed} - set(wheel.namelist())
     assert not {name for name in missing if Path(name).name != ".gitignore"}, missing
+
+
+def test_it_can_be_installed(wheel: zipfile.ZipFile, tmp_path: Path) -> None:
+    """Into an environment of its own, without a network; its command is there and says its version."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "venv"], check=True)
+    python = tmp_path / "venv" / "bin" / "python"
+    command = [sys.executable, "-m", "pip", "--python", str(python), "install", "-q", "--no-deps", "--no-index", str(wheel.filename)]
+    subprocess.run(command, check=True, capture_output=True)
+    done = subprocess.run([tmp_path / "venv" / "bin" / "cloister", "--version"], capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert done.stdout == f"cloister {__version__}\n"
