@@ -39,4 +39,13 @@ COMMAND_LINE_STEPS = (
         "line for line",
         "cannot_steer_the_terminal",
     ),
+    Step(
+        "backups: rights of the api process",
+        "src/cloister/backup/making.py",
+        "copy, use_rights_of_owner)",
+        "copy)",
+        "cannot_have_a_backup_open_files_of_root",
+    ),
+    Step("command line: pipes", "src/cloister/config/client_env.py", " | os.O_NONBLOCK)", ")", "cannot_let_a_command_wait"),
+    Step("command line: redirects", "src/cloister/client/api.py", "allow_redirects=False", "allow_redirects=True", "send_a_key_elsewhere"),
 )
