@@ -62,11 +62,8 @@ STEP_ENVS = {
     "LC_ALL": "C.UTF-8",
     "TERM": "dumb",
     "DEBIAN_FRONTEND": "noninteractive",
-    "DPKG_FORCE": "unsafe-io",
 }
-"""Variables of every step. dpkg does not wait for the disk at each file: a layer is on the disk before it is published, and an interrupted
-step leaves none.
-"""
+"""Variables of every step."""
 _PROLOGUE = "set -euo pipefail\numask 022\ncd /\n"
 
 
