@@ -12,7 +12,8 @@ from cloister.model.node import CreationTimes, NodeInfo
 from cloister.node.descriptors import DescriptorCounts
 from cloister.node.drain import Drain
 from cloister.node.stop_plan import OnStop
-from cloister.template.freshness import Freshness
+from cloister.template.freshness import Freshness, read_freshness
+from cloister.template.layers import LayerStore
 
 __all__ = ["Creations", "NodeFacts", "NodeStatus"]
 
@@ -62,12 +63,13 @@ class NodeStatus:
     limits_met: _Counts = dict
     descriptors: DescriptorCounts = field(default_factory=DescriptorCounts)
     drain: Drain
-    freshness: Callable[[], dict[str, Freshness]] = dict
+    store: LayerStore | None = None
+    """Has the outcome of the latest check of the templates for updates."""
 
     async def info(self) -> NodeInfo:
         """The counts now."""
         descriptors, limits = await self.descriptors.read()
-        freshness = await asyncio.to_thread(self.freshness)
+        freshness = await asyncio.to_thread(self._freshness)
         return NodeInfo(
             version=__version__,
             **{**vars(self.facts), "on_stop": self.drain.action_of_stop(OnStop(self.facts.on_stop))},
@@ -89,3 +91,6 @@ class NodeStatus:
             outdated={name: len(one.packages) for name, one in freshness.items()},
             updates_checked_at=max((one.checked_at for one in freshness.values()), default=0.0),
         )
+
+    def _freshness(self) -> dict[str, Freshness]:
+        return {} if self.store is None else read_freshness(self.store.root, self.store.templates())

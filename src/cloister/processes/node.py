@@ -74,7 +74,6 @@ from cloister.node.trees_in_use import forget_server, note_server, trees_in_use
 from cloister.telemetry.logging import configure_logging
 from cloister.template.bootstrap import host_bootstrap
 from cloister.template.building.copier import BuildResources
-from cloister.template.freshness import read_freshness
 from cloister.template.garbage import GarbageCollector
 from cloister.template.layers import LayerStore
 from cloister.tls.sandbox_authority import SandboxAuthorities
@@ -200,8 +199,7 @@ def _compose(settings: Settings, host: NodeHost, shared: _Shared) -> _Node:
     threads, events = WorkerThreads(_THREADS, "node"), EventBroadcaster()
     connections, sampler = _watch(settings, host, threads, events)
     live = LiveSandboxes(limits=limits, journal=journal, ends=ends, sampler=sampler, events=events, threads=threads)
-    reserve = MemoryReserve(settings.memory_reserve_mib)
-    captures = _captures(settings, host, shared)
+    reserve, captures = MemoryReserve(settings.memory_reserve_mib), _captures(settings, host, shared)
     steps = CreationSteps(host.runtimes, catalog, journal, HostReserve(settings.disk_reserve_mib, reserve), captures)
     admission = Admission(limits, live, reserve, shared.drain)
     creator = Creator(steps, shared.pool, admission=admission, live=live, recent=shared.recent)
@@ -234,7 +232,7 @@ def _compose(settings: Settings, host: NodeHost, shared: _Shared) -> _Node:
         limits_met=sampler.limits_met,
         descriptors=_descriptors(host),
         drain=shared.drain,
-        freshness=lambda: read_freshness(shared.store.root, shared.store.templates()),
+        store=shared.store,
     )
     plan_stop = partial(_planned_stop, settings, host, live, pausing, shared.drain)
     handlers = NodeHandlers(
