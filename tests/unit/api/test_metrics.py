@@ -82,6 +82,8 @@ def full_node() -> NodeInfo:
         creation_times=(CreationTimes(way="forked", kind="stock", times=times.counts()),),
         descriptors={"supervisor": 30},
         descriptor_limits={"supervisor": 1024},
+        outdated={"base": 3},
+        updates_checked_at=5.0,
     )
 
 
@@ -114,6 +116,8 @@ async def test_each_declared_series_is_in_a_scrape() -> None:
     assert not missing
     assert found["cloister_disk_bytes"]["reserve",] == 2
     assert found["cloister_ends_total"]["killed",] == 4
+    assert found["cloister_template_outdated_packages"]["base",] == 3
+    assert found["cloister_template_check_time_seconds"][()] == 5
     buckets = found["cloister_creation_seconds_bucket"]
     assert (buckets["forked", "stock", "0.01"], buckets["forked", "stock", "0.025"], buckets["forked", "stock", "60.0"]) == (0, 1, 1)
     assert buckets["forked", "stock", "+Inf"] == 2
