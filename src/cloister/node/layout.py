@@ -104,6 +104,7 @@ LAYOUT: tuple[LayoutEntry, ...] = (
     LayoutEntry("store", "tmp", 0o700, "work in progress"),
     LayoutEntry("store", "tmp/*", 0o700, "of one step"),
     LayoutEntry("store", "tmp/*/**", 0, _SEEN_INSIDE),
+    LayoutEntry("store", "freshness.json", 0o600, "which packages of stock templates have updates"),
     LayoutEntry("store", "builders", 0o700, "data directories of builds' own nodes"),
     LayoutEntry("store", "builders/*", 0o700, "one, laid out like a data directory"),
     LayoutEntry("store", "builders/*/**", 0, "as below the data directory"),
