@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from cloister.errors import CloisterError, ConflictError, UnavailableError
+from cloister.errors import CloisterError, ConflictError, RuntimeFailedError, UnavailableError
 from cloister.runtime.base import BrokenSandboxError
 from cloister.runtime.namespace.checkpoint.criu import KilledError
 from cloister.runtime.namespace.checkpoint.damage import living
@@ -112,6 +112,48 @@ def test_a_watch_goes_on(lab: CheckpointLab, held: Held) -> None:
     assert restored.run("open('/home/w/deep/new', 'w').close(); print(b'new' in os.read(fd, 4096))") == "True"
 
 
+_SHARED = """
+import os, mmap, stat, subprocess
+from multiprocessing import Lock, shared_memory
+block = shared_memory.SharedMemory(create=True, size=1 << 20, name='block')
+block.buf[:4] = b'half'
+lock = Lock(); lock.acquire()
+os.chdir('/dev/shm')
+os.makedirs('deep/er', 0o750)
+with open('deep/er/sparse', 'wb') as file:
+    file.truncate(1 << 30); file.seek(5 << 20); file.write(b'middle')
+os.link('deep/er/sparse', 'twice'); os.symlink('/etc/passwd', 'link'); os.mkfifo('pipe', 0o604)
+os.chown('twice', 1000, 1000); os.chmod('twice', 0o4711); os.utime('twice', (1, 2.5)); os.chmod('deep', 0o111); os.utime('deep', (1, 3))
+gone = open('gone', 'w+'); gone.write('kept'); gone.flush(); os.unlink('gone')
+opened = open('opened', 'w'); opened.write('first '); opened.flush()
+def look():
+    found = []
+    for top, directories, files in os.walk('.'):
+        for name in ['.', *directories, *files]:
+            one = os.lstat(f'{top}/{name}')
+            data = (one.st_size, one.st_blocks, one.st_nlink) if stat.S_ISREG(one.st_mode) else ()
+            found.append((top, name, one.st_mode, one.st_uid, one.st_gid, one.st_mtime if top != '.' or name != '.' else 0, data))
+    return sorted(found)
+before = look()
+"""
+
+
+def test_files_in_shared_memory_survive(lab: CheckpointLab, held: Held) -> None:
+    """With their rights, owners, times, holes and second names; mapped and open ones too, in two generations."""
+    held.run(_SHARED)
+    for generation in range(2):
+        held = lab.restore(held, lab.save(held, f"image{generation}"))
+        assert held.run("print([pair for pair in zip(before, look()) if pair[0] != pair[1]], len(before) == len(look()))") == "[] True"
+        assert held.run("print(os.readlink('link'), bytes(block.buf[:4]), lock.acquire(False))") == "/etc/passwd b'half' False"
+    held.run("subprocess.run(['sh', '-c', 'printf seen | dd of=/dev/shm/block conv=notrunc'], check=True, capture_output=True)")
+    assert held.run("gone.seek(0); print(bytes(block.buf[:4]), gone.read())") == "b'seen' kept"
+    held.run("opened.write('second'); opened.close(); lock.release()")
+    assert held.run("print(open('opened').read(), lock.acquire(False), os.path.samefile('twice', 'deep/er/sparse'))") == (
+        "first second True True"
+    )
+    assert held.run("data = open('twice', 'rb'); data.seek(5 << 20); print(data.read(6))") == "b'middle'"
+
+
 def test_an_orphan_of_a_restored_sandbox_is_reaped(lab: CheckpointLab, held: Held) -> None:
     """By the process that was pid 1, so that the agent learns of its end; and the end of that process ends the sandbox."""
     restored = lab.restore(held, lab.save(held))
@@ -203,7 +245,6 @@ print(p.stdout.readline().strip() == b'yes')
         (_SYSV, "System V shared memory"),
         (_FILTER, "seccomp filter of its own"),
         (_TRACED, "being traced"),
-        ("open('/dev/shm/x', 'w').close(); print(True)", "/dev/shm"),
         ("import ctypes; l = ctypes.CDLL('librt.so.1'); print(l.mq_open(b'/q', 66, 0o600, None) >= 0)", "POSIX message queues"),
     ],
 )
@@ -218,6 +259,16 @@ def test_what_cannot_be_saved_is_refused(lab: CheckpointLab, held: Held, code: s
     assert not list(held.spec.directory.glob("image*"))
     held.sandbox.thaw()
     assert held.run("print(n + 1)") == "42"
+
+
+def test_a_bottomless_directory_in_shared_memory_is_refused(lab: CheckpointLab, held: Held) -> None:
+    """The dumper walks it, and no program can make it run out of memory; the sandbox goes on."""
+    held.run("import os\nos.chdir('/dev/shm')\nfor _ in range(5000): os.mkdir('d'); os.chdir('d')\nos.chdir('/')")
+    held.sandbox.freeze()
+    with pytest.raises(RuntimeFailedError, match="too deep"):
+        held.sandbox.checkpoint(held.spec.directory / "image")
+    held.sandbox.thaw()
+    assert held.run("print(41 + 1)") == "42"
 
 
 def test_only_a_frozen_sandbox_is_saved(held: Held) -> None:

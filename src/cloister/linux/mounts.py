@@ -14,7 +14,7 @@ from pathlib import Path
 
 from cloister.linux.syscall import call
 
-__all__ = ["MountFlag", "clone_tree", "map_mount", "mount_filesystem"]
+__all__ = ["MountFlag", "clone_tree", "make_read_only", "map_mount", "mount_filesystem"]
 
 _OPEN_TREE, _FSOPEN, _FSCONFIG, _FSMOUNT, _MOUNT_SETATTR = 428, 430, 431, 432, 442
 _OPEN_TREE_CLONE = 1
@@ -71,6 +71,11 @@ def clone_tree(path: Path | str, flags: MountFlag, *, userns_fd: int | None = No
 def map_mount(fd: int, userns_fd: int) -> None:
     """Make a detached mount id-mapped, as :func:`clone_tree` does. The kernel allows it once. Raises: OSError."""
     _set_attributes(fd, MountFlag.NONE, userns_fd)
+
+
+def make_read_only(fd: int) -> None:
+    """Let nobody write by a detached mount any more. Raises: OSError (EBUSY: somebody is writing)."""
+    _set_attributes(fd, MountFlag.READ_ONLY, None)
 
 
 def mount_filesystem(kind: str, source: str, options: tuple[str, ...], flags: MountFlag) -> int:

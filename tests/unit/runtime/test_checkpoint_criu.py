@@ -61,8 +61,8 @@ def test_a_path_without_a_program_is_refused(tmp_path: Path) -> None:
 
 def test_only_a_dump_keeps_capabilities() -> None:
     """A restore has none of the host's, and a dump names exactly those that it keeps."""
-    restore = Entry(pid_namespace=3, namespaces=(4, 5), user=0, groups=(6,), cpus=(0, 1))
+    restore = Entry(pid_namespace=3, namespaces=(4, 5), image=9, user=0, groups=(6,), cpus=(0, 1))
     assert "CLOISTER_CAPABILITIES" not in restore.environment()
-    dump = Entry(pid_namespace=3, namespaces=(4, 5), user=1000, capabilities=1 << 19 | 1 << 1, filter=7, sandbox_filter=8)
+    dump = Entry(pid_namespace=3, namespaces=(4, 5), image=9, user=1000, capabilities=1 << 19 | 1 << 1, filter=7, sandbox_filter=8)
     assert dump.environment()["CLOISTER_CAPABILITIES"] == "80002"
-    assert set(dump.descriptors()) == {3, 4, 5, 7, 8}
+    assert set(dump.descriptors()) == {3, 4, 5, 7, 8, 9}

@@ -26,7 +26,7 @@ def test_a_mapped_file_is_found_in_its_tree(tmp_path: Path, path: str, tree: str
     for name, content in FILES.items():
         (tmp_path / name).parent.mkdir(parents=True)
         (tmp_path / name).write_text(content)
-    trees = [tmp_path / name for name in ("interpreter", "agent", "layer")]
+    trees = (tmp_path / "interpreter", tmp_path / "agent", tmp_path / "layer")
     status = (tmp_path / tree / below).stat()
     assert _place_of(path, status.st_ino, status.st_size, trees) == (str(tmp_path / tree), below)
     assert _place_of(path, status.st_ino + 1_000_000, status.st_size + 1, trees) is None

@@ -150,7 +150,7 @@ class NamespaceRuntime:
 
     def probe(self, spec: SandboxSpec) -> None:
         """See :class:`Runtime`."""
-        self._checkpoints.prove(lambda: dump_and_restore(self, spec), self._resources.tell)
+        self._checkpoints.prove(spec.sandbox_id, lambda: dump_and_restore(self, spec), self._resources.tell)
 
     def close_copy(self, directory: Path) -> None:
         """See :class:`Runtime`."""

@@ -14,6 +14,7 @@ from cloister.linux.cgroup import CgroupTree
 from cloister.runtime.appearance import processors
 from cloister.runtime.namespace.checkpoint.criu import INSTALL_HINT, Criu, find_criu
 from cloister.runtime.namespace.checkpoint.dump import HINT, ROOM, Dumper, Subject
+from cloister.runtime.namespace.checkpoint.facts import KernelFacts
 from cloister.runtime.namespace.checkpoint.filter import compile_dump_filter
 from cloister.runtime.namespace.checkpoint.manifest import Manifest, read_manifest
 from cloister.runtime.namespace.checkpoint.restore import restore_into
@@ -35,28 +36,36 @@ class Checkpoints:
         self._groups = groups
         self._sandbox_filter = sandbox_filter
         self._criu: Criu | None = None
+        self._trial: tuple[str, Criu] | None = None
+        """While they are tried: the id of the throw-away sandbox, and the CRIU that it is saved by."""
         self.works = False
         """Whether :meth:`prove` has seen a dump and a restore succeed."""
 
-    def prove(self, attempt: Callable[[], None], tell: Callable[[str, Mapping[str, object]], None]) -> None:
-        """Find CRIU and let ``attempt`` dump and restore a sandbox. They are used only if that succeeds."""
+    def prove(self, sandbox_id: str, attempt: Callable[[], None], tell: Callable[[str, Mapping[str, object]], None]) -> None:
+        """Find CRIU and let ``attempt`` dump and restore a sandbox of that id. They are used only if that succeeds."""
         if self._setting is None:
             return
         try:
             criu = self._criu = find_criu(self._setting, self._store_dir)
+            facts = KernelFacts()
+            self._trial = sandbox_id, replace(criu, facts=facts)
             attempt()
+            facts.close()
+            self._criu = replace(criu, facts=facts)
         except (CloisterError, OSError) as error:
             message, hint = getattr(error, "message", str(error)), getattr(error, "hint", None) or INSTALL_HINT
             tell("checkpoint.unavailable", {"error": message, "hint": hint})
         else:
             self.works = True
             tell("checkpoint.works", {"criu": criu.version})
+        finally:
+            self._trial = None
 
     def dump(self, spec: SandboxSpec, started: StartedSlot, used_bytes: int, directory: Path, *, is_durable: bool) -> Manifest:
         """Save a frozen sandbox that uses so much memory. Raises: as :meth:`RuntimeSandbox.checkpoint`."""
         if not started.boot_id:
             raise ConflictError("the sandbox was made by an earlier release, which could not save memory", hint=HINT)
-        dumper = Dumper(criu=self._found(), groups=self._groups, own_filter=compile_dump_filter(), sandbox_filter=self._sandbox_filter)
+        dumper = Dumper(criu=self._found(spec), groups=self._groups, own_filter=compile_dump_filter(), sandbox_filter=self._sandbox_filter)
         subject = Subject(
             sandbox_id=spec.sandbox_id,
             hostname=spec.hostname,
@@ -75,7 +84,7 @@ class Checkpoints:
 
     def check(self, image: Path, spec: SandboxSpec) -> Manifest:
         """The manifest of an image that can be restored for ``spec``. Raises: UnavailableError, which says why not and what to do."""
-        self._found()
+        self._found(spec)
         manifest = read_manifest(image)
         manifest.check(image)
         if spec.limits.mem_mib < manifest.mem_mib:
@@ -85,12 +94,14 @@ class Checkpoints:
 
     def fill(self, started: StartedSlot, spec: SandboxSpec, image: Path, manifest: Manifest, group: list[int]) -> None:
         """Restore an image in a slot that waits for it. Raises: as :meth:`Runtime.restore`."""
-        restore_into(self._found(), image, manifest, started.pid, group, processors(spec.limits, started.slot.index))
+        restore_into(self._found(spec), image, manifest, started.pid, group, processors(spec.limits, started.slot.index))
 
-    def _found(self) -> Criu:
+    def _found(self, spec: SandboxSpec) -> Criu:
         """An image is restored also before the proof: a server that starts with sandboxes on disk must not refuse them meanwhile."""
         if self._setting is None:
             raise UnavailableError("memory on disk is turned off on this server", hint="set checkpoint=auto, or resume with memory=false")
+        if self._trial is not None and self._trial[0] == spec.sandbox_id:
+            return self._trial[1]
         if self._criu is None:
             self._criu = find_criu(self._setting, self._store_dir)
         return self._criu

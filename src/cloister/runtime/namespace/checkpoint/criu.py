@@ -21,6 +21,7 @@ from pathlib import Path
 
 from cloister.errors import DeadlineError, RuntimeFailedError, UnavailableError
 from cloister.linux.process import wait_pidfd
+from cloister.runtime.namespace.checkpoint.facts import KernelFacts
 from cloister.runtime.namespace.zygotes import log_in_memory, text_of_log
 
 __all__ = ["AUTO", "CRIU_DIR", "INSTALL_HINT", "MIN_VERSION", "Criu", "Entry", "KilledError", "find_criu"]
@@ -53,6 +54,8 @@ class Entry:
     pid_namespace: int
     namespaces: tuple[int, ...]
     """The others, in the order in which they are entered: mnt late, user last."""
+    image: int
+    """The directory of the image, whose file of /dev/shm is written or read before CRIU begins."""
     user: int
     """A dump: the host's id of the sandbox's root. A restore: 0, in the user namespace of the sandbox."""
     capabilities: int | None = None
@@ -70,6 +73,7 @@ class Entry:
         found = {
             "CLOISTER_PID_NAMESPACE": str(self.pid_namespace),
             "CLOISTER_NAMESPACES": _joined(self.namespaces),
+            "CLOISTER_IMAGE": str(self.image),
             "CLOISTER_USER": str(self.user),
         }
         if self.capabilities is not None:  # a dumper that the kernel kills may break the sandbox
@@ -88,7 +92,7 @@ class Entry:
     def descriptors(self) -> tuple[int, ...]:
         """Those that the process must inherit."""
         given = (fd for fd in (self.filter, self.sandbox_filter) if fd is not None)
-        return (self.pid_namespace, *self.namespaces, *self.groups, *given)
+        return (self.pid_namespace, *self.namespaces, self.image, *self.groups, *given)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +102,7 @@ class Criu:
     argv: tuple[str, ...]
     """The program, below its own loader where it has one."""
     version: str
+    facts: KernelFacts | None = None
 
     def run(
         self, words: Sequence[str], entry: Entry, files: Sequence[int], timeout_s: float, watch: Callable[[], None] = lambda: None
@@ -110,9 +115,14 @@ class Criu:
         with ExitStack() as stack:
             log = log_in_memory("criu log")
             stack.callback(os.close, log)
+            environment = {"LD_PRELOAD": str(_library()), "LC_ALL": "C", **entry.environment()}
+            if self.facts is not None:
+                facts = self.facts.of_restore if entry.capabilities is None else self.facts.of_dump
+                environment["XDG_RUNTIME_DIR"] = f"/proc/self/fd/{facts}"
+                files = (*files, facts)
             process = subprocess.Popen(
                 [*self.argv, *words],
-                env={"LD_PRELOAD": str(_library()), "LC_ALL": "C", **entry.environment()},
+                env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=log,

@@ -170,6 +170,7 @@ class Dumper:
             entry = Entry(
                 pid_namespace=spaces["pid"],
                 namespaces=tuple(spaces[name] for name in _NAMESPACES),
+                image=image,
                 user=int(Path(f"{proc}/uid_map").read_text().split()[1]),
                 capabilities=self.capabilities,
                 filter=close_with(stack, sealed_file("dump filter", self.own_filter)),
@@ -182,7 +183,7 @@ class Dumper:
             words += [word for file in mapped for word in ("--external", file.name)]
             if wait_pidfd(subject.pidfd, 0):  # then the number may have been another process's when its namespaces were opened
                 raise RuntimeFailedError("the sandbox has ended")
-            return self.criu.run(words, entry, (image, freezer), _TIMEOUT_S, partial(_check_room, directory, subject.most_bytes))
+            return self.criu.run(words, entry, (freezer,), _TIMEOUT_S, partial(_check_room, directory, subject.most_bytes))
 
 
 def common_words(image: int) -> list[str]:

@@ -6,6 +6,7 @@ Runs in: supervisor, at its start. Needs: libseccomp.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import replace
 
 from cloister.linux.seccomp import ArgumentRule, Group, Profile, compile_bpf
@@ -35,6 +36,7 @@ def dump_profile() -> Profile:
     return replace(base, name="dump", groups=tuple(groups), rules=(*kept, *rules))
 
 
+@functools.cache
 def compile_dump_filter() -> bytes:
-    """The compiled filter. Raises: IsolationError."""
+    """The compiled filter, which is always the same. Raises: IsolationError."""
     return compile_bpf(dump_profile())

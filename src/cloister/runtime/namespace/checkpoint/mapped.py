@@ -7,6 +7,7 @@ Runs in: supervisor, in worker threads. Needs: root. Invariants: I1, I2.
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 from collections.abc import Iterable, Sequence
@@ -64,7 +65,7 @@ def find_mapped(pids: Iterable[int], first: int, root: int, trees: Sequence[Path
         if seen is None or seen[0] in own or (seen[0], seen[1]) in found:
             continue
         mount_id, inode, size, path = seen
-        place = ("", INIT) if inode == program else _place_of(path, inode, size, trees)
+        place = ("", INIT) if inode == program else _place_of(path, inode, size, tuple(trees))
         if place is None:
             if path.endswith(" (deleted)"):
                 continue  # memory: CRIU saves it
@@ -121,8 +122,12 @@ def _look(link: str) -> tuple[int, int, int, str] | None:
         os.close(fd)
 
 
-def _place_of(path: str, inode: int, size: int, trees: Sequence[Path]) -> tuple[str, str] | None:
-    """The tree and the path below it. On one file system an overlay shows the inode of the layer; else the size must do."""
+@functools.lru_cache(maxsize=4096)
+def _place_of(path: str, inode: int, size: int, trees: tuple[Path, ...]) -> tuple[str, str] | None:
+    """The tree and the path below it. On one file system an overlay shows the inode of the layer; else the size must do.
+
+    Trees never change, and the sandboxes of a template map the same files: most are looked up once.
+    """
     second = None
     for below in _candidates(path):
         for tree in reversed(trees):

@@ -38,11 +38,12 @@ def restore_into(criu: Criu, image: Path, manifest: Manifest, pid: int, group: S
         entry = Entry(
             pid_namespace=spaces["pid"],
             namespaces=tuple(spaces[name] for name in _NAMESPACES),
+            image=directory,
             user=0,
             groups=tuple(group),
             cpus=tuple(cpus),
         )
         words = ["restore", "--restore-detached", *common_words(directory)]
         words += [word for file, fd in files for word in ("--inherit-fd", f"fd[{fd}]:{file.name}")]
-        if errors := criu.run(words, entry, (directory, *(fd for _file, fd in files)), _TIMEOUT_S):
+        if errors := criu.run(words, entry, tuple(fd for _file, fd in files), _TIMEOUT_S):
             raise RuntimeFailedError(f"CRIU could not restore the sandbox: {'; '.join(errors.splitlines()[-3:])}")

@@ -16,4 +16,4 @@ warnings='-std=gnu11 -O2 -Wall -Wextra -Werror'
 "${CC:-cc}" $warnings -shared -fPIC -nostdlib -ffreestanding -fno-stack-protector -fvisibility=hidden -fcf-protection=none -o "$out/join.so" join.c
 # With the libc that CRIU brings, which is no older than this one.
 # shellcheck disable=SC2086
-"${CC:-cc}" $warnings -shared -fPIC -fstack-protector-strong -fvisibility=default -Wl,-z,now -o "$out/criu.so" criu.c
+"${CC:-cc}" $warnings -shared -fPIC -fstack-protector-strong -fvisibility=default -Wl,-z,now -o "$out/criu.so" criu.c shared.c

@@ -6,7 +6,7 @@
  *
  *   supervisor           this process (host root)           its child, in the sandbox's pid namespace
  *     | exec ------------->| setns(pid), fork ---------------->| control group, setns of the others, user, capabilities, seccomp
- *     |                    | waits, with our code only         | main() of CRIU
+ *     |                    | waits, with our code only         | files of /dev/shm (shared.c), main() of CRIU
  *     |<- exit status -----| exits as the child did            |
  */
 #define _GNU_SOURCE
@@ -32,6 +32,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "shared.h"
+
 #define REFUSED 90 /* exit status: a step of enter() failed */
 #ifndef PTRACE_SECCOMP_GET_METADATA
 #define PTRACE_SECCOMP_GET_METADATA 0x420d
@@ -46,7 +48,7 @@ static char own_filter[65536];
 static int is_dump;
 static const int of_a_stop[] = {SIGHUP, SIGINT, SIGTERM, 0};
 
-static void check(int failed, const char *step) {
+void check(int failed, const char *step) {
     if (!failed) return;
     fprintf(stderr, "cannot %s: %s\n", step, strerror(errno));
     _exit(REFUSED);
@@ -129,9 +131,10 @@ static void relay(pid_t child) {
 __attribute__((constructor)) static void enter(void) {
     char *pid = take("CLOISTER_PID_NAMESPACE"), *groups = take("CLOISTER_GROUPS"), *namespaces = take("CLOISTER_NAMESPACES");
     char *user = take("CLOISTER_USER"), *capabilities = take("CLOISTER_CAPABILITIES"), *adjustment = take("CLOISTER_OOM_SCORE_ADJ");
+    char *image = take("CLOISTER_IMAGE");
     unsetenv("LD_PRELOAD");
     if (!pid) return; /* only its version is asked for */
-    check(!namespaces || !user, "read what to enter");
+    check(!namespaces || !user || !image, "read what to enter");
     is_dump = capabilities != NULL;
     sandbox_filter_size = read_filter("CLOISTER_SANDBOX_FILTER", sandbox_filter, sizeof sandbox_filter);
     ssize_t own = read_filter("CLOISTER_FILTER", own_filter, sizeof own_filter);
@@ -165,6 +168,8 @@ __attribute__((constructor)) static void enter(void) {
         struct sock_fprog program = {(unsigned short)(own / (ssize_t)sizeof(struct sock_filter)), (struct sock_filter *)own_filter};
         check(syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &program), "install the seccomp filter");
     }
+    if (is_dump) save_shared(atoi(image), (uid_t)strtoul(user, NULL, 10));
+    else load_shared(atoi(image));
 }
 
 /* ---- CRIU starts no program ----
