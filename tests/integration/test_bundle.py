@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from cloister.linux.treelocks import try_lock
 from cloister.model.template import Template
 from cloister.template.agenttree import agent_tree
 from cloister.template.layers import LayerStore
+from framework.bundles import import_file
 from framework.template_store import real_store
 
 pytestmark = [pytest.mark.root, pytest.mark.templates]
@@ -95,6 +97,22 @@ def test_a_store_gets_the_same_trees(small_store: LayerStore, bundle: Path, tmp_
     assert not list((other.root / "tmp").iterdir())
     again = _bundle("import", str(bundle), "--trust", store=tmp_path / "other")
     assert "0 trees were new" in again.stdout, again.stderr
+
+
+def test_an_import_holds_the_trees_that_are_there(
+    small_store: LayerStore, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A collector that runs meanwhile takes none of them: the records that name them come last."""
+    template = small_store.template("base")
+    trees = [*map(small_store.rootfs, template.layers), agent_tree(small_store.root, template)]
+    held: list[bool] = []
+
+    def look(*_: object) -> None:
+        held.extend(try_lock(tree) is None for tree in trees)
+
+    monkeypatch.setattr(small_store, "write_template", look)
+    import_file(bundle, small_store)
+    assert held == [True] * len(trees)
 
 
 def test_an_import_makes_a_stock_template(bundle: Path, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ The settings of the backup take effect only when the operator puts them into pla
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -22,7 +23,7 @@ from typing import Any, BinaryIO
 from cloister.backup.contents import CONFIG, DATA_FILES, DATABASE, HEADER, Header
 from cloister.backup.stream import Entry, EntryKind, StreamReader
 from cloister.backup.trees import TreeUnpacker
-from cloister.errors import ConflictError, InvalidArchiveError, NoCapacityError, UnusableStateError
+from cloister.errors import ConflictError, InvalidArchiveError, NoCapacityError, StoreError, UnusableStateError
 from cloister.ids import is_build_id
 from cloister.linux.files import make_directory, sync_path
 from cloister.linux.syscall import sync_filesystem
@@ -194,7 +195,8 @@ def _take_layer(
         if tree is not None:
             tree.finish()
         layer = _layer(_json(reader, entry), key)
-        if store.has(key):
+        with contextlib.suppress(StoreError):
+            stack.enter_context(store.hold([key]))  # until its records are in place: a collector may run meanwhile
             unpacked.present += 1
             return None
         workspace = stack.enter_context(store.workspace(key))

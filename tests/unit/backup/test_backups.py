@@ -25,6 +25,7 @@ from cloister.backup.making import BackupReport, BackupSource, make_backup
 from cloister.backup.restoring import RestoreReport, RestoreTarget, restore_backup
 from cloister.backup.stream import Entry, EntryKind, StreamWriter
 from cloister.errors import CloisterError, ConflictError, InvalidArchiveError, StoreError
+from cloister.linux.treelocks import try_lock
 from cloister.model.build import Build, BuildStatus
 from cloister.model.team import Team
 from cloister.model.template import OwnedTemplate, Template
@@ -296,6 +297,26 @@ def test_nothing_is_overwritten_unasked(source: BackupSource, target: RestoreTar
     assert (restored.layers, restored.layers_present, restored.templates) == (0, 2, 0)
     assert (Path(restored.replaced or "") / "api" / "secrets.key").read_text() == "newer"
     assert (target.data_dir / "api" / "secrets.key").read_text() == "content of api/secrets.key"
+
+
+def test_a_restoration_holds_the_layers_that_are_there(source: BackupSource, target: RestoreTarget, tmp_path: Path) -> None:
+    """A collector that runs meanwhile takes none of them: the records that name them come last."""
+    _make(source, tmp_path / "backup.tar")
+    _restore(tmp_path / "backup.tar", target)
+    store = LayerStore(target.store_dir)
+    trees = [store.rootfs(path.name) for path in (store.root / "layers").iterdir()]
+    held = []
+
+    def look(_done: int) -> None:
+        claims = [try_lock(tree) for tree in trees]
+        held.append([claim is None for claim in claims])
+        for claim in claims:
+            if claim is not None:
+                os.close(claim)
+
+    with (tmp_path / "backup.tar").open("rb") as file:
+        restore_backup(file, dataclasses.replace(target, replace=True), look)
+    assert held[-1] == [True] * len(trees) != []
 
 
 def test_no_journal_of_the_former_database_meets_the_restored_one(source: BackupSource, target: RestoreTarget, tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
 """Takes the templates of a checked bundle into a store: unpacks every missing tree first, then publishes all, then records the templates.
 
 Until the last tree is unpacked and checked, everything is in workspaces of the store, which an error removes. Trees that the store has are
-not unpacked, and never replaced. Nothing of the network is needed. Runs in: ``cloister bundle import``. Needs: root.
+not unpacked, and never replaced; they are held meanwhile, so that no collector takes them. Nothing of the network is needed.
+Runs in: ``cloister bundle import``. Needs: root.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from cloister.errors import InvalidRequestError, NoCapacityError
+from cloister.errors import InvalidRequestError, NoCapacityError, StoreError
 from cloister.linux.syscall import sync_filesystem
 from cloister.template.bundle.manifest import Part
 from cloister.template.bundle.reading import Bundle
@@ -26,6 +27,7 @@ __all__ = ["ImportedBundle", "import_bundle"]
 
 _RESERVE_BYTES = 1 << 30
 _ENTRY_BYTES = 4096
+_TREES = ("layers", "agent")
 _PROGRAMS = ("criu", "runsc")
 
 InstallProgram = Callable[[str, Path, Path], None]
@@ -60,9 +62,9 @@ def import_bundle(
     if not (is_expected or is_trusted):
         message = "the bundle is refused: its templates and its agent would run in the sandboxes of all teams"
         raise InvalidRequestError(message, hint=f"compare its digest, and give it: --expect-digest sha256:{bundle.digest}; or --trust")
-    missing = [part for part in manifest.parts if _is_missing(part, store)]
-    _check_room(missing + programs, store)
     with ExitStack() as stack:
+        missing = [part for part in manifest.parts if part.kind in _TREES and not _hold(part, store, stack)]
+        _check_room(missing + programs, store)
         workspaces = [stack.enter_context(store.workspace(part.key)) for part in missing + programs]
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             list(pool.map(lambda pair: _unpack(bundle, *pair), zip(missing + programs, workspaces, strict=True)))
@@ -75,10 +77,20 @@ def import_bundle(
     return ImportedBundle(tuple(one.name for one in manifest.templates), len(missing), tuple(part.kind for part in programs))
 
 
-def _is_missing(part: Part, store: LayerStore) -> bool:
-    if part.kind == "layers":
-        return not store.has(part.key)
-    return part.kind == "agent" and not (store.root / "agent" / part.key).is_dir()
+def _hold(part: Part, store: LayerStore, stack: ExitStack) -> bool:
+    """Whether the store has the tree; it has it then until ``stack`` ends, at least."""
+    try:
+        if part.kind == "layers":
+            stack.enter_context(store.hold([part.key]))
+        else:
+            store.keep([_agent_tree(part, store)])
+    except (StoreError, FileNotFoundError):
+        return False
+    return True
+
+
+def _agent_tree(part: Part, store: LayerStore) -> Path:
+    return store.root / "agent" / part.key
 
 
 def _check_room(parts: Sequence[Part], store: LayerStore) -> None:
@@ -108,6 +120,6 @@ def _publish(part: Part, workspace: Workspace, store: LayerStore) -> None:
     if part.layer is not None:
         layer = part.layer
         store.publish(workspace, part.key, layer.name, layer.parent, layer.build_s, size_bytes=layer.size_bytes)
-    elif _is_missing(part, store):
+    elif not _agent_tree(part, store).is_dir():
         sync_filesystem(store.root)
-        workspace.upper.rename(store.root / "agent" / part.key)
+        workspace.upper.rename(_agent_tree(part, store))
