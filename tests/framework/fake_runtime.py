@@ -143,6 +143,9 @@ class FakeSandbox:
         """See :class:`RuntimeSandbox`."""
         raise NotImplementedError
 
+    def write_disk(self) -> None:
+        """It is in memory."""
+
     def copy_disk(self, directory: Path) -> None:
         """See :class:`RuntimeSandbox`."""
         raise NotImplementedError

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,11 +25,13 @@ from cloister.node.live import LiveSandboxes
 from cloister.node.memory_reserve import MemoryReserve
 from cloister.node.network_changes import NetworkChanges
 from cloister.node.pausing import Pausing, PausingParts
+from cloister.node.planned_stop import PlannedStop, Saving
 from cloister.node.recent_templates import RecentTemplates
 from cloister.node.resolver_sockets import ResolverSockets
 from cloister.node.sampler import Sampler
 from cloister.node.snapshot_queue import SnapshotQueue
 from cloister.node.status import NodeFacts, NodeStatus
+from cloister.node.stop_plan import OnStop
 from cloister.node.supervisor import Supervisor
 from cloister.node.sweeper import Sweeper
 
@@ -111,11 +114,11 @@ class NodeParts:
         self.journal.open()
         host = host or FakeHost()
         ends, threads, self.events = EndLog(directory / "ended.jsonl"), WorkerThreads(16, "node"), RecordedEvents()
-        self.reserve, drain = MemoryReserve(0), Drain(directory / "drain.json")
+        self.reserve, self.drain = MemoryReserve(0), Drain(directory / "drain.json")
         sampler = Sampler(events=self.events, in_thread=threads.run, take_refusals=list, interval_s=5)
         live = LiveSandboxes(limits=limits, journal=self.journal, ends=ends, sampler=sampler, events=self.events, threads=threads)
         steps, recent = cast("Any", make_steps(self.journal)), RecentTemplates(directory / "recent.json")
-        admission = Admission(limits, live, self.reserve, drain)
+        admission = Admission(limits, live, self.reserve, self.drain)
         creator = self.creator = Creator(steps, pool_size, admission=admission, live=live, recent=recent)
         pausing = Pausing(PausingParts(live, creator, admission, self.journal, sampler, self.events, threads))
         queue = SnapshotQueue(cast("Any", snapshots), pausing.on_broken)
@@ -128,6 +131,9 @@ class NodeParts:
             pausing=pausing,
             snapshots=queue,
             threads=threads,
+        )
+        saving = Saving(
+            freeze=partial(pausing.save, memory=True), keep_files=partial(pausing.save, memory=False), checkpoint=pausing.checkpoint
         )
         self.handlers = NodeHandlers(
             live=live,
@@ -148,9 +154,9 @@ class NodeParts:
                 memory=dict,
                 paused=dict,
                 changes=dict,
-                drain=drain,
+                drain=self.drain,
             ),
             threads=threads,
-            drain=drain,
-            plan_stop=cast("Any", None),
+            drain=self.drain,
+            plan_stop=lambda: PlannedStop(OnStop.KEEP, saving, live.records),
         )

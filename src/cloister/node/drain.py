@@ -52,6 +52,11 @@ class Drain:
             _log.info("node.drain_ended")
         self.state = None
 
+    @property
+    def empties(self) -> bool:
+        """Whether sandboxes are to be paused: not after the drain was undone, or begun anew without that."""
+        return self.state is not None and self.state.refuses_resumes
+
     def check_creation(self) -> None:
         """Raises: UnavailableError: the node is drained."""
         if self.state is not None:

@@ -137,7 +137,7 @@ class NodeHandlers:
             await self.threads.run(self.drain.end)
         if request.is_on and request.pause:
             await self.creator.wait_made()  # creations that were admitted before
-            paused = await self.plan_stop().save_all(host_goes_down=False)
+            paused = await self.plan_stop().save_all(host_goes_down=False, while_=lambda: self.drain.empties)
         running = sum(record.state is not SandboxState.PAUSED for record in self.live.records())
         return Drained(state=self.drain.state, running=running + self.creator.being_made(), paused=paused)
 

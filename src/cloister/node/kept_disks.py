@@ -15,6 +15,7 @@ From the first kill on, a sandbox is kept, whatever fails. Invariant I8: it hold
 from __future__ import annotations
 
 import asyncio
+import secrets
 import shutil
 import time
 from dataclasses import dataclass, replace
@@ -29,7 +30,7 @@ from cloister.model.lifecycle import PauseKind
 from cloister.model.node import SandboxNote
 from cloister.model.sandbox import EndReason, SandboxRecord, SandboxState, transition
 from cloister.node.announcing import announce
-from cloister.node.background import WorkerThreads
+from cloister.node.background import BackgroundTasks, WorkerThreads
 from cloister.node.creation.admission import Admission
 from cloister.node.creation.creator import Creator
 from cloister.node.events import SandboxEvents
@@ -91,6 +92,12 @@ def remove_image(directory: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
+def _set_image_aside(directory: Path) -> list[Path]:
+    """Rename the image of a sandbox that has gone on from it. The next one gets its name, whether this is removed then or not."""
+    found = [path for path in directory.glob("memory*") if path.suffix != ".gone"]  # those are being removed
+    return [path.rename(directory / f"{path.name}.{secrets.token_hex(4)}.gone") for path in found]
+
+
 def _save(live: LiveSandbox, directory: Path) -> None:
     """Runs in: a worker thread.
 
@@ -134,6 +141,7 @@ class KeptDisks:
         self._events = parts.events
         self._threads = parts.threads
         self._places = asyncio.Semaphore(_AT_A_TIME)
+        self._removals = BackgroundTasks()
 
     def check(self, live: LiveSandbox) -> None:
         """Whether it can be started again later. Runs in: a worker thread. Raises: InvalidRequestError, RuntimeFailedError, OSError."""
@@ -238,11 +246,17 @@ class KeptDisks:
                 await self.close(live, resuming, paused)
                 raise
             _log.exception("journal.not_written", sandbox_id=resuming.sandbox_id)  # it runs: a supervisor that starts finds that out
-        await self._threads.run(partial(remove_image, directory))
+        await self._drop_image(directory)
         if live.ending is not None:
             raise SandboxNotFoundError(f"sandbox {resuming.sandbox_id} has ended")
         self._live.watch(live)
         return running
+
+    async def _drop_image(self, directory: Path) -> None:
+        """The removal takes as long as some restores do, and no client waits for it."""
+        aside = await self._threads.run(partial(_set_image_aside, directory))
+        for path in aside:
+            self._removals.spawn(self._threads.run(partial(shutil.rmtree, path, ignore_errors=True)))
 
     def _note_started(self, live: LiveSandbox, resuming: SandboxRecord, state: dict[str, Any]) -> None:
         """There is a process: a kill ends it, and does not wait for the rest of the start. Runs in: a worker thread."""

@@ -90,8 +90,8 @@ class MemoryCaptures:
             if not is_known(path.name):
                 shutil.rmtree(path, ignore_errors=True)
 
-    def take(self, record: SandboxRecord, sandbox: RuntimeSandbox, build_id: str) -> None:
-        """Capture a running sandbox, which stands still for a moment.
+    def take(self, record: SandboxRecord, sandbox: RuntimeSandbox, build_id: str, *, is_durable: bool = True) -> None:
+        """Capture a running sandbox, which stands still for a moment. ``is_durable``: the capture outlives the host.
 
         Raises: ConflictError (it has state that cannot be saved), NoCapacityError, UnavailableError (no room), RuntimeFailedError,
         DeadlineError, IsolationError, OSError. The sandbox goes on, and nothing else is left.
@@ -105,16 +105,19 @@ class MemoryCaptures:
             token = reveal(record.access_token)
             write_whole(unfinished / _ORIGINAL, json.dumps({"access_token": token, "runtime": record.runtime}), is_durable=True)
             with self._space.claim(self._directory, used.mem_used_bytes + used.disk_used_bytes):
+                sandbox.write_disk()
                 announce(record, sandbox, Standstill.COPY)
                 try:
                     size, frozen_s = _save(record.sandbox_id, sandbox, unfinished)
                 finally:
                     announce(record, sandbox, Standstill.OVER)
-            for path in (*(unfinished / _IMAGE).iterdir(), unfinished / _IMAGE, unfinished):
-                sync_path(path)
+            if is_durable:
+                for path in (*(unfinished / _IMAGE).iterdir(), unfinished / _IMAGE, unfinished):
+                    sync_path(path)
             self._runtimes.find(record.runtime).close_copy(unfinished)
             unfinished.rename(self._directory / build_id)
-            sync_path(self._directory)
+            if is_durable:
+                sync_path(self._directory)
         except BaseException:
             shutil.rmtree(unfinished, ignore_errors=True)
             raise

@@ -94,11 +94,17 @@ class Pausing:
         Raises: as :meth:`pause`; ConflictError, UnavailableError: it stays frozen, as its memory cannot be saved.
         """
         await self._reach(sandbox_id, "pause", _is_paused, partial(self._pause, memory=True, is_bounded=False))
-        return await self.move_to_disk(sandbox_id)
+        return await self._move_to_disk(sandbox_id, is_bounded=False)
 
     async def move_to_disk(self, sandbox_id: str) -> SandboxRecord:
-        """As :meth:`checkpoint`, for a sandbox that is frozen. One that a client has resumed meanwhile runs on."""
-        saved = await self._reach(sandbox_id, "checkpoint", _is_not_frozen, self._save_memory)
+        """As :meth:`checkpoint`, for a sandbox that is frozen. One that a client has resumed meanwhile runs on.
+
+        Raises also: QuotaExceededError: its team would have more disk than it may.
+        """
+        return await self._move_to_disk(sandbox_id, is_bounded=True)
+
+    async def _move_to_disk(self, sandbox_id: str, *, is_bounded: bool) -> SandboxRecord:
+        saved = await self._reach(sandbox_id, "checkpoint", _is_not_frozen, partial(self._save_memory, is_bounded=is_bounded))
         self._tell(saved)
         return saved
 
@@ -211,7 +217,7 @@ class Pausing:
             live.record = files
         return live.record
 
-    async def _save_memory(self, live: LiveSandbox) -> SandboxRecord:
+    async def _save_memory(self, live: LiveSandbox, *, is_bounded: bool) -> SandboxRecord:
         """A frozen sandbox becomes a disk and an image of its memory. One that cannot be saved stays frozen, and its record says why.
 
         One that was broken by the attempt is kept as files.
@@ -219,6 +225,8 @@ class Pausing:
         frozen = live.record
         if frozen.pause is None or not frozen.is_frozen:
             return frozen
+        if is_bounded:
+            self._admission.check_image(frozen)
         try:
             await self._disks.save_memory(live)
         except ConflictError as error:

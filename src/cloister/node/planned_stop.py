@@ -78,13 +78,16 @@ class PlannedStop:
         last = self._saving.keep_files if host_goes_down else self._saving.freeze
         return [self._saving.checkpoint, last] if record.runtime in self._saving.saves_memory else [last]
 
-    async def save_all(self, *, host_goes_down: bool) -> dict[str, int]:
-        """Pause every sandbox with processes, as deep as it can be; their number by the kind of the pause, ``not_paused`` or ``ended``."""
+    async def save_all(self, *, host_goes_down: bool, while_: Callable[[], bool] = lambda: True) -> dict[str, int]:
+        """Pause every sandbox with processes, as deep as it can be; their number by the kind of the pause, ``not_paused`` or ``ended``.
+
+        None is begun any more when ``while_`` says no.
+        """
         waiting = [record for record in self._records() if has_processes(record)]
         kinds = Counter[str]()
 
         async def work() -> None:
-            while waiting:
+            while waiting and while_():
                 record = waiting.pop()
                 kinds[await self._save(record.sandbox_id, self._ways(record, host_goes_down=host_goes_down))] += 1
 

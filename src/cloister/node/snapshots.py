@@ -143,7 +143,7 @@ class Snapshots:
         assert self._captures is not None
         layers = self._layers_of(sandbox.trees)
         with self._store.hold(layers):
-            self._captures.take(record, sandbox, like.build_id)
+            self._captures.take(record, sandbox, like.build_id, is_durable=not like.for_copies)  # no copy of a fork outlives the host
             template = dataclasses.replace(like, layers=layers, limits=sandbox.limits, aliases=(), created_at=time.time())
             self._store.write_build(template)
         return template

@@ -211,6 +211,10 @@ class RuntimeSandbox(Protocol):
         """
         ...
 
+    def write_disk(self) -> None:
+        """Write its disk out while it runs, so that :meth:`copy_disk` takes less time. Raises: RuntimeFailedError, OSError."""
+        ...
+
     def copy_disk(self, directory: Path) -> None:
         """Copy its disk into ``directory`` while it is frozen, for :meth:`Runtime.close_copy`. Nothing changes for the sandbox.
 

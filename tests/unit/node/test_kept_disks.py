@@ -326,10 +326,11 @@ async def test_memory_can_be_given_up(tmp_path: Path) -> None:
 async def left_behind(directory: Path, state: SandboxState, kind: PauseKind) -> PausableSandbox:
     """A sandbox whose supervisor died when the journal had it in that state."""
     node = PausableNode(directory)
-    sandbox = await node.create(lifetime_s=0.05)
+    sandbox = await node.create()
     frozen = await node.pause()
     assert frozen.pause is not None
-    record = dataclasses.replace(frozen, state=state, pause=dataclasses.replace(frozen.pause, kind=kind))
+    pause = dataclasses.replace(frozen.pause, kind=kind)
+    record = dataclasses.replace(frozen, state=state, pause=pause, end_at=time.time())
     Journal(directory / "j", directory / "copies").write(record, sandbox.state())
     node.live.stop_timers()
     await node.parts.supervisor.stop(keep_sandboxes=True)

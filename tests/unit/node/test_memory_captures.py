@@ -74,6 +74,10 @@ class FakeSandbox:
         (directory / "pages").write_text("memory")
         return 6
 
+    def write_disk(self) -> None:
+        """Write the disk out."""
+        self.log.append("write_disk")
+
     def copy_disk(self, directory: Path) -> None:
         """Save the disk, or raise."""
         self.log.append("copy_disk")
@@ -117,7 +121,7 @@ def lab(tmp_path: Path) -> Lab:
 def test_memory_and_disk_are_of_one_standstill(lab: Lab) -> None:
     """Both are saved before the sandbox goes on; what takes long is done afterwards; a restart finds the whole."""
     build_id = lab.take()
-    assert lab.sandbox.log == ["announce", "freeze", "checkpoint", "copy_disk", "thaw", "announce", "close_copy"]
+    assert lab.sandbox.log == ["write_disk", "announce", "freeze", "checkpoint", "copy_disk", "thaw", "announce", "close_copy"]
     assert lab.claims == [12]
     found = lab.anew().find(build_id)
     assert (found.image_bytes, found.original_token, found.disk_bytes > 0) == (6, "original", True)
@@ -135,7 +139,7 @@ def test_a_dump_that_fails_for_a_moment_is_tried_again(lab: Lab) -> None:
     """The sandbox runs between two attempts."""
     lab.sandbox.faults = [RuntimeFailedError("in flight")]
     lab.take()
-    assert lab.sandbox.log[:6] == ["announce", "freeze", "checkpoint", "thaw", "freeze", "checkpoint"]
+    assert lab.sandbox.log[:7] == ["write_disk", "announce", "freeze", "checkpoint", "thaw", "freeze", "checkpoint"]
 
 
 def test_a_sandbox_that_was_broken_is_not_captured_again(lab: Lab) -> None:
@@ -143,7 +147,7 @@ def test_a_sandbox_that_was_broken_is_not_captured_again(lab: Lab) -> None:
     lab.sandbox.faults = [BrokenSandboxError("it stands still")]
     with pytest.raises(BrokenSandboxError):
         lab.take()
-    assert lab.sandbox.log == ["announce", "freeze", "checkpoint", "thaw", "announce"]
+    assert lab.sandbox.log == ["write_disk", "announce", "freeze", "checkpoint", "thaw", "announce"]
 
 
 @pytest.mark.parametrize("fault", ["memory", "disk"])

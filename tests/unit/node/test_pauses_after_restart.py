@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import time
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ async def left_behind(directory: Path, state: SandboxState) -> PausableSandbox:
     """A sandbox whose supervisor died when the journal had it in that state."""
     async with asyncio.timeout(10):
         node = PausableNode(directory)
-        sandbox = await node.create(lifetime_s=0.05 if state is SandboxState.PAUSED else 60)
+        sandbox = await node.create()
         record = await node.pause() if state is not SandboxState.RUNNING else node.live.find("one").record
         entry = node.parts.journal.entries().entries[0]
         if state is SandboxState.PAUSING:
@@ -27,6 +28,8 @@ async def left_behind(directory: Path, state: SandboxState) -> PausableSandbox:
             sandbox.thaw()
         if state in (SandboxState.PAUSING, SandboxState.RESUMING):
             node.parts.journal.write(dataclasses.replace(record, state=state), entry.runtime_state)
+        if state is SandboxState.PAUSED:
+            node.parts.journal.write(dataclasses.replace(record, end_at=time.time()), entry.runtime_state)
         node.live.stop_timers()
         await node.parts.supervisor.stop(keep_sandboxes=True)
     asyncio.get_running_loop().remove_reader(sandbox.pidfd)

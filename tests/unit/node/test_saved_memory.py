@@ -13,6 +13,7 @@ from cloister.errors import (
     DeadlineError,
     InvalidRequestError,
     NoCapacityError,
+    QuotaExceededError,
     RuntimeFailedError,
     SandboxNotFoundError,
     UnavailableError,
@@ -71,6 +72,20 @@ async def test_a_running_sandbox_is_frozen_first(tmp_path: Path) -> None:
         record = await node.handlers.pausing.checkpoint("one")
         assert record.pause is not None
         assert record.pause.kind is PauseKind.CHECKPOINT
+
+
+async def test_memory_moves_to_disk_only_within_the_disk_of_its_team(tmp_path: Path) -> None:
+    """Else it stays frozen. A stop of the server saves it all the same: nothing else would be left of it."""
+    limits = dataclasses.replace(WIDE, team_disk_mib=Limits().disk_mib + Limits().mem_mib - 1)
+    async with node_in(tmp_path, limits=limits) as node:
+        await node.create()
+        await node.pause()
+        with pytest.raises(QuotaExceededError, match="MiB of disk"):
+            await node.handlers.pausing.move_to_disk("one")
+        assert kind_of(node) is PauseKind.FROZEN
+        assert "checkpoint" not in node.steps.made["one"].calls
+        await node.handlers.pausing.checkpoint("one")
+        assert kind_of(node) is PauseKind.CHECKPOINT
 
 
 async def test_a_sandbox_that_was_resumed_meanwhile_runs_on(tmp_path: Path) -> None:

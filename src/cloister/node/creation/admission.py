@@ -60,6 +60,11 @@ class Admission:
         teams = [one.team_id for one in self._live.counted() if one.state in (SandboxState.PAUSING, SandboxState.PAUSED)]
         self._limits.check_paused(teams.count(record.team_id), len(teams))
 
+    def check_image(self, record: SandboxRecord) -> None:
+        """Raises: QuotaExceededError: the memory of a paused sandbox may not go to disk, as its team has too little left of its disk."""
+        held = self._disk_of(record.team_id)
+        self._limits.check_team(held, 0 if _has_image(record) else record.limits.mem_mib)
+
     def check_resume(self, record: SandboxRecord, end_at: float, image_bytes: int = 0) -> None:
         """The paused sandbox may run until ``end_at``; its memory is to be read from an image of so many bytes.
 
@@ -79,16 +84,19 @@ class Admission:
             del self._pending[sandbox_id]
 
     def _check(self, request: SandboxRequest, pending: _Pending) -> None:
-        limits, live = self._limits, self._live.counted()
+        limits = self._limits
         limits.check_deadline(request.end_at, time.time())
         if request.limits is not None:
             limits.check(request.limits)
         self._check_count(request.team_id)
         if request.team_id:
-            held = sum(_disk_mib(record) for record in live if record.team_id == request.team_id)
-            coming = sum(one.disk_mib for one in self._pending.values() if one.team_id == request.team_id)
-            limits.check_team(held + coming, pending.disk_mib)
+            limits.check_team(self._disk_of(request.team_id), pending.disk_mib)
         self._reserve.check()
+
+    def _disk_of(self, team_id: str) -> int:
+        """MiB that a team's sandboxes have, and those that are being created."""
+        held = sum(_disk_mib(record) for record in self._live.counted() if record.team_id == team_id)
+        return held + sum(one.disk_mib for one in self._pending.values() if one.team_id == team_id)
 
     def _check_count(self, team_id: str, *, holds_slot: bool = False) -> None:
         """A team's paused sandboxes are counted apart. On the node, frozen ones count, because each holds a slot of the host.
@@ -104,5 +112,8 @@ class Admission:
 
 def _disk_mib(record: SandboxRecord) -> int:
     """The bound of a sandbox on the host's disk: its own disk, and its memory if that is saved there."""
-    has_image = record.pause is not None and record.pause.kind is PauseKind.CHECKPOINT
-    return record.limits.disk_mib + (record.limits.mem_mib if has_image else 0)
+    return record.limits.disk_mib + (record.limits.mem_mib if _has_image(record) else 0)
+
+
+def _has_image(record: SandboxRecord) -> bool:
+    return record.pause is not None and record.pause.kind is PauseKind.CHECKPOINT

@@ -280,6 +280,10 @@ class GvisorSandbox:
             self._disk_fd = None
         kept.close_disk(self._spec.directory / DISK, DISK_TIMEOUT_S)
 
+    def write_disk(self) -> None:
+        """See :class:`RuntimeSandbox`."""
+        kept.store_disk(self._disk(), DISK_TIMEOUT_S)
+
     def copy_disk(self, directory: Path) -> None:
         """See :class:`RuntimeSandbox`."""
         kept.store_disk(self._disk(), DISK_TIMEOUT_S)

@@ -240,11 +240,15 @@ class NamespaceSandbox:
             raise ConflictError("the template's start command has not finished yet")
         return self._checkpoints.dump(self._spec, self._started, self.usage().mem_used_bytes, directory, is_durable=is_durable).size_bytes
 
-    def copy_disk(self, directory: Path) -> None:
+    def write_disk(self) -> None:
         """See :class:`RuntimeSandbox`."""
         if self._disk_fd is None or self._released:
             raise RuntimeFailedError(f"sandbox {self._spec.sandbox_id} has no disk")
         kept.store_disk(self._disk_fd, DISK_TIMEOUT_S)
+
+    def copy_disk(self, directory: Path) -> None:
+        """See :class:`RuntimeSandbox`."""
+        self.write_disk()
         copy_sparse(self._spec.directory / DISK, directory / DISK)
 
     def open_disk(self, userns_fd: int) -> int:
