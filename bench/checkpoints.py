@@ -17,6 +17,10 @@ from pathlib import Path
 
 from bench.stats import Samples, timed
 
+from cloister.config.load import load
+from cloister.errors import UnavailableError
+from cloister.node.runtimes import has_built_runsc, installed_runsc
+from cloister.runtime.namespace.checkpoint.criu import find_criu
 from framework.waiting import eventually
 
 _LIMIT_S = 60
@@ -33,20 +37,17 @@ class _ToolError(Exception):
 
 def measure_criu(samples: Samples, rounds: int) -> dict[str, str]:
     """Dump, which ends the process, and restore. Returns why there are no rows."""
-    program = shutil.which("criu")
-    if program is None:
-        return {"criu": "it is not installed"}
     try:
-        _run(program, "check")
+        words = find_criu("auto", load(None, os.environ).store_dir).argv
         for size, held in _SIZES.items():
             for _ in range(min(rounds, _ROUNDS)):
-                _criu_round(samples, program, size, held)
-    except _ToolError as error:
+                _criu_round(samples, words, size, held)
+    except (UnavailableError, _ToolError) as error:
         return {"criu": str(error)}
     return {}
 
 
-def _criu_round(samples: Samples, program: str, size: str, held: int) -> None:
+def _criu_round(samples: Samples, words: tuple[str, ...], size: str, held: int) -> None:
     with tempfile.TemporaryDirectory() as directory:
         ready, images = Path(directory) / "ready", Path(directory) / "images"
         images.mkdir()
@@ -55,18 +56,19 @@ def _criu_round(samples: Samples, program: str, size: str, held: int) -> None:
         with subprocess.Popen(command, stdin=quiet, stdout=quiet, stderr=quiet, start_new_session=True, cwd="/") as process:
             try:
                 eventually(ready.exists)
-                timed(samples, f"criu dump, {size}", partial(_run, program, "dump", "-t", str(process.pid), "-D", str(images)))
+                timed(samples, f"criu dump, {size}", partial(_run, *words, "dump", "-t", str(process.pid), "-D", str(images)))
             finally:
                 process.kill()
-        timed(samples, f"criu restore, {size}", partial(_run, program, "restore", "-d", "-D", str(images)))
+        timed(samples, f"criu restore, {size}", partial(_run, *words, "restore", "-d", "-D", str(images)))
         os.kill(process.pid, signal.SIGKILL)
 
 
 def measure_runsc(samples: Samples, rounds: int) -> dict[str, str]:
     """Pause, resume, checkpoint, which ends the sandbox, and restore, without a network. Returns why there are no rows."""
-    program = shutil.which("runsc")
+    settings = load(None, os.environ)
+    program = str(installed_runsc(settings.store_dir)) if has_built_runsc(settings) else shutil.which("runsc")
     if program is None:
-        return {"runsc": "it is not installed"}
+        return {"runsc": "it is not installed: cloister runtime install gvisor"}
     try:
         for size, held in _SIZES.items():
             with _bundle(program, held) as (words, bundle):
