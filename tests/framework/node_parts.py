@@ -132,9 +132,6 @@ class NodeParts:
             snapshots=queue,
             threads=threads,
         )
-        saving = Saving(
-            freeze=partial(pausing.save, memory=True), keep_files=partial(pausing.save, memory=False), checkpoint=pausing.checkpoint
-        )
         self.handlers = NodeHandlers(
             live=live,
             creator=creator,
@@ -158,5 +155,11 @@ class NodeParts:
             ),
             threads=threads,
             drain=self.drain,
-            plan_stop=lambda: PlannedStop(OnStop.KEEP, saving, live.records),
+            plan_stop=partial(_plan_stop, pausing, live),
         )
+
+
+def _plan_stop(pausing: Pausing, live: LiveSandboxes) -> PlannedStop:
+    """The plan of a node without checkpoints."""
+    freeze, keep_files = partial(pausing.save, memory=True), partial(pausing.save, memory=False)
+    return PlannedStop(OnStop.KEEP, Saving(freeze=freeze, keep_files=keep_files, checkpoint=pausing.checkpoint), live.records)
