@@ -356,7 +356,7 @@ SANDBOX_STEPS = (
     Step(
         "disk of a team",
         "src/cloister/node/creation/admission.py",
-        "            limits.check_team(held + coming, pending.disk_mib)\n",
+        "            limits.check_team(self._disk_of(request.team_id), pending.disk_mib)\n",
         "            pass\n",
         "more_disk_than_its_bound",
     ),
