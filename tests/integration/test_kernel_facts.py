@@ -38,7 +38,7 @@ def found(mount: int) -> dict[str, tuple[int, int]]:
 
 
 def test_a_dumper_cannot_change_what_the_next_one_believes() -> None:
-    """Only the runs that try checkpoints write. What they leave beside the notes is removed; afterwards not even root writes."""
+    """Only the runs that try checkpoints write. Other files of theirs are removed; afterwards not even root writes."""
     facts = KernelFacts()
     assert written(facts.of_dump, "criu.kdat")
     assert written(facts.of_dump, "other")

@@ -74,7 +74,7 @@ def map_mount(fd: int, userns_fd: int) -> None:
 
 
 def make_read_only(fd: int) -> None:
-    """Let nobody write by a detached mount any more. Raises: OSError (EBUSY: somebody is writing)."""
+    """Make a detached mount read-only. Raises: OSError (EBUSY: a process writes by it)."""
     _set_attributes(fd, MountFlag.READ_ONLY, None)
 
 

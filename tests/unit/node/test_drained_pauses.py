@@ -46,7 +46,7 @@ async def test_a_resume_that_was_admitted_before_is_paused_afterwards(tmp_path: 
 
 @pytest.mark.parametrize("change", [UNDO, PLAIN])
 async def test_a_drain_that_is_undone_pauses_no_further_sandbox(tmp_path: Path, change: ChangeDrain) -> None:
-    """Nor does one that was begun anew without pauses. What is being paused ends so, and can be resumed."""
+    """Nor does one that was begun anew without pauses. A pause that has begun is completed, and the sandbox can be resumed."""
     async with node_in(tmp_path) as node:
         names = {f"s{number}" for number in range(12)}
         for name in names:

@@ -1,4 +1,4 @@
-"""What CRIU has found out about this kernel, kept so that it asks once for each start of the server.
+"""Facts about this kernel that CRIU has found out, kept so that it asks once for each start of the server.
 
 A dump and a restore have different power, so each has its own file, in a file system in memory that is nowhere attached. The files are
 written only while the server tries checkpoints with a sandbox of its own. Later runs get them read-only: a CRIU that a sandbox has taken
