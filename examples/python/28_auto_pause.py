@@ -21,7 +21,6 @@ async def main():
         print("awake for:", round((info.end_at - info.started_at).total_seconds()), "seconds")
     finally:
         await sandbox.kill()
-        await asyncio.sleep(0.2)  # the SDK's transport, pyqwest 0.12, may abort Python 3.11 that exits while a stream still ends
 
 
 asyncio.run(main())

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from framework.client_programs import run_client_program
 from framework.server import Server
 
 pytestmark = [pytest.mark.root, pytest.mark.templates]
@@ -64,9 +64,7 @@ def run(program: Path, server: Server, timeout_s: float = 120) -> str:
     """Run one example as a person would; what it printed."""
     command = [sys.executable if program.suffix == ".py" else "node", str(program)]
     environ = {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/root"), **server.environ}
-    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=timeout_s, env=environ, cwd=program.parent)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    return run_client_program(command, environ, cwd=program.parent, timeout_s=timeout_s)[0]
 
 
 def test_programs_are_in_both_languages_and_listed() -> None:

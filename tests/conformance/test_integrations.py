@@ -16,6 +16,7 @@ import pytest
 from e2b import Sandbox
 
 from cloister.config.client_env import read_client_env
+from framework.client_programs import run_client_program
 from framework.http import call
 from framework.pretend_domain import pretend_domain
 from framework.server import Server, running_server
@@ -68,9 +69,7 @@ def find_python(oldest: int, newest: int) -> str | None:
 def run(server: Server, home: Path, *command: str, cwd: Path | None = None, timeout_s: float = 240) -> str:
     """Run one example as a person would, with an empty home; what it printed, and after that its log."""
     environ = {"PATH": os.environ["PATH"], "HOME": str(home), **QUIET, **server.environ}
-    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=timeout_s, env=environ, cwd=cwd or home)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout + done.stderr
+    return "".join(run_client_program(command, environ, cwd=cwd or home, timeout_s=timeout_s))
 
 
 def in_order(printed: str, expected: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 import pytest
 from e2b import Sandbox, SandboxQuery
 
+from framework.client_programs import run_client_program
 from framework.pretend_internet import PretendInternet
 from framework.server import Server
 
@@ -57,5 +57,4 @@ def test_example(heading: str, language: str, code: str, cleaned: Server, tmp_pa
     (tmp_path / "node_modules").symlink_to(ROOT / "tests" / "conformance" / "js" / "node_modules")
     command = [sys.executable if language == "python" else "node", str(program)]
     environ = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME": str(tmp_path), **cleaned.environ}
-    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=120, env=environ)
-    assert done.returncode == 0, done.stdout + done.stderr
+    run_client_program(command, environ)

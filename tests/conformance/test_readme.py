@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from framework.client_programs import run_client_program
 from framework.server import Server
 
 pytestmark = [pytest.mark.root, pytest.mark.templates]
@@ -23,9 +23,7 @@ def _blocks(language: str) -> list[str]:
 
 
 def _run(server: Server, *command: str) -> list[str]:
-    done = subprocess.run(command, env={**os.environ, **server.environ}, capture_output=True, text=True, check=False, timeout=120)
-    assert done.returncode == 0, done.stderr
-    return done.stdout.splitlines()
+    return run_client_program(command, {**os.environ, **server.environ})[0].splitlines()
 
 
 def test_the_first_lines_work(server: Server) -> None:
