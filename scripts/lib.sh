@@ -234,6 +234,12 @@ ensure_npm() { # directory with package.json and package-lock.json
     say "$wanted" > "$stamp"
 }
 
+ensure_browser() { # for the tests of the console, which say so themselves where the distribution has no such package
+    local package=chromium-headless-shell
+    is_installed "$package" || apt-cache show "$package" > /dev/null 2>&1 || run_step "apt-get update" apt-get -q update
+    ! apt-cache show "$package" > /dev/null 2>&1 || ensure_packages "$package" fonts-dejavu-core
+}
+
 ensure_release_python() { # lock file of an old release: an environment of its own, with wheels only
     local venv stamp
     venv=$ROOT/.venv-releases/$(basename "$1" .lock)

@@ -39,7 +39,7 @@ _ALLOWED = {
     "backup": {"node", "template", "store", "linux", "model", "ids", "errors"},
     "cluster": {"nodewire", "model", "ids", "errors"},
     "control": {"cluster", "agentclient", "store", "nodewire", "egresswire", "protocol", "model", "ids", "errors"},
-    "proxy": {"telemetry", "protocol", "errors"},
+    "proxy": {"telemetry", "protocol", "model", "errors"},
     "tls": {"config", "errors"},
     "api": {"control", "telemetry", "protocol", "model", "errors"},
     "agent": {"protocol", "errors"},

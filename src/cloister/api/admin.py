@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,20 +10,24 @@ from aiohttp import web
 
 from cloister.api.bodies import read_json
 from cloister.api.fields import Fields, shown
-from cloister.api.handlers import OBJECT_ID, TEAM_ID, Api, json_answer
+from cloister.api.handlers import OBJECT_ID, TEAM_ID, Api, json_answer, path_sandbox_id
 from cloister.api.keys import parse_new_key, render_key
-from cloister.api.schemas import render_time
-from cloister.errors import InvalidRequestError
+from cloister.api.listing import parse_list_query
+from cloister.api.schemas import render_listed, render_time
+from cloister.errors import InvalidRequestError, SandboxNotFoundError
 from cloister.model.team import Team
 
 __all__ = [
     "create_key",
     "create_team",
     "get_team",
+    "kill_sandbox",
     "kill_sandboxes",
     "limit_team",
     "list_keys",
+    "list_sandboxes",
     "list_teams",
+    "node_state",
     "remove_team",
     "revoke_key",
     "running_counts",
@@ -105,6 +110,47 @@ async def running_counts(api: Api, _request: web.Request) -> web.Response:
     """``GET /admin/sandboxes/running-counts``: by team id, teams with none left out."""
     counts = {team.team_id: api.team_admin.use_of(team).sandboxes for team in await api.team_admin.teams.list()}
     return json_answer({team_id: count for team_id, count in counts.items() if count})
+
+
+async def list_sandboxes(api: Api, request: web.Request) -> web.Response:
+    """``GET /admin/sandboxes``: those of all teams, filtered and in pages as ``GET /v2/sandboxes``, each with its team."""
+    query = parse_list_query(request.query)
+    page, next_token = query.page([row for row in api.sandboxes.all_live() if query.accepts(row)])
+    headers = {} if next_token is None else {"X-Next-Token": next_token}
+    return json_answer([{**render_listed(row), "teamID": row.team_id} for row in page], headers=headers)
+
+
+async def kill_sandbox(api: Api, request: web.Request) -> web.Response:
+    """``DELETE /admin/sandboxes/{sandbox_id}``: ends a sandbox of any team."""
+    sandbox_id = path_sandbox_id(request)
+    row = next((one for one in api.sandboxes.all_live() if one.sandbox_id == sandbox_id), None)
+    if row is None:
+        raise SandboxNotFoundError(f"no team has a live sandbox {sandbox_id}")
+    request[TEAM_ID] = row.team_id
+    await api.sandboxes.kill(row.team_id, sandbox_id)
+    return web.Response(status=204)
+
+
+async def node_state(api: Api, _request: web.Request) -> web.Response:
+    """``GET /admin/node``: the state of the node, and the milliseconds until it answered."""
+    began = time.perf_counter()
+    node = await api.sandboxes.node_info()
+    return json_answer(
+        {
+            "nodeID": node.node_id,
+            "version": node.version,
+            "startedAt": render_time(node.started_at),
+            "draining": node.drain is not None,
+            "answerMs": round((time.perf_counter() - began) * 1000, 2),
+            "memory": node.memory,
+            "disk": node.disk,
+            "pool": node.pool,
+            "creations": node.creations,
+            "builds": node.builds,
+            "limitsMet": node.limits_met,
+            "descriptors": node.descriptors,
+        }
+    )
 
 
 async def _team(api: Api, request: web.Request) -> Team:

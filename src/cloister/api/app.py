@@ -19,6 +19,7 @@ from aiohttp.typedefs import Middleware
 
 from cloister.api import audit, builds, identity
 from cloister.api.auth import authenticate, check_scope, slow_failures
+from cloister.api.console import ConsoleRoutes
 from cloister.api.errors import error_response, render_error
 from cloister.api.handlers import KEY_ID, NO_RETRY, PEER, REQUEST_ID, SANDBOX_ID, TEAM_ID, Api
 from cloister.api.metrics.counts import Meters, RequestCounts
@@ -59,6 +60,8 @@ def add_routes(app: web.Application, api: Api, meters: Meters, is_ready: IsReady
 
     for method, path, admin_handler in ADMIN_ROUTES:
         app.router.add_route(method, path, _of_operator(api, audit.recorded_of_operator(method, path, admin_handler)))
+
+    ConsoleRoutes(api).add(app)
 
     for path, document in ((identity.CONFIGURATION_PATH, identity.configuration), (identity.KEYS_PATH, identity.keys)):
         app.router.add_get(path, partial(document, api))

@@ -65,6 +65,8 @@ ACTIONS = {
     ("POST", "/admin/teams/{team_id}/api-keys"): "key.create",
     ("DELETE", "/admin/teams/{team_id}/api-keys/{key_id}"): "key.revoke",
     ("POST", "/admin/teams/{team_id}/sandboxes/kill"): "team.kill_sandboxes",
+    ("DELETE", "/admin/sandboxes/{sandbox_id}"): "sandbox.kill",
+    ("POST", "/console/session"): "session.create",
     ("POST", "/events/webhooks"): "webhook.create",
     ("PATCH", "/events/webhooks/{webhook_id}"): "webhook.update",
     ("DELETE", "/events/webhooks/{webhook_id}"): "webhook.delete",

@@ -1,4 +1,4 @@
-"""Authenticates requests by the keys in their headers."""
+"""Authenticates requests by the keys in their headers, or by the console's session."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ from typing import TypeVar
 
 from aiohttp import web
 
+from cloister.api.cookies import session_key
 from cloister.api.handlers import CALLER, KEY_ID, PEER, TEAM_ID, Api
+from cloister.control.keys import HashedKey
 from cloister.errors import AuthenticationError
 from cloister.model.team import ApiKey, KeyScope, Team
 
-__all__ = ["authenticate", "check_scope", "given_key", "slow_failures"]
+__all__ = ["authenticate", "check_scope", "given_key", "note_key", "slow_failures"]
 
 _T = TypeVar("_T")
 
@@ -25,6 +27,12 @@ def given_key(request: web.Request) -> str | None:
     return authorization[len(_BEARER) :] if key is None and authorization.startswith(_BEARER) else key
 
 
+def _shown_key(api: Api, request: web.Request) -> str | HashedKey | None:
+    """The key in a header, or else that of the console's session. Raises: as :func:`cloister.api.cookies.session_key`."""
+    key = given_key(request)
+    return session_key(api.sessions, request) if key is None else key
+
+
 async def authenticate(api: Api, request: web.Request) -> Team:
     """The team of the request's key.
 
@@ -32,11 +40,10 @@ async def authenticate(api: Api, request: web.Request) -> Team:
         AuthenticationError: the key is missing or not valid.
         TooManyFailuresError: the key is not valid, and the client sent many such keys before.
     """
-    key = given_key(request)
+    key = _shown_key(api, request)
     caller = await slow_failures(api, request, api.keys.authenticate(key), counted=bool(key))
     request[CALLER] = caller
-    request[TEAM_ID] = caller.team.team_id
-    _note(api, request, caller.key)
+    note_key(api, request, caller.key, caller.team)
     return caller.team
 
 
@@ -47,15 +54,17 @@ async def check_scope(api: Api, request: web.Request, scope: KeyScope) -> None:
         AuthenticationError, TooManyFailuresError: as :func:`authenticate`.
         PermissionDeniedError: it is a key of another scope.
     """
-    key = given_key(request)
+    key = _shown_key(api, request)
     if scope is KeyScope.ADMIN:
         key = request.headers.get("X-Admin-Token", key)
-    _note(api, request, await slow_failures(api, request, api.keys.check_scope(key, scope), counted=bool(key)))
+    note_key(api, request, await slow_failures(api, request, api.keys.check_scope(key, scope), counted=bool(key)))
 
 
-def _note(api: Api, request: web.Request, key: ApiKey) -> None:
-    """For the request's log line: an operator finds by it who uses a key."""
+def note_key(api: Api, request: web.Request, key: ApiKey, team: Team | None = None) -> None:
+    """For the request's log line and the audit log: an operator finds by them who uses a key."""
     request[KEY_ID], request[PEER] = key.key_id, api.peers.address(request)
+    if team is not None:
+        request[TEAM_ID] = team.team_id
 
 
 async def slow_failures(api: Api, request: web.Request, check: Awaitable[_T], *, counted: bool = True) -> _T:

@@ -51,6 +51,7 @@ BOUNDS: dict[str, Bound] = {
     "network.egressProxy.tls.caCert": Bound(8 * _KIB),
     "name": Bound(_NAME),
     "value": Bound(_SECRET),
+    "key": Bound(_NAME),
     "expiresAt": Bound(64),
     "url": Bound(2 * _KIB),
     "events": Bound(64, 32),

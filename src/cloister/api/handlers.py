@@ -22,6 +22,7 @@ from cloister.control.networks import Networks
 from cloister.control.pausing import Pausing
 from cloister.control.sandboxes import Sandboxes
 from cloister.control.secrets import Secrets
+from cloister.control.sessions import Sessions
 from cloister.control.snapshots import Snapshots
 from cloister.control.team_admin import TeamAdmin
 from cloister.control.team_metrics import TeamMetrics
@@ -80,6 +81,7 @@ class Api:
     audit: AuditLog
     deliveries: Deliveries
     peers: Peers
+    sessions: Sessions
 
 
 def json_answer(body: Any, *, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:

@@ -112,6 +112,9 @@ ADMIN_ROUTES: tuple[tuple[str, str, AdminHandler], ...] = (
     ("DELETE", "/admin/teams/{team_id}/api-keys/{key_id}", admin.revoke_key),
     ("POST", "/admin/teams/{team_id}/sandboxes/kill", admin.kill_sandboxes),
     ("GET", "/admin/sandboxes/running-counts", admin.running_counts),
+    ("GET", "/admin/sandboxes", admin.list_sandboxes),
+    ("DELETE", "/admin/sandboxes/{sandbox_id}", admin.kill_sandbox),
+    ("GET", "/admin/node", admin.node_state),
 )
 """Routes for a key of the scope ``admin``."""
 

@@ -31,7 +31,7 @@ from cloister.ids import is_key_id, new_admin_key, new_api_key, new_bearer_token
 from cloister.model.team import ApiKey, KeyScope, Team
 from cloister.store.base import Store
 
-__all__ = ["Caller", "Keys"]
+__all__ = ["Caller", "HashedKey", "Keys"]
 
 _log = structlog.get_logger("cloister.control")
 _DEFAULT_KEY = "default"
@@ -54,6 +54,13 @@ class Caller:
     team: Team
 
 
+@dataclasses.dataclass(frozen=True)
+class HashedKey:
+    """A key that was shown before, by its sha256: the key of a console's session."""
+
+    sha256: str = dataclasses.field(repr=False)
+
+
 def _hash(key: str) -> str:
     return hashlib.sha256(key.encode()).hexdigest()
 
@@ -74,7 +81,7 @@ class Keys:
 
     # ---- authentication ----
 
-    async def authenticate(self, key: str | None) -> Caller:
+    async def authenticate(self, key: str | HashedKey | None) -> Caller:
         """The key and the team whose key it is.
 
         Raises:
@@ -87,7 +94,7 @@ class Keys:
             raise AuthenticationError("the API key is not valid", hint="make one by `cloister key create`")
         return Caller(found[0], found[1])
 
-    async def check_scope(self, key: str | None, scope: KeyScope) -> ApiKey:
+    async def check_scope(self, key: str | HashedKey | None, scope: KeyScope) -> ApiKey:
         """Check an operator's key for ``GET /metrics`` or for the routes below ``/admin``.
 
         Raises:
@@ -103,8 +110,22 @@ class Keys:
             raise PermissionDeniedError(f"a key of the scope {found[0].scope} gives no access to {_OPENS[scope]}", hint=_REMEDIES[scope])
         return found[0]
 
-    async def _find(self, secret: str) -> tuple[ApiKey, Team | None] | None:
-        found = await self._store.find_key(_hash(secret)) if len(secret) <= _MAX_KEY_LENGTH else None
+    async def identify(self, key_shown: str | HashedKey) -> tuple[HashedKey, ApiKey, Team | None]:
+        """A key of a team, or of the operator, and then of no team.
+
+        Raises:
+            AuthenticationError: it is unknown, revoked or expired, or of the scope ``metrics``.
+        """
+        found = await self._find(key_shown)
+        if found is None or found[0].scope is KeyScope.METRICS:
+            raise AuthenticationError("the API key is not valid", hint="make one by `cloister key create`")
+        return HashedKey(found[0].key_hash), *found
+
+    async def _find(self, key_shown: str | HashedKey) -> tuple[ApiKey, Team | None] | None:
+        if isinstance(key_shown, HashedKey):
+            found = await self._store.find_key(key_shown.sha256)
+        else:
+            found = await self._store.find_key(_hash(key_shown)) if len(key_shown) <= _MAX_KEY_LENGTH else None
         if found is None:
             return None
         key, now = found[0], self._clock()

@@ -28,7 +28,7 @@ from cloister.errors import (
 from cloister.protocol.agent import AGENT_PORT, AGENT_PORTS, INTERPRETER_PORT
 from cloister.proxy import answers
 from cloister.proxy.address import Address, AddressError, api_host, find_address
-from cloister.proxy.forward import ANSWERED_AT, STARTED, Forwarder, StalledError, abort
+from cloister.proxy.forward import ANSWERED_AT, STARTED, UNADDRESSED, Forwarder, StalledError, abort
 from cloister.proxy.routes import Asleep, Dialer, Gone, Route, Routes, Waker
 from cloister.proxy.signed import MAX_QUERY_BYTES, SIGNED_PATH, SignedRequest, find_holder, find_signer, shown_token, signed_request
 from cloister.proxy.traces import RUN_PATH, TRACED, trace_request
@@ -137,6 +137,7 @@ class Ingress:
 
     async def _handle_found(self, request: web.Request, sandbox_id: str | None, refusal: web.Response) -> web.StreamResponse:
         """Handle a request without an address. Its credential identified the sandbox; if it identified none, answer ``refusal``."""
+        request[UNADDRESSED] = True
         return await (self._slowed(request, refusal) if sandbox_id is None else self._handle(request, Address(sandbox_id, AGENT_PORT)))
 
     async def _handle(self, request: web.Request, address: Address) -> web.StreamResponse:

@@ -17,7 +17,7 @@ from yarl import URL
 from cloister.protocol.agent import AGENT_PORTS
 from cloister.protocol.execution import encode_event, keepalive_event
 from cloister.proxy.address import Address
-from cloister.proxy.headers import request_headers, response_headers
+from cloister.proxy.headers import confine, request_headers, response_headers
 from cloister.proxy.tunnel import Tunnel
 from cloister.proxy.upstream import SandboxConnector
 from cloister.telemetry.traceparent import TRACEPARENT
@@ -29,6 +29,7 @@ __all__ = [
     "MAX_HEAD_BYTES",
     "READ_BUFFER_BYTES",
     "STARTED",
+    "UNADDRESSED",
     "Forwarder",
     "StalledError",
     "abort",
@@ -42,6 +43,8 @@ READ_BUFFER_BYTES = 256 * 1024
 """Read-ahead for each direction of a request."""
 _API_KEY_HEADER = "X-API-Key"
 STARTED = web.RequestKey("started", bool)
+UNADDRESSED = web.RequestKey("unaddressed", bool)
+"""Set for a request that names no sandbox: its credential identified one. A browser may follow such a link on the API's own origin."""
 HEAD_AT = web.RequestKey("head_at", float)
 """When the head of the sandbox's response came (``time.perf_counter``)."""
 ANSWERED_AT = web.RequestKey("answered_at", float)
@@ -203,7 +206,10 @@ async def _stream(request: web.Request, stall_s: float) -> AsyncIterator[bytes]:
 
 
 async def _relay(request: web.Request, upstream: aiohttp.ClientResponse) -> web.StreamResponse:
-    answer = _Answer(upstream.status, upstream.reason, response_headers(upstream.raw_headers, upgrade=False), upgrade=False)
+    headers = response_headers(upstream.raw_headers, upgrade=False)
+    if UNADDRESSED in request:
+        confine(headers)
+    answer = _Answer(upstream.status, upstream.reason, headers, upgrade=False)
     request[STARTED] = True
     if upstream.content.is_eof() and upstream.content.exception() is None:
         request[ANSWERED_AT] = time.perf_counter()

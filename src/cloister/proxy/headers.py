@@ -1,7 +1,7 @@
 """The headers that the ingress forwards. Pure.
 
-It forwards all headers unchanged, with three exceptions: hop-by-hop headers (RFC 9110 section 7.6.1), headers for the ingress itself, and
-the ``X-Forwarded-*`` headers, which the ingress sets.
+It forwards all headers unchanged, with four exceptions: hop-by-hop headers (RFC 9110 section 7.6.1), headers for the ingress itself, the
+``X-Forwarded-*`` headers, which the ingress sets, and the console's cookie. Invariant: no sandbox receives that cookie or sets it.
 """
 
 from __future__ import annotations
@@ -10,7 +10,9 @@ from collections.abc import Iterable
 
 from multidict import CIMultiDict
 
-__all__ = ["request_headers", "response_headers"]
+from cloister.model.console import COOKIES
+
+__all__ = ["confine", "request_headers", "response_headers"]
 
 _HOP = frozenset(
     {
@@ -26,6 +28,7 @@ _HOP = frozenset(
     }
 )
 _OWN = frozenset({b"e2b-traffic-access-token", b"expect", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto"})
+_CONSOLE = frozenset(name.encode() for name in COOKIES)
 _RawHeaders = Iterable[tuple[bytes, bytes]]
 
 
@@ -45,6 +48,21 @@ def _text(value: bytes) -> str:
         return value.decode("latin-1")
 
 
+def _is_of_console(cookie: bytes) -> bool:
+    return cookie.partition(b"=")[0].strip() in _CONSOLE
+
+
+def _without_console(raw: _RawHeaders) -> list[tuple[bytes, bytes]]:
+    """The headers without the console's cookie; other cookies stay as they are."""
+    kept = []
+    for name, value in raw:
+        if name.lower() != b"cookie" or not any(_is_of_console(pair) for pair in value.split(b";")):
+            kept.append((name, value))
+        elif left := b";".join(pair for pair in value.split(b";") if not _is_of_console(pair)).strip():
+            kept.append((name, left))
+    return kept
+
+
 def _passing(raw: _RawHeaders, dropped: frozenset[bytes]) -> CIMultiDict[str]:
     dropped |= _named_by_connection(raw)
     return CIMultiDict((_text(name), _text(value)) for name, value in raw if name.lower() not in dropped)
@@ -54,7 +72,7 @@ def request_headers(
     raw: _RawHeaders, *, peer: str, host: str, scheme: str, upgrade: bool, shown_host: str | None = None
 ) -> CIMultiDict[str]:
     """A client's headers as the sandbox receives them. ``shown_host`` replaces Host; X-Forwarded-Host keeps the client's."""
-    headers = _passing(raw, _HOP | _OWN)
+    headers = _passing(_without_console(raw), _HOP | _OWN)
     known = {name.lower(): value for name, value in raw}
     earlier = known.get(b"x-forwarded-for")
     headers["X-Forwarded-For"] = f"{_text(earlier)}, {peer}" if earlier else peer
@@ -70,8 +88,15 @@ def request_headers(
 
 def response_headers(raw: _RawHeaders, *, upgrade: bool) -> CIMultiDict[str]:
     """A sandbox's headers as the client receives them."""
-    headers = _passing(raw, _HOP)
+    headers = _passing([(name, value) for name, value in raw if name.lower() != b"set-cookie" or not _is_of_console(value)], _HOP)
     if upgrade:
         headers["Connection"] = "Upgrade"
         headers["Upgrade"] = "websocket"
     return headers
+
+
+def confine(headers: CIMultiDict[str]) -> None:
+    """Keep a sandbox's answer on the API's own origin, where the console lives, from acting as a page of it."""
+    headers.popall("Set-Cookie", None)
+    headers["Content-Security-Policy"] = "sandbox"
+    headers["X-Content-Type-Options"] = "nosniff"

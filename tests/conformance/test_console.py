@@ -1,0 +1,82 @@
+"""The console in a real browser, against a real server: what a person does with it, from the login to a kill."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from e2b_code_interpreter import Sandbox
+
+from framework.browser import Console, browser, console
+from framework.server import Server
+
+__all__ = ["browser", "console"]
+
+_PLOT = "import matplotlib.pyplot as plt; plt.plot([1, 4, 9]); plt.show()"
+
+
+@pytest.fixture
+def sandbox(server: Server) -> Iterator[Sandbox]:
+    """A sandbox to look into."""
+    made = Sandbox.create(timeout=300, metadata={"purpose": "console"}, **server.sdk)
+    yield made
+    made.kill()
+
+
+def test_code_runs_and_its_plot_is_shown(console: Console, sandbox: Sandbox) -> None:
+    """A cell of Python shows its plot; a cell of JavaScript its output, and an error its traceback; each language keeps its state."""
+    console.open(f"#/sandbox/{sandbox.sandbox_id}")
+    console.tab("Code")
+    page = console.page
+    page.get_by_label("Code of cell 1").fill(f"kept = 20\n{_PLOT}")
+    page.keyboard.press("Shift+Enter")
+    plot = page.get_by_label("Output of cell 1").get_by_role("img")
+    plot.wait_for()
+    assert plot.evaluate("image => image.decode().then(() => image.naturalWidth)") > 100
+    page.get_by_label("Code of cell 2").fill("print(kept + 1)\n1 / 0")
+    page.keyboard.press("Shift+Enter")
+    output = page.get_by_label("Output of cell 2")
+    output.get_by_text("21").wait_for()
+    output.get_by_text("ZeroDivisionError").first.wait_for()
+
+
+def test_a_terminal_takes_what_is_typed(console: Console, sandbox: Sandbox) -> None:
+    """Keys reach a shell in the sandbox and its output comes back."""
+    console.open(f"#/sandbox/{sandbox.sandbox_id}")
+    console.tab("Terminal")
+    page = console.page
+    page.locator(".xterm-rows").get_by_text("$").first.wait_for()
+    page.keyboard.type("echo typed-$((6 * 7)) > seen; cat seen\n")
+    page.locator(".xterm-rows").get_by_text("typed-42").first.wait_for()
+    assert sandbox.files.read("seen") == "typed-42\n"
+
+
+def test_files_go_up_and_come_down(console: Console, sandbox: Sandbox, tmp_path: Path) -> None:
+    """An uploaded file is in the sandbox, and a download has the same bytes."""
+    content = bytes(range(256)) * 40
+    (tmp_path / "given.bin").write_bytes(content)
+    console.open(f"#/sandbox/{sandbox.sandbox_id}")
+    console.tab("Files")
+    page = console.page
+    page.get_by_label("Files to upload").set_input_files(tmp_path / "given.bin")
+    row = page.get_by_role("row").filter(has_text="given.bin")
+    row.wait_for()
+    assert sandbox.files.read("given.bin", format="bytes") == content
+    with page.expect_download() as download:
+        row.get_by_role("button", name="Download").click()
+    assert Path(download.value.path()).read_bytes() == content
+
+
+def test_a_kill_is_explained(console: Console, sandbox: Sandbox) -> None:
+    """The list shows the sandbox by its metadata; a kill, after a question, ends it; its page says why it ended."""
+    console.open("")
+    page = console.page
+    page.get_by_label("Filter").fill(f"purpose=console {sandbox.sandbox_id}")
+    page.get_by_role("checkbox", name=f"Choose {sandbox.sandbox_id}").check()
+    page.get_by_role("toolbar").get_by_role("button", name="Kill").click()
+    page.get_by_role("dialog").get_by_role("button", name="Kill").click()
+    page.get_by_text("0 of").wait_for()
+    assert not sandbox.is_running()
+    console.open(f"#/sandbox/{sandbox.sandbox_id}")
+    page.get_by_text("killed").first.wait_for()

@@ -1,0 +1,132 @@
+"""The console's list with a thousand sandboxes, its other pages, and what axe says of them, over a fake node."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import aiohttp
+import pytest
+from playwright.sync_api import Browser
+
+from cloister.model.team import KeyScope
+from framework.browser import Console, browser, found_faults, log_in, opened
+from framework.control_plane import ControlPlane, running_control_plane
+
+__all__ = ["browser"]
+
+_MANY = 1000
+_SHOTS = os.environ.get("CLOISTER_SCREENSHOTS")
+"""A directory for the screenshots of the documents; unset: none are made."""
+_PLACES = ("#/templates", "#/keys", "#/usage", "#/audit")
+
+
+@pytest.fixture(scope="module")
+def crowd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
+    """A control plane with a thousand sandboxes, each tenth of the metadata ``role=web``."""
+    with running_control_plane(tmp_path_factory.mktemp("crowd")) as plane:
+
+        async def create() -> None:
+            headers, connector = {"X-API-KEY": plane.api_key}, aiohttp.TCPConnector(limit=20)
+            async with aiohttp.ClientSession(plane.url, headers=headers, connector=connector) as session:
+
+                async def one(number: int) -> None:
+                    metadata = {"job": str(number), "role": "batch" if number % 10 else "web"}
+                    async with session.post("/v2/sandboxes", json={"templateID": "base", "timeout": 3600, "metadata": metadata}) as answer:
+                        assert answer.status == 201, await answer.text()
+
+                await asyncio.gather(*map(one, range(_MANY)))
+
+        plane.run(create)
+        yield plane
+
+
+def shoot(shown: Console, name: str) -> None:
+    """A screenshot for the documents, if they are wanted."""
+    if _SHOTS is not None:
+        shown.page.screenshot(path=Path(_SHOTS) / f"console-{name}.png")
+
+
+def test_a_thousand_sandboxes_are_listed(crowd: ControlPlane, browser: Browser) -> None:
+    """The list counts all of them and has only the rows in view; a filter by metadata finds its tenth; the last row can be scrolled to."""
+    with opened(browser, crowd.url, viewport={"width": 1280, "height": 800}) as shown:
+        log_in(shown, crowd.api_key)
+        page = shown.page
+        page.get_by_text(f"{_MANY} of {_MANY}").wait_for()
+        assert page.get_by_role("row").count() < 100
+        shoot(shown, "list")
+        assert found_faults(page) == []
+        page.get_by_label("Rows").evaluate("box => { box.scrollTop = box.scrollHeight }")
+        page.locator(f"[aria-rowindex='{_MANY + 1}']").wait_for()
+        page.get_by_label("Filter").fill("role=web")
+        page.get_by_text(f"{_MANY // 10} of {_MANY // 10}").wait_for()
+
+
+@pytest.mark.parametrize(("name", "width", "scheme"), [("dark", 1280, "dark"), ("narrow", 390, "light")])
+def test_pages_are_accessible(crowd: ControlPlane, browser: Browser, name: str, width: int, scheme: str) -> None:
+    """Axe finds no fault in any page, dark or narrow, and no page is wider than a phone."""
+    with opened(browser, crowd.url, viewport={"width": width, "height": 800}, color_scheme=scheme) as shown:
+        log_in(shown, crowd.api_key)
+        page = shown.page
+        page.get_by_text(f"{_MANY} of {_MANY}").wait_for()
+        shoot(shown, name)
+        for place in ("", *_PLACES):
+            shown.open(place)
+            page.get_by_role("heading", level=1).wait_for()
+            assert found_faults(page) == [], place
+            assert page.evaluate("() => document.documentElement.scrollWidth") <= width
+
+
+def test_the_keyboard_is_enough(crowd: ControlPlane, browser: Browser) -> None:
+    """Tab and Enter log in, go to the content and open another page."""
+    with opened(browser, crowd.url) as shown:
+        shown.open("")
+        page = shown.page
+        page.get_by_label("API key").wait_for()
+        page.keyboard.type(crowd.api_key)
+        page.keyboard.press("Enter")
+        page.get_by_role("heading", name="Sandboxes").wait_for()
+        page.keyboard.press("Tab")
+        assert page.evaluate("() => document.activeElement.textContent") == "Skip to the content"
+        page.keyboard.press("Enter")
+        assert page.evaluate("() => document.activeElement.id") == "main"
+        page.get_by_role("link", name="Keys").focus()
+        page.keyboard.press("Enter")
+        page.get_by_role("heading", name="Keys").wait_for()
+
+
+def test_a_key_is_made_shown_once_and_revoked(crowd: ControlPlane, browser: Browser) -> None:
+    """A new key logs in; when it is revoked, its page is back at the login with the reason."""
+    with opened(browser, crowd.url) as shown, opened(browser, crowd.url) as other:
+        log_in(shown, crowd.api_key)
+        shown.open("#/keys")
+        page = shown.page
+        page.get_by_label("Name").fill("for a test")
+        page.get_by_role("button", name="Make a key").click()
+        secret = page.get_by_role("status").get_by_role("code").inner_text()
+        log_in(other, secret)
+        row = page.get_by_role("row").filter(has_text="for a test")
+        row.get_by_role("button", name="Revoke").click()
+        page.get_by_role("dialog").get_by_role("button", name="Revoke").click()
+        row.wait_for(state="detached")
+        other.page.get_by_label("API key").wait_for()
+        other.page.get_by_role("alert").get_by_text("not valid").wait_for()
+
+
+def test_an_operator_sees_teams_and_the_node(crowd: ControlPlane, browser: Browser) -> None:
+    """An admin key opens the sandboxes of all teams, the teams and the node, and no team's pages."""
+    _, key = crowd.with_keys(lambda keys: keys.create_for_operator(KeyScope.ADMIN, "operator"))
+    with opened(browser, crowd.url) as shown:
+        log_in(shown, key)
+        page = shown.page
+        page.get_by_text(f"{_MANY} of {_MANY}").wait_for()
+        assert page.get_by_role("link", name="Templates").count() == 0
+        shown.open("#/teams")
+        page.get_by_role("link", name="default").click()
+        page.get_by_role("heading", name="Limits").wait_for()
+        assert found_faults(page) == []
+        shown.open("#/node")
+        page.get_by_text("takes sandboxes").wait_for()
+        assert found_faults(page) == []
