@@ -107,14 +107,15 @@ export async function send<T>(method: string, path: string, body?: unknown): Pro
   return text === '' ? null : (JSON.parse(text) as T)
 }
 
-// Every page of a list; the token of the next one is in a header.
-export async function pages<T>(path: string, query: Record<string, string | number | undefined>, signal?: AbortSignal): Promise<T[]> {
+// Every page of a list; the token of the next one is in a header. `sofar` gets what has come after each page.
+export async function pages<T>(path: string, query: Options['query'], signal?: AbortSignal, sofar?: (all: T[]) => void): Promise<T[]> {
   const all: T[] = []
   let nextToken: string | undefined
   do {
     const answer = await request('GET', path, { query: { ...query, nextToken }, ...(signal === undefined ? {} : { signal }) })
     all.push(...((await answer.json()) as T[]))
     nextToken = answer.headers.get('X-Next-Token') ?? undefined
+    sofar?.([...all])
   } while (nextToken !== undefined)
   return all
 }

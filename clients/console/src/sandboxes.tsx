@@ -49,9 +49,13 @@ export function Sandboxes({ session }: { session: Session }) {
   const [chosen, setChosen] = useState<ReadonlySet<string>>(new Set())
   const [problem, setProblem] = useState('')
   const [asking, setAsking] = useState(false)
+  const isFirst = useRef(true)
   const { metadata, words } = useMemo(() => parse(filter), [filter])
   const [failed, refresh] = usePolled(async signal => {
-    setRows(await pages<Listed>(isAdmin ? '/admin/sandboxes' : '/v2/sandboxes', { limit: 100, metadata, state }, signal))
+    // The first time, each page is shown as it comes.
+    const show = isFirst.current ? setRows : undefined
+    setRows(await pages<Listed>(isAdmin ? '/admin/sandboxes' : '/v2/sandboxes', { limit: 100, metadata, state }, signal, show))
+    isFirst.current = false
   }, ROUND_MS, [isAdmin, metadata, state])
 
   const shown = useMemo(() => (rows ?? []).filter(row => words.every(word =>
