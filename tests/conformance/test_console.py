@@ -13,6 +13,7 @@ from framework.server import Server
 
 __all__ = ["browser", "console"]
 
+_SCRIPT = "<img src=x onerror=window.attacked=1>"
 _PLOT = "import matplotlib.pyplot as plt; plt.plot([1, 4, 9]); plt.show()"
 
 
@@ -53,12 +54,15 @@ def test_a_terminal_takes_what_is_typed(console: Console, sandbox: Sandbox) -> N
 
 
 def test_files_go_up_and_come_down(console: Console, sandbox: Sandbox, tmp_path: Path) -> None:
-    """An uploaded file is in the sandbox, and a download has the same bytes."""
+    """An uploaded file is in the sandbox, and a download has the same bytes. Script in names of files and in the log is text."""
     content = bytes(range(256)) * 40
     (tmp_path / "given.bin").write_bytes(content)
+    sandbox.files.write(_SCRIPT, "")
+    sandbox.commands.run(f"cat > /dev/null <<'E'\n{_SCRIPT}\nE")
     console.open(f"#/sandbox/{sandbox.sandbox_id}")
     console.tab("Files")
     page = console.page
+    page.get_by_text(_SCRIPT).wait_for()
     page.get_by_label("Files to upload").set_input_files(tmp_path / "given.bin")
     row = page.get_by_role("row").filter(has_text="given.bin")
     row.wait_for()
@@ -66,6 +70,12 @@ def test_files_go_up_and_come_down(console: Console, sandbox: Sandbox, tmp_path:
     with page.expect_download() as download:
         row.get_by_role("button", name="Download").click()
     assert Path(download.value.path()).read_bytes() == content
+    console.tab("Processes")
+    page.get_by_role("region", name="Processes").wait_for()
+    console.tab("Logs")
+    page.get_by_role("combobox", name="Level").select_option("debug")
+    page.get_by_role("log").get_by_text("onerror").first.wait_for()
+    assert page.evaluate("() => window.attacked") is None
 
 
 def test_a_kill_is_explained(console: Console, sandbox: Sandbox) -> None:
@@ -80,3 +90,25 @@ def test_a_kill_is_explained(console: Console, sandbox: Sandbox) -> None:
     assert not sandbox.is_running()
     console.open(f"#/sandbox/{sandbox.sandbox_id}")
     page.get_by_text("killed").first.wait_for()
+
+
+def test_a_sandbox_is_prolonged_paused_resumed_and_forked(console: Console, sandbox: Sandbox, server: Server) -> None:
+    """Each button of a sandbox's page does what it says, and the page then shows the new state; a fork's page opens."""
+    sandbox.files.write("kept", "1")
+    before = sandbox.get_info().end_at
+    console.open(f"#/sandbox/{sandbox.sandbox_id}")
+    page = console.page
+    buttons, state = page.get_by_role("toolbar", name="Actions"), page.locator(".bar").get_by_role("status")
+    state.get_by_text("running").wait_for()
+    buttons.get_by_role("button", name="+1 h").click()
+    page.locator("button[aria-busy=true]").wait_for(state="detached")
+    assert (sandbox.get_info().end_at - before).total_seconds() > 3000
+    buttons.get_by_role("button", name="Pause").click()
+    state.get_by_text("paused").wait_for()
+    buttons.get_by_role("button", name="Resume").click()
+    state.get_by_text("running").wait_for()
+    buttons.get_by_role("button", name="Fork files").click()
+    page.wait_for_function("id => !location.hash.endsWith(id)", arg=sandbox.sandbox_id)
+    copy = Sandbox.connect(page.url.rpartition("/")[2], **server.sdk)
+    assert copy.files.read("kept") == "1"
+    copy.kill()

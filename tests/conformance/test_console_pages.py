@@ -14,10 +14,12 @@ from playwright.sync_api import Browser
 from cloister.model.team import KeyScope
 from framework.browser import Console, browser, found_faults, log_in, opened
 from framework.control_plane import ControlPlane, running_control_plane
+from framework.template_requests import new_name, request_build, start
 
 __all__ = ["browser"]
 
 _MANY = 1000
+_SCRIPT = "<img src=x onerror=window.attacked=1>"
 _SHOTS = os.environ.get("CLOISTER_SCREENSHOTS")
 """A directory for the screenshots of the documents; unset: none are made."""
 _PLACES = ("#/templates", "#/keys", "#/usage", "#/audit")
@@ -130,3 +132,19 @@ def test_an_operator_sees_teams_and_the_node(crowd: ControlPlane, browser: Brows
         shown.open("#/node")
         page.get_by_text("takes sandboxes").wait_for()
         assert found_faults(page) == []
+
+
+def test_the_log_of_a_build_grows(crowd: ControlPlane, browser: Browser) -> None:
+    """The page of a template shows its newest build, with the log until it is ready; script in the log is text."""
+    crowd.node.builds_run = True
+    template_id, build_id = request_build(crowd, new_name())
+    started = start(crowd, template_id, build_id, fromImage="debian", steps=[{"type": "RUN", "args": [f"echo {_SCRIPT}"]}])
+    assert started.status == 202, started.body
+    with opened(browser, crowd.url) as shown:
+        log_in(shown, crowd.api_key)
+        shown.open(f"#/templates/{template_id}")
+        page = shown.page
+        page.get_by_role("log").get_by_text(_SCRIPT).first.wait_for()
+        page.get_by_role("status").get_by_text("ready").wait_for()
+        assert found_faults(page) == []
+        assert page.evaluate("() => window.attacked") is None

@@ -10,11 +10,15 @@ export const changes = {
   }),
   pause: (row: Listed) => send('POST', `/sandboxes/${row.sandboxID}/pause`, {}),
   resume: (row: Listed) => send('POST', `/sandboxes/${row.sandboxID}/connect`, { timeout: HOUR_S }),
-  fork: async (row: Listed) => {
-    const copies = await send<{ sandbox?: { sandboxID: string }; error?: { message: string } }[]>('POST', `/sandboxes/${row.sandboxID}/fork`, { count: 1, timeout: HOUR_S })
-    const error = copies?.find(copy => copy.error !== undefined)?.error
-    if (error !== undefined) throw new Error(error.message)
-    return copies?.[0]?.sandbox?.sandboxID
-  },
+  // With its memory and processes, where the server can; the other one copies the files alone.
+  fork: (row: Listed) => copy(row, {}),
+  forkFiles: (row: Listed) => copy(row, { memory: false }),
   kill: (row: Listed) => send('DELETE', `/sandboxes/${row.sandboxID}`),
+}
+
+async function copy(row: Listed, more: object): Promise<string | undefined> {
+  const copies = await send<{ sandbox?: { sandboxID: string }; error?: { message: string } }[]>('POST', `/sandboxes/${row.sandboxID}/fork`, { count: 1, timeout: HOUR_S, ...more })
+  const error = copies?.find(one => one.error !== undefined)?.error
+  if (error !== undefined) throw new Error(error.message)
+  return copies?.[0]?.sandbox?.sandboxID
 }

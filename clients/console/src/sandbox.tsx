@@ -1,7 +1,7 @@
 // One sandbox: what it is, and tabs to look into it.
 
 import { useState } from 'preact/hooks'
-import { ApiError, type Detail, type LogEntry, get } from './api'
+import { ApiError, type Detail, get } from './api'
 import { changes } from './changes'
 import { Files } from './files'
 import { Graphs } from './graphs'
@@ -66,10 +66,12 @@ export function SandboxPage({ id }: { id: string }) {
       {detail !== null && gone === '' && <div class="bar" role="toolbar" aria-label="Actions">
         <Action report={setProblem} run={act(changes.prolong)}>+1 h</Action>
         {isLive ? <Action report={setProblem} run={act(changes.pause)}>Pause</Action> : <Action report={setProblem} run={act(changes.resume)}>Resume</Action>}
-        <Action report={setProblem} disabled={!isLive} run={async () => {
-          const copy = await changes.fork(detail)
-          if (copy !== undefined) location.hash = `#/sandbox/${copy}`
-        }}>Fork</Action>
+        {([['Fork', changes.fork], ['Fork files', changes.forkFiles]] as const).map(([name, fork]) => (
+          <Action key={name} report={setProblem} disabled={!isLive} run={async () => {
+            const copy = await fork(detail)
+            if (copy !== undefined) location.hash = `#/sandbox/${copy}`
+          }}>{name}</Action>
+        ))}
         <button type="button" class="danger" onClick={() => setAsking(true)}>Kill</button>
       </div>}
       {asking && <Confirm action="Kill" text="Kill this sandbox? Its files and processes are lost." done={yes => {
@@ -118,5 +120,3 @@ function Overview({ detail, events, isGone }: { detail: Detail | null; events: L
     </>
   )
 }
-
-export type { LogEntry }

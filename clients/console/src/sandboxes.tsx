@@ -110,6 +110,7 @@ export function Sandboxes({ session }: { session: Session }) {
           <Action disabled={!picked.some(row => row.state === 'running')} report={setProblem} run={() => onAll(changes.pause)}>Pause</Action>
           <Action disabled={!picked.some(row => row.state === 'paused')} report={setProblem} run={() => onAll(changes.resume)}>Resume</Action>
           <Action disabled={!picked.some(row => row.state === 'running')} report={setProblem} run={() => onAll(changes.fork)}>Fork</Action>
+          <Action disabled={!picked.some(row => row.state === 'running')} report={setProblem} run={() => onAll(changes.forkFiles)}>Fork files</Action>
         </>}
         <button type="button" class="danger" disabled={picked.length === 0} onClick={() => setAsking(true)}>Kill</button>
       </div>
