@@ -108,7 +108,7 @@ def test_a_sandbox_is_prolonged_paused_resumed_and_forked(console: Console, sand
     buttons.get_by_role("button", name="Resume").click()
     state.get_by_text("running").wait_for()
     buttons.get_by_role("button", name="Fork files").click()
-    page.wait_for_function("id => !location.hash.endsWith(id)", arg=sandbox.sandbox_id)
+    page.wait_for_url(lambda url: not url.endswith(sandbox.sandbox_id))
     copy = Sandbox.connect(page.url.rpartition("/")[2], **server.sdk)
     assert copy.files.read("kept") == "1"
     copy.kill()
