@@ -6,15 +6,18 @@ import asyncio
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import aiohttp
 import pytest
-from playwright.sync_api import Browser
 
 from cloister.model.team import KeyScope
 from framework.browser import Console, browser, found_faults, log_in, opened
 from framework.control_plane import ControlPlane, running_control_plane
 from framework.template_requests import new_name, request_build, start
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 __all__ = ["browser"]
 

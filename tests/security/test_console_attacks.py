@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from aiohttp import web
-from playwright.sync_api import Browser
 
 from cloister.control.sessions import Sessions
 from cloister.model.team import KeyScope
@@ -18,6 +17,9 @@ from framework.browser import browser, log_in, opened
 from framework.control_plane import ControlPlane
 from framework.http import Answer, call
 from framework.requests import ask, create, sandbox, to
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 __all__ = ["browser"]
 
