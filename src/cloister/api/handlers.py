@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from aiohttp import web
@@ -81,7 +81,7 @@ class Api:
     audit: AuditLog
     deliveries: Deliveries
     peers: Peers
-    sessions: Sessions
+    sessions: Sessions = field(default_factory=Sessions)
 
 
 def json_answer(body: Any, *, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:

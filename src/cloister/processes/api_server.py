@@ -57,7 +57,6 @@ from cloister.control.reconcile import Reconciler, UseCases
 from cloister.control.registry import Registry
 from cloister.control.sandboxes import Sandboxes
 from cloister.control.secrets import Secrets
-from cloister.control.sessions import Sessions
 from cloister.control.snapshots import Snapshots
 from cloister.control.team_admin import TeamAdmin
 from cloister.control.team_metrics import TeamMetrics
@@ -220,7 +219,6 @@ class ApiServer:
                 self._open_audit(stack),
                 self._open_events(stack, store, registry),
                 self._peers,
-                Sessions(),
             )
             add_routes(app, api, self._meters, lambda: self._connection.is_connected)
             # Until the node reports its sandboxes, an id that the store does not know may be a sandbox. Connections queue meanwhile.
