@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from e2b_code_interpreter import Sandbox
 
-from framework.browser import Console, browser, console
+from framework.browser import Console, browser, console, shoot
 from framework.server import Server
 
 __all__ = ["browser", "console"]
@@ -40,6 +40,7 @@ def test_code_runs_and_its_plot_is_shown(console: Console, sandbox: Sandbox) -> 
     output = page.get_by_label("Output of cell 2")
     output.get_by_text("21").wait_for()
     output.get_by_text("ZeroDivisionError").first.wait_for()
+    shoot(console, "code")
 
 
 def test_a_terminal_takes_what_is_typed(console: Console, sandbox: Sandbox) -> None:
@@ -51,6 +52,7 @@ def test_a_terminal_takes_what_is_typed(console: Console, sandbox: Sandbox) -> N
     page.keyboard.type("echo typed-$((6 * 7)) > seen; cat seen\n")
     page.locator(".xterm-rows").get_by_text("typed-42").first.wait_for()
     assert sandbox.files.read("seen") == "typed-42\n"
+    shoot(console, "terminal")
 
 
 def test_files_go_up_and_come_down(console: Console, sandbox: Sandbox, tmp_path: Path) -> None:
@@ -70,6 +72,7 @@ def test_files_go_up_and_come_down(console: Console, sandbox: Sandbox, tmp_path:
     with page.expect_download() as download:
         row.get_by_role("button", name="Download").click()
     assert Path(download.value.path()).read_bytes() == content
+    shoot(console, "files")
     console.tab("Processes")
     page.get_by_role("region", name="Processes").wait_for()
     console.tab("Logs")

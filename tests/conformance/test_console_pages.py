@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import aiohttp
 import pytest
 
 from cloister.model.team import KeyScope
-from framework.browser import Console, browser, found_faults, log_in, opened
+from framework.browser import SHOTS, browser, found_faults, log_in, opened, shoot
 from framework.control_plane import ControlPlane, running_control_plane
 from framework.template_requests import new_name, request_build, start
 
@@ -22,9 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["browser"]
 
 _SCRIPT = "<img src=x onerror=window.attacked=1>"
-_SHOTS = os.environ.get("CLOISTER_SCREENSHOTS")
-"""A directory for the screenshots of the documents; unset: none are made."""
-_MANY = 300 if _SHOTS is None else 1000
+_MANY = 300 if SHOTS is None else 1000
 _PLACES = ("#/templates", "#/keys", "#/usage", "#/audit")
 
 
@@ -46,12 +42,6 @@ def crowd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
 
         plane.run(create)
         yield plane
-
-
-def shoot(shown: Console, name: str) -> None:
-    """A screenshot for the documents, if they are wanted."""
-    if _SHOTS is not None:
-        shown.page.screenshot(path=Path(_SHOTS) / f"console-{name}.png")
 
 
 def test_many_sandboxes_are_listed(crowd: ControlPlane, browser: Browser) -> None:
@@ -149,5 +139,6 @@ def test_the_log_of_a_build_grows(crowd: ControlPlane, browser: Browser) -> None
         page = shown.page
         page.get_by_role("log").get_by_text(_SCRIPT).first.wait_for()
         page.get_by_role("status").get_by_text("ready").wait_for()
+        shoot(shown, "build")
         assert found_faults(page) == []
         assert page.evaluate("() => window.attacked") is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -15,12 +16,14 @@ import pytest
 if TYPE_CHECKING:  # imported late, because only tests with a browser need it
     from playwright.sync_api import Browser, Page
 
-__all__ = ["AXE", "Console", "browser", "console", "found_faults", "log_in", "opened"]
+__all__ = ["AXE", "SHOTS", "Console", "browser", "console", "found_faults", "log_in", "opened", "shoot"]
 
 _PROGRAMS = ("chromium-headless-shell", "chromium")
 _WAIT_MS = 120_000
 AXE = Path(__file__).parents[2] / "clients/console/node_modules/axe-core/axe.min.js"
 _RUN_AXE = "async () => (await axe.run()).violations.map(one => one.id + ': ' + one.nodes.map(node => node.html.slice(0, 200)).join(' | '))"
+SHOTS = os.environ.get("CLOISTER_SCREENSHOTS")
+"""A directory for the screenshots of the documents; unset: none are made."""
 _QUIET = re.compile(r"status of (?:401|404)")
 """Chromium writes failed requests to the console. These two are answers that pages handle: no session yet, and a sandbox that ended."""
 
@@ -74,6 +77,12 @@ def opened(browser: Browser, url: str, **context: Any) -> Iterator[Console]:
         assert shown.hosts <= {url}, "the console asked another host"
     finally:
         made.close()
+
+
+def shoot(shown: Console, name: str) -> None:
+    """A screenshot for the documents, if they are wanted."""
+    if SHOTS is not None:
+        shown.page.screenshot(path=Path(SHOTS) / f"console-{name}.png")
 
 
 def log_in(shown: Console, key: str) -> None:

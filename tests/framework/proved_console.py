@@ -28,8 +28,8 @@ CONSOLE_STEPS = (
     Step(
         "console: the key of a session is looked up",
         "src/cloister/control/keys.py",
-        "self._store.find_key(key_shown.sha256)",
-        "_stale(self, key_shown)",
+        "await self._store.find_key(key_shown.sha256)",
+        "self.__dict__.setdefault(key_shown.sha256, await self._store.find_key(key_shown.sha256))",
         "thief_cannot",
     ),
     Step("console: a cookie closed to scripts", _CONSOLE, "httponly=True", "httponly=False", "cannot_keep_the_key"),
