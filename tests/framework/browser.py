@@ -22,7 +22,7 @@ _PROGRAMS = ("chromium-headless-shell", "chromium")
 _WAIT_MS = 120_000
 AXE = Path(__file__).parents[2] / "clients/console/node_modules/axe-core/axe.min.js"
 _RUN_AXE = "async () => (await axe.run()).violations.map(one => one.id + ': ' + one.nodes.map(node => node.html.slice(0, 200)).join(' | '))"
-SHOTS = os.environ.get("CLOISTER_SCREENSHOTS")
+SHOTS = os.environ.get("CONSOLE_SCREENSHOTS")
 """A directory for the screenshots of the documents; unset: none are made."""
 _QUIET = re.compile(r"status of (?:401|404)")
 """Chromium writes failed requests to the console. These two are answers that pages handle: no session yet, and a sandbox that ended."""
