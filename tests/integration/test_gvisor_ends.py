@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -9,8 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from e2b import CommandExitException, SandboxException
 from e2b_code_interpreter import Sandbox
 
+from framework.http import call
 from framework.server import Server
 from framework.waiting import eventually
 
@@ -33,6 +36,13 @@ def _processes(server: Server, sandbox: Sandbox) -> tuple[int, int]:
     return state["pid"], state["gofer"][0]
 
 
+def _answers(sandbox: Sandbox) -> bool:
+    """Whether it runs, and the supervisor too."""
+    with contextlib.suppress(SandboxException):  # 503 while that starts
+        return bool(sandbox.is_running())
+    return False
+
+
 def _is_gone(pid: int) -> bool:
     """Whether a process has ended, reaped or not."""
     try:
@@ -45,7 +55,7 @@ def test_it_outlives_its_supervisor(gvisor_server: Server, sandbox: Sandbox) -> 
     """A supervisor that starts again adopts the sandbox: its programs, files and ports go on."""
     started = sandbox.commands.run("sleep 1000", background=True)
     gvisor_server.kill_child("node")
-    assert eventually(sandbox.is_running)
+    assert eventually(lambda: _answers(sandbox), 60)
     assert started.pid in [one.pid for one in sandbox.commands.list()]
     assert sandbox.commands.run("cat /home/user/kept.txt").stdout == "kept\n"
 
@@ -100,3 +110,36 @@ def test_a_pause(gvisor_server: Server, sandbox: Sandbox, memory: bool) -> None:
     again = Sandbox.connect(sandbox.sandbox_id, **gvisor_server.sdk)
     assert again.commands.run("cat /home/user/kept.txt").stdout == "kept\n"
     assert (started.pid in [one.pid for one in again.commands.list()]) is memory
+
+
+_SHARED = "import mmap\nheld = mmap.mmap(-1, 3 << 30)\nfor at in range(0, 3 << 30, 4096): held[at] = 1"
+"""Memory of no process, so that the host ends gVisor's kernel for it. Memory of a process ends that one alone."""
+
+
+@pytest.mark.parametrize(
+    ("command", "cause"),
+    [(f"python3 -c '{_SHARED}'", "crashed: its memory ran out"), ("kill -9 1", "crashed: its first process ended")],
+    ids=["memory", "first-process"],
+)
+def test_the_true_cause_of_its_end_is_told(gvisor_server: Server, command: str, cause: str) -> None:
+    """Its log has it."""
+    made = Sandbox.create("base", **gvisor_server.sdk)
+    with contextlib.suppress(Exception):
+        made.commands.run(command, user="root", timeout=120)
+    assert eventually(lambda: _cause(gvisor_server, made), 60) == cause
+
+
+def _cause(server: Server, made: Sandbox) -> str:
+    """Reason and message of a sandbox's end; empty while it lives."""
+    answer = call(server.url, "GET", f"/v2/sandboxes/{made.sandbox_id}/logs", headers={"X-API-Key": server.api_key})
+    fields = [line["fields"] for line in answer.json()["logs"] if line["fields"]["event"] == "sandbox.ended"]
+    return f"{fields[0]['reason']}: {fields[0]['message']}" if fields else ""
+
+
+def test_a_program_that_takes_too_much_memory_ends_alone(gvisor_server: Server, sandbox: Sandbox) -> None:
+    """Its sandbox lives on."""
+    leak = "held = []\nwhile True: held.append(bytearray(8 << 20)); held[-1][::4096] = b'x' * 2048"
+    with pytest.raises(CommandExitException) as ended:
+        sandbox.commands.run(f'exec python3 -c "{leak}"', timeout=120)
+    assert ended.value.error == "signal: killed"
+    assert sandbox.commands.run("cat /home/user/kept.txt").stdout == "kept\n"

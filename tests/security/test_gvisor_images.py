@@ -11,6 +11,7 @@ import pytest
 from e2b_code_interpreter import Sandbox
 
 from framework.server import Server
+from framework.tiers import create_on
 from framework.waiting import eventually
 
 pytestmark = [pytest.mark.root]
@@ -23,7 +24,8 @@ import os, random, uuid, pathlib
 
 
 def _images(server: Server) -> list[Path]:
-    return [path for path in (server.data_dir / "node" / "gvisor").glob("*") if (path / "memory" / "image" / "checkpoint.img").exists()]
+    """The whole ones."""
+    return [path for path in (server.data_dir / "node" / "gvisor").glob("*") if path.suffix != ".partial"]
 
 
 def test_copies_of_an_image_draw_differently(gvisor_server: Server) -> None:
@@ -44,6 +46,21 @@ def test_copies_of_an_image_draw_differently(gvisor_server: Server) -> None:
         made.kill()
     assert all(len(set(column)) == len(drawn) for column in zip(*drawn, strict=True))
     assert "image.dropped" not in gvisor_server.log.read_text()
+
+
+def test_first_runs_start_no_kernel(gvisor_server: Server) -> None:
+    """Kernels of other languages are in the image, too. No list of contexts has them yet, and their first run counts as such."""
+    Sandbox.create(**gvisor_server.sdk).kill()
+    assert eventually(lambda: _images(gvisor_server), 120)
+    made = create_on(gvisor_server, "gvisor")  # not one that was made ahead, perhaps before there was an image
+    running = made.commands.run("pgrep -f 'node|exec/R|java'", user="root").stdout.split()
+    assert [context.language for context in made.list_code_contexts()] == ["python", "javascript"]
+    cells = {"javascript": "process.pid", "r": "Sys.getpid()", "java": "ProcessHandle.current().pid()"}
+    for language, cell in cells.items():
+        run = made.run_code(cell, language=language)
+        assert (run.error, run.execution_count) == (None, 1)
+        assert any(pid in (run.text or "").split() for pid in running), (language, run.text, running)
+    made.kill()
 
 
 def test_image_cannot_have_a_clients_data(gvisor_server: Server) -> None:

@@ -73,7 +73,7 @@ async def test_stranger_cannot_run_code_by_waking(lab: IngressLab) -> None:
     assert (await lab.client.post("/execute", headers=to_port(INTERPRETER_PORT, access=ACCESS))).status == 200
 
 
-@pytest.mark.parametrize("path", ["/init", "/freeze", "/pausing", "/resumed", "/PAUSING/"])
+@pytest.mark.parametrize("path", ["/init", "/freeze", "/kernels", "/pausing", "/resumed", "/PAUSING/"])
 async def test_client_cannot_reach_internal_paths(lab: IngressLab, path: str) -> None:
     """The agent's internal paths are 404 from outside, whatever the token."""
     lab.run(access=ACCESS)

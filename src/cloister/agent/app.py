@@ -25,9 +25,10 @@ from cloister.agent.rpc import RpcRouter
 from cloister.agent.state import AgentState
 from cloister.agent.transfer.app import FilesApi
 from cloister.agent.trust import follow_authority
-from cloister.errors import InvalidRequestError
+from cloister.errors import CloisterError, InvalidRequestError
 from cloister.protocol.copied_sandbox import CopiedSandbox
 from cloister.protocol.init_document import InitUpdate
+from cloister.protocol.kernels_ahead import KernelOrder
 from cloister.protocol.pausing import Standstill
 
 __all__ = ["EVENTS", "PROCESSES", "control_app"]
@@ -57,6 +58,7 @@ def control_app(state: AgentState, metrics: Metrics, events: EventLog | None = N
     app.router.add_get("/logs", api.logs)
     app.router.add_post("/pausing", api.pausing)
     app.router.add_post("/resumed", api.resumed)
+    app.router.add_post("/kernels", api.kernels)
     rpc = RpcRouter()
     app[PROCESSES] = ProcessService(state, app[EVENTS], metrics.oom_kills)
     app[PROCESSES].register(rpc)
@@ -125,6 +127,16 @@ class _Api:
     async def resumed(self, request: web.Request) -> web.Response:
         """Internal: the sandbox is a copy of another one, with an identity of its own."""
         become_copy(CopiedSandbox.from_json(await request.read()), self._state, request.app[EVENTS], self._contexts)
+        return web.Response(status=204)
+
+    async def kernels(self, request: web.Request) -> web.Response:
+        """Internal: start kernels of these languages now, for contexts that are made later. Answers when they are ready."""
+        order = KernelOrder.from_json(await request.read())
+        try:
+            if self._contexts is not None:
+                await self._contexts.start_ahead(order.languages)
+        except CloisterError as error:
+            return _error(500, str(error))
         return web.Response(status=204)
 
 

@@ -17,9 +17,11 @@ from cloister.config.settings import Settings
 from cloister.errors import InvalidRequestError
 from cloister.model.addresses import is_address, is_host_name, is_loopback, parse_listen, parse_upstream
 
-__all__ = ["RANGES", "Fault", "find_faults", "is_collector", "range_remedy", "teams_runtimes"]
+__all__ = ["LANGUAGES", "RANGES", "Fault", "find_faults", "is_collector", "range_remedy", "teams_runtimes"]
 
 _DAY_S = 86_400
+LANGUAGES = ("python", "javascript", "typescript", "r", "java", "bash")
+"""Those of ``protocol/languages.py``, which settings do not know; a test compares them."""
 _MIB_TIB = 1 << 20
 RANGES: dict[str, tuple[float, float]] = {
     "default_cpu_count": (0.01, 4096),
@@ -306,6 +308,9 @@ def teams_runtimes(settings: Settings) -> dict[str, str]:
 
 
 def _runtimes(settings: Settings) -> Iterator[Fault]:
+    for name in settings.gvisor_kernels:
+        if name not in LANGUAGES:
+            yield Fault("gvisor_kernels", f"{name!r} is no language", f"give some of {', '.join(LANGUAGES)}")
     forbidden = settings.forbidden_runtimes
     for name in forbidden:
         if name not in _RUNTIMES:

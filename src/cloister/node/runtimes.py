@@ -42,7 +42,7 @@ def runtime_kinds(settings: Settings) -> tuple[RuntimeKind, ...]:
     """Every runtime that a node can open, set up by the node's settings."""
     return (
         NamespaceKind(has_zygotes=settings.zygotes, checkpoint=settings.checkpoint, store_dir=settings.store_dir),
-        GvisorKind(runsc=settings.runsc, store_dir=settings.store_dir),
+        GvisorKind(runsc=settings.runsc, store_dir=settings.store_dir, kernels=settings.gvisor_kernels),
     )
 
 

@@ -34,6 +34,8 @@ class NativeLanguage:
     """How a run is interrupted: ``signal`` (SIGINT), or ``message`` (and SIGINT to children that do not end)."""
     renews: bool = False
     """Whether the driver knows the message ``renew``."""
+    warm_up: str = ""
+    """A cell that leaves nothing behind, for a kernel that is started ahead: its first cell alone would load much code. Empty: none."""
 
 
 _NATIVE_JAVA = "/usr/local/lib/cloister/java"
@@ -92,6 +94,7 @@ NATIVE_LANGUAGES = (
         driver=f"{_NATIVE_JAVA}/kernel.jar",
         needs=f"{_NATIVE_JAVA}/kernel.jar",
         interrupt="message",
+        warm_up="{ int one = 1; System.out.print(one); }",
     ),
     NativeLanguage(
         name="bash",

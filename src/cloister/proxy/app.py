@@ -40,7 +40,9 @@ __all__ = ["AGENT_PORT", "INTERPRETER_PORT", "Ingress", "TrafficMeter"]
 
 _log = structlog.get_logger("cloister.proxy")
 _INTERNAL_PATHS = {
-    AGENT_PORT: frozenset({"/init", "/pausing", "/resumed", "/freeze", "/unfreeze", "/collapse", "/fsfreeze", "/fsthaw", "/logs"}),
+    AGENT_PORT: frozenset(
+        {"/init", "/kernels", "/pausing", "/resumed", "/freeze", "/unfreeze", "/collapse", "/fsfreeze", "/fsthaw", "/logs"}
+    ),
     INTERPRETER_PORT: frozenset({"/logs"}),
 }
 """Paths that the agent serves to the server only."""

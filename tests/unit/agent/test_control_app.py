@@ -102,6 +102,14 @@ async def test_the_end_of_a_stream_says_what_becomes_of_its_process(client: Test
     assert ("the process ends" in error["message"]) is (kind is Standstill.FILES)
 
 
+async def test_kernels_are_ordered_by_the_server_alone(client: TestClient) -> None:  # type: ignore[type-arg]  # as below
+    """The order needs the token, and is read with care."""
+    assert (await client.post("/kernels", data=b'{"languages": []}')).status == 401
+    assert (await client.post("/kernels", data=b'{"languages": []}', headers=RIGHT)).status == 204
+    for body in (b"", b"[]", b'{"languages": "r"}', b'{"languages": [1]}'):
+        assert (await client.post("/kernels", data=body, headers=RIGHT)).status == 400
+
+
 async def test_a_pause_is_announced(client: TestClient, tmp_path: Path) -> None:  # type: ignore[type-arg]  # its parameters say nothing here
     """The announcement needs the token, and ends the streams that follow processes; a client that comes back misses nothing."""
     user = b64encode(f"{pwd.getpwuid(os.getuid()).pw_name}:".encode()).decode()

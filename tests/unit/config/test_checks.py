@@ -10,13 +10,15 @@ from pathlib import Path
 import pytest
 
 from cloister.cli.main import main
-from cloister.config.checks import RANGES, find_faults
+from cloister.config.checks import LANGUAGES, RANGES, find_faults
 from cloister.config.load import load
 from cloister.config.settings import SETTINGS, Settings
 from cloister.errors import SettingsError
+from cloister.protocol.languages import NATIVE_LANGUAGES
 
 BAD = [
     (("default_runtime=kvm",), "default_runtime.*must be one of namespace, gvisor, auto"),
+    (("gvisor_kernels=java,perl",), "gvisor_kernels.*'perl' is no language.*python, javascript"),
     (("forbidden_runtimes=kvm",), "forbidden_runtimes.*'kvm' is no runtime.*namespace, gvisor"),
     (("forbidden_runtimes=namespace,gvisor", "default_runtime=auto"), "forbidden_runtimes.*leaves no runtime"),
     (("forbidden_runtimes=namespace",), "default_runtime .*namespace is one of forbidden_runtimes"),
@@ -143,3 +145,8 @@ def test_a_fault_hides_no_other(tmp_path: Path) -> None:
     with pytest.raises(SettingsError) as caught:
         load(None, {"CLOISTER_MAX_MEM_MIB": "x", "CLOISTER_DOMAIN": "-"}, lambda _: [])
     assert len(caught.value.faults) == 2
+
+
+def test_the_languages_of_settings_are_those_of_the_table() -> None:
+    """The settings cannot import the table."""
+    assert tuple(language.name for language in NATIVE_LANGUAGES) == LANGUAGES

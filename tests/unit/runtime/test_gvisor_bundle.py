@@ -51,6 +51,7 @@ def test_an_image_is_named_by_all_that_must_be_equal() -> None:
     others = [
         key_of(_spec(), "v2", 1),
         key_of(_spec(), "v1", 2),
+        key_of(_spec(), "v1", 1, ("java",)),
         key_of(_spec(layers=(Path("/l/1"),)), "v1", 1),
         key_of(_spec(limits=Limits(mem_mib=512)), "v1", 1),
         key_of(_spec(envs={"X": "1"}), "v1", 1),

@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from cloister.agent.interpreter.ahead import KernelsAhead
 from cloister.agent.interpreter.detached import DetachedOutput
 from cloister.agent.interpreter.kernel import Cost, Failure, Finished, Kernel, KernelEvent, Output
 from cloister.agent.interpreter.languages import Language, find_language
@@ -346,6 +347,7 @@ class Contexts:
         self._others = others
         self._contexts: dict[str, Context] = {}
         self._defaults: dict[str, str] = {}
+        self._ahead = KernelsAhead(start)
         self._captured: list[Run] = []
         self._capture: asyncio.TimerHandle | None = None
         """Set while a capture of the memory is expected or under way, of these runs."""
@@ -353,6 +355,10 @@ class Contexts:
     def begin(self, languages: tuple[str, ...], cwd: str) -> None:
         """Take the sandbox's languages and work directory, which were unknown until now. There are no contexts yet."""
         self._languages, self._cwd = languages, cwd
+
+    async def start_ahead(self, languages: Sequence[str]) -> None:
+        """Start kernels for the first contexts of languages, where the sandbox has these. Raises: as :class:`KernelsAhead`."""
+        await self._ahead.add([self._language(name) for name in languages if name in self._languages], self._cwd)
 
     def list(self) -> list[Context]:
         """The default contexts of Python and JavaScript, which always exist, then the others, the newest last."""
@@ -439,11 +445,13 @@ class Contexts:
         """The sandbox is a copy of another: its kernels must not draw the same random numbers."""
         for context in self._contexts.values():
             context.renew()
+        self._ahead.renew()
 
     async def close(self) -> None:
         """End all kernels."""
         for context in list(self._contexts.values()):
             await context.close()
+        await self._ahead.close()
 
     def _language(self, name: str | None) -> Language:
         if name is None:
@@ -453,6 +461,8 @@ class Contexts:
     def _add(self, language: Language, cwd: str) -> Context:
         context = Context(str(uuid.uuid4()), language, cwd, self._start, self.envs_for, self._record)
         self._contexts[context.context_id] = context
+        if (kernel := self._ahead.take(language, cwd)) is not None:
+            context.adopt(kernel)
         return context
 
 

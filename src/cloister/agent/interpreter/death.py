@@ -37,8 +37,13 @@ class DeathCause:
         if code == UNKNOWN_STATUS:
             return "The kernel ended"
         if code < 0:
-            return f"The kernel was ended by signal {-code} ({_signal_name(-code)})"
+            return f"The kernel was ended by signal {-code} ({_signal_name(-code)}){self._perhaps(code)}"
         return f"The kernel ended with exit code {code}"
+
+    def _perhaps(self, code: int) -> str:
+        """On gVisor, no count tells a kill for memory from another one."""
+        is_unknown = code == -signal.SIGKILL and self._oom_kills is None
+        return f", perhaps because it ran out of memory (the sandbox's limit is {self._mem_limit_mib} MiB)" if is_unknown else ""
 
     def facts(self, code: int | None) -> Mapping[str, Any]:
         """The same as numbers and words of ours."""

@@ -66,6 +66,8 @@ class DriverKernel:
         self._ended = False
         self._eof = False
         self._run_id = 0
+        self._uncounted = 0
+        """Runs that no client asked for."""
         self._renews_next = False
         self._running = False
         self._muted = False
@@ -140,6 +142,13 @@ class DriverKernel:
             if events:
                 return events
 
+    async def warm_up(self, code: str) -> None:
+        """Run a cell whose output no client gets, and which does not count. It must end by itself."""
+        self.begin(code, {})
+        while not isinstance((await self.next_events())[-1], Finished):
+            pass
+        self._uncounted += 1
+
     def stop(self) -> None:
         """Interrupt the run (interruption.py). Its further output is dropped."""
         self._muted = True
@@ -203,7 +212,7 @@ class DriverKernel:
         done = self._translate(messages, events)
         events = self._bounded(events, over=over)
         if done is not None:
-            return [*events, *self._finish(done.count)]
+            return [*events, *self._finish(done.count - self._uncounted)]
         if not open_ and self._running:
             return [*events, self._death_event(), *self._finish(None)]
         return events

@@ -94,6 +94,9 @@ class Kernel(Protocol):
     async def next_events(self) -> list[KernelEvent]:
         """The events that have come, at least one."""
 
+    async def warm_up(self, code: str) -> None:
+        """Run a cell of ours, whose output no client gets and which does not count."""
+
     def stop(self) -> None:
         """Interrupt the run, by stronger means as time passes; its Finished still comes, within seconds."""
 

@@ -42,6 +42,8 @@ class Language:
     """Whether a run can have its own variables."""
     renews: bool = False
     """As that of :class:`NativeLanguage`."""
+    warm_up: str = ""
+    """As that of :class:`NativeLanguage`."""
 
 
 def on_our_python(script: Path) -> list[str]:
@@ -61,7 +63,10 @@ def _command(row: NativeLanguage, context: LanguageContext) -> list[str]:
     return [program, *(option.format(half_mem_mib=half_mem_mib) for option in row.options), driver]
 
 
-LANGUAGES = tuple(Language(row.name, row.aliases, partial(_command, row), row.interrupt, renews=row.renews) for row in NATIVE_LANGUAGES)
+LANGUAGES = tuple(
+    Language(row.name, row.aliases, partial(_command, row), row.interrupt, renews=row.renews, warm_up=row.warm_up)
+    for row in NATIVE_LANGUAGES
+)
 """The native ones."""
 
 

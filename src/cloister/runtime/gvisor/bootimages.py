@@ -33,7 +33,7 @@ MEMORY = "memory"
 """The name of the part of an image that was saved by gVisor's kernel, with the manifest."""
 _MOST = 6
 _PARTIAL = ".partial"
-_FORMAT = 3
+_FORMAT = 4
 
 
 class BootImages:
@@ -111,13 +111,17 @@ def can_be_booted(spec: SandboxSpec) -> bool:
     return spec.agent is not None and not spec.has_disk and not spec.mounts and spec.start_timeout_s is None
 
 
-def key_of(spec: SandboxSpec, version: str, first_id: int) -> str:
-    """The name of the image for such sandboxes. ``version`` is that of runsc, whose images other versions cannot read."""
+def key_of(spec: SandboxSpec, version: str, first_id: int, kernels: tuple[str, ...] = ()) -> str:
+    """The name of the image for such sandboxes. ``version`` is that of runsc, whose images other versions cannot read.
+
+    ``kernels`` are the languages whose kernels it has, beside Python's.
+    """
     document = json.loads(_neutral(spec).to_json())
     parts: dict[str, Any] = {
         "format": _FORMAT,
         "version": version,
         "first_id": first_id,
+        "kernels": kernels,
         "trees": [str(tree) for tree in spec.trees],
         "limits": vars(spec.limits),
         "envs": spec.envs,

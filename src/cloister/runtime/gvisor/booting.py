@@ -9,14 +9,16 @@ import http.client
 import json
 
 from cloister.agentclient.copies import become_copy
+from cloister.agentclient.post import post
 from cloister.errors import RuntimeFailedError
 from cloister.protocol.agent import INTERPRETER_PORT
 from cloister.protocol.copied_sandbox import CopiedSandbox
 from cloister.protocol.init_document import InitDocument
+from cloister.protocol.kernels_ahead import KernelOrder
 from cloister.runtime.gvisor.sandbox import GvisorSandbox
 from cloister.runtime.spec import SandboxSpec
 
-__all__ = ["become", "wait_for_kernel"]
+__all__ = ["become", "start_kernels", "wait_for_kernel"]
 
 _KERNEL_TIMEOUT_S = 60.0
 
@@ -38,6 +40,15 @@ def wait_for_kernel(sandbox: GvisorSandbox) -> None:
                     raise RuntimeFailedError(f"the kernel of a booted template does not run: {answer[:200]!r}")
     except (OSError, http.client.HTTPException) as error:
         raise RuntimeFailedError(f"the kernel of a booted template does not run: {error}") from error
+
+
+def start_kernels(sandbox: GvisorSandbox, languages: tuple[str, ...]) -> None:
+    """Have kernels of these languages ready. Raises: AgentUnreachableError, RuntimeFailedError."""
+    order = KernelOrder(languages)
+    headers = {"Content-Type": "application/json"}
+    with post(sandbox.dial(), "/kernels", order.to_json(), headers, _KERNEL_TIMEOUT_S, whole_s=_KERNEL_TIMEOUT_S) as response:
+        if response.status != http.client.NO_CONTENT:
+            raise RuntimeFailedError(f"the kernels of a booted template do not start: {response.read(1 << 16)!r}")
 
 
 def become(sandbox: GvisorSandbox, spec: SandboxSpec) -> None:

@@ -6,6 +6,8 @@ Runs in: supervisor and builds. Needs: nothing. Source: OCI runtime specificatio
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from cloister.protocol.agent import AGENT_PORT, DEFAULT_PATH, INTERPRETER_PORT, 
 from cloister.runtime.gvisor.launch import NETNS_FD, place_of
 from cloister.runtime.spec import AGENT_PROGRAMS, AGENT_PYTHON, SandboxSpec
 
-__all__ = ["config", "global_flags"]
+__all__ = ["config", "global_flags", "shape"]
 
 _IDS = 65_536
 _CAPABILITIES = (
@@ -58,6 +60,13 @@ def config(spec: SandboxSpec, place: str, first_id: int) -> dict[str, Any]:
             "gidMappings": mapping,
         },
     }  # fmt: skip
+
+
+def shape(spec: SandboxSpec) -> str:
+    """A digest of what ``runsc restore`` demands to be as it was: arguments, capabilities and limits of the first process, and flags."""
+    process = config(spec, "/", 0)["process"]
+    parts = [process[name] for name in ("args", "capabilities", "rlimits", "user", "cwd")]
+    return hashlib.sha256(json.dumps([*parts, global_flags(Path(), Path())]).encode()).hexdigest()[:16]
 
 
 def global_flags(runsc: Path, root: Path) -> list[str]:

@@ -70,7 +70,7 @@ class Client:
         make_directory(bundle)
         runsc = self._find()
         place = choose_place(bundle, runsc, *([] if image is None else [image]))
-        command = ["run"] if image is None else ["restore", f"--image-path={image}"]
+        command = ["run"] if image is None else ["restore", "--background", f"--image-path={image}"]
         argv = [*global_flags(runsc, self._notes), *command, "--detach", f"--bundle={bundle}", spec.sandbox_id]
         made = replace(plan, place=place, argv=argv)
         document = config(spec, place, made.first_id)

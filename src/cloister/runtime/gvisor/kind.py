@@ -45,11 +45,13 @@ class GvisorKind:
 
     runsc: Path | None = None
     store_dir: Path = Path("/var/lib/cloister/store")
+    kernels: tuple[str, ...] = ()
+    """Languages whose kernels are in images of booted templates, beside Python's."""
     name = RUNTIME
 
     def open(self, resources: NodeResources) -> GvisorRuntime:
         """See :class:`RuntimeKind`."""
-        return GvisorRuntime(resources, _Found(self.runsc, self.store_dir))
+        return GvisorRuntime(resources, _Found(self.runsc, self.store_dir), self.kernels)
 
     def try_out(self, run_root: Path) -> None:
         """See :class:`RuntimeKind`. A program that has worked since the host booted is not tried again."""

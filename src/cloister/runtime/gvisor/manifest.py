@@ -2,7 +2,7 @@
 
     <image>/image/           as runsc saved it
     <image>/guest/           the first program, as the saved sandbox had it
-    <image>/manifest.json    the directories that it stood on, its host ids, the version of runsc
+    <image>/manifest.json    the directories that it stood on, its host ids, the version of runsc, what its processes may do
 
 Runs in: supervisor and builds. Needs: nothing.
 """
@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from cloister.errors import UnavailableError
+from cloister.runtime.gvisor.bundle import shape
 from cloister.runtime.spec import AgentTree, SandboxSpec
 
 __all__ = ["Manifest"]
@@ -30,6 +31,8 @@ class Manifest:
     layers: list[str]
     interpreter: list[str]
     agent: str
+    shape: str = ""
+    """That of its processes (:func:`.bundle.shape`); empty in images of earlier releases."""
 
     @classmethod
     def of(cls, spec: SandboxSpec, version: str, first_id: int) -> Manifest:
@@ -41,6 +44,7 @@ class Manifest:
             layers=[str(layer) for layer in spec.layers],
             interpreter=[str(layer) for layer in spec.agent.interpreter],
             agent=str(spec.agent.agent),
+            shape=shape(spec),
         )
 
     def write(self, image: Path) -> None:
@@ -61,5 +65,7 @@ class Manifest:
             raise UnavailableError(f"it was saved by runsc {self.version}, and this server has {version}")
         if self.first_id != first_id:
             raise UnavailableError("it was saved with host ids that are not free now", hint="kill sandboxes of the other runtime")
+        if self.shape != shape(spec):
+            raise UnavailableError("it was saved with other limits or capabilities of its processes, as by an earlier release")
         agent = AgentTree(tuple(map(Path, self.interpreter)), Path(self.agent))
         return replace(spec, layers=tuple(map(Path, self.layers)), agent=agent)

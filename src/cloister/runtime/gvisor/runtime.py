@@ -25,7 +25,7 @@ from cloister.model.resources import Limits
 from cloister.runtime import start
 from cloister.runtime.appearance import own_files, processors
 from cloister.runtime.gvisor.bootimages import MEMORY, BootImages, booted_spec, can_be_booted, key_of
-from cloister.runtime.gvisor.booting import become, wait_for_kernel
+from cloister.runtime.gvisor.booting import become, start_kernels, wait_for_kernel
 from cloister.runtime.gvisor.client import Box, Client, Member
 from cloister.runtime.gvisor.halt import Halt
 from cloister.runtime.gvisor.launch import Plan
@@ -63,11 +63,12 @@ class GvisorRuntime:
     name = RUNTIME
     capabilities = CAPABILITIES
 
-    def __init__(self, resources: NodeResources, find: Callable[[], Runsc]) -> None:
-        """``find`` gives the program ``runsc``, or raises UnavailableError."""
+    def __init__(self, resources: NodeResources, find: Callable[[], Runsc], kernels: tuple[str, ...] = ()) -> None:
+        """``find`` gives the program ``runsc``, or raises UnavailableError. ``kernels`` are languages that images have kernels of."""
         self._resources = resources
         self._groups = resources.groups.of(self.name)
         self._find = find
+        self._kernels = kernels
         self._client = Client(lambda: find().path, resources.run_dir / self.name)
         self._images = BootImages(resources.data_dir / self.name)
         self._booting = threading.Lock()
@@ -81,8 +82,7 @@ class GvisorRuntime:
             self._boot(spec)
 
     def _boot(self, spec: SandboxSpec) -> None:
-        first_id = self._slots.a_first_id()
-        key = key_of(spec, self._find().version, first_id)
+        key, kernels = self._key_of(spec), self._kernels_of(spec)
 
         def work(directory: Path) -> None:
             with self._resources.space.claim(directory, spec.limits.mem_mib << 19):
@@ -91,6 +91,8 @@ class GvisorRuntime:
                 try:
                     if "python" in spec.languages:
                         wait_for_kernel(sandbox)
+                    if kernels:
+                        start_kernels(sandbox, kernels)
                     sandbox.freeze()
                     sandbox.checkpoint(directory / MEMORY, is_durable=False)
                     sandbox.kill()
@@ -100,6 +102,13 @@ class GvisorRuntime:
                     sandbox.release()
 
         self._images.make(key, work)
+
+    def _kernels_of(self, spec: SandboxSpec) -> tuple[str, ...]:
+        """The languages whose kernels its image has. Python's default kernel is there in any case."""
+        return tuple(name for name in self._kernels if name in spec.languages and name != "python")
+
+    def _key_of(self, spec: SandboxSpec) -> str:
+        return key_of(spec, self._find().version, self._slots.a_first_id(), self._kernels_of(spec))
 
     def has_room(self, sharing_key: str) -> bool:
         """See :class:`Runtime`."""
@@ -123,7 +132,7 @@ class GvisorRuntime:
         """See :class:`Runtime`: from the image of the booted template, or cold where there is none yet."""
         if not can_be_booted(spec):
             return self._create_cold(spec, on_started)
-        key = key_of(spec, self._find().version, self._slots.a_first_id())
+        key = self._key_of(spec)
         if (image := self._images.find(key)) is not None:
             try:
                 return self._create_from(spec, image, on_started)

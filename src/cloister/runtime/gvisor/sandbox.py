@@ -10,6 +10,7 @@ import contextlib
 import os
 import shutil
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
@@ -45,6 +46,7 @@ DISK = "disk.img"
 DISK_TIMEOUT_S = 60.0
 _KILL_TIMEOUT_S = 30.0
 _PAGE_OUT_TIMEOUT_S = 30.0
+_COUNT_EVERY_S = 3.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +106,11 @@ class GvisorSandbox:
         self._stillness = Stillness(Halt(started.box), spec.sandbox_id)
         self._signalling = threading.Lock()
         self._copying = threading.Lock()
-        self.why_ended = ""
+        self._why_ended: str | None = None
+        """None until its end has a cause, or has begun."""
+        self._oom_kills = (0, 0)
+        """Processes of it that the host had ended for memory, at the last two samples. The last may count the end of its kernel already."""
+        self._counted_at = time.monotonic()
 
     @property
     def pidfd(self) -> int:
@@ -163,6 +169,8 @@ class GvisorSandbox:
     def usage(self) -> SandboxUsage:
         """See :class:`RuntimeSandbox`. The memory is that of its kernel and its gofer too."""
         used = self._groups.tree.usage(self._spec.sandbox_id)
+        if time.monotonic() - self._counted_at > _COUNT_EVERY_S and not wait_pidfd(self.pidfd, 0):
+            self._oom_kills, self._counted_at = (self._oom_kills[1], used.oom_kills), time.monotonic()
         disk = os.fstatvfs(self._disk())
         return SandboxUsage(
             **vars(used),
@@ -180,17 +188,25 @@ class GvisorSandbox:
         with self._signalling:
             if self._released:
                 return
-            self._note_memory()
+            self._why_ended = self.why_ended
             self._started.kill()
             self._free_rate()
         if not self._stillness.end(self._started.has_ended, _KILL_TIMEOUT_S):
             raise RuntimeFailedError(f"sandbox {self._spec.sandbox_id} did not end after SIGKILL")
 
-    def _note_memory(self) -> None:
-        """The host's kernel ends the whole sandbox when its memory runs out, because its memory is that of one process."""
-        with contextlib.suppress(OSError):
-            if not self.why_ended and wait_pidfd(self.pidfd, 0) and self._groups.tree.usage(self._spec.sandbox_id).oom_kills:
-                self.why_ended = " (its memory ran out)"
+    @property
+    def why_ended(self) -> str:
+        """See :class:`RuntimeSandbox`. When memory runs out, the host may end its kernel, and with that all of it."""
+        if self._why_ended is not None or self._released:
+            return self._why_ended or ""
+        with contextlib.suppress(OSError):  # its group is gone
+            if wait_pidfd(self.pidfd, 0) and self._groups.tree.usage(self._spec.sandbox_id).oom_kills > self._oom_kills[0]:
+                return " (its memory ran out)"
+        return ""
+
+    @why_ended.setter
+    def why_ended(self, text: str) -> None:
+        self._why_ended = text
 
     def _free_rate(self) -> None:
         """Once, while the disk is open."""
