@@ -30,6 +30,7 @@ from cloister.model.lifecycle import Pause, PauseKind, TimeoutAction
 from cloister.model.node import EndedSandbox, NodeInfo, PausedSandbox, Sample, SandboxMetrics, TimedStep
 from cloister.model.resources import Limits
 from cloister.model.sandbox import EndReason, SandboxRecord, SandboxRequest, SandboxState, transition
+from cloister.model.team_traffic import TeamTraffic
 from cloister.model.template import Template
 from cloister.node.events import EventBroadcaster
 from cloister.node.server import NodeServer
@@ -49,6 +50,7 @@ from cloister.nodewire.requests import (
     SandboxRef,
     SetDeadline,
     SetNetwork,
+    SetTeamTraffic,
     TakeSnapshot,
 )
 from cloister.protocol.dialled import Dialled, on_loopback
@@ -166,6 +168,7 @@ class FakeNode:
         self.build_step_s = 0.02
         self.snapshot_fault: CloisterError | None = None
         self.saves_memory: tuple[str, ...] = ()
+        self.team_traffic: tuple[TeamTraffic, ...] = ()
         self.captures: list[TakeSnapshot] = []
         """Every request for one, also for those that failed."""
         self._running: set[asyncio.Task[None]] = set()
@@ -306,6 +309,10 @@ class FakeNode:
         if client is not None:
             client = replace(client, egress=request.egress, network=request.network)
         sandbox.record = replace(sandbox.record, egress=request.egress, client=client)
+
+    async def set_team_traffic(self, request: SetTeamTraffic) -> None:
+        """See SandboxMethods: its sandboxes have no traffic, so it only remembers the bounds."""
+        self.team_traffic = request.teams
 
     async def pause(self, request: PauseSandbox) -> SandboxRecord:
         """See SandboxMethods: its programs go on, as this node runs them itself."""

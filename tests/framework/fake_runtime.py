@@ -119,6 +119,10 @@ class FakeSandbox:
         """See :class:`RuntimeSandbox`."""
         raise NotImplementedError
 
+    def join_team(self, team_id: str) -> NoReturn:
+        """See :class:`RuntimeSandbox`."""
+        raise NotImplementedError
+
     def freeze(self) -> NoReturn:
         """See :class:`RuntimeSandbox`."""
         raise NotImplementedError

@@ -32,6 +32,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "kill": {"sandbox_id": _SANDBOX, "reason": "killed"},
     "set_deadline": {"sandbox_id": _SANDBOX, "end_at": 0},
     "set_network": {"sandbox_id": _SANDBOX, "egress": {"public": True}, "network": {}},
+    "set_team_traffic": {"teams": [{"team_id": "team_a", "mbit_per_s": 1}]},
     "change_drain": {"is_on": False, "pause": False, "reason": "r"},
     "pause": {"sandbox_id": _SANDBOX, "memory": True},
     "resume": {"sandbox_id": _SANDBOX, "end_at": 0, "memory": False, "lifecycle": {"on_timeout": "pause", "wake_s": 300}},

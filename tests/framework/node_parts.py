@@ -140,7 +140,7 @@ class NodeParts:
             sampler=sampler,
             snapshots=queue,
             catalog=cast("Any", catalog),
-            network=NetworkChanges(live, threads),
+            network=NetworkChanges(live, threads, lambda _traffic: None),
             resolver=ResolverSockets(cast("Any", open_sockets), (), threads),
             status=NodeStatus(
                 creations=creator,

@@ -28,6 +28,7 @@ from cloister.nodewire.requests import (
     SandboxRef,
     SetDeadline,
     SetNetwork,
+    SetTeamTraffic,
 )
 from cloister.protocol.dialled import Dialled, on_loopback
 
@@ -82,6 +83,10 @@ class StubService:
         self.asked.append(request)
 
     async def set_network(self, request: SetNetwork) -> None:
+        """See SandboxMethods."""
+        self.asked.append(request)
+
+    async def set_team_traffic(self, request: SetTeamTraffic) -> None:
         """See SandboxMethods."""
         self.asked.append(request)
 

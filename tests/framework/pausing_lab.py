@@ -15,6 +15,7 @@ from cloister.control.pausing import Pausing
 from cloister.control.quotas import Quotas, SandboxPolicy
 from cloister.control.registry import Registry
 from cloister.control.sandboxes import NewSandbox, Sandboxes
+from cloister.control.team_traffic import TeamTraffics
 from cloister.control.templates import Templates
 from cloister.errors import ConflictError, SandboxNotFoundError
 from cloister.ids import new_sandbox_id
@@ -23,7 +24,7 @@ from cloister.model.resources import Limits
 from cloister.model.sandbox import Sandbox, SandboxRecord, SandboxRequest, SandboxState, transition
 from cloister.model.team import Team
 from cloister.model.template import Template
-from cloister.nodewire.requests import Kill, PauseSandbox, Reserve, ResumeSandbox, SandboxRef, SetDeadline
+from cloister.nodewire.requests import Kill, PauseSandbox, Reserve, ResumeSandbox, SandboxRef, SetDeadline, SetTeamTraffic
 from cloister.store.sqlite import SqliteStore
 from framework.recorded_lifecycle import RecordedLifecycle
 from framework.waiting import eventually_async
@@ -38,6 +39,7 @@ class Node:
     """A node that does what it is told, after ``gate`` is open."""
 
     live: dict[str, SandboxRecord] = field(default_factory=dict)
+    team_traffic: list[SetTeamTraffic] = field(default_factory=list)
     gate: asyncio.Event = field(default_factory=asyncio.Event)
     fault: Exception | None = None
     pauses: list[PauseSandbox] = field(default_factory=list)
@@ -46,6 +48,10 @@ class Node:
     async def reserve(self, _request: Reserve) -> str:
         """A fresh id."""
         return new_sandbox_id()
+
+    async def set_team_traffic(self, request: SetTeamTraffic) -> None:
+        """Note it."""
+        self.team_traffic.append(request)
 
     def find(self, sandbox_id: str) -> SandboxRecord:
         """A live sandbox's record."""
@@ -177,7 +183,8 @@ async def open_plane(directory: Path, node: Node | None = None) -> AsyncIterator
     registry = Registry(store, retention_s=100, paused_retention_s=1000)
     client = cast("NodeClient", node)
     policy = SandboxPolicy(max_per_team=3, max_paused_per_team=3, max_timeout_s=3600)
-    sandboxes = Sandboxes(client, registry, Templates(client, store), Quotas(registry, policy, store.teams), log)
+    traffic = TeamTraffics(client, store.teams, policy)
+    sandboxes = Sandboxes(client, registry, Templates(client, store), Quotas(registry, policy, store.teams), log, traffic)
     pausing = Pausing(client, registry, sandboxes, agents, log)
     plane = Plane(node, agents, store, registry, sandboxes, pausing, log)
     registry.on_unreachable(plane.unreachable.append)

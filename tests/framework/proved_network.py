@@ -7,6 +7,7 @@ from framework.proved_step import Step
 __all__ = ["NETWORK_STEPS"]
 
 _EGRESS, _GATE, _BOUNDS = (f"src/cloister/network/{name}.py" for name in ("egress", "gate_rules", "bounds"))
+_TEAM = "src/cloister/network/team_bounds.py"
 
 NETWORK_STEPS = (
     Step(
@@ -61,19 +62,60 @@ NETWORK_STEPS = (
         "",
         "stranger_in_the_router",
     ),
-    Step("packets of a sandbox", _BOUNDS, "        if self.packets_per_s is None:\n", "        if True:\n", "more_packets_than_its_bound"),
+    Step(
+        "packets of a sandbox",
+        _BOUNDS,
+        "        if self.packets_per_s is None:\n",
+        "        if True:\n",
+        "sandbox_cannot_send_more_packets_than_its_bound",
+    ),
     Step(
         "new connections of a sandbox",
         _BOUNDS,
         "        if self.connections_per_s is None:\n",
         "        if True:\n",
-        "open_connections_faster",
+        "sandbox_cannot_open_connections_faster",
     ),
     Step(
         "volume of a sandbox",
         _BOUNDS,
         'return "" if self.volume_mib is None else f"    update @{self.volume_set} {{ iifname',
         'return "" if True else f"    update @{self.volume_set} {{ iifname',
-        "exceed_its_volume",
+        "sandbox_cannot_exceed_its_volume",
+    ),
+    Step(
+        "packets of a team",
+        _TEAM,
+        'f"    limit name iifname map @team_packets {refuse}\\n"',
+        '""',
+        "team_cannot_send_more_packets",
+    ),
+    Step(
+        "new connections of a team",
+        _TEAM,
+        'f"    ct state new ct status & confirmed == 0 limit name iifname map @team_openings {refuse}\\n"',
+        '""',
+        "team_cannot_open_connections",
+    ),
+    Step(
+        "volume of a team",
+        _TEAM,
+        """f'    quota name iifname map @team_volume counter {because("team_volume_used_up")} goto refuse comment "team-volume"\\n'""",
+        "''",
+        "team_cannot_exceed_its_volume",
+    ),
+    Step(
+        "rate of a team",
+        _TEAM,
+        """f'    limit name {key} map @team_{way} counter drop comment "team-{way}-rate"\\n'""",
+        "''",
+        "team_cannot_send_or_be_sent_to_faster",
+    ),
+    Step(
+        "bounds of a team for sandboxes that were made ahead",
+        "src/cloister/network/team_rules.py",
+        "            self._members[slot] = _Member(team_id, dict(wanted))\n",
+        "            self._members[slot] = _Member('', dict(wanted))\n",
+        "team_cannot_leave_its_bounds",
     ),
 )

@@ -12,7 +12,7 @@ import pytest
 from cloister.model.connection import ConnectionRecord
 from cloister.model.network import ALL_ADDRESSES, PUBLIC_EGRESS, EgressPolicy, HeaderRule
 from cloister.network import connections
-from cloister.network.slots import NetworkNode
+from cloister.network.slots import NetworkNode, SlotOwner
 from framework.gate_lab import RecordedGate
 from framework.network_lab import FAR, Lab, Namespace, can_connect, lab, running_node, send_datagram
 from framework.waiting import eventually
@@ -53,13 +53,13 @@ def exchange(sandbox: Namespace, listener: socket.socket, address: str, sent: in
 def test_a_connection_is_told_when_it_ends(made: Lab, node: NetworkNode) -> None:
     """With sandbox, destination, times, bytes both ways, and the entry that allowed it; those of the next sandbox are its own."""
     first, second = made.sandbox(), made.sandbox()
-    node.attach(1, first.fd, PUBLIC_EGRESS, sandbox_id="first")
+    node.attach(1, first.fd, PUBLIC_EGRESS, SlotOwner("first"))
     began = time.time()
     with made.far.listen("0.0.0.0") as listener:
         exchange(first, listener, FAR, 50_000, 1000)
         assert node.take_connections() == ([], 0), "it is told when the kernel forgets it"
         node.release(1)
-        node.attach(1, second.fd, ONLY_ONE, sandbox_id="second")
+        node.attach(1, second.fd, ONLY_ONE, SlotOwner("second"))
         exchange(second, listener, ONE, 10, 70_000)
         node.release(1)
     records, lost = node.take_connections()
@@ -76,7 +76,7 @@ def test_a_connection_is_told_when_it_ends(made: Lab, node: NetworkNode) -> None
 def test_a_connection_that_a_change_cuts_is_told_under_its_own_policy(made: Lab, node: NetworkNode) -> None:
     """The record says what allowed it, not what cut it."""
     sandbox = made.sandbox()
-    node.attach(1, sandbox.fd, PUBLIC_EGRESS, sandbox_id="one")
+    node.attach(1, sandbox.fd, PUBLIC_EGRESS, SlotOwner("one"))
     with made.far.listen("0.0.0.0"):
         assert can_connect(sandbox, FAR)
         node.set_egress(1, ONLY_ONE)
@@ -88,7 +88,7 @@ def test_questions_and_connections_of_the_egress_process_are_left_out(made: Lab,
     """The egress process tells of its own."""
     sandbox = made.sandbox()
     rules = EgressPolicy(public=True, rules=(HeaderRule(host="example.com", headers={}),))
-    node.attach(1, sandbox.fd, rules, sandbox_id="one")
+    node.attach(1, sandbox.fd, rules, SlotOwner("one"))
     udp, tcp = node.dns_sockets()
     listener, names = RecordedGate().listen(made.router(), node.gateway_address)
     with udp, tcp, listener, names:
@@ -102,8 +102,8 @@ def test_questions_and_connections_of_the_egress_process_are_left_out(made: Lab,
 def test_a_sandbox_cannot_fill_the_record(made: Lab, node: NetworkNode) -> None:
     """Many connections are a few records whose counts add up, and those of a neighbour are told whole."""
     greedy, neighbour = made.sandbox(), made.sandbox()
-    node.attach(1, greedy.fd, PUBLIC_EGRESS, sandbox_id="greedy")
-    node.attach(2, neighbour.fd, PUBLIC_EGRESS, sandbox_id="neighbour")
+    node.attach(1, greedy.fd, PUBLIC_EGRESS, SlotOwner("greedy"))
+    node.attach(2, neighbour.fd, PUBLIC_EGRESS, SlotOwner("neighbour"))
     with greedy.open_socket(socket.SOCK_DGRAM) as sender:
         for port in range(1, 1001):
             try:
@@ -125,7 +125,7 @@ def test_a_sandbox_cannot_fill_the_record(made: Lab, node: NetworkNode) -> None:
 def test_lost_events_are_counted(made: Lab, node: NetworkNode, monkeypatch: pytest.MonkeyPatch) -> None:
     """Events that the kernel has no room for are a number."""
     sandbox = made.sandbox()
-    node.attach(1, sandbox.fd, PUBLIC_EGRESS, sandbox_id="one")
+    node.attach(1, sandbox.fd, PUBLIC_EGRESS, SlotOwner("one"))
     router = node._router
     assert router is not None
     router.ended._socket.setsockopt(socket.SOL_SOCKET, 33, 4096)
@@ -147,12 +147,12 @@ def test_connections_of_adopted_sandboxes_are_told(made: Lab) -> None:
     """Those that began before the supervisor's restart belong to the sandbox too."""
     with running_node(made) as dead, made.far.listen("0.0.0.0"):
         sandbox = made.sandbox()
-        dead.attach(1, sandbox.fd, PUBLIC_EGRESS, sandbox_id="one")
+        dead.attach(1, sandbox.fd, PUBLIC_EGRESS, SlotOwner("one"))
         assert can_connect(sandbox, FAR)
         dead.close()
         heir = made.node()
         heir.start()
-        heir.attach(1, sandbox.fd, PUBLIC_EGRESS, sandbox_id="one")
+        heir.attach(1, sandbox.fd, PUBLIC_EGRESS, SlotOwner("one"))
         heir.release(1)
         (record,) = eventually(lambda: heir.take_connections()[0])
         assert (record.sandbox_id, record.address) == ("one", FAR)

@@ -40,6 +40,10 @@ _WIRE = {
     "memoryMB": "mem_mib",
     "diskSizeMB": "disk_mib",
     "creationsPerSecond": "creations_per_s",
+    "networkMbitPerSecond": "network_mbit_per_s",
+    "networkPacketsPerSecond": "network_packets_per_s",
+    "networkConnectionsPerSecond": "network_connections_per_s",
+    "networkVolumeMiBPerDay": "network_volume_mib_per_day",
 }
 """Limits by their names in requests and answers."""
 _TRUTH = {"true": True, "false": False}

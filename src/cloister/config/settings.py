@@ -253,6 +253,18 @@ class Settings:
         "As many may come at once. If empty, there is no limit.",
         unit="creations/s",
     )
+    default_network_mbit_per_s_per_team: int | None = declare(
+        None, "Network traffic of all sandboxes of such a team together, each way.", "If empty, there is no limit.", unit="Mbit/s"
+    )
+    default_network_packets_per_s_per_team: int | None = declare(
+        None, "Packets that all sandboxes of such a team send in a second.", "If empty, there is no limit.", unit="packets/s"
+    )
+    default_network_connections_per_s_per_team: int | None = declare(
+        None, "Connections that all sandboxes of such a team open in a second.", "If empty, there is no limit.", unit="connections/s"
+    )
+    default_network_volume_mib_per_day_per_team: int | None = declare(
+        None, "Network traffic of all sandboxes of such a team in a day (UTC).", "If empty, there is no limit.", unit="MiB"
+    )
 
     memory_reserve_mib: int = declare(
         512,
@@ -443,6 +455,10 @@ class Settings:
             mem_mib=self.default_mem_mib_per_team,
             disk_mib=self.default_disk_mib_per_team,
             creations_per_s=self.default_creations_per_s,
+            network_mbit_per_s=self.default_network_mbit_per_s_per_team,
+            network_packets_per_s=self.default_network_packets_per_s_per_team,
+            network_connections_per_s=self.default_network_connections_per_s_per_team,
+            network_volume_mib_per_day=self.default_network_volume_mib_per_day_per_team,
         )
 
     @property

@@ -322,6 +322,7 @@ class Pausing:
         """The sandbox when it runs: after a pause under way, and by a resume under way or by a new one."""
         while True:
             limits = await self._sandboxes.quotas.limits(team_id)
+            await self._sandboxes.traffic.follow(team_id, limits)
             row, change = self._sandboxes.get(team_id, sandbox_id), self._changes.get(sandbox_id)
             if change is not None and change.is_pause:
                 await asyncio.wait([change.task])

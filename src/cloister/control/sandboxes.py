@@ -19,6 +19,7 @@ from cloister.cluster.base import NodeClient, reserve_id
 from cloister.control.quotas import Quotas
 from cloister.control.registry import Registry, absence
 from cloister.control.standstills import Standstills
+from cloister.control.team_traffic import TeamTraffics
 from cloister.control.templates import FoundTemplate, Templates
 from cloister.errors import (
     CloisterError,
@@ -97,13 +98,16 @@ class LifecycleLog(Protocol):
 class Sandboxes:
     """The use cases about sandboxes, on one node."""
 
-    def __init__(self, node: NodeClient, registry: Registry, templates: Templates, quotas: Quotas, log: LifecycleLog) -> None:
+    def __init__(
+        self, node: NodeClient, registry: Registry, templates: Templates, quotas: Quotas, log: LifecycleLog, traffic: TeamTraffics
+    ) -> None:
         self._node = node
         self.node_id: str | None = None
         """Id of the node; None until the first connection to it."""
         self._registry = registry
         self._templates = templates
         self.quotas = quotas
+        self.traffic = traffic
         self._creating: dict[str, asyncio.Task[Sandbox]] = {}
         self._by_idempotency_key: dict[tuple[str, str], str] = {}
         self._killing: dict[tuple[str, str], asyncio.Task[None]] = {}
@@ -134,6 +138,10 @@ class Sandboxes:
 
     async def _create_of(self, team_id: str, sandbox_id: str, template: FoundTemplate, new: NewSandbox) -> Sandbox:
         limits = await self.quotas.limits(team_id)
+        try:
+            await self.traffic.follow(team_id, limits)
+        except CloisterError as error:
+            raise misplaced(error) from error
         if new.idempotency_key is not None and (earlier := await self._find_earlier(team_id, new.idempotency_key)) is not None:
             return earlier
         # No await from here to the task: creations at the same moment must count each other.

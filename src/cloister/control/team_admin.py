@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 
 import structlog
@@ -9,6 +10,7 @@ import structlog
 from cloister.control.builds.deleting import TemplateDeletion
 from cloister.control.sandboxes import Sandboxes
 from cloister.control.teams import Teams, check_bounds
+from cloister.errors import UnavailableError
 from cloister.model.team import Team, TeamLimits, TeamUse
 
 __all__ = ["TeamAdmin"]
@@ -35,6 +37,8 @@ class TeamAdmin:
     async def limit(self, team: Team, changes: Mapping[str, object]) -> Team:
         """Change limits of the team. Raises: as :meth:`Teams.limit`."""
         changed = await self.teams.limit(team, changes, self._sandboxes.quotas.policy.bounds)
+        with contextlib.suppress(UnavailableError):  # told later, by TeamTraffics.run
+            await self._sandboxes.traffic.tell()
         _log.info("team.limited", team_id=team.team_id, limits=changed.limits.to_json())
         return changed
 

@@ -17,13 +17,18 @@ from cloister.linux.netlink import NESTED, attribute
 __all__ = [
     "Message",
     "Verdict",
+    "add_byte_limit",
     "add_chain",
     "add_elements",
     "add_interval_set",
     "add_intervals",
+    "add_packet_limit",
+    "add_quota",
+    "add_references",
     "add_rule",
     "delete_chain",
     "delete_elements",
+    "delete_object",
     "delete_set",
     "flush_chain",
     "flush_set",
@@ -36,6 +41,9 @@ __all__ = [
 _NFTABLES = 10
 _NEW_CHAIN, _DELETE_CHAIN, _NEW_RULE, _DELETE_RULE, _NEW_SET, _DELETE_SET = 3, 5, 6, 8, 9, 11
 _NEW_ELEMENTS, _DELETE_ELEMENTS = 12, 14
+_NEW_OBJECT, _DELETE_OBJECT = 18, 20
+_QUOTA, _LIMIT = 2, 4
+_PACKETS, _BYTES, _OVER = 0, 1, 1
 _CREATE, _APPEND = 0x400, 0x800
 _INET = 1
 _INTERFACE_NAME = 16
@@ -83,6 +91,10 @@ def _text(value: str) -> bytes:
 
 def _number(kind: int, value: int) -> bytes:
     return attribute(kind, struct.pack(">I", value))
+
+
+def _long(kind: int, value: int) -> bytes:
+    return attribute(kind, struct.pack(">Q", value))
 
 
 def _message(kind: int, flags: int, attributes: bytes) -> Message:
@@ -146,6 +158,42 @@ def add_elements(table: str, name: str, keys: Iterable[bytes], value: Verdict | 
 def delete_elements(table: str, name: str, keys: Iterable[bytes]) -> Message:
     """They must exist."""
     return _elements(_DELETE_ELEMENTS, 0, table, name, [_key(key) for key in keys])
+
+
+def add_references(table: str, name: str, keys: Iterable[bytes], object_name: str) -> Message:
+    """Elements of a map that leads to limits or quotas. They must not exist with another object."""
+    reference = attribute(9, _text(object_name))
+    return _elements(_NEW_ELEMENTS, _CREATE, table, name, [_key(key) + reference for key in keys])
+
+
+def add_packet_limit(table: str, name: str, *, per_s: int, burst: int) -> Message:
+    """A limit that packets are over if more than ``per_s`` come in a second, after the first ``burst``."""
+    return _add_limit(table, name, per_s, burst, _PACKETS)
+
+
+def add_byte_limit(table: str, name: str, *, per_s: int, burst: int) -> Message:
+    """The same for bytes. The kernel adds those of one second to the burst."""
+    return _add_limit(table, name, per_s, burst, _BYTES)
+
+
+def _add_limit(table: str, name: str, per_s: int, burst: int, kind: int) -> Message:
+    data = _long(1, per_s) + _long(2, 1) + _number(3, burst) + _number(4, kind) + _number(5, _OVER)
+    return _message(_NEW_OBJECT, _CREATE, _object(table, name, _LIMIT) + attribute(4 | NESTED, data))
+
+
+def add_quota(table: str, name: str, size_bytes: int) -> Message:
+    """A quota that packets are over once so many bytes have passed."""
+    data = _long(1, size_bytes) + _number(2, _OVER)
+    return _message(_NEW_OBJECT, _CREATE, _object(table, name, _QUOTA) + attribute(4 | NESTED, data))
+
+
+def delete_object(table: str, name: str, *, is_quota: bool) -> Message:
+    """Delete a limit or a quota. No map may lead to it any more."""
+    return _message(_DELETE_OBJECT, 0, _object(table, name, _QUOTA if is_quota else _LIMIT))
+
+
+def _object(table: str, name: str, kind: int) -> bytes:
+    return attribute(1, _text(table)) + attribute(2, _text(name)) + _number(3, kind)
 
 
 def _key(key: bytes) -> bytes:

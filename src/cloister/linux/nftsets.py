@@ -18,18 +18,20 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from cloister.errors import IsolationError
-from cloister.linux.netlink import NetlinkSocket, attributes_of, error_of
+from cloister.linux.netlink import NetlinkSocket, attribute, attributes_of, error_of
 from cloister.linux.nftrules import Message, add_elements, delete_elements
 
 __all__ = ["Element", "ElementSocket", "interface_key", "interface_of", "name_key"]
 
 _NETLINK_NETFILTER = 12
 _NFTABLES = 10
-_GET = (_NFTABLES << 8) | 13
+_INET = 1
+_GET, _GET_OBJECTS = (_NFTABLES << 8) | 13, (_NFTABLES << 8) | 19
 _BATCH_BEGIN, _BATCH_END = 16, 17
 _REQUEST, _ACK = 0x1, 0x4
 _ERROR = 2
-_ELEMENTS, _KEY, _VALUE = 3, 1, 1
+_ELEMENTS, _KEY, _VALUE, _REFERENCE = 3, 1, 1, 9
+_TABLE, _OBJECT_NAME = 1, 2
 _EXPRESSION, _EXPRESSION_DATA, _COUNTER_PACKETS = 7, 2, 2
 _INTERFACE_NAME = 16
 
@@ -69,6 +71,8 @@ class ElementSocket:
         """
         # A failed transaction costs an RCU grace period (15 ms), so elements that may be missing are added before they are deleted.
         changes = [*also, *(element.added() for element in (*add, *delete)), *(element.deleted() for element in delete)]
+        if not changes:
+            return  # the kernel would not answer
         edge = struct.pack(">BBH", 0, 0, _NFTABLES)
         messages = [(_BATCH_BEGIN, _REQUEST, edge)]
         messages += [(change.type, _REQUEST | _ACK | change.flags, change.body) for change in changes]
@@ -105,11 +109,26 @@ class ElementSocket:
         """The keys and packets of all elements of a set with counters. Raises: IsolationError."""
         return [(_key_of(element), _packets_of(element)) for element in self._dump(table, set_name)]
 
+    def references(self, table: str, map_name: str) -> list[tuple[bytes, str]]:
+        """The keys of a map that leads to limits or quotas, and the names of those. Raises: IsolationError."""
+        return [(_key_of(element), _name(element[_REFERENCE])) for element in self._dump(table, map_name)]
+
+    def objects(self, table: str) -> list[str]:
+        """The names of the table's limits and quotas. Raises: IsolationError."""
+        body = struct.pack(">BBH", _INET, 0, 0) + attribute(_TABLE, table.encode() + b"\0")
+        with self._lock:
+            dumped = self._netlink.dump("list objects", _GET_OBJECTS, body)
+        return [_name(attributes_of(payload[4:])[_OBJECT_NAME]) for payload in dumped]
+
     def _dump(self, table: str, set_name: str) -> Iterator[dict[int, bytes]]:
         with self._lock:
             dumped = self._netlink.dump(f"list set {set_name}", _GET, add_elements(table, set_name, ()).body)
         for payload in dumped:
             yield from map(attributes_of, _items(attributes_of(payload[4:]).get(_ELEMENTS, b"")))
+
+
+def _name(value: bytes) -> str:
+    return value.rstrip(b"\0").decode()
 
 
 def interface_of(key: bytes) -> str:

@@ -40,6 +40,11 @@ class TeamLimits:
     """Disks of all live sandboxes, paused ones too. Each counts with its full size."""
     creations_per_s: float | None = None
     """Creations a second. As many may come at once, at least one."""
+    network_mbit_per_s: int | None = None
+    """Traffic of all its sandboxes together, each way; likewise below (model/team_traffic.py)."""
+    network_packets_per_s: int | None = None
+    network_connections_per_s: int | None = None
+    network_volume_mib_per_day: int | None = None
 
     def over(self, defaults: TeamLimits) -> TeamLimits:
         """These limits, and the ``defaults`` where there is none."""
@@ -84,6 +89,10 @@ LIMITS: dict[str, LimitRange] = {
     "mem_mib": LimitRange("MiB of memory of live sandboxes", 0, _MOST_MIB),
     "disk_mib": LimitRange("MiB of disk of all sandboxes", 0, _MOST_MIB),
     "creations_per_s": LimitRange("creations a second", 0.001, 100_000, is_whole=False),
+    "network_mbit_per_s": LimitRange("Mbit a second of all its sandboxes, each way", 1, 1_000_000),
+    "network_packets_per_s": LimitRange("packets a second that all its sandboxes send", 100, 100_000_000),
+    "network_connections_per_s": LimitRange("new connections a second of all its sandboxes", 1, 1_000_000),
+    "network_volume_mib_per_day": LimitRange("MiB to and from the internet in a day (UTC) of all its sandboxes", 1, 1 << 30),
 }
 """The limits of a team by name, in the order in which they are shown."""
 

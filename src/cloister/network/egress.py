@@ -20,6 +20,7 @@ from cloister.network.bounds import NO_BOUNDS, TrafficBounds
 from cloister.network.gate_rules import output_chains, past_gate_chains, redirect_chains
 from cloister.network.policy_rules import intervals_of
 from cloister.network.refusals import because, note_chains, note_sets
+from cloister.network.team_bounds import team_maps, team_openings, team_packets, team_rate, team_volume
 
 __all__ = [
     "FLOWS_PER_SANDBOX",
@@ -131,9 +132,7 @@ def host_table(instance: int) -> str:
     return f"cloister{instance}"
 
 
-def egress_networks(
-    networks: Iterable[IPv4Network], allowed: Iterable[IPv4Network], own: Iterable[IPv4Network] = ()
-) -> set[IPv4Network]:
+def egress_networks(networks: Iterable[IPv4Network], allowed: Iterable[IPv4Network], own: Iterable[IPv4Network] = ()) -> set[IPv4Network]:
     """Those of ``networks`` with a destination that a sandbox may reach; ``own`` are the host's networks (:func:`host_networks`)."""
     closed, opened = (*REFUSED, *own), tuple(allowed)
     return {
@@ -185,7 +184,7 @@ def _renewed(table: str, body: str) -> str:
 
 def _flooded(bound: int = FLOWS_PER_SANDBOX) -> str:
     """The beginning of a rule for packets that would open a connection beyond the bound."""
-    return f'ct state new add @flows {{ ip saddr ct count over {bound} }} counter {because("too_many_connections")}'
+    return f"ct state new add @flows {{ ip saddr ct count over {bound} }} counter {because('too_many_connections')}"
 
 
 def _rate_sets(mbit_per_s: int | None) -> str:
@@ -231,19 +230,24 @@ def _own_chains(plan: RulesetPlan) -> str:
   }}
   chain by_gate {{
     {_too_fast("egress", "iifname", plan.mbit_per_s)}
-{_USE_TIMEOUTS}\
+{team_rate("egress")}{_USE_TIMEOUTS}\
     {_flooded()} goto refuse comment "flows-by-gate"
-{plan.bounds.openings()}{plan.bounds.volume_outward()}\
+{_openings_and_volume(plan)}\
     counter accept comment "by-gate"
   }}
   chain question {{
     iifname vmap @asking
 {_USE_TIMEOUTS}\
     {_flooded()} goto refuse comment "flows-of-questions"
-{plan.bounds.openings()}\
+{plan.bounds.openings()}{team_openings()}\
     accept
   }}
 """
+
+
+def _openings_and_volume(plan: RulesetPlan) -> str:
+    """The rules that refuse what is beyond the bounds of a sandbox or of its team: a sandbox beyond its own uses up none of its team's."""
+    return plan.bounds.openings() + team_openings() + plan.bounds.volume_outward() + team_volume("egress")
 
 
 def router_ruleset(plan: RulesetPlan) -> str:
@@ -255,7 +259,7 @@ def router_ruleset(plan: RulesetPlan) -> str:
     uplink = plan.router_interface
     too_fast = _too_fast("ingress", "oifname", plan.mbit_per_s)
     to_sandboxes = f"    ip saddr {plan.caller} return\n{_TO_ONLINE}" + (f"    {too_fast}\n" if too_fast else "")
-    to_sandboxes += plan.bounds.volume_inward()
+    to_sandboxes += team_rate("ingress") + plan.bounds.volume_inward() + team_volume("ingress")
     body = f"""\
   set sandboxes {{ type ifname . ipv4_addr; }}
   set online {{ type ifname . ipv4_addr; }}
@@ -264,7 +268,7 @@ def router_ruleset(plan: RulesetPlan) -> str:
   map redirected {{ type ifname : verdict; }}
   map asking {{ type ifname : verdict; }}
 {note_sets("ifname")}\
-{_TIMEOUTS}{_rate_sets(plan.mbit_per_s)}{plan.bounds.sets()}\
+{_TIMEOUTS}{_rate_sets(plan.mbit_per_s)}{plan.bounds.sets()}{team_maps()}\
 {_destination_sets(plan)}
 {_router_entry(plan)}{_own_chains(plan)}{_router_forward(plan)}\
 {redirect_chains(plan.gateway)}{past_gate_chains(uplink)}\
@@ -283,7 +287,7 @@ def _router_entry(plan: RulesetPlan) -> str:
     iifname "lo" accept
     meta nfproto != ipv4 counter {because("ipv6")} goto discard comment "ipv6"
     iifname "{uplink}" accept
-{plan.bounds.packets()}\
+{plan.bounds.packets()}{team_packets()}\
     iifname . ip saddr != @sandboxes counter {because("spoofed_source")} goto discard comment "spoofed"
     ip daddr {plan.caller} goto answer
     iifname . ip saddr != @online counter {because("no_internet")} goto refuse comment "offline"
@@ -317,17 +321,19 @@ def _router_forward(plan: RulesetPlan) -> str:
   }}
   chain outbound {{
     {_too_fast("egress", "iifname", plan.mbit_per_s)}
+{team_rate("egress")}\
     ct state invalid counter drop comment "invalid"
 {_USE_TIMEOUTS}    {flooded} goto refuse comment "flows"
-{plan.bounds.openings()}{plan.bounds.volume_outward()}\
+{_openings_and_volume(plan)}\
     counter accept comment "out"
   }}
   chain inbound {{
     oifname . ip daddr != @online counter drop comment "inbound-offline"
     {_too_fast("ingress", "oifname", plan.mbit_per_s)}
+{team_rate("ingress")}\
     ct state related icmp type {{ destination-unreachable, time-exceeded, parameter-problem }} counter accept comment "in-errors"
     oifname vmap @listed
-{plan.bounds.volume_inward()}\
+{plan.bounds.volume_inward()}{team_volume("ingress")}\
     ct state established,related counter accept comment "in"
     counter drop comment "unasked"
   }}

@@ -61,7 +61,6 @@ class PolicyRules:
         at = bisect_right(self.refused, (int(address), _ALL[1])) - 1
         return at >= 0 and self.refused[at][1] >= int(address)
 
-
     def keeps(self, connection: TrackedConnection, gateway: IPv4Address) -> bool:
         """Whether an open connection of the sandbox may go on as it is: it is allowed, and new ones like it would go the same way."""
         by_names = self.redirected is not None and self.redirected.startswith("gate_names")

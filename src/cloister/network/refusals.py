@@ -46,6 +46,9 @@ REASONS = (
     "too_many_packets",
     "too_many_new_connections",
     "volume_used_up",
+    "team_too_many_packets",
+    "team_too_many_new_connections",
+    "team_volume_used_up",
 )
 """Why a packet was refused. In the kernel the reason is the packet's mark, counted from 1; no packet with such a mark passes."""
 

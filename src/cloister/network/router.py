@@ -24,12 +24,14 @@ from cloister.linux.netns import NetnsThread, is_netns_pinned, open_netns, pin_n
 from cloister.linux.nftables import Nftables
 from cloister.linux.nftsets import ElementSocket, interface_of
 from cloister.model.network import EgressPolicy
+from cloister.model.team_traffic import TeamTraffic
 from cloister.network.egress import ROUTER_TABLE, host_networks_change, router_ruleset
 from cloister.network.host_side import HOST_MAC, ROUTER_MAC
 from cloister.network.plan import AddressPlan
 from cloister.network.policy_rules import policy_rules
 from cloister.network.refusals import Refusal, RefusalSets
 from cloister.network.slot_rules import SlotRules
+from cloister.network.team_rules import TeamRules
 from cloister.network.veth_pairs import INSIDE, SANDBOX_GROUP, VethPairs
 
 __all__ = ["INSIDE", "Router"]
@@ -54,6 +56,7 @@ class Router:
         self._nft = self._thread.call(Nftables)
         self._elements = self._thread.call(ElementSocket)
         self._own = SlotRules(self._elements, plan)
+        self._teams = TeamRules(self._elements, plan)
         self._pairs = VethPairs(self._plan, self.netns_fd)
         self._reaping = self._thread.call(Netlink)
         self.ended = self._thread.call(EndedConnections)
@@ -79,6 +82,7 @@ class Router:
             write_sysctl(f"net/ipv6/conf/{scope}/disable_ipv6", "1")
         record_ends()
         self._nft.run(router_ruleset(self._plan.rules()))
+        self._teams.load()
         for scope in ("all", "default"):
             for name, value in (("rp_filter", "1"), ("send_redirects", "0"), ("accept_redirects", "0"), ("route_localnet", "0")):
                 write_sysctl(f"net/ipv4/conf/{scope}/{name}", value)
@@ -149,7 +153,7 @@ class Router:
         self._pairs.repair(slot, netns_fd, index, has_own_stack=has_own_stack)
         return True
 
-    def admit(self, slot: int, policy: EgressPolicy, *, is_new: bool) -> None:
+    def admit(self, slot: int, policy: EgressPolicy, *, is_new: bool, team_id: str = "") -> None:
         """Let the sandbox's packets pass, as far as its egress policy allows. The last step of an attachment: until here none passes.
 
         ``is_new``: the pair was just made, so the slot has no rules of its own yet.
@@ -157,7 +161,22 @@ class Router:
         rules = policy_rules(policy)
         own = [] if is_new and rules.is_empty else self._own.replacement(slot, rules)
         elements = [self._plan.element(name, slot) for name in ("sandboxes", "online")]
-        self._elements.change(add=elements, delete=elements[1:] if policy.is_closed else (), also=own)
+        with self._teams.joining(slot, team_id) as bounds:
+            self._elements.change(add=elements, delete=elements[1:] if policy.is_closed else (), also=[*own, *bounds])
+
+    def join_team(self, slot: int, team_id: str) -> None:
+        """Make an admitted sandbox, which was no team's, one of this team."""
+        with self._teams.joining(slot, team_id) as bounds:
+            if bounds:
+                self._elements.change(also=bounds)
+
+    def bound_teams(self, traffic: Collection[TeamTraffic]) -> None:
+        """Bound the traffic of these teams, and of no others, also of live sandboxes."""
+        self._teams.bound(traffic)
+
+    def begin_day(self) -> None:
+        """Let each team have its volume of the day. Cheap; call it periodically."""
+        self._teams.begin_day()
 
     def set_egress(self, slot: int, policy: EgressPolicy) -> None:
         """Change the sandbox's egress policy, for established connections too."""
@@ -184,7 +203,8 @@ class Router:
         """Remove the sandbox from the sets: from now on none of its packets passes."""
         own = self._own.removal(slot)
         elements = [self._plan.element(name, slot) for name in ("sandboxes", "online")]
-        self._elements.change(delete=[*elements, *self._plan.volume(slot)], also=own)
+        with self._teams.leaving(slot) as bounds:
+            self._elements.change(delete=[*elements, *self._plan.volume(slot)], also=[*own, *bounds])
 
     def delete_pairs(self, slots: Sequence[int]) -> None:
         """Delete the pairs of several slots in one call, so that the kernel waits only once for its readers. Idempotent."""
@@ -215,7 +235,7 @@ class Router:
         return {int(IPv4Address(address)) - base for address in found}
 
     def _slots_in_sets(self) -> set[int]:
-        found: set[int] = set()
+        found = self._teams.slots()
         for name in ("sandboxes", "online", "listed"):
             slots = (self._plan.slot_of(interface_of(key)) for key in self._elements.keys(ROUTER_TABLE, name))
             found.update(slot for slot in slots if slot is not None)

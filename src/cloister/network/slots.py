@@ -26,7 +26,7 @@ import threading
 import time
 import weakref
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -39,6 +39,7 @@ from cloister.linux.netlink import Netlink
 from cloister.linux.netns import NetnsThread, is_netns_pinned, open_current_netns, run_in_netns, unpin_netns
 from cloister.model.connection import ConnectionRecord
 from cloister.model.network import EgressPolicy
+from cloister.model.team_traffic import TeamTraffic
 from cloister.network.connections import SlotOwners, take_ended
 from cloister.network.gate import EgressGate
 from cloister.network.host_side import HostSide
@@ -49,11 +50,22 @@ from cloister.network.reaper import Reaper
 from cloister.network.refusals import Refusal
 from cloister.network.router import Router
 
-__all__ = ["NetworkConfig", "NetworkNode", "NetworkSlot"]
+__all__ = ["NO_OWNER", "NetworkConfig", "NetworkNode", "NetworkSlot", "SlotOwner"]
 
 T = TypeVar("T")
 _LOOPBACK = 1
 """Its interface index in every namespace."""
+
+
+@dataclass(frozen=True)
+class SlotOwner:
+    """The sandbox of a slot and its team; both empty where the node needs neither."""
+
+    sandbox_id: str = ""
+    team_id: str = ""
+
+
+NO_OWNER = SlotOwner()
 
 
 @dataclass(frozen=True)
@@ -150,8 +162,11 @@ class NetworkNode:
             host, router = self._opened()
             self._refuse_host_networks(host, router)
             self._in_host(host.open_forwarding)
+            router.begin_day()
 
-    def attach(self, slot: int, netns_fd: int, policy: EgressPolicy, *, sandbox_id: str = "", has_own_stack: bool = False) -> NetworkSlot:
+    def attach(
+        self, slot: int, netns_fd: int, policy: EgressPolicy, owner: SlotOwner = NO_OWNER, *, has_own_stack: bool = False
+    ) -> NetworkSlot:
         """Join a sandbox's network namespace (``netns_fd`` stays the caller's) to the router, under an egress policy.
 
         A second call with the same namespace repairs the pair and keeps connections; with another namespace it replaces the pair.
@@ -166,9 +181,9 @@ class NetworkNode:
             undo.callback(router.release, slot)
             undo.callback(self._forget_gate, slot)
             is_new = self._rejoin(slot, netns_fd) if has_own_stack else self._join(slot, netns_fd)
-            self._tell_gate(slot, sandbox_id, policy)
-            router.admit(slot, policy, is_new=is_new)
-            self._owners.note(slot, began if is_new else 0, sandbox_id, policy)
+            self._tell_gate(slot, owner.sandbox_id, policy)
+            router.admit(slot, policy, is_new=is_new, team_id=owner.team_id)
+            self._owners.note(slot, began if is_new else 0, owner.sandbox_id, policy)
             undo.pop_all()
         return NetworkSlot(slot, str(address), self.gateway_address)
 
@@ -209,6 +224,18 @@ class NetworkNode:
             raise IsolationError("names, rules and proxies in a network policy need the egress process", step="network")
         self._gate.admit(slot, str(self._plan.address(slot)), sandbox_id, policy)
         self._gated.add(slot)
+
+    def join_team(self, slot: int, team_id: str) -> None:
+        """The sandbox of an attached slot, which was made ahead, is the team's now. Raises: IsolationError."""
+        with self._slot_locks[slot]:
+            self._opened()[1].join_team(slot, team_id)
+
+    def bound_teams(self, traffic: Collection[TeamTraffic]) -> None:
+        """Bound the traffic of these teams, each of all its sandboxes together, and of no others; for live sandboxes too.
+
+        Where a bound stays the same, its count goes on. Raises: IsolationError; call it again then.
+        """
+        self._opened()[1].bound_teams(traffic)
 
     def set_egress(self, slot: int, policy: EgressPolicy, *, sandbox_id: str = "") -> None:
         """Change the egress policy (DNS included) at once, for established connections too.

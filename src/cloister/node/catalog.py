@@ -189,6 +189,7 @@ class Catalog:
             agent=found.agent,
             limits=record.limits,
             egress=record.egress,
+            team_id=record.team_id,
             hostname=request.sandbox_id,
             init_document=self.init_document(request, found, record).to_json(),
             languages=template.languages,

@@ -37,6 +37,7 @@ from cloister.nodewire.requests import (
     SandboxRef,
     SetDeadline,
     SetNetwork,
+    SetTeamTraffic,
     TakeSnapshot,
 )
 from cloister.protocol.dialled import Dialled
@@ -85,6 +86,10 @@ class NodeHandlers:
     async def set_network(self, request: SetNetwork) -> None:
         """See :class:`SandboxMethods`."""
         await self.network.set_network(request)
+
+    async def set_team_traffic(self, request: SetTeamTraffic) -> None:
+        """See :class:`SandboxMethods`."""
+        await self.network.set_team_traffic(request)
 
     async def pause(self, request: PauseSandbox) -> SandboxRecord:
         """See :class:`SandboxMethods`."""

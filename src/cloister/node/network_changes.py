@@ -1,4 +1,4 @@
-"""Changes of the network of running sandboxes.
+"""Changes of the network of running sandboxes, and of the bounds of teams.
 
 Owns their order: first the sandbox's programs trust the authority that a policy with header rules needs, then the kernel and the egress
 process follow the policy, then the journal has it. A crash in between leaves the former one in the journal, and the client without an
@@ -10,16 +10,18 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+from collections.abc import Callable, Collection
 from functools import partial
 from weakref import WeakValueDictionary
 
 from cloister.agentclient.handover import set_authority
 from cloister.model.network import EgressPolicy
 from cloister.model.secret import reveal
+from cloister.model.team_traffic import TeamTraffic
 from cloister.node.authorities import AuthorityFor, no_authority
 from cloister.node.background import WorkerThreads
 from cloister.node.live import LiveSandbox, LiveSandboxes
-from cloister.nodewire.requests import SetNetwork
+from cloister.nodewire.requests import SetNetwork, SetTeamTraffic
 
 __all__ = ["NetworkChanges"]
 
@@ -27,11 +29,23 @@ __all__ = ["NetworkChanges"]
 class NetworkChanges:
     """Makes the changes, those of one sandbox one after another. Event loop only."""
 
-    def __init__(self, live: LiveSandboxes, threads: WorkerThreads, authority_for: AuthorityFor = no_authority) -> None:
+    def __init__(
+        self,
+        live: LiveSandboxes,
+        threads: WorkerThreads,
+        bound_teams: Callable[[Collection[TeamTraffic]], None],
+        authority_for: AuthorityFor = no_authority,
+    ) -> None:
+        """``bound_teams`` bounds the traffic of these teams, and of no others; it blocks."""
         self._live = live
         self._threads = threads
+        self._bound_teams = bound_teams
         self._authority_for = authority_for
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+
+    async def set_team_traffic(self, request: SetTeamTraffic) -> None:
+        """See :class:`SandboxMethods`."""
+        await self._threads.run(partial(self._bound_teams, request.teams))
 
     async def set_network(self, request: SetNetwork) -> None:
         """See :class:`SandboxMethods`."""

@@ -39,6 +39,7 @@ from cloister.nodewire.requests import (
     SandboxRef,
     SetDeadline,
     SetNetwork,
+    SetTeamTraffic,
     TakeSnapshot,
 )
 from cloister.protocol.dialled import Dialled
@@ -119,6 +120,9 @@ class SandboxMethods(Protocol):
         Connections that the new policy does not allow are cut. SandboxNotFoundError; ConflictError: it is paused. Any other error means
         that the former policy is in force, or that the sandbox may connect to nothing.
         """
+
+    async def set_team_traffic(self, request: SetTeamTraffic) -> None:
+        """Bound the traffic of these teams, each of all its sandboxes together, and of no others; for live sandboxes too."""
 
     @terms(timeout_s=600.0)
     async def pause(self, request: PauseSandbox) -> SandboxRecord:

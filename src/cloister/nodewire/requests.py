@@ -15,6 +15,7 @@ from cloister.model.bounds import BuildId, Label, PublicId, SandboxId, TemplateN
 from cloister.model.lifecycle import Lifecycle
 from cloister.model.network import EgressPolicy, NetworkOptions
 from cloister.model.sandbox import EndReason, SandboxRecord
+from cloister.model.team_traffic import TeamTraffic
 from cloister.nodewire.codec import dump_object
 
 __all__ = [
@@ -35,6 +36,7 @@ __all__ = [
     "SandboxRef",
     "SetDeadline",
     "SetNetwork",
+    "SetTeamTraffic",
     "TakeSnapshot",
 ]
 
@@ -42,6 +44,7 @@ MAX_IDS = 1000
 """Sandboxes that one request may name."""
 MAX_REPORT_ENTRIES = 1000
 """Entries of a build's log that one answer has at most."""
+_MAX_TEAMS = 10_000
 _MAX_OFFSET = 1 << 40
 _MAX_SAMPLES = 1_000_000
 _PAGE_BYTES = 4 << 20
@@ -101,6 +104,13 @@ class SetNetwork:
     sandbox_id: SandboxId
     egress: EgressPolicy
     network: NetworkOptions
+
+
+@dataclass(frozen=True)
+class SetTeamTraffic:
+    """The bounds of all teams whose traffic is bounded."""
+
+    teams: Annotated[tuple[TeamTraffic, ...], count(0, _MAX_TEAMS)]
 
 
 @dataclass(frozen=True)

@@ -60,6 +60,7 @@ from cloister.control.secrets import Secrets
 from cloister.control.snapshots import Snapshots
 from cloister.control.team_admin import TeamAdmin
 from cloister.control.team_metrics import TeamMetrics
+from cloister.control.team_traffic import TeamTraffics
 from cloister.control.teams import Teams
 from cloister.control.templates import Templates
 from cloister.control.uploads import NeededUploads, UploadLimits, Uploads
@@ -179,9 +180,7 @@ class ApiServer:
             self._tracer = self._open_tracer(stack)
             self.ingress = ingress = self._open_ingress(stack, registry)
             logs = await self._open_logs(stack, registry, ingress)
-            sandboxes = Sandboxes(self._node, registry, templates, Quotas(registry, sandbox_policy(settings), store.teams), logs)
-            sandboxes.remember_idempotency_keys()
-            stack.push_async_callback(sandboxes.close)
+            sandboxes = self._open_sandboxes(stack, store, registry, templates, logs)
             pausing = self._open_pausing(stack, registry, sandboxes, ingress, logs)
             needed_uploads = NeededUploads()
             uploads = await self._open_uploads(stack, store, needed_uploads)
@@ -226,6 +225,17 @@ class ApiServer:
                 await self._connection.wait_connected()
             await self._serve(app, stack)
             self._stack = stack.pop_all()
+
+    def _open_sandboxes(
+        self, stack: AsyncExitStack, store: SqliteStore, registry: Registry, templates: Templates, logs: SandboxLogs
+    ) -> Sandboxes:
+        policy = sandbox_policy(self._settings)
+        traffic = TeamTraffics(self._node, store.teams, policy)
+        stack.push_async_callback(_cancel, asyncio.create_task(traffic.run()))
+        sandboxes = Sandboxes(self._node, registry, templates, Quotas(registry, policy, store.teams), logs, traffic)
+        sandboxes.remember_idempotency_keys()
+        stack.push_async_callback(sandboxes.close)
+        return sandboxes
 
     def _open_ingress(self, stack: AsyncExitStack, registry: Registry) -> Ingress:
         routes, dialer = RegistryRoutes(registry), NodeDialer(self._node)

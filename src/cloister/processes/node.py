@@ -245,7 +245,7 @@ def _compose(settings: Settings, host: NodeHost, shared: _Shared) -> _Node:
         catalog=catalog,
         resolver=resolver,
         status=status,
-        network=NetworkChanges(live, threads, catalog.authority_for),
+        network=NetworkChanges(live, threads, host.network.bound_teams, catalog.authority_for),
         threads=threads,
         drain=shared.drain,
         plan_stop=plan_stop,

@@ -152,6 +152,10 @@ class RuntimeSandbox(Protocol):
         """Change what the sandbox may reach, now, also for connections that are open."""
         ...
 
+    def join_team(self, team_id: str) -> None:
+        """The sandbox, which was made ahead for no team, is this team's from now on."""
+        ...
+
     # ---- with the capability freeze ----
 
     def freeze(self) -> None:

@@ -113,6 +113,8 @@ class SandboxSpec:
     """None for a build step, which has no agent."""
     limits: Limits
     egress: EgressPolicy = PUBLIC_EGRESS
+    team_id: str = ""
+    """The team whose sandbox it is; empty: none's, or not known yet."""
     hostname: str = "cloister"
     """A sandbox's is its id, a build step's this."""
     init_document: bytes = b"{}"

@@ -20,6 +20,7 @@ from cloister.control.forks import Forks, NewFork
 from cloister.control.quotas import Quotas, SandboxPolicy
 from cloister.control.registry import Registry
 from cloister.control.sandboxes import NewSandbox, Sandboxes
+from cloister.control.team_traffic import TeamTraffics
 from cloister.control.templates import Templates
 from cloister.control.uploads import NeededUploads
 from cloister.errors import (
@@ -37,7 +38,7 @@ from cloister.model.resources import Limits
 from cloister.model.sandbox import Sandbox, SandboxRecord, SandboxRequest, SandboxState
 from cloister.model.team import Team
 from cloister.model.template import Template
-from cloister.nodewire.requests import Kill, Reserve, TakeSnapshot
+from cloister.nodewire.requests import Kill, Reserve, SetTeamTraffic, TakeSnapshot
 from cloister.store.sqlite import SqliteStore
 from framework.recorded_lifecycle import RecordedLifecycle
 from framework.waiting import turns
@@ -66,6 +67,9 @@ class Node:
     fault: Exception | None = None
     saves_memory: tuple[str, ...] = ()
     node_id: str = field(default_factory=new_node_id)
+
+    async def set_team_traffic(self, _request: SetTeamTraffic) -> None:
+        """No team is bounded."""
 
     async def reserve(self, _request: Reserve) -> str:
         """A fresh id."""
@@ -140,7 +144,8 @@ async def plane(tmp_path: Path) -> AsyncIterator[Plane]:
     client = cast("NodeClient", node)
     registry = Registry(store, retention_s=100)
     policy = SandboxPolicy(max_per_team=5, max_timeout_s=1000)
-    sandboxes = Sandboxes(client, registry, Templates(client, store), Quotas(registry, policy, store.teams), RecordedLifecycle())
+    traffic = TeamTraffics(client, store.teams, policy)
+    sandboxes = Sandboxes(client, registry, Templates(client, store), Quotas(registry, policy, store.teams), RecordedLifecycle(), traffic)
     builds = SnapshotBuilds(store.templates, BuildEnds(client, store.templates, NeededUploads(), BackgroundTasks()))
     forks = Forks(sandboxes, builds, Captures(client, builds, sandboxes))
     original = await sandboxes.create("team", NEW)

@@ -19,6 +19,7 @@ from cloister.control.quotas import Quotas, SandboxPolicy
 from cloister.control.reconcile import Reconciler, UseCases
 from cloister.control.registry import Registry
 from cloister.control.sandboxes import Sandboxes
+from cloister.control.team_traffic import TeamTraffics
 from cloister.control.templates import Templates
 from cloister.control.uploads import NeededUploads, UploadLimits, Uploads
 from cloister.errors import NotFoundError, SandboxNotFoundError
@@ -180,13 +181,15 @@ async def plane(tmp_path: Path) -> AsyncIterator[Plane]:
     one = Node()
     client = cast("NodeClient", one)
     templates = Templates(client, store)
-    sandboxes = Sandboxes(client, registry, templates, Quotas(registry, SandboxPolicy(), store.teams), RecordedLifecycle())
+    policy = SandboxPolicy()
+    traffic = TeamTraffics(client, store.teams, policy)
+    sandboxes = Sandboxes(client, registry, templates, Quotas(registry, policy, store.teams), RecordedLifecycle(), traffic)
     settings = BuildSettings(
         cpu_count=1, mem_mib=1, disk_mib=1, max_cpu_count=1, max_mem_mib=1, max_disk_mib=1, max_builds=1, max_templates=1
     )
     needed = NeededUploads()
-    policy = UploadLimits(max_bytes=1, total_bytes=1, reserve_bytes=0)
-    uploads = Uploads(UploadFiles(tmp_path / "uploads"), store.templates, policy, needed)
+    upload_limits = UploadLimits(max_bytes=1, total_bytes=1, reserve_bytes=0)
+    uploads = Uploads(UploadFiles(tmp_path / "uploads"), store.templates, upload_limits, needed)
     await uploads.open()
     builds = Builds(client, store, templates, uploads, needed, settings)
     log = RecordedLifecycle()

@@ -17,6 +17,7 @@ from cloister.control import registry as registry_module
 from cloister.control.quotas import Quotas, SandboxPolicy
 from cloister.control.registry import Registry
 from cloister.control.sandboxes import RUNTIME_KEY, NewSandbox, Sandboxes
+from cloister.control.team_traffic import TeamTraffics
 from cloister.control.templates import Templates
 from cloister.errors import NoCapacityError, NodeUnreachableError, PermissionDeniedError, SandboxNotFoundError
 from cloister.ids import new_sandbox_id
@@ -25,7 +26,7 @@ from cloister.model.resources import Limits
 from cloister.model.sandbox import EndReason, Sandbox, SandboxRecord, SandboxRequest, SandboxState
 from cloister.model.team import Team
 from cloister.model.template import Template
-from cloister.nodewire.requests import Kill, Reserve, SetDeadline
+from cloister.nodewire.requests import Kill, Reserve, SetDeadline, SetTeamTraffic
 from cloister.store.sqlite import SqliteStore
 from framework.recorded_lifecycle import RecordedLifecycle
 
@@ -40,6 +41,9 @@ class Node:
     gate: asyncio.Event = field(default_factory=asyncio.Event)
     fault: Exception | None = None
     reserved: list[str] = field(default_factory=list)
+
+    async def set_team_traffic(self, _request: SetTeamTraffic) -> None:
+        """No team is bounded."""
 
     async def reserve(self, _request: Reserve) -> str:
         """A fresh id."""
@@ -106,7 +110,9 @@ async def plane(tmp_path: Path) -> AsyncIterator[Plane]:
     registry = Registry(store, retention_s=100)
     client = cast("NodeClient", node)
     log = RecordedLifecycle()
-    sandboxes = Sandboxes(client, registry, Templates(client, store), Quotas(registry, SandboxPolicy(max_per_team=3), store.teams), log)
+    policy = SandboxPolicy(max_per_team=3)
+    traffic = TeamTraffics(client, store.teams, policy)
+    sandboxes = Sandboxes(client, registry, Templates(client, store), Quotas(registry, policy, store.teams), log, traffic)
     yield Plane(node, store, registry, sandboxes, log)
     await registry.close()
     await store.close()

@@ -43,6 +43,7 @@ from cloister.nodewire.requests import (
     SandboxRef,
     SetDeadline,
     SetNetwork,
+    SetTeamTraffic,
     TakeSnapshot,
 )
 from cloister.protocol.dialled import Dialled, on_loopback
@@ -111,6 +112,10 @@ class Service:
         return Drained(state=None, running=0, paused={})
 
     async def set_network(self, request: SetNetwork) -> None:
+        """See SandboxMethods."""
+        self.asked.append(request)
+
+    async def set_team_traffic(self, request: SetTeamTraffic) -> None:
         """See SandboxMethods."""
         self.asked.append(request)
 

@@ -161,6 +161,7 @@ class CreationSteps:
                 # The document first: an agent that dies and comes back must still know its token.
                 document = self._catalog.init_document(request, template, begun)
                 sandbox.rewrite_init(document.to_json())
+                sandbox.join_team(request.team_id)
                 if request.egress != PUBLIC_EGRESS:
                     sandbox.set_egress(request.egress)
                 write_origin(self._journal.directory_of(request.sandbox_id), Origin(template.template, request.envs))

@@ -22,6 +22,7 @@ from cloister.errors import AgentUnreachableError, CloisterError, IsolationError
 from cloister.linux.netns import new_netns
 from cloister.linux.process import kill_pidfd, open_pidfd, wait_pidfd
 from cloister.model.resources import Limits
+from cloister.network.slots import SlotOwner
 from cloister.runtime import start
 from cloister.runtime.appearance import own_files, processors
 from cloister.runtime.gvisor.bootimages import MEMORY, BootImages, booted_spec, can_be_booted, key_of
@@ -202,7 +203,7 @@ class GvisorRuntime:
         undo.callback(self._resources.network.release, slot)
         netns = new_netns()
         undo.callback(os.close, netns)
-        self._resources.network.attach(slot, netns, spec.egress, sandbox_id=spec.sandbox_id)
+        self._resources.network.attach(slot, netns, spec.egress, SlotOwner(spec.sandbox_id, spec.team_id))
         undo.callback(self._client.forget, spec.sandbox_id)
         undo.callback(self._groups.tree.kill_all, spec.sandbox_id)
         _show_guest(place.guest, spec.directory / _GUEST)
@@ -305,7 +306,7 @@ class GvisorRuntime:
             undo.callback(self._groups.tree.thaw, spec.sandbox_id)
             netns = os.open(f"/proc/{state['pid']}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
             undo.callback(os.close, netns)
-            self._resources.network.attach(state["slot"], netns, spec.egress, sandbox_id=spec.sandbox_id, has_own_stack=True)
+            self._resources.network.attach(state["slot"], netns, spec.egress, SlotOwner(spec.sandbox_id, spec.team_id), has_own_stack=True)
             self._groups.tree.allow_swap(spec.sandbox_id, allowed=False)
             loop = state.get("loop")  # absent when its creation was cut off: then it is only ended
             disk_fd = None if loop is None else images.reopen_disk(spec.directory / DISK, loop)

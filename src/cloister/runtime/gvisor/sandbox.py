@@ -154,6 +154,10 @@ class GvisorSandbox:
         """See :class:`RuntimeSandbox`."""
         self._resources.network.set_egress(self._started.slot, policy, sandbox_id=self._spec.sandbox_id)
 
+    def join_team(self, team_id: str) -> None:
+        """See :class:`RuntimeSandbox`."""
+        self._resources.network.join_team(self._started.slot, team_id)
+
     def rewrite_init(self, document: bytes) -> None:
         """See :class:`RuntimeSandbox`. Nothing to do: the document is inside, and the agent writes it when it gets its client's facts."""
 

@@ -20,6 +20,7 @@ from typing import Any
 from cloister.disks import images, kept
 from cloister.errors import CloisterError, RuntimeFailedError
 from cloister.linux.process import open_pidfd
+from cloister.network.slots import SlotOwner
 from cloister.runtime import start
 from cloister.runtime.appearance import processors
 from cloister.runtime.base import RuntimeCapabilities
@@ -309,7 +310,7 @@ class NamespaceRuntime:
             undo.callback(self._groups.tree.thaw, spec.sandbox_id)
             netns_fd = os.open(f"/proc/{state['pid']}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
             undo.callback(os.close, netns_fd)
-            self._resources.network.attach(slot.index, netns_fd, spec.egress, sandbox_id=spec.sandbox_id)
+            self._resources.network.attach(slot.index, netns_fd, spec.egress, SlotOwner(spec.sandbox_id, spec.team_id))
             self._groups.tree.allow_swap(spec.sandbox_id, allowed=False)  # the earlier supervisor may have died while it paged out
             loop = state.get("loop")  # absent when its creation was cut off: then it is only ended
             disk_fd = None if loop is None else images.reopen_disk(spec.directory / DISK, loop)

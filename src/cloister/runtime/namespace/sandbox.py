@@ -123,6 +123,10 @@ class NamespaceSandbox:
         """See :class:`RuntimeSandbox`."""
         self._resources.network.set_egress(self._started.slot.index, policy, sandbox_id=self._spec.sandbox_id)
 
+    def join_team(self, team_id: str) -> None:
+        """See :class:`RuntimeSandbox`."""
+        self._resources.network.join_team(self._started.slot.index, team_id)
+
     def take_start(self) -> None:
         """See :class:`RuntimeSandbox`."""
         ready, self.starting = self.starting, None

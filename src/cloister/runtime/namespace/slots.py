@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from cloister.linux.process import kill_pidfd, pid_of_pidfd, start_ticks, wait_pidfd
+from cloister.network.slots import SlotOwner
 from cloister.runtime.appearance import processors
 from cloister.runtime.groups import RuntimeGroups
 from cloister.runtime.namespace import rootfs, wire
@@ -103,7 +104,7 @@ class SlotStarter:
                 restored=1 if payload.restored is None else payload.restored.root,
             )
             on_started(state_of(started))  # before the sandbox has anything that a crash could leave behind
-            self.resources.network.attach(slot.index, handles.netns_fd, spec.egress, sandbox_id=spec.sandbox_id)
+            self.resources.network.attach(slot.index, handles.netns_fd, spec.egress, SlotOwner(spec.sandbox_id, spec.team_id))
             given = [("group", rootfs.close_with(mounts, fd)) for fd in self.groups.tree.open_joining(spec.sandbox_id)]
             given += rootfs.layer_mounts(spec.layers, handles.userns_fd, mounts)
             given.append(("upper", upper(handles.userns_fd, mounts)))

@@ -71,6 +71,10 @@ class FakeSandbox:
         """Note it."""
         self.log.append("set_egress")
 
+    def join_team(self, team_id: str) -> None:
+        """Note it."""
+        self.log.append(f"join {team_id}")
+
     def dial(self) -> Dialled:
         """No socket is needed: the hand-over is a fake."""
         return cast("Dialled", None)
@@ -208,7 +212,7 @@ def test_ready_sandbox_becomes_the_clients(lab: Lab) -> None:
     handed = lab.steps.hand_over(lab.ready(), replace(REQUEST, egress=NO_EGRESS), FOUND)
     assert isinstance(handed, Created)
     assert handed.made_ahead
-    assert lab.runtime.sandbox.log == ["rewrite_init", "set_egress"]
+    assert lab.runtime.sandbox.log == ["rewrite_init", "join one", "set_egress"]
     assert lab.states() == {"s1": SandboxState.RUNNING}
 
 
