@@ -31,6 +31,8 @@ class PretendResolver(asyncio.DatagramProtocol):
     def __init__(self) -> None:
         self.addresses: dict[str, tuple[str, ...]] = {}
         self.ttl, self.fault = 60, ""
+        self.silent = "silent.example"
+        """It does not answer questions for names that end so."""
         self.asked: list[tuple[str, str, str]] = []
         """Name, type and client of each question."""
 
@@ -43,6 +45,8 @@ class PretendResolver(asyncio.DatagramProtocol):
         request = DNSRecord.parse(data)
         name = str(request.q.qname).rstrip(".")
         self.asked.append((name, str(QTYPE.get(request.q.qtype)), addr[0]))
+        if name.endswith(self.silent):
+            return
         reply = request.reply()
         if name not in self.addresses:
             reply.header.rcode = RCODE.NXDOMAIN
@@ -113,6 +117,8 @@ async def dns_front_lab() -> AsyncIterator[DnsFrontLab]:
         sock.setblocking(False)
     front = DnsFront((udp, tcp), policies, lookup, records)
     await front.start()
-    yield DnsFrontLab(resolver, resolver_port, lookup, tcp.getsockname(), policies, records)
-    await front.stop()
-    transport.close()
+    try:
+        yield DnsFrontLab(resolver, resolver_port, lookup, tcp.getsockname(), policies, records)
+    finally:
+        await front.stop()
+        transport.close()

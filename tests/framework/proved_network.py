@@ -84,6 +84,13 @@ NETWORK_STEPS = (
         "sandbox_cannot_exceed_its_volume",
     ),
     Step(
+        "sandboxes with fewer look-ups come first",
+        "src/cloister/network/limits.py",
+        "            if most <= count:\n",
+        "            if True:\n",
+        "cannot_keep_another_from",
+    ),
+    Step(
         "packets of a team",
         _TEAM,
         'f"    limit name iifname map @team_packets {refuse}\\n"',

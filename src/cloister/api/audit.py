@@ -147,7 +147,7 @@ def _object_of(request: web.Request) -> str:
 
 
 async def list_records(api: Api, request: web.Request) -> web.Response:
-    """``GET /audit``: the records of the key's team, latest first, in pages. An operator's key shows those of all teams.
+    """``GET /audit``: the records of the key's team, latest first, in pages. A key of the scope ``admin`` shows those of all teams.
 
     Raises: InvalidRequestError; and as :func:`~cloister.api.auth.authenticate`.
     """
@@ -169,10 +169,9 @@ async def list_records(api: Api, request: web.Request) -> web.Response:
 
 async def _readable_owner(api: Api, request: web.Request, wanted: str | None) -> str | None:
     """The owner whose records the request may read and wants; None: of all owners."""
-    for scope in (KeyScope.ADMIN, KeyScope.METRICS):
-        with contextlib.suppress(PermissionDeniedError):
-            await check_scope(api, request, scope)
-            return wanted
+    with contextlib.suppress(PermissionDeniedError):
+        await check_scope(api, request, KeyScope.ADMIN)
+        return wanted
     own = (await authenticate(api, request)).team_id
     if wanted not in (None, own):
         raise PermissionDeniedError("a team's key gives access to the team's own records only")

@@ -52,7 +52,7 @@ async def rename(api: Api, request: web.Request, team: Team) -> web.Response:
 
 async def revoke(api: Api, request: web.Request, team: Team) -> web.Response:
     """``DELETE /api-keys/{key_id}`` and ``DELETE /access-tokens/{key_id}``."""
-    await api.keys.revoke_of(team, request.match_info["key_id"])
+    await api.keys.revoke_of(team, request.match_info["key_id"], request[CALLER].key)
     return web.Response(status=204)
 
 

@@ -40,7 +40,7 @@ _MAX_METRICS = 100
 async def _create(api: Api, request: web.Request, team: Team, api_version: int) -> web.Response:
     key = parse_idempotency_key(request.headers.get("Idempotency-Key"))
     new = parse_new_sandbox(await read_json(api, request), api_version=api_version, idempotency_key=key)
-    await api.networks.check(new.egress)
+    await api.networks.check(team.team_id, new.egress)
     row = await api.sandboxes.create(team.team_id, new)
     request[SANDBOX_ID] = row.sandbox_id
     return json_answer(render_created(row, api.domain), status=201)

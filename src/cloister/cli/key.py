@@ -33,7 +33,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     create.add_argument("name", nargs="?", default="unnamed", help="a name that says the purpose of the key")
     whose = create.add_mutually_exclusive_group()
     whose.add_argument("--team", default=DEFAULT_TEAM, help="the team of the key, which is created if it is new (default: %(default)s)")
-    whose.add_argument("--metrics", action="store_true", help="a key without a team, for GET /metrics and GET /audit only")
+    whose.add_argument("--metrics", action="store_true", help="a key without a team, for GET /metrics only")
     whose.add_argument("--admin", action="store_true", help="a key without a team, for the routes below /admin and GET /audit only")
     create.add_argument("--expires", metavar="WHEN", help="the end of the key: in 12h, 30d or 8w, or a date such as 2030-01-31")
     listing = actions.add_parser("list", help="list keys, without their secrets")

@@ -189,6 +189,9 @@ class Deliveries:
             error = fault.message
         except CloisterError as fault:
             error = str(fault)
+        except Exception as fault:  # noqa: BLE001 - task border: without an outcome, the attempt would be made again at once
+            _log.exception("webhook.attempt_failed", delivery=delivery.number)
+            error = f"the server failed: {type(fault).__name__}"
         names = {"webhook_id": webhook.webhook_id, "team_id": webhook.team_id, "event_id": delivery.event.event_id}
         if not error:
             await self._note(lambda: self._store.end_delivery(delivery.number))

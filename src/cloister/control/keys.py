@@ -2,7 +2,7 @@
 
 Invariants: a key's secret is shown once, when it is made; the store keeps only its sha256. The time of a lookup by this hash reveals
 nothing about the secret. Keys are not cached, so a revocation takes effect at the next request. A key that a client makes belongs to the
-client's team, and does not outlive the key that it was made with.
+client's team, and does not outlive the key that it was made with: it expires and is revoked with it.
 """
 
 from __future__ import annotations
@@ -235,6 +235,8 @@ class Keys:
         if not await self._store.add_key(key, most=None if maker is None else _MAX_KEYS):
             if maker is None:
                 raise NotFoundError("the team was removed")
+            if await self._store.find_key(maker.key_hash) is None:
+                raise AuthenticationError("the API key was revoked")
             raise QuotaExceededError(f"the team has {_MAX_KEYS} keys, which is its limit", hint="revoke keys that are not used")
         return key, secret
 
@@ -260,13 +262,18 @@ class Keys:
         if not await self._store.rename_key(team.team_id, _checked(key_id), name):
             raise NotFoundError(f"the team has no key {key_id}")
 
-    async def revoke_of(self, team: Team, key_id: str) -> None:
-        """Revoke a key of the team permanently. Raises: InvalidRequestError, NotFoundError."""
-        if not await self._store.revoke_key(_checked(key_id), self._clock(), team_id=team.team_id):
+    async def revoke_of(self, team: Team, key_id: str, by: ApiKey | None = None) -> None:
+        """Revoke a key of the team permanently, with the keys that were made with it, and in turn with those.
+
+        The key of the client that asks, ``by``, stays, as a client replaces its key by one that it made with it.
+        Raises: InvalidRequestError, NotFoundError.
+        """
+        spared = None if by is None else by.key_id
+        if not await self._store.revoke_key(_checked(key_id), self._clock(), team_id=team.team_id, spared=spared):
             raise NotFoundError(f"the team has no key {key_id}")
 
     async def revoke(self, key_id: str) -> None:
-        """Revoke any key permanently.
+        """Revoke any key permanently, with those that were made with it.
 
         Raises:
             NotFoundError: there is no such key, or it was revoked before.

@@ -26,8 +26,8 @@ from cloister.nodewire.requests import SetNetwork
 __all__ = ["CheckProxy", "Networks"]
 
 _log = structlog.get_logger("cloister.control")
-CheckProxy = Callable[[str], Awaitable[None]]
-"""Looks up the address (``host:port``) of a client's proxy. Raises: InvalidRequestError: no connection to it may be made."""
+CheckProxy = Callable[[str, str], Awaitable[None]]
+"""Looks up the address (``host:port``) of a proxy of a client of the team. Raises: InvalidRequestError: no connection to it may be made."""
 
 
 class Networks:
@@ -45,10 +45,10 @@ class Networks:
         """Wait for changes under way."""
         await asyncio.gather(*self._changes, return_exceptions=True)
 
-    async def check(self, policy: EgressPolicy | None) -> None:
-        """Check what only a lookup shows of a policy that a client sent. Raises: InvalidRequestError."""
+    async def check(self, team_id: str, policy: EgressPolicy | None) -> None:
+        """Check what only a lookup shows of a policy that a client of the team sent. Raises: InvalidRequestError."""
         if policy is not None and policy.proxy is not None:
-            await self._check_proxy(policy.proxy.address)
+            await self._check_proxy(policy.proxy.address, team_id)
 
     async def change(self, team_id: str, sandbox_id: str, policy: EgressPolicy, sent: dict[str, Any]) -> Sandbox:
         """Replace the egress policy of a running sandbox; returns its row when the new policy is in force. Goes on without its caller.
@@ -60,7 +60,7 @@ class Networks:
             or the sandbox may connect to nothing.
         """
         self._find_running(team_id, sandbox_id)
-        await self.check(policy)
+        await self.check(team_id, policy)
         task = asyncio.create_task(self._change(team_id, sandbox_id, policy, sent))
         self._changes.add(task)
         task.add_done_callback(self._changes.discard)

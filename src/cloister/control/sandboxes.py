@@ -395,9 +395,15 @@ class Sandboxes:
         return row, await self._node.metrics(AskMetrics(sandbox_id, start, end, newest))
 
     async def kill_team(self, team_id: str) -> int:
-        """End all sandboxes of the team, those too that are being created, paused or resumed; returns how many."""
+        """End all sandboxes of the team, those too that are being created, paused or resumed; returns how many.
+
+        One that cannot be ended keeps no other alive. Raises: the first of their errors, once all were tried.
+        """
         rows = [row for row in self._registry.all_live() if row.team_id == team_id]
-        await asyncio.gather(*(self._to_the_end(self._end(row.sandbox_id, EndReason.KILLED, "")) for row in rows))
+        ends = [self._to_the_end(self._end(row.sandbox_id, EndReason.KILLED, "")) for row in rows]
+        for outcome in await asyncio.gather(*ends, return_exceptions=True):
+            if isinstance(outcome, BaseException):
+                raise outcome
         return len(rows)
 
     def use_of(self, team_id: str) -> TeamUse:

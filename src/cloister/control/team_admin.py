@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import Mapping
 
@@ -25,6 +26,7 @@ class TeamAdmin:
         self.teams = teams
         self._sandboxes = sandboxes
         self._deletion = deletion
+        self._removals: set[asyncio.Task[int]] = set()
 
     def limits_of(self, team: Team) -> TeamLimits:
         """The limits that hold for the team: its own, the defaults, and the bounds of every team."""
@@ -55,10 +57,20 @@ class TeamAdmin:
         return await self._sandboxes.kill_team(team.team_id)
 
     async def remove(self, team: Team, *, kill: bool) -> int:
-        """Remove the team, its keys first, then kill its sandboxes; returns how many there were.
+        """Remove the team, its keys first, then kill its sandboxes; returns how many there were. Goes on without its caller.
 
         Raises: ConflictError: it has sandboxes, and ``kill`` is false.
         """
+        task = asyncio.create_task(self._remove(team, kill=kill))
+        self._removals.add(task)
+        task.add_done_callback(self._removals.discard)
+        return await asyncio.shield(task)
+
+    async def close(self) -> None:
+        """Wait for removals under way."""
+        await asyncio.gather(*self._removals, return_exceptions=True)
+
+    async def _remove(self, team: Team, *, kill: bool) -> int:
         await self.teams.remove(team, even_with_sandboxes=kill)
         killed = await self._sandboxes.kill_team(team.team_id)
         await self._deletion.delete_of_removed(team.team_id)

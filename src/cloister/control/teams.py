@@ -69,9 +69,9 @@ class Teams:
             InvalidRequestError: no such limit, or a value out of its range or above the ``bounds`` of every team.
             NotFoundError: the team was removed.
         """
-        limits = team.limits.changed(changes)
-        check_bounds(limits, bounds)
-        if not await self._store.set_limits(team.team_id, limits):
+        changed = TeamLimits().changed(changes)
+        check_bounds(changed, bounds)
+        if not await self._store.change_limits(team.team_id, {name: getattr(changed, name) for name in changes}):
             raise NotFoundError(f"the team {team.team_id} was removed")
         return await self.find(team.team_id)
 

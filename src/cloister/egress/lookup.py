@@ -19,7 +19,7 @@ from cloister.egress.reasons import Reason
 from cloister.network.dns_addresses import ask_addresses
 from cloister.network.dns_exchange import SERVFAIL, Resolver
 from cloister.network.dns_messages import NXDOMAIN
-from cloister.network.limits import Bound
+from cloister.network.limits import FairBound
 
 __all__ = ["DNS_PORT", "MAX_LIFETIME_S", "MIN_LIFETIME_S", "Lookup"]
 
@@ -27,7 +27,7 @@ MIN_LIFETIME_S, MAX_LIFETIME_S = 30, 3600
 _FAILURE_LIFETIME_S = 5
 _PINS_PER_SANDBOX = 1024
 PER_SANDBOX, TOTAL = 64, 1024
-"""Lookups in flight, of one sandbox and of all."""
+"""Lookups in flight, of one sandbox and of all. Beyond the second number the sandbox with the most gives up its oldest one."""
 DNS_PORT = 53
 
 
@@ -39,7 +39,7 @@ class Lookup:
         self._policies = policies
         self._gateway = gateway
         self._port = port
-        self._bound = Bound(PER_SANDBOX, TOTAL)
+        self._bound = FairBound(PER_SANDBOX, TOTAL)
         self._in_flight: dict[tuple[Admitted, int, str], asyncio.Task[Pin]] = {}
 
     def resolvers(self, admitted: Admitted) -> list[Resolver]:
@@ -71,16 +71,20 @@ class Lookup:
         key = (admitted, id(admitted.judge), name)
         task = self._in_flight.get(key)
         if task is None:
-            if not self._bound.take(admitted.address):
+            use = self._bound.take(admitted.address, lambda: finding.cancel())  # noqa: PLW0108 - it is made below
+            if use is None:
                 raise DialError("too_many_lookups")
-            task = asyncio.create_task(self._find(admitted, name))
+            task = finding = asyncio.create_task(self._find(admitted, name))
             self._in_flight[key] = task
-            task.add_done_callback(lambda _: self._forget(key))
-        return await asyncio.shield(task)
+            task.add_done_callback(lambda _: self._forget(key, use))
+        await asyncio.wait([task])
+        if task.cancelled():
+            raise DialError("too_many_lookups")
+        return task.result()
 
-    def _forget(self, key: tuple[Admitted, int, str]) -> None:
+    def _forget(self, key: tuple[Admitted, int, str], use: object) -> None:
         del self._in_flight[key]
-        self._bound.give_back(key[0].address)
+        self._bound.give_back(key[0].address, use)
 
     async def _find(self, admitted: Admitted, name: str) -> Pin:
         judge = admitted.judge

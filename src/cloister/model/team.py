@@ -130,7 +130,7 @@ class KeyScope(StrEnum):
     TEAM = "team"
     """The API, acting as the key's team."""
     METRICS = "metrics"
-    """``GET /metrics`` and ``GET /audit``, of all teams, and nothing else; the key belongs to the operator and to no team."""
+    """``GET /metrics``, of all teams, and nothing else; the key belongs to the operator and to no team."""
     ADMIN = "admin"
     """The routes below ``/admin`` and ``GET /audit``, of all teams, and nothing else; the key belongs to the operator and to no team."""
 

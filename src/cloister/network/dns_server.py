@@ -1,7 +1,9 @@
 """Serves DNS on a UDP and a TCP socket, within bounds for each client; the owner of the server gives the answers.
 
 Owns the two sockets, the connections and the questions in flight. A question beyond a bound gets SERVFAIL at once, a connection beyond one
-is closed, and what is no question is dropped. Invariant: an answer goes only to the address and port that asked.
+is closed, and what is no question is dropped. At the bound for all, the client with the most gives up its oldest question or connection
+for a client who has fewer, so that questions without an answer keep no other client from asking.
+Invariant: an answer goes only to the address and port that asked.
 Source: RFC 1035 (TCP length prefix), RFC 7766 (several questions on a connection).
 Runs in: api process, resolver process of a build, egress process (asyncio). Needs: no capability.
 """
@@ -16,7 +18,7 @@ from dataclasses import dataclass
 
 from cloister.network.dns_exchange import Ask, ask_tcp, ask_udp, failure
 from cloister.network.dns_messages import is_query
-from cloister.network.limits import Bound
+from cloister.network.limits import FairBound
 
 __all__ = ["DnsLimits", "DnsServer", "GiveAnswer"]
 
@@ -44,8 +46,8 @@ class DnsServer:
         limits = limits or DnsLimits()
         self._udp, self._tcp = udp, tcp
         self._give_answer = answer
-        self._queries = Bound(limits.queries_per_client, limits.queries)
-        self._connections = Bound(limits.connections_per_client, limits.connections)
+        self._queries = FairBound(limits.queries_per_client, limits.queries)
+        self._connections = FairBound(limits.connections_per_client, limits.connections)
         self._tasks: set[asyncio.Task[None]] = set()
         self._transport: asyncio.DatagramTransport | None = None
         self._server: asyncio.Server | None = None
@@ -70,12 +72,16 @@ class DnsServer:
         self._transport = self._server = None
 
     async def _answer(self, client: str, query: bytes, ask: Ask) -> bytes | None:
-        if not self._queries.take(client):
+        use = self._queries.take(client, lambda: giving.cancel())  # noqa: PLW0108 - it is made below
+        if use is None:
             return failure(query)
+        giving = asyncio.ensure_future(self._give_answer(client, query, ask))
         try:
-            return await self._give_answer(client, query, ask)
+            await asyncio.wait([giving])
+            return failure(query) if giving.cancelled() else giving.result()
         finally:
-            self._queries.give_back(client)
+            giving.cancel()
+            self._queries.give_back(client, use)
 
     def _receive(self, query: bytes, client: _Address) -> None:
         if len(query) <= _MAX_UDP_BYTES and is_query(query):
@@ -94,15 +100,15 @@ class DnsServer:
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
         client = writer.get_extra_info("peername")[0]
-        is_counted = self._connections.take(client)
+        use = self._connections.take(client, writer.transport.abort)
         try:
-            while is_counted and await self._serve_tcp_query(client, reader, writer):
+            while use is not None and await self._serve_tcp_query(client, reader, writer):
                 pass
         except (TimeoutError, OSError, asyncio.IncompleteReadError):
             pass  # the client closed the connection or fell silent
         finally:
-            if is_counted:
-                self._connections.give_back(client)
+            if use is not None:
+                self._connections.give_back(client, use)
             writer.close()
 
     async def _serve_tcp_query(self, client: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:

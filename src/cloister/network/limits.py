@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
+from collections.abc import Callable
 
-__all__ = ["Bound"]
+__all__ = ["Bound", "FairBound"]
 
 
 class Bound:
@@ -29,3 +30,61 @@ class Bound:
         self._sum -= 1
         if not self._used[user]:
             del self._used[user]
+
+
+class FairBound:
+    """As :class:`Bound`, but users with many uses cannot keep others from having one.
+
+    When all uses are taken, the user with the most gives up the oldest one, for a user who has fewer.
+    """
+
+    def __init__(self, each: int, total: int) -> None:
+        self._each, self._total = each, total
+        self._uses: dict[str, dict[object, Callable[[], object]]] = {}
+        """How to end each use, by user; the oldest one first."""
+        self._by_count: defaultdict[int, dict[str, None]] = defaultdict(dict)
+        """The users with that many uses: the greatest number is found without a look at each user."""
+        self._sum = 0
+
+    def take(self, user: str, give_up: Callable[[], object]) -> object | None:
+        """Count a use, and return what :meth:`give_back` needs; None: the bound is reached.
+
+        ``give_up`` is called if the use has to end for another user's; it is not counted any more then.
+        """
+        count = len(self._uses.get(user, ()))
+        if count >= self._each:
+            return None
+        if self._sum >= self._total:
+            most = max(self._by_count)
+            if most <= count:
+                return None
+            self._end_oldest(next(iter(self._by_count[most])))
+        use = object()
+        self._uses.setdefault(user, {})[use] = give_up
+        self._sum += 1
+        self._recount(user, count)
+        return use
+
+    def give_back(self, user: str, use: object) -> None:
+        """Undo a :meth:`take`. Idempotent, and without effect on a use that was given up."""
+        uses = self._uses.get(user, {})
+        if uses.pop(use, None) is not None:
+            self._sum -= 1
+            self._recount(user, len(uses) + 1)
+
+    def _end_oldest(self, user: str) -> None:
+        use = next(iter(self._uses[user]))
+        give_up = self._uses[user][use]
+        self.give_back(user, use)
+        give_up()
+
+    def _recount(self, user: str, former: int) -> None:
+        count = len(self._uses[user])
+        if former:
+            del self._by_count[former][user]
+            if not self._by_count[former]:
+                del self._by_count[former]
+        if count:
+            self._by_count[count][user] = None
+        else:
+            del self._uses[user]

@@ -72,7 +72,7 @@ class WebhookReceivers:
 
     async def _find(self, host: str) -> list[str]:
         """The host's addresses. Raises: UnavailableError: there are none, or one of them is not public; the same for both."""
-        found = [network.network_address for network in await self._lookup.find(host)]
+        found = [network.network_address for network in await self._lookup.find(host, host)]
         if not found or not all(map(self._may_reach, found)):
             raise UnavailableError(f"{host} does not resolve to public IPv4 addresses")
         return [str(address) for address in sorted(found)]

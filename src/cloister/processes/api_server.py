@@ -199,7 +199,7 @@ class ApiServer:
             ingress.note_failure = failures.note
             api = Api(
                 keys,
-                TeamAdmin(Teams(store), sandboxes, builds.deletion),
+                self._open_team_admin(stack, store, sandboxes, builds),
                 self._open_team_metrics(stack, registry, store),
                 sandboxes,
                 pausing,
@@ -316,6 +316,11 @@ class ApiServer:
         asking = asyncio.create_task(logs.run())
         stack.push_async_callback(_cancel, asking)
         return logs
+
+    def _open_team_admin(self, stack: AsyncExitStack, store: SqliteStore, sandboxes: Sandboxes, builds: Builds) -> TeamAdmin:
+        team_admin = TeamAdmin(Teams(store), sandboxes, builds.deletion)
+        stack.push_async_callback(team_admin.close)
+        return team_admin
 
     def _open_team_metrics(self, stack: AsyncExitStack, registry: Registry, store: SqliteStore) -> TeamMetrics:
         team_metrics = TeamMetrics(registry, store.teams)

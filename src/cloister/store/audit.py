@@ -39,6 +39,7 @@ _SEGMENTS = 64
 _SEGMENT_BYTES = (16 << 10, 1 << 20)
 _LINE_BYTES = 4096
 """No line is longer."""
+_BLOCK_BYTES = 16 << 10
 _SCAN_BYTES = 8 << 20
 """Bytes of records that one page looks at; then it ends, and the next page goes on."""
 
@@ -206,6 +207,20 @@ class AuditFiles:
         with os.fdopen(_open(self._directory / owner / name, os.O_RDONLY), "rb") as file:
             return file.read()
 
+    def _lines_backwards(self, owner: str, name: str) -> Iterator[bytes]:
+        """The lines of a file, the last one first. A block of it is in memory, and no descriptor: a page may be of many owners."""
+        rest, end = b"", (self._directory / owner / name).stat().st_size
+        while end:
+            start = max(0, end - _BLOCK_BYTES)
+            descriptor = _open(self._directory / owner / name, os.O_RDONLY)
+            try:
+                block = os.pread(descriptor, end - start, start)
+            finally:
+                os.close(descriptor)
+            lines = (block + rest).splitlines(keepends=True)
+            rest, end = (lines.pop(0) if start and lines else b""), start
+            yield from reversed(lines)
+
     def _backwards(self, owner: str, query: AuditQuery) -> Iterator[StoredRecord]:
         """The owner's records below the position of the query, latest first. Below one of the owner's own, its number decides: times may
         be out of order, because processes write in turns and clocks are set back.
@@ -217,7 +232,7 @@ class AuditFiles:
             with contextlib.suppress(FileNotFoundError):
                 if query.since is not None and (self._directory / owner / name).stat().st_mtime < query.since:
                     return
-                for line in reversed(self._read(owner, name).splitlines(keepends=True)):
+                for line in self._lines_backwards(owner, name):
                     with contextlib.suppress(ValueError):
                         stored = StoredRecord.from_line(owner, line)
                         if stored.number < before if before is not None else query.before is None or stored.position < query.before:

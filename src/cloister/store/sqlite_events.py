@@ -42,6 +42,8 @@ _PRUNE_DEAD = """
 """
 _MANY_DEAD = "SELECT webhook_id FROM webhook_deliveries WHERE is_dead = 1 GROUP BY webhook_id HAVING count(*) > ?"
 _PRUNE_EVENTS = "DELETE FROM sandbox_events WHERE number NOT IN (SELECT event_number FROM webhook_deliveries)"
+_FIRST_KEPT = "SELECT coalesce((SELECT number FROM sandbox_events WHERE at >= ? ORDER BY number LIMIT 1), 1 << 62)"
+"""The oldest event that is kept for its time: the search ends there, so events after it are not looked at."""
 _NEWEST = "SELECT number FROM sandbox_events WHERE team_id = :team_id ORDER BY number DESC LIMIT 1 OFFSET :most"
 """The newest event above the bound."""
 
@@ -87,7 +89,7 @@ class SqliteEvents:
         def work(connection: sqlite3.Connection) -> int:
             for row in connection.execute(_MANY_DEAD, (MOST_DEAD,)).fetchall():  # deliveries that were dead from the beginning
                 connection.execute(_PRUNE_DEAD, {"webhook_id": row["webhook_id"], "most": MOST_DEAD})
-            count = connection.execute(f"{_PRUNE_EVENTS} AND at < ?", (before,)).rowcount
+            count = connection.execute(f"{_PRUNE_EVENTS} AND number < ({_FIRST_KEPT}) AND at < ?", (before, before)).rowcount
             large = connection.execute(
                 "SELECT team_id FROM sandbox_events GROUP BY team_id HAVING count(*) > ?", (most_per_team,)
             ).fetchall()

@@ -21,6 +21,16 @@ _TEAM_COLUMNS = ("team_id", "name", "created_at", "limits")
 _TEAM = ", ".join(_TEAM_COLUMNS)
 _KEPT_REVOKED = 100
 """Revoked keys of one team that are kept. A client that makes and revokes keys must not fill the disk."""
+_REVOCATION = """
+    UPDATE api_keys SET revoked_at = ?1 WHERE revoked_at IS NULL AND key_id IN (
+        WITH RECURSIVE revoked (key_id) AS (
+            SELECT key_id FROM api_keys WHERE key_id = ?2 AND revoked_at IS NULL AND (?3 IS NULL OR team_id = ?3)
+            UNION SELECT made.key_id FROM api_keys made JOIN revoked ON made.created_by = revoked.key_id WHERE made.key_id IS NOT ?4
+        )
+        SELECT key_id FROM revoked
+    )
+"""
+"""A key, and those that were made with it, and in turn with those."""
 _ENDED = {"reason": "killed", "message": "its team was removed"}
 _LIVE = "SELECT count(*) FROM sandboxes WHERE team_id = :team_id AND state <> 'ended'"
 _COUNTS = {
@@ -74,10 +84,10 @@ class SqliteTeams:
         rows = await self._fetch(f"SELECT {_TEAM} FROM teams WHERE team_id = ? AND removed_at IS NULL", (team_id,))  # noqa: S608 - as above
         return _team(rows[0]) if rows else None
 
-    async def set_limits(self, team_id: str, limits: TeamLimits) -> bool:
+    async def change_limits(self, team_id: str, changes: Mapping[str, float | None]) -> bool:
         """See the protocol."""
-        sql = "UPDATE teams SET limits = ? WHERE team_id = ? AND removed_at IS NULL"
-        return await self._change(sql, (json.dumps(limits.to_json()), team_id)) == 1
+        sql = "UPDATE teams SET limits = json_patch(limits, ?) WHERE team_id = ? AND removed_at IS NULL"
+        return await self._change(sql, (json.dumps(dict(changes)), team_id)) == 1
 
     async def remove_team(self, team_id: str, at: float, *, even_with_sandboxes: bool, ends_sandboxes: bool) -> bool:
         """See the protocol."""
@@ -105,7 +115,9 @@ class SqliteTeams:
         columns, marks = ", ".join(_KEY_COLUMNS), ", ".join(f":{name}" for name in _KEY_COLUMNS)
         sql = (
             f"INSERT INTO api_keys ({columns}) SELECT {marks} WHERE (:team_id IS NULL"  # noqa: S608 - as above
-            " OR EXISTS (SELECT 1 FROM teams WHERE team_id = :team_id AND removed_at IS NULL)) AND (:most IS NULL OR :most >"
+            " OR EXISTS (SELECT 1 FROM teams WHERE team_id = :team_id AND removed_at IS NULL))"
+            " AND (:created_by IS NULL OR EXISTS (SELECT 1 FROM api_keys WHERE key_id = :created_by AND revoked_at IS NULL))"
+            " AND (:most IS NULL OR :most >"
             " (SELECT count(*) FROM api_keys WHERE team_id = :team_id AND revoked_at IS NULL AND ifnull(expires_at, 1e18) > :created_at))"
         )
         old = (
@@ -143,10 +155,9 @@ class SqliteTeams:
         sql = "UPDATE api_keys SET name = ? WHERE key_id = ? AND team_id = ? AND revoked_at IS NULL"
         return await self._change(sql, (name, key_id, team_id)) == 1
 
-    async def revoke_key(self, key_id: str, at: float, *, team_id: str | None = None) -> bool:
+    async def revoke_key(self, key_id: str, at: float, *, team_id: str | None = None, spared: str | None = None) -> bool:
         """See the protocol."""
-        sql = "UPDATE api_keys SET revoked_at = ?1 WHERE key_id = ?2 AND revoked_at IS NULL AND (?3 IS NULL OR team_id = ?3)"
-        return await self._change(sql, (at, key_id, team_id)) == 1
+        return await self._change(_REVOCATION, (at, key_id, team_id, spared)) > 0
 
     async def forget_key(self, key_id: str) -> None:
         """See the protocol."""

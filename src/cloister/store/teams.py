@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from cloister.model.team import ApiKey, Team, TeamLimits
+from cloister.model.team import ApiKey, Team
 from cloister.model.team_metrics import TeamSample
 
 __all__ = ["TeamStore"]
@@ -29,8 +29,8 @@ class TeamStore(Protocol):
     async def find_team(self, team_id: str) -> Team | None:
         """The team of that id."""
 
-    async def set_limits(self, team_id: str, limits: TeamLimits) -> bool:
-        """Replace the team's own limits; False if there is no such team."""
+    async def change_limits(self, team_id: str, changes: Mapping[str, float | None]) -> bool:
+        """Change limits of the team's own, by name; None takes one away. Others stay. False if there is no such team."""
 
     async def remove_team(self, team_id: str, at: float, *, even_with_sandboxes: bool, ends_sandboxes: bool) -> bool:
         """Remove a team with its keys, secrets and templates, all or nothing.
@@ -43,7 +43,7 @@ class TeamStore(Protocol):
         """The numbers of the team's ``keys`` (valid ones), ``templates``, ``snapshots``, ``secrets`` and ``sandboxes`` (live ones)."""
 
     async def add_key(self, key: ApiKey, *, most: int | None = None) -> bool:
-        """Add a key; False if its team has ``most`` valid keys, or was removed."""
+        """Add a key; False if its team has ``most`` valid keys, or was removed, or if its maker was revoked."""
 
     async def list_keys(self, team_id: str | None = None) -> Sequence[ApiKey]:
         """All keys, or the team's, oldest first, revoked ones too."""
@@ -54,8 +54,11 @@ class TeamStore(Protocol):
     async def rename_key(self, team_id: str, key_id: str, name: str) -> bool:
         """Rename a key of the team; False if it has none of that id, or it was revoked."""
 
-    async def revoke_key(self, key_id: str, at: float, *, team_id: str | None = None) -> bool:
-        """Revoke a key for good; False if there is none, or none of the team, or it was revoked before."""
+    async def revoke_key(self, key_id: str, at: float, *, team_id: str | None = None, spared: str | None = None) -> bool:
+        """Revoke a key for good, with those that it made, and in turn with those; but for the key ``spared``, if it made that, and its own.
+
+        False if there is none, or none of the team, or it was revoked before.
+        """
 
     async def forget_key(self, key_id: str) -> None:
         """Delete a key's row."""

@@ -234,3 +234,28 @@ def test_a_signature_is_the_same_in_both_alphabets() -> None:
         assert json.loads(body) == {"number": number}
         digest = hashlib.sha256("sécret".encode() + body).digest()
         assert text == base64.b64encode(digest).decode().rstrip("=") == base64.urlsafe_b64encode(digest).decode().rstrip("=")
+
+
+async def test_an_unexpected_fault_is_an_attempt_that_failed(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is noted with its kind, and made again after the wait of any failure. Without a note it would be made again at once, for ever."""
+    monkeypatch.setattr(module, "_ATTEMPTS", 2)
+    webhook_id = await lab.hook("https://a.example/x")
+    tries = []
+
+    async def post(*_arguments: object) -> int:
+        tries.append(1)
+        raise RuntimeError("a fault of the server")
+
+    monkeypatch.setattr(lab.receivers, "post", post)
+    async with lab.running() as deliveries:
+        await lab.tell("a", EventType.CREATED)
+        deliveries.look(1)
+
+        async def given_up() -> bool:
+            return [is_dead for _, is_dead in await lab.states(webhook_id)] == [True]
+
+        async with asyncio.timeout(20):
+            while not await given_up():
+                await turns()
+        (dead,) = await lab.webhooks.deliveries("t1", webhook_id, is_dead=True, before=None, limit=9)
+        assert (dead.attempts, dead.error, len(tries)) == (2, "the server failed: RuntimeError", 2)

@@ -108,3 +108,37 @@ async def test_clients_have_a_bounded_number_of_keys(keys: Keys) -> None:
         await keys.create_by(caller, "x")
     assert len(await keys.list()) <= 104
     await keys.create("team", "of the operator")
+
+
+async def test_a_revoked_key_takes_the_keys_that_it_made_with_it(keys: Keys) -> None:
+    """Those that these made too, and no others. A request that began before the revocation makes none after it."""
+    _, leaked = await keys.create("team", "leaked")
+    _, other = await keys.create("team", "other")
+    caller = await keys.authenticate(leaked)
+    _, child = await keys.create_by(caller, "child")
+    _, grandchild = await keys.create_by(await keys.authenticate(child), "grandchild")
+    _, others = await keys.create_by(await keys.authenticate(other), "of another")
+    await keys.revoke_of(caller.team, caller.key.key_id)
+    for secret in (leaked, child, grandchild):
+        with pytest.raises(AuthenticationError):
+            await keys.authenticate(secret)
+    for secret in (other, others):
+        await keys.authenticate(secret)
+    with pytest.raises(AuthenticationError, match="revoked"):
+        await keys.create_by(caller, "late")
+
+
+async def test_a_client_replaces_its_key_by_one_that_it_made(keys: Keys) -> None:
+    """The key that asks for the revocation of its maker stays, and so do those that it made."""
+    _, old = await keys.create("team", "old")
+    caller = await keys.authenticate(old)
+    _, new = await keys.create_by(caller, "new")
+    _, other = await keys.create_by(caller, "other")
+    by = (await keys.authenticate(new)).key
+    _, child = await keys.create_by(await keys.authenticate(new), "child")
+    await keys.revoke_of(caller.team, caller.key.key_id, by)
+    for secret in (new, child):
+        await keys.authenticate(secret)
+    for secret in (old, other):
+        with pytest.raises(AuthenticationError):
+            await keys.authenticate(secret)

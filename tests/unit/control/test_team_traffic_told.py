@@ -26,7 +26,7 @@ async def test_a_limit_is_told_before_a_creation_and_a_resume_once(tmp_path: Pat
         await plane.sandboxes.create("team", NEW)
         await plane.sandboxes.create("team", NEW)
         assert plane.node.team_traffic == [SetTeamTraffic(())]
-        await plane.store.teams.set_limits("team", TeamLimits(network_mbit_per_s=5))
+        await plane.store.teams.change_limits("team", {"network_mbit_per_s": 5})
         await plane.sandboxes.create("team", NEW)
         assert plane.node.team_traffic[1:] == [SetTeamTraffic((_RED,))]
 
@@ -36,7 +36,7 @@ async def test_defaults_hold_for_teams_without_limits_of_their_own(tmp_path: Pat
     async with open_plane(tmp_path) as plane:
         policy = replace(SandboxPolicy(), defaults=TeamLimits(network_packets_per_s=1000, network_mbit_per_s=1))
         traffic = TeamTraffics(plane.sandboxes._node, plane.store.teams, policy)
-        await plane.store.teams.set_limits("team", TeamLimits(network_mbit_per_s=5))
+        await plane.store.teams.change_limits("team", {"network_mbit_per_s": 5})
         await traffic.tell()
         assert plane.node.team_traffic == [SetTeamTraffic((replace(_RED, packets_per_s=1000),))]
 
@@ -62,7 +62,7 @@ async def test_a_change_by_another_process_reaches_live_sandboxes(tmp_path: Path
     monkeypatch.setattr("cloister.control.team_traffic._LOOK_S", 0.01)
     async with open_plane(tmp_path) as plane:
         running = asyncio.create_task(plane.sandboxes.traffic.run())
-        await plane.store.teams.set_limits("team", TeamLimits(network_mbit_per_s=5))
+        await plane.store.teams.change_limits("team", {"network_mbit_per_s": 5})
         await eventually_async(lambda: SetTeamTraffic((_RED,)) in plane.node.team_traffic)
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)

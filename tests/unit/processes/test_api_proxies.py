@@ -18,7 +18,7 @@ async def test_public_proxies_are_accepted(address: str) -> None:
     """A name is asked of the server's resolvers, one after another; an address needs no question."""
     async with dns_front_lab() as lab:
         lab.resolver.addresses = {"proxy.example": ("198.51.100.7",)}
-        await ProxyLookup((), AddressLookup((_DEAD, f"127.0.0.1:{lab.resolver_port}"))).check(address)
+        await ProxyLookup((), AddressLookup((_DEAD, f"127.0.0.1:{lab.resolver_port}"))).check(address, "team")
         assert [name for name, *_ in lab.resolver.asked] == (["proxy.example"] if "example" in address else [])
 
 
@@ -30,14 +30,14 @@ async def test_others_are_refused_alike(address: str) -> None:
     async with dns_front_lab() as lab:
         lab.resolver.addresses = {"half.example": ("198.51.100.7", "10.0.0.1"), "inside.example": ("192.168.1.1",)}
         with pytest.raises(InvalidRequestError, match="does not resolve to a public IPv4 address"):
-            await ProxyLookup((), AddressLookup((f"127.0.0.1:{lab.resolver_port}",))).check(address)
+            await ProxyLookup((), AddressLookup((f"127.0.0.1:{lab.resolver_port}",))).check(address, "team")
 
 
 async def test_the_operators_networks_are_accepted() -> None:
     """A proxy in a network of ``allow_private`` may be used."""
     async with dns_front_lab() as lab:
         lab.resolver.addresses = {"inside.example": ("192.168.1.1",)}
-        await ProxyLookup(("192.168.1.0/24",), AddressLookup((f"127.0.0.1:{lab.resolver_port}",))).check("inside.example:1080")
+        await ProxyLookup(("192.168.1.0/24",), AddressLookup((f"127.0.0.1:{lab.resolver_port}",))).check("inside.example:1080", "team")
 
 
 async def test_the_hosts_resolver_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -45,4 +45,4 @@ async def test_the_hosts_resolver_is_not_asked(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(socket, "getaddrinfo", None)
     async with dns_front_lab() as lab:
         lab.resolver.addresses = {"proxy.example": ("198.51.100.7",)}
-        await ProxyLookup((), AddressLookup((f"127.0.0.1:{lab.resolver_port}",))).check("proxy.example:1080")
+        await ProxyLookup((), AddressLookup((f"127.0.0.1:{lab.resolver_port}",))).check("proxy.example:1080", "team")

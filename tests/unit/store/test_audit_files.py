@@ -279,3 +279,26 @@ def test_a_link_in_place_of_a_file_is_not_followed(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="symbolic links"):
         files.append(TEAM, [record(1)])
     assert victim.read_text() == "before"
+
+
+def test_a_page_of_many_owners_reads_the_ends_of_their_files_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page of all owners has the latest records in order, over blocks that end within a line, and reads a block of each owner or two."""
+    monkeypatch.setattr(module, "_BLOCK_BYTES", 700)
+    files = AuditFiles(tmp_path, total_bytes=1 << 24)
+    owners = [f"team_{number:016x}" for number in range(5)]
+    for owner in owners:
+        files.append(owner, [record(number, owner) for number in range(100)])
+    read = [0]
+    pread = os.pread
+
+    def counted(descriptor: int, size: int, at: int) -> bytes:
+        read[0] += size
+        return pread(descriptor, size, at)
+
+    monkeypatch.setattr(os, "pread", counted)
+    page = files.read(AuditQuery(limit=10))
+    assert [one.record.object_id for one in page.records] == ["box99"] * 5 + ["box98"] * 5
+    assert read[0] <= 5 * 4 * 700
+    monkeypatch.setattr(os, "pread", pread)
+    everything = files.read(AuditQuery(owner=owners[0], limit=1000)).records
+    assert [one.number for one in everything] == list(range(100, 0, -1))

@@ -170,7 +170,7 @@ async def test_events_are_bounded_by_age_and_number(store: SqliteStore) -> None:
     await store.events.delete_webhook("t1", "w1")
     events = [event(at=float(number)) for number in range(10)]
     others = [replace(event(at=float(number)), team_id="t2") for number in range(4)]
-    await told(store, *events, *others)
+    await told(store, *sorted((*events, *others), key=lambda one: one.at))
     assert await store.events.prune_events(before=1.0, most_per_team=6) == 5
     assert (await listed(store), await listed(store, "t2")) == (events[4:], others[1:])
     await store.events.add_webhook(HOOK, most=9)
