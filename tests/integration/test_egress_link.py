@@ -7,14 +7,13 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
 import pytest
 
 from cloister.linux.cgroup import find_tree
-from cloister.model.connection import ConnectionRecord
 from cloister.model.network import EgressPolicy
 from cloister.network.gate import TCP_PORT
 from cloister.node.egress_process import EgressProcess
@@ -72,28 +71,10 @@ def test_a_new_process_gets_all_policies(router: Namespace, gate: EgressProcess)
 
 def test_its_records_reach_the_supervisor(router: Namespace, gate: EgressProcess) -> None:
     """A refused question is recorded, with its sandbox and name."""
-    found: list[ConnectionRecord] = []
-    gate.report_to(lambda records, _lost: found.extend(records))
     gate.admit(1, ONE, "one", NAMES)
     assert is_followed(router, ONE)
-    record = eventually(lambda: found[0] if found else None)
+    (record,) = eventually(lambda: gate.take_records()[0])
     assert (record.sandbox_id, record.name, record.verdict) == ("one", "evil.example", "refused")
-
-
-def test_a_fault_of_who_takes_the_records_ends_only_the_process(router: Namespace, gate: EgressProcess) -> None:
-    """The next one follows the policies, as after a death."""
-    faults = [ValueError("once")]
-
-    def take(_records: Sequence[ConnectionRecord], _lost: int) -> None:
-        if faults:
-            raise faults.pop()
-
-    gate.report_to(take)
-    gate.admit(1, ONE, "one", NAMES)
-    first = gate.pid
-    assert is_followed(router, ONE)
-    eventually(lambda: gate.pid not in (None, first))
-    eventually(lambda: is_followed(router, ONE))
 
 
 def test_it_ends_with_its_supervisor(router: Namespace) -> None:

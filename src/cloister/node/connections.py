@@ -1,7 +1,7 @@
 """The record of the sandboxes' connections: tells the api process of each that ended or was refused, and counts all.
 
-Owns the bound of what one sandbox adds to its log (connection_notes.py), and the counters. Connections come from the kernel, which is asked
-once an interval, and from the egress process, whose thread calls :meth:`ConnectionLog.hear_from_thread`. Neither outlives the process.
+Owns the bound of what one sandbox adds to its log (connection_notes.py), and the counters. Its sources are asked once
+an interval: the kernel, and the egress process. Neither outlives the process.
 """
 
 from __future__ import annotations
@@ -20,65 +20,60 @@ from cloister.network.refusals import Refusal
 from cloister.node.connection_notes import ConnectionNotes, fields_of, reason_of
 from cloister.node.events import SandboxEvents
 
-__all__ = ["ConnectionLog"]
+__all__ = ["ConnectionLog", "TakeRecords"]
 
 _log = structlog.get_logger("cloister.node")
 _MAX_KINDS = 100
 """Counters by reason; further reasons count as ``other``."""
 
 
+TakeRecords = Callable[[], tuple[Sequence[ConnectionRecord], int]]
+"""Takes the connections that ended or were refused since its last call, and the number of those that have no record. It blocks."""
+
+
 class ConnectionLog:
-    """The connections of all sandboxes of one node. Event loop only, except for :meth:`hear_from_thread`."""
+    """The connections of all sandboxes of one node. Event loop only."""
 
     def __init__(
         self,
         *,
         events: SandboxEvents,
         in_thread: Callable[[Callable[[], None]], Awaitable[None]],
-        take_connections: Callable[[], tuple[Sequence[ConnectionRecord], int]],
+        sources: Sequence[TakeRecords],
         interval_s: float,
     ) -> None:
-        """``take_connections`` returns the connections that the kernel let pass and that ended since its last call. It blocks.
-
-        With them it returns how many have no record.
-        """
         self._events = events
         self._in_thread = in_thread
-        self._take_connections = take_connections
+        self._sources = sources
         self._interval_s = interval_s
         self._notes: dict[str, ConnectionNotes] = {}
         self._counts: Counter[tuple[str, str, str]] = Counter()
-        self._loop: asyncio.AbstractEventLoop | None = None
 
     async def run(self) -> None:
-        """Read the kernel's connections for ever, and tell sums when they are due."""
-        self._loop = asyncio.get_running_loop()
+        """Read the sources for ever, and tell sums when they are due."""
         while True:
             await asyncio.sleep(self._interval_s)
             await self.read()
             self.tell_sums()
 
     async def read(self) -> None:
-        """Read the kernel's connections once."""
+        """Read each source once."""
         found: list[ConnectionRecord] = []
         lost = 0
 
         def read() -> None:
             nonlocal lost
-            try:
-                records, lost = self._take_connections()
+            for take in self._sources:
+                try:
+                    records, more = take()
+                except (CloisterError, OSError):  # the next round reads them
+                    _log.exception("node.connections_not_read")
+                    continue
                 found.extend(records)
-            except (CloisterError, OSError):  # the next round reads them
-                _log.exception("node.connections_not_read")
+                lost += more
 
         await self._in_thread(read)
         self.hear(found, lost)
-
-    def hear_from_thread(self, records: Sequence[ConnectionRecord], lost: int) -> None:
-        """As :meth:`hear`, from any thread; ``lost`` connections have no record. Before :meth:`run` it does nothing."""
-        loop = self._loop
-        if loop is not None and not loop.is_closed():
-            loop.call_soon_threadsafe(self.hear, records, lost)
 
     def hear(self, records: Iterable[ConnectionRecord], lost: int = 0) -> None:
         """Count connections, and tell those that their sandbox's allowance has room for."""

@@ -45,7 +45,7 @@ from cloister.model.network import EgressPolicy
 from cloister.model.secret import Secret
 from cloister.node.egress_group import EgressGroup
 
-__all__ = ["EgressConfig", "EgressProcess", "OnRecords"]
+__all__ = ["EgressConfig", "EgressProcess"]
 
 _log = structlog.get_logger("cloister.egress")
 _PROGRAM = "cloister.processes.egress"
@@ -56,8 +56,8 @@ _ANSWER_S = 10.0
 _CALM_S = 10.0
 _MAX_PAUSE_S = 5.0
 _KNOWN_IDS = 20_000
-OnRecords = Callable[[Sequence[ConnectionRecord], int], None]
-"""Gets the records, and how many connections have none; on the thread of the process."""
+_MOST_RECORDS = 20_000
+"""Records that wait to be taken."""
 
 
 @dataclass(frozen=True)
@@ -96,9 +96,8 @@ class _Wanted:
 class EgressProcess:
     """An :class:`~cloister.network.gate.EgressGate`."""
 
-    def __init__(self, config: EgressConfig, on_records: OnRecords = lambda _records, _lost: None) -> None:
+    def __init__(self, config: EgressConfig) -> None:
         self._config = config
-        self._on_records = on_records
         self._state = threading.Condition()
         """Guards all below. Lock order: ``_sending``, then this."""
         self._sending = threading.Lock()
@@ -111,11 +110,16 @@ class EgressProcess:
         self._number = 0
         self._waiting: dict[int, list[_Wanted]] = {}
         """The messages that the present process has not acknowledged, and the policies that it follows once it has."""
+        self._records: list[ConnectionRecord] = []
+        self._lost = 0
         self._is_closed = False
 
-    def report_to(self, on_records: OnRecords) -> None:
-        """Give further records to ``on_records``."""
-        self._on_records = on_records
+    def take_records(self) -> tuple[Sequence[ConnectionRecord], int]:
+        """The connections that the process told of since the last call, and how many more got lost. Call it often: it keeps 20,000."""
+        with self._state:
+            records, lost = self._records, self._lost
+            self._records, self._lost = [], 0
+        return records, lost
 
     @property
     def pid(self) -> int | None:
@@ -308,5 +312,9 @@ class EgressProcess:
 
     def _take(self, found: Records) -> None:
         with self._state:
-            records = [record for record in found.records if record.sandbox_id in self._known]
-        self._on_records(records, found.lost)
+            for record in found.records:
+                if len(self._records) >= _MOST_RECORDS:
+                    self._lost += record.count
+                elif record.sandbox_id in self._known:
+                    self._records.append(record)
+            self._lost += found.lost

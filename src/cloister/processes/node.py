@@ -81,6 +81,8 @@ from cloister.tls.sandbox_authority import SandboxAuthorities
 __all__ = ["run_node"]
 
 _THREADS = 16
+_CONNECTIONS_S = 1.0
+"""Connections are read at least so often: their record shows them soon, and sources keep a bounded number."""
 """Number of threads for the node's short blocking calls."""
 
 
@@ -257,7 +259,8 @@ def _compose(settings: Settings, host: NodeHost, shared: _Shared) -> _Node:
 def _watch(settings: Settings, host: NodeHost, threads: WorkerThreads, events: EventBroadcaster) -> tuple[ConnectionLog, Sampler]:
     """Readers of the kernel's counts of all sandboxes, at one interval."""
     interval_s, in_thread = settings.metrics_interval_s, threads.run
-    connections = ConnectionLog(events=events, in_thread=in_thread, take_connections=host.network.take_connections, interval_s=interval_s)
+    sources = (host.network.take_connections, host.egress.take_records)
+    connections = ConnectionLog(events=events, in_thread=in_thread, sources=sources, interval_s=min(interval_s, _CONNECTIONS_S))
     sampler = Sampler(
         events=events,
         in_thread=in_thread,
@@ -265,7 +268,6 @@ def _watch(settings: Settings, host: NodeHost, threads: WorkerThreads, events: E
         interval_s=interval_s,
         count_refusals=connections.count_refusals,
     )
-    host.egress.report_to(connections.hear_from_thread)
     return connections, sampler
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +11,7 @@ from cloister.errors import IsolationError
 from cloister.model.connection import ConnectionRecord
 from cloister.network.refusals import Refusal, Target
 from cloister.node.connection_notes import BURST, PERIOD_S, ConnectionNotes, fields_of, reason_of
-from cloister.node.connections import ConnectionLog
+from cloister.node.connections import ConnectionLog, TakeRecords
 from framework.node_parts import RecordedEvents
 from framework.waiting import eventually_async
 
@@ -82,27 +81,24 @@ async def here(work: Callable[[], None]) -> None:
     work()
 
 
-def connection_log(events: RecordedEvents, take: Callable[[], tuple[list[ConnectionRecord], int]] = lambda: ([], 0)) -> ConnectionLog:
+def connection_log(events: RecordedEvents, *sources: TakeRecords) -> ConnectionLog:
     """A log of its own."""
-    return ConnectionLog(events=events, in_thread=here, take_connections=take, interval_s=0.01)
+    return ConnectionLog(events=events, in_thread=here, sources=sources, interval_s=0.01)
 
 
 async def test_connections_of_the_kernel_and_of_the_egress_process_are_told_and_counted() -> None:
     """Both sources end in notes of their sandboxes; counters are by verdict and kind of rule."""
     events, faults = RecordedEvents(), [IsolationError("no answer", step="conntrack")]
+    of_kernel = [record(sent_bytes=3, received_bytes=4)]
+    of_process = [record(sandbox_id="b" * 20, verdict="refused", rule="denyOut 192.0.2.0/24", count=2)]
 
     def take() -> tuple[list[ConnectionRecord], int]:
         if faults:
             raise faults.pop()
-        return ([], 0) if events.notes else ([record(sent_bytes=3, received_bytes=4)], 2)
+        return ([of_kernel.pop()], 2) if of_kernel else ([], 0)
 
-    log = connection_log(events, take)
+    log = connection_log(events, take, lambda: ([of_process.pop()], 7) if of_process and not of_kernel else ([], 0))
     running = asyncio.create_task(log.run())
-    await eventually_async(lambda: events.notes)
-    refused = record(sandbox_id="b" * 20, verdict="refused", rule="denyOut 192.0.2.0/24", count=2)
-    thread = threading.Thread(target=log.hear_from_thread, args=([refused], 7))
-    thread.start()
-    thread.join()
     await eventually_async(lambda: len(events.notes) == 2)
     running.cancel()
     assert [(note.sandbox_id[0], note.level, note.event) for note in events.notes] == [
