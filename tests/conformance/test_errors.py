@@ -10,6 +10,7 @@ import json
 import os
 import re
 import subprocess
+import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,16 +29,10 @@ from framework.server import Server, running_server
 JS = Path(__file__).parent / "js"
 pytestmark = [pytest.mark.root, pytest.mark.templates]
 
-_NO_VOLUMES = "volumes are not built: there is none that could be missing"
 NOT_REACHABLE = {
     "DockerfileSyntaxError": "raised by the SDK's own parser, before any request",
-    "VolumeNotFoundException": _NO_VOLUMES,
-    "VolumePathNotFoundException": _NO_VOLUMES,
 }
-NOT_REACHABLE_JS = {
-    "VolumeNotFoundError": _NO_VOLUMES,
-    "VolumePathNotFoundError": _NO_VOLUMES,
-}
+NOT_REACHABLE_JS: dict[str, str] = {}
 JAVASCRIPT = {
     "AuthenticationError": "^Unauthorized.* the API key is not valid",
     "BuildError": "^403: Alias 'base' already used",
@@ -57,7 +52,9 @@ JAVASCRIPT = {
     "ServiceBusyError": "^Service temporarily unavailable.* fewer than the reserve",
     "TemplateError": "^404: template 'nothing' not found",
     "TimeoutError": "deadline_exceeded.*exceeding 'timeoutMs'",
-    "VolumeError": "^400: volumes is not supported",
+    "VolumeError": "^400: Invalid volume name",
+    "VolumeNotFoundError": "Volume .* not found",
+    "VolumePathNotFoundError": "Path /nothing not found",
 }
 """What the message says, by class."""
 
@@ -130,6 +127,15 @@ def resume_a_silent_agent(place: Place) -> None:
     sandbox.connect(retries=0)
 
 
+def missing_in_a_volume(place: Place) -> None:
+    """A path that no volume has."""
+    volume = Volume.create(f"v{uuid.uuid4().hex}", **place.api)
+    try:
+        volume.read_file("/nothing", api_url=place.server.url)
+    finally:
+        Volume.destroy(volume.volume_id, **place.api)
+
+
 def exceed_the_team(place: Place) -> None:
     """One sandbox more than the team may have."""
     sdk = place.ask("small_server").sdk
@@ -162,7 +168,9 @@ PYTHON: dict[str, tuple[Callable[[Place], object], str]] = {
     "ServiceBusyException": (lambda at: Sandbox.create(retries=0, **at.ask("full_server").sdk), "fewer than the reserve"),
     "TemplateException": (lambda at: Template.get_tags("nothing", **at.api), "^404: template 'nothing' not found"),
     "TimeoutException": (lambda at: at.sandbox.commands.run("sleep 30", timeout=0.3), "exceeding 'timeout'"),
-    "VolumeException": (lambda at: Volume.create("mine", **at.api), "volumes is not supported"),
+    "VolumeException": (lambda at: Volume.create("no name", **at.api), "^400: Invalid volume name"),
+    "VolumeNotFoundException": (lambda at: Volume.get_info(str(uuid.uuid4()), **at.api), "not found"),
+    "VolumePathNotFoundException": (missing_in_a_volume, "Path /nothing not found"),
 }
 """The fault, and what the message says, by class."""
 
@@ -222,7 +230,7 @@ def test_an_execution_error(sandbox: Sandbox) -> None:
 
 def in_javascript(server: Server, *names: str) -> dict[str, Any]:
     """What ``errors.mjs`` prints."""
-    environ = {"PATH": os.environ["PATH"], **server.environ}
+    environ = {"PATH": os.environ["PATH"], **server.environ, "E2B_VOLUME_API_URL": server.url}
     done = subprocess.run(["node", "errors.mjs", *names], cwd=JS, env=environ, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stderr
     told: dict[str, Any] = json.loads(done.stdout)

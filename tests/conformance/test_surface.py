@@ -19,7 +19,7 @@ from typing import Any
 import e2b
 import pytest
 from e2b import AsyncSandbox as BaseAsyncSandbox
-from e2b import FileNotFoundException, PtySize, SandboxException, Volume
+from e2b import FileNotFoundException, PtySize
 from e2b_code_interpreter import AsyncSandbox, Sandbox
 
 from framework.control_plane import ControlPlane
@@ -267,17 +267,6 @@ def test_javascript(server: Server) -> None:
     missing = seen["refused"].pop("getMcpToken")
     assert missing.startswith("FileNotFoundError: ")
     assert seen["refused"] == {}
-
-
-def test_volumes_are_refused(server: Server) -> None:
-    """The server refuses a missing feature by name, and the SDK raises its own exception for it."""
-    api = api_of(server)
-    with pytest.raises(e2b.VolumeException, match="volumes is not supported"):
-        Volume.create("mine", **api)
-    refused: list[tuple[str, dict[str, Any]]] = [("volumeMounts", {"volume_mounts": {"/x": "v"}})]
-    for words, options in refused:
-        with pytest.raises(SandboxException, match=f"{words} is not supported"):
-            Sandbox.create(**options, **server.sdk)
 
 
 def test_a_sandbox_that_has_ended(server: Server) -> None:

@@ -33,7 +33,7 @@ from cloister.model.sandbox import EndReason, SandboxRecord, SandboxRequest, San
 from cloister.model.team_traffic import TeamTraffic
 from cloister.model.template import Template
 from cloister.node.events import EventBroadcaster
-from cloister.node.server import NodeServer
+from cloister.node.server import Implementations, NodeServer
 from cloister.nodewire.requests import (
     AskEnds,
     AskMetrics,
@@ -55,6 +55,7 @@ from cloister.nodewire.requests import (
 )
 from cloister.protocol.dialled import Dialled, on_loopback
 from framework.fake_ports import execute, health, interpreter_health
+from framework.fake_volumes import FakeVolumes
 from framework.held import Hold
 
 __all__ = ["TEMPLATES", "FakeNode", "FakeSandbox"]
@@ -143,10 +144,11 @@ class FakeSandbox:
         return await asyncio.get_running_loop().run_in_executor(self.thread, make)
 
 
-class FakeNode:
+class FakeNode(FakeVolumes):
     """A :class:`~cloister.nodewire.methods.NodeMethods` and its server, which can be stopped and started as if the supervisor had died."""
 
     def __init__(self, path: Path, *, allowed_uids: tuple[int, ...] = ()) -> None:
+        super().__init__()
         self.path = path
         self.allowed_uids = allowed_uids
         self.sandboxes: dict[str, FakeSandbox] = {}
@@ -179,7 +181,8 @@ class FakeNode:
 
     async def start(self) -> None:
         """Serve the protocol."""
-        self._server = NodeServer(self, self, self.path, allowed_uids={os.getuid(), *self.allowed_uids}, events=EventBroadcaster())
+        parts = Implementations(sandboxes=self, builds=self, volumes=self)
+        self._server = NodeServer(parts, self.path, allowed_uids={os.getuid(), *self.allowed_uids}, events=EventBroadcaster())
         await self._server.start()
 
     async def die(self) -> None:
@@ -198,6 +201,7 @@ class FakeNode:
         if self._dns is not None:
             for sock in self._dns:
                 sock.close()
+        await self.close_volumes()
         for network in self._networks:  # also that of a sandbox whose creation or end was cut off
             network.shutdown()
 
@@ -246,6 +250,7 @@ class FakeNode:
             access_token=request.access_token,
             client=request.client,
             lifecycle=request.lifecycle,
+            volumes=request.volumes,
         )
         sandbox = FakeSandbox(record, request, self._new_network())
 

@@ -27,6 +27,7 @@ METHODS: dict[str, dict[str, Any]] = {
         "egress": {"public": False},
         "limits": {"cpu_count": 1, "mem_mib": 256, "disk_mib": 64, "inodes": 10_000},
         "client": {"template_id": "t", "template": "t", "metadata": {"a": "b"}, "egress": {"public": True}, "network": {}},
+        "volumes": [{"volume_id": _BUILD, "name": "v", "path": "/v", "is_read_only": True}],
     },
     "creation_steps": {"sandbox_id": _SANDBOX},
     "kill": {"sandbox_id": _SANDBOX, "reason": "killed"},
@@ -65,6 +66,11 @@ METHODS: dict[str, dict[str, Any]] = {
     "report_build": {"build_id": _BUILD, "offset": 0, "limit": 10},
     "cancel_build": {"build_id": _BUILD},
     "drop_build": {"build_id": _BUILD},
+    "make_volume": {"volume_id": _BUILD, "size_mib": 64, "inodes": 1000},
+    "copy_volume": {"volume_id": _BUILD, "target_id": "5b1fe2a4-4f51-4b6f-8a4e-27ab02a05c1f"},
+    "delete_volume": {"volume_id": _BUILD},
+    "volumes": {},
+    "dial_volume": {"volume_id": _BUILD},
     "snapshot": {"sandbox_id": _SANDBOX, "build_id": _BUILD, "template_id": "tpl", "name": "n"},
 }
 """A valid request of each method; times are put in by :class:`NodeRequests`."""

@@ -17,7 +17,7 @@ from cloister.model.node import EndedSandbox, NodeInfo
 from cloister.model.resources import Limits
 from cloister.model.sandbox import SandboxRecord, SandboxRequest, SandboxState
 from cloister.node.events import EventBroadcaster
-from cloister.node.server import NodeServer
+from cloister.node.server import Implementations, NodeServer
 from cloister.nodewire.framing import split_message
 from cloister.nodewire.requests import (
     AskEnds,
@@ -116,7 +116,8 @@ class StubService:
 async def node_server(path: Path) -> AsyncIterator[tuple[NodeServer, StubService]]:
     """A server that listens to this user while the block lasts."""
     service = StubService()
-    server = NodeServer(cast("Any", service), cast("Any", service), path, allowed_uids={os.getuid()}, events=EventBroadcaster())
+    parts = Implementations(sandboxes=cast("Any", service), builds=cast("Any", service), volumes=cast("Any", service))
+    server = NodeServer(parts, path, allowed_uids={os.getuid()}, events=EventBroadcaster())
     await server.start()
     try:
         yield server, service

@@ -164,8 +164,8 @@ SANDBOX_STEPS = (
     Step(
         "disk limit",
         "src/cloister/linux/ext4.py",
-        "= _run_mkfs(size_mib, inodes)",
-        "= _run_mkfs(size_mib * 16, inodes)",
+        "= _run_mkfs(size_mib, inodes, journal_mib)",
+        "= _run_mkfs(size_mib * 16, inodes, journal_mib)",
         "own_limits",
     ),
     Step(
@@ -176,7 +176,13 @@ SANDBOX_STEPS = (
         "fill_its_log",
         also=(("src/cloister/network/refusals.py", "1/second burst {_BURST} packets", "99999/second burst 99999 packets"),),
     ),
-    Step("inode limit", "src/cloister/linux/ext4.py", "= _run_mkfs(size_mib, inodes)", "= _run_mkfs(size_mib, inodes * 4)", "inode_fill"),
+    Step(
+        "inode limit",
+        "src/cloister/linux/ext4.py",
+        "= _run_mkfs(size_mib, inodes, journal_mib)",
+        "= _run_mkfs(size_mib, inodes * 4, journal_mib)",
+        "inode_fill",
+    ),
     Step(
         "access token at the ingress",
         "src/cloister/proxy/app.py",

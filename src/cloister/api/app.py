@@ -26,6 +26,7 @@ from cloister.api.metrics.counts import Meters, RequestCounts
 from cloister.api.metrics.scrape import METRICS_PATH, Scraper
 from cloister.api.routes import ADMIN_ROUTES, HINTS, NOT_BUILT, ROUTES, AdminHandler, Handler
 from cloister.api.traces import RequestTraces
+from cloister.api.volume_content import CONTENT_PATH, VolumeContent
 from cloister.errors import CloisterError, InvalidRequestError
 from cloister.model.team import KeyScope, Team
 from cloister.protocol.cors import ANY_ORIGIN, is_preflight, preflight_headers
@@ -38,12 +39,12 @@ _REFUSALS = (429, 503, 507)
 _SHOWN = 256
 """Characters of a path in a log line or an error: a client may send 64 KiB."""
 _ANY_ORIGIN = {**ANY_ORIGIN, "Access-Control-Expose-Headers": "X-Next-Token, X-Total-Running, X-Request-Id, Retry-After, Should-Retry"}
-_UNKEPT = re.compile(r"/(?:v2/)?(?:secrets|api-keys|access-tokens|admin|teams|sandboxes|audit)(?:/|\Z)")
+_UNKEPT = re.compile(r"/(?:v2/)?(?:secrets|volumes|volumecontent|api-keys|access-tokens|admin|teams|sandboxes|audit)(?:/|\Z)")
 """Paths whose answers no cache may keep: they have keys of teams, tokens of sandboxes, or records."""
 IsReady = Callable[[], bool]
 
 
-def add_routes(app: web.Application, api: Api, meters: Meters, is_ready: IsReady) -> None:
+def add_routes(app: web.Application, api: Api, meters: Meters, content: VolumeContent, is_ready: IsReady) -> None:
     """Add the routes to ``app``. ``GET /health`` answers 200 if ``is_ready`` is true, else 503."""
     for method, path, handler in ROUTES:
         app.router.add_route(method, path, _authenticated(api, audit.recorded(method, path, handler)))
@@ -54,6 +55,7 @@ def add_routes(app: web.Application, api: Api, meters: Meters, is_ready: IsReady
         return await slow_failures(api, request, builds.upload(api, request))
 
     app.router.add_put(builds.UPLOAD_PATH, upload)
+    app.router.add_route("*", CONTENT_PATH, partial(content.handle, api))
 
     app.router.add_get(METRICS_PATH, Scraper(api, meters).answer)
     app.router.add_get(audit.AUDIT_PATH, partial(audit.list_records, api))

@@ -28,6 +28,7 @@ from cloister.control.team_admin import TeamAdmin
 from cloister.control.team_metrics import TeamMetrics
 from cloister.control.templates import Templates
 from cloister.control.uploads import Uploads
+from cloister.control.volumes import Volumes
 from cloister.errors import InvalidRequestError
 
 __all__ = ["CALLER", "KEY_ID", "NO_RETRY", "OBJECT_ID", "PEER", "REQUEST_ID", "SANDBOX_ID", "TEAM_ID", "Api", "Deadlines", "json_answer"]
@@ -73,6 +74,7 @@ class Api:
     forks: Forks
     networks: Networks
     secrets: Secrets
+    volumes: Volumes
     identity: Identity
     logs: SandboxLogs
     domain: str

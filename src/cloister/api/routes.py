@@ -22,6 +22,7 @@ from cloister.api import (
     tags,
     teams,
     templates,
+    volumes,
     webhooks,
 )
 from cloister.api.handlers import Api
@@ -81,6 +82,11 @@ ROUTES: tuple[tuple[str, str, Handler], ...] = (
     ("GET", "/secrets/{secret_id}", secrets.get),
     ("POST", "/secrets/{secret_id}", secrets.update),
     ("DELETE", "/secrets/{secret_id}", secrets.delete),
+    ("POST", "/volumes", volumes.create),
+    ("GET", "/volumes", volumes.list_all),
+    ("GET", "/volumes/{volume_id}", volumes.get),
+    ("DELETE", "/volumes/{volume_id}", volumes.delete),
+    ("POST", "/volumes/{volume_id}/copy", volumes.copy),
     ("GET", "/teams", teams.list_teams),
     ("GET", "/teams/{team_id}/metrics", teams.metrics),
     ("GET", "/teams/{team_id}/metrics/max", teams.highest),
@@ -127,6 +133,4 @@ NOT_BUILT: tuple[tuple[str, str, str], ...] = (
     ("POST", "/templates", _DOCKER_BUILDS),
     ("POST", "/templates/{template_id}", _DOCKER_BUILDS),
     ("POST", "/templates/{template_id}/builds/{build_id}", _DOCKER_BUILDS),
-    ("*", "/volumes", "volumes"),
-    ("*", "/volumes/{volume_id}", "volumes"),
 )

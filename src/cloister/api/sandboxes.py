@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 from aiohttp import web
 
@@ -39,8 +40,9 @@ _MAX_METRICS = 100
 
 async def _create(api: Api, request: web.Request, team: Team, api_version: int) -> web.Response:
     key = parse_idempotency_key(request.headers.get("Idempotency-Key"))
-    new = parse_new_sandbox(await read_json(api, request), api_version=api_version, idempotency_key=key)
+    new, mounts = parse_new_sandbox(await read_json(api, request), api_version=api_version, idempotency_key=key)
     await api.networks.check(team.team_id, new.egress)
+    new = replace(new, volumes=await api.volumes.find_mounts(team.team_id, mounts))
     row = await api.sandboxes.create(team.team_id, new)
     request[SANDBOX_ID] = row.sandbox_id
     return json_answer(render_created(row, api.domain), status=201)

@@ -15,8 +15,10 @@ from typing import Any
 from cloister.api.fields import Fields
 from cloister.api.identity_fields import parse_identity
 from cloister.api.network_fields import parse_network, render_internet, render_network
+from cloister.api.volume_fields import parse_mounts
 from cloister.control.pausing import Resumption
 from cloister.control.sandboxes import NewSandbox
+from cloister.control.volumes import NewMount
 from cloister.errors import InvalidRequestError
 from cloister.model.lifecycle import Lifecycle, TimeoutAction
 from cloister.model.node import Sample, SandboxMetrics
@@ -56,8 +58,8 @@ _PUBLIC_ONLY = "You cannot create a sandbox without public access unless you ena
 """The published words."""
 
 
-def parse_new_sandbox(body: object, *, api_version: int, idempotency_key: str | None) -> NewSandbox:
-    """Parse the body of ``POST /sandboxes`` (1) or ``POST /v2/sandboxes`` (2).
+def parse_new_sandbox(body: object, *, api_version: int, idempotency_key: str | None) -> tuple[NewSandbox, tuple[NewMount, ...]]:
+    """Parse the body of ``POST /sandboxes`` (1) or ``POST /v2/sandboxes`` (2); the volumes in it are not found yet.
 
     Raises:
         InvalidRequestError: a field is missing, wrong, unknown or not supported; the message names it.
@@ -72,7 +74,7 @@ def parse_new_sandbox(body: object, *, api_version: int, idempotency_key: str | 
     tokens = parse_identity(fields.take("iam", dict, {}))
     fields.take("mcp", dict, {})  # has no effect here: the SDK starts the servers in the sandbox, with its own keys
     lifecycle = _parse_lifecycle(fields, timeout_s)
-    fields.refuse("volumeMounts", [])
+    mounts = parse_mounts(fields)
     fields.end()
     if not template.strip():
         raise InvalidRequestError("templateID must not be empty")
@@ -83,7 +85,7 @@ def parse_new_sandbox(body: object, *, api_version: int, idempotency_key: str | 
     if not network.public_traffic and not secure:
         raise InvalidRequestError(_PUBLIC_ONLY)
     _check_envs(envs)
-    return NewSandbox(
+    new = NewSandbox(
         template=template,
         timeout_s=timeout_s,
         metadata=metadata,
@@ -95,6 +97,7 @@ def parse_new_sandbox(body: object, *, api_version: int, idempotency_key: str | 
         lifecycle=lifecycle,
         idempotency_key=idempotency_key,
     )
+    return new, mounts
 
 
 def _parse_lifecycle(fields: Fields, timeout_s: int) -> Lifecycle:
@@ -208,6 +211,7 @@ def render_listed(row: Sandbox) -> dict[str, Any]:
         "state": "running" if is_running(row) else "paused",
         "envdVersion": ENVD_VERSION,
         **({} if row.runtime is None else {"runtime": row.runtime}),
+        **({"volumeMounts": [{"name": one.name, "path": one.path} for one in row.volumes]} if row.volumes else {}),
         **({"envdUnresponsiveAtPause": True} if row.pause is not None and row.pause.agent_silent else {}),
     }
 

@@ -57,6 +57,10 @@ class Settings:
     store_dir: Path = declare(Path("/var/lib/cloister/store"), "Directory of template layers.", "All servers on the host share it.")
     run_dir: Path = declare(Path("/run/cloister"), "Directory of sockets and other state that a reboot may remove.")
 
+    default_volume_mib: int = declare(5_120, "Size of a volume whose creator names none.", unit="MiB", group="Volumes")
+    max_volume_mib: int = declare(65_536, "Size that a client may give to a volume.", "The least size is 64 MiB.", unit="MiB")
+    max_volumes_per_team: int = declare(100, "Volumes that one team may have.", may_be_zero=True)
+
     dns_upstreams: tuple[str, ...] = declare(
         (),
         "Resolvers for the names that sandboxes ask for.",

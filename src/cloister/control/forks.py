@@ -150,4 +150,5 @@ def _like(row: Sandbox, new: NewFork) -> NewSandbox:
         public_traffic=row.traffic_token is None,
         network=row.network,
         lifecycle=row.lifecycle,
+        volumes=row.volumes,
     )

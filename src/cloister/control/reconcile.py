@@ -176,4 +176,5 @@ def _adopted(record: SandboxRecord, node_id: str) -> Sandbox:
         node_id=node_id,
         build_id=record.build_id or None,
         runtime=record.runtime,
+        volumes=record.volumes,
     )

@@ -40,6 +40,7 @@ from cloister.model.node import EndedSandbox, NodeInfo, SandboxMetrics, TimedSte
 from cloister.model.sandbox import EndReason, Sandbox, SandboxRequest, SandboxState
 from cloister.model.secret import Secret
 from cloister.model.team import TeamUse
+from cloister.model.volume import VolumeMount
 from cloister.nodewire.requests import AskMetrics, Kill, SandboxRef, SetDeadline
 
 __all__ = ["RUNTIME_KEY", "LifecycleLog", "NewSandbox", "Sandboxes", "misplaced", "name_end"]
@@ -68,6 +69,7 @@ class NewSandbox:
     lifecycle: Lifecycle = field(default_factory=Lifecycle)
     """Its ``wake_s`` is brought within the server's bounds."""
     idempotency_key: str | None = None
+    volumes: tuple[VolumeMount, ...] = ()
 
     @property
     def runtime(self) -> str | None:
@@ -128,7 +130,7 @@ class Sandboxes:
         """
         self.check_timeout(new.timeout_s)
         template = await self._templates.find(team_id, new.template)
-        is_plain = new.runtime is None  # what is made ahead is in the runtime of requests that name none
+        is_plain = new.runtime is None and not new.volumes  # what is made ahead has no volumes, and the runtime of requests that name none
         sandbox_id = await reserve_id(self._node, template.runs, team_id) if is_plain else new_sandbox_id()
         return await self._create_of(team_id, sandbox_id, template, new)
 
@@ -198,6 +200,7 @@ class Sandboxes:
             lifecycle=self._within_bounds(new.lifecycle),
             node_id=self.node_id,
             build_id=None if template.owner_id is None else template.runs,
+            volumes=new.volumes,
         )
 
     def _within_bounds(self, lifecycle: Lifecycle) -> Lifecycle:
@@ -217,6 +220,7 @@ class Sandboxes:
             egress=row.effective_egress,
             lifecycle=row.lifecycle,
             runtime=new.runtime,
+            volumes=new.volumes,
             client=ClientData(
                 template_id=row.template_id,
                 template=row.template,

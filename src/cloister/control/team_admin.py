@@ -11,6 +11,7 @@ import structlog
 from cloister.control.builds.deleting import TemplateDeletion
 from cloister.control.sandboxes import Sandboxes
 from cloister.control.teams import Teams, check_bounds
+from cloister.control.volumes import Volumes
 from cloister.errors import UnavailableError
 from cloister.model.team import Team, TeamLimits, TeamUse
 
@@ -22,11 +23,12 @@ _log = structlog.get_logger("cloister.control")
 class TeamAdmin:
     """The use cases behind the routes below ``/admin``."""
 
-    def __init__(self, teams: Teams, sandboxes: Sandboxes, deletion: TemplateDeletion) -> None:
+    def __init__(self, teams: Teams, sandboxes: Sandboxes, deletion: TemplateDeletion, volumes: Volumes) -> None:
         self.teams = teams
         self._sandboxes = sandboxes
         self._deletion = deletion
         self._removals: set[asyncio.Task[int]] = set()
+        self._volumes = volumes
 
     def limits_of(self, team: Team) -> TeamLimits:
         """The limits that hold for the team: its own, the defaults, and the bounds of every team."""
@@ -74,5 +76,6 @@ class TeamAdmin:
         await self.teams.remove(team, even_with_sandboxes=kill)
         killed = await self._sandboxes.kill_team(team.team_id)
         await self._deletion.delete_of_removed(team.team_id)
+        await self._volumes.delete_of_removed(team.team_id)
         _log.info("team.removed", team_id=team.team_id, sandboxes=killed)
         return killed

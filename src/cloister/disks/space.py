@@ -97,6 +97,8 @@ class _Disk:
     fd: int
     promise: int
     filling: Filling
+    overhead: int = 0
+    """Bytes of the file system's own that the image may come to store beside what is used: a journal."""
     stored: int = 0
     bound: int = 0
     growth: float = 0.0
@@ -152,9 +154,12 @@ class DiskSpace:
         self._lock = threading.Lock()
         self._surveying = threading.Lock()
 
-    def admit(self, name: str, image: Path, fd: int) -> None:
-        """Enter an empty disk, with a bound. ``fd`` stays open until :meth:`forget`. Raises: NoCapacityError, OSError."""
-        disk = self._measured(name, image, fd)
+    def admit(self, name: str, image: Path, fd: int, overhead: int = 0) -> None:
+        """Enter a disk that nothing writes to yet, with a bound. ``fd`` stays open until :meth:`forget`.
+
+        ``overhead``: bytes of a journal. Raises: NoCapacityError, OSError.
+        """
+        disk = self._measured(name, image, fd, overhead)
         if not self._enter(disk):
             self.survey()
             if not self._enter(disk):
@@ -183,16 +188,16 @@ class DiskSpace:
             self._disks[disk.name] = disk
         return True
 
-    def adopt(self, name: str, image: Path, fd: int) -> None:
+    def adopt(self, name: str, image: Path, fd: int, overhead: int = 0) -> None:
         """Enter a disk that is in use already; the next survey sets its bound. Raises: OSError."""
-        disk = self._measured(name, image, fd)
+        disk = self._measured(name, image, fd, overhead)
         disk.bound = disk.filling.total + 1  # whatever bound it has, another one is set
         with self._lock:
             self._disks[name] = disk
 
-    def _measured(self, name: str, image: Path, fd: int) -> _Disk:
+    def _measured(self, name: str, image: Path, fd: int, overhead: int) -> _Disk:
         status = image.stat()
-        return _Disk(name, image, fd, int(status.st_size / self._overcommit), measure(fd), status.st_blocks * 512)
+        return _Disk(name, image, fd, int(status.st_size / self._overcommit), measure(fd), overhead, status.st_blocks * 512)
 
     def when_full(self, name: str, end: Callable[[], None]) -> None:
         """How :meth:`end` ends the sandbox of a disk."""
@@ -285,7 +290,7 @@ class DiskSpace:
     def _room(self, disks: list[_Disk]) -> int:
         """After a look at the disks: what they store meanwhile is counted twice, and never not at all."""
         found = os.statvfs(self._directory)
-        owed = sum(max(0, disk.filling.used - disk.stored) for disk in disks)
+        owed = sum(max(0, disk.filling.used + disk.overhead - disk.stored) for disk in disks)
         return found.f_bavail * found.f_frsize - owed - sum(self._claims.values()) - self._floor
 
     def _lower(self, wanted: list[tuple[_Disk, int]]) -> None:

@@ -24,7 +24,7 @@ from cloister.errors import IsolationError
 
 __all__ = ["EmptyImage", "empty_image", "is_clean"]
 
-_FEATURES = "^has_journal,^resize_inode,metadata_csum,metadata_csum_seed,sparse_super2"
+_FEATURES = "^resize_inode,metadata_csum,metadata_csum_seed,sparse_super2"
 _OPTIONS = "lazy_itable_init=1,nodiscard,assume_storage_prezeroed=1,num_backup_sb=0"
 _PAGE = 4096
 _SUPERBLOCK = 1024  # its offset in the image
@@ -35,7 +35,7 @@ _IS_EXT4, _IS_VALID = 0xEF53, 1
 _POLYNOMIAL = 0x82F63B78  # crc32c, bits reversed
 _KEPT = 64
 _lock = threading.Lock()
-_images: dict[tuple[int, int], EmptyImage] = {}
+_images: dict[tuple[int, int, int], EmptyImage] = {}
 
 
 @dataclass(frozen=True)
@@ -59,14 +59,18 @@ class EmptyImage:
             os.close(fd)
 
 
-def empty_image(size_mib: int, inodes: int) -> EmptyImage:
-    """An empty ext4 of ``size_mib`` and ``inodes``, without a journal. Runs mkfs once for each pair. Raises: IsolationError."""
+def empty_image(size_mib: int, inodes: int, journal_mib: int = 0) -> EmptyImage:
+    """An empty ext4 of ``size_mib`` and ``inodes``, without a journal if that has no size.
+
+    Runs mkfs once for each kind. Raises: IsolationError.
+    """
+    kind = (size_mib, inodes, journal_mib)
     with _lock:
-        found = _images.get((size_mib, inodes))
+        found = _images.get(kind)
         if found is None:
             if len(_images) >= _KEPT:
                 del _images[next(iter(_images))]
-            found = _images[size_mib, inodes] = _run_mkfs(size_mib, inodes)
+            found = _images[kind] = _run_mkfs(size_mib, inodes, journal_mib)
     return found
 
 
@@ -78,11 +82,12 @@ def is_clean(path: Path) -> bool:
     return (magic, state) == (_IS_EXT4, _IS_VALID)
 
 
-def _run_mkfs(size_mib: int, inodes: int) -> EmptyImage:
+def _run_mkfs(size_mib: int, inodes: int, journal_mib: int) -> EmptyImage:
     fd = os.memfd_create("ext4", os.MFD_CLOEXEC)
     try:
         os.ftruncate(fd, size_mib << 20)
-        command = ["mkfs.ext4", "-q", "-F", "-m", "0", "-N", str(inodes), "-O", _FEATURES, "-E", _OPTIONS, f"/proc/self/fd/{fd}"]
+        journal = ["-O", f"has_journal,{_FEATURES}", "-J", f"size={journal_mib}"] if journal_mib else ["-O", f"^has_journal,{_FEATURES}"]
+        command = ["mkfs.ext4", "-q", "-F", "-m", "0", "-N", str(inodes), *journal, "-E", _OPTIONS, f"/proc/self/fd/{fd}"]
         try:
             done = subprocess.run(command, pass_fds=(fd,), capture_output=True, text=True, check=False)
         except FileNotFoundError as error:

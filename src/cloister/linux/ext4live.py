@@ -19,9 +19,10 @@ from dataclasses import dataclass
 
 from cloister.linux.syscall import sync_filesystem
 
-__all__ = ["Filling", "bound_filling", "measure", "sync", "trim"]
+__all__ = ["Filling", "bound_filling", "frozen", "measure", "sync", "trim"]
 
 _FITRIM = 0xC0185879
+_FIFREEZE, _FITHAW = 0xC0045877, 0xC0045878
 _RESERVED = "/sys/fs/ext4/loop{}/reserved_clusters"
 _KEPT_BLOCKS = 4096
 """ext4 itself reserves this many blocks for its metadata, or a fiftieth of all if that is less."""
@@ -75,6 +76,17 @@ def trim(fd: int) -> None:
         except OSError as error:
             if error.errno not in _UNABLE:
                 raise
+
+
+@contextmanager
+def frozen(fd: int) -> Iterator[None]:
+    """For the time of the block the image file is whole and does not change; writers wait. Raises: OSError (EBUSY: frozen already)."""
+    with _opened(fd) as root:
+        fcntl.ioctl(root, _FIFREEZE, 0)
+        try:
+            yield
+        finally:
+            fcntl.ioctl(root, _FITHAW, 0)
 
 
 @contextmanager

@@ -10,12 +10,13 @@ from enum import StrEnum
 from typing import Annotated, Any, ClassVar, Protocol, TypeVar
 
 from cloister.errors import InvalidTransitionError
-from cloister.model.bounds import PUBLIC_ID, SandboxId, TemplateName, Time, json_tree, matching, text, variables
+from cloister.model.bounds import PUBLIC_ID, SandboxId, TemplateName, Time, count, json_tree, matching, text, variables
 from cloister.model.client_data import MAX_CLIENT_DATA_BYTES, ClientData
 from cloister.model.lifecycle import Lifecycle, Pause, PauseKind, TimeoutAction
 from cloister.model.network import PUBLIC_EGRESS, EgressPolicy, NetworkOptions
 from cloister.model.resources import Limits
 from cloister.model.secret import Secret, conceal, reveal
+from cloister.model.volume import MAX_MOUNTS, VolumeMount
 
 __all__ = ["TRANSITIONS", "EndReason", "Sandbox", "SandboxRecord", "SandboxRequest", "SandboxState", "check_transition", "transition"]
 
@@ -122,6 +123,8 @@ class SandboxRequest:
     """None takes the node's default."""
     client: Annotated[ClientData, json_tree(MAX_CLIENT_DATA_BYTES, depth=12)] | None = None
     """The node keeps this for the control plane and does not read it; None: the node makes the sandbox for itself."""
+    volumes: Annotated[tuple[VolumeMount, ...], count(0, MAX_MOUNTS)] = ()
+    """In the order in which they are mounted."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,6 +148,8 @@ class SandboxRecord:
     lifecycle: Lifecycle = field(default_factory=Lifecycle)
     pause: Pause | None = None
     """How it is kept, or is to be; None unless it is pausing, paused or resuming."""
+    volumes: tuple[VolumeMount, ...] = ()
+    """As in the request."""
 
     @property
     def is_frozen(self) -> bool:
@@ -160,6 +165,8 @@ class SandboxRecord:
         """As JSON-ready data, secrets included; :meth:`from_json` reads it back."""
         client = None if self.client is None else self.client.to_json()
         fields = asdict(replace(self, client=None, egress=PUBLIC_EGRESS))
+        if not self.volumes:
+            del fields["volumes"]  # so that an earlier release can read it
         return {**fields, "access_token": reveal(self.access_token), "client": client, "egress": self.egress.to_json()}
 
     @classmethod
@@ -173,6 +180,7 @@ class SandboxRecord:
         fields["client"] = None if fields["client"] is None else ClientData.from_json(fields["client"])
         fields["lifecycle"] = Lifecycle.from_json(fields.get("lifecycle", {}))
         fields["pause"] = None if fields.get("pause") is None else Pause.from_json(fields["pause"])
+        fields["volumes"] = tuple(map(VolumeMount.from_json, fields.get("volumes", ())))
         return cls(**fields)
 
 
@@ -220,6 +228,7 @@ class Sandbox:
     """The build that it stands on; None: a stock template's, or the row is of an older release. The build stays as long as it lives."""
     runtime: str | None = None
     """The name of its runtime; None: its node has not said it yet, or the row is of a release with one runtime."""
+    volumes: tuple[VolumeMount, ...] = ()
     end_reason: EndReason | None = None
     end_message: str | None = None
     ended_at: float | None = None

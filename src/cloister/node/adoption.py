@@ -211,6 +211,7 @@ class Adoption:
             agent=None,
             limits=record.limits,
             egress=record.egress,
+            volumes=record.volumes,
         )
 
     def _note_end(self, sandbox_id: str, reason: EndReason, message: str) -> None:

@@ -195,6 +195,7 @@ class Catalog:
             languages=template.languages,
             python=template.programs.get("python", _PYTHON),
             start_timeout_s=self.start_timeout_s if template.starts_something else None,
+            volumes=record.volumes,
         )
 
     def _start_plan(self, template: Template) -> StartPlan | None:

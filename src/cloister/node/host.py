@@ -19,6 +19,7 @@ from cloister.config.settings import Settings
 from cloister.disks.rates import DiskRates
 from cloister.disks.ready import Disks
 from cloister.disks.space import DiskSpace
+from cloister.disks.volumes import VolumeDisks
 from cloister.egresswire.values import VALUES_SOCKET
 from cloister.errors import UnavailableError
 from cloister.linux.blkio import Rates
@@ -185,6 +186,9 @@ def _shared_resources(settings: Settings, instance: Instance, network: NetworkNo
     cgroups.thaw_all(but=journal_of(settings.data_dir, instance.run_dir).frozen())
     data_dir = settings.data_dir / "node"
     bytes_per_s = None if settings.disk_mib_per_s is None else settings.disk_mib_per_s << 20
+    space = DiskSpace(data_dir, settings.disk_reserve_mib, settings.disk_overcommit)
+    volumes = VolumeDisks(data_dir / "volumes", space)
+    volumes.open()
     return NodeResources(
         run_dir=instance.run_dir,
         store_dir=settings.store_dir,
@@ -194,8 +198,9 @@ def _shared_resources(settings: Settings, instance: Instance, network: NetworkNo
         network=network,
         tree_locks=TreeLocks(),
         disks=Disks(data_dir / "disks", _tell),
-        space=DiskSpace(data_dir, settings.disk_reserve_mib, settings.disk_overcommit),
+        space=space,
         rates=DiskRates(Rates(bytes_per_s, settings.disk_iops), cgroups, _tell),
+        volumes=volumes,
         tell=_tell,
     )
 

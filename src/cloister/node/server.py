@@ -13,6 +13,7 @@ import contextlib
 import os
 import socket
 from collections.abc import Collection
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,9 @@ from cloister.node.events import EventBroadcaster
 from cloister.node.peers import MAX_CONNECTIONS, Peer, Seldom
 from cloister.nodewire.codec import sockets_of
 from cloister.nodewire.framing import ChannelClosedError, Message, ProtocolError
-from cloister.nodewire.methods import BuildMethods, Method, SandboxMethods, find_method
+from cloister.nodewire.methods import BuildMethods, Method, SandboxMethods, VolumeMethods, find_method
 
-__all__ = ["NodeServer"]
+__all__ = ["Implementations", "NodeServer"]
 
 _log = structlog.get_logger("cloister.node.server")
 _MAX_ID = 1 << 53
@@ -34,15 +35,27 @@ _MAX_SHOWN = 64
 _ACCEPT_PAUSE_S = 0.5
 
 
+@dataclass(frozen=True, kw_only=True)
+class Implementations:
+    """The parts of the node that implement the protocol's methods."""
+
+    sandboxes: SandboxMethods
+    builds: BuildMethods
+    volumes: VolumeMethods
+
+    def of(self, method: Method) -> object:
+        """The part that implements a method."""
+        if hasattr(BuildMethods, method.name):
+            return self.builds
+        return self.volumes if hasattr(VolumeMethods, method.name) else self.sandboxes
+
+
 class NodeServer:
     """Serves the node protocol on one unix socket: begin with :meth:`start`, end with :meth:`close`."""
 
-    def __init__(
-        self, sandboxes: SandboxMethods, builds: BuildMethods, path: Path, *, allowed_uids: Collection[int], events: EventBroadcaster
-    ) -> None:
+    def __init__(self, parts: Implementations, path: Path, *, allowed_uids: Collection[int], events: EventBroadcaster) -> None:
         """``events`` learns which peers there are, but for the commands of an operator: root is served also where it is not named."""
-        self._sandboxes = sandboxes
-        self._builds = builds
+        self._parts = parts
         self._path = path
         self._told = frozenset(allowed_uids)
         self._allowed = self._told | {0}
@@ -159,8 +172,7 @@ class NodeServer:
         if method.terms.is_operators and uid != 0:
             raise PermissionDeniedError(f"only root may call {method.name}")
         arguments = method.read_request(body.get("params", {}), message.size_bytes)
-        node = self._builds if hasattr(BuildMethods, method.name) else self._sandboxes
-        return await getattr(node, method.name)(*arguments)
+        return await getattr(self._parts.of(method), method.name)(*arguments)
 
 
 def _fault(request_id: object, error: CloisterError) -> dict[str, Any]:

@@ -10,6 +10,7 @@ Every method raises :class:`~cloister.errors.CloisterError`; its code crosses th
 from __future__ import annotations
 
 import inspect
+import socket
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -22,15 +23,18 @@ from cloister.model.drain import Drained
 from cloister.model.node import EndedSandbox, NodeInfo, PausedSandbox, SandboxMetrics, SandboxNote, TimedStep
 from cloister.model.sandbox import SandboxRecord, SandboxRequest
 from cloister.model.template import Template
+from cloister.model.volume import VolumeUse
 from cloister.nodewire.codec import Read, count_sockets, reader
 from cloister.nodewire.requests import (
     AskEnds,
     AskMetrics,
     BuildRef,
     ChangeDrain,
+    CopyVolume,
     DnsSockets,
     Kill,
     ListSandboxes,
+    MakeVolume,
     PauseSandbox,
     ReportBuild,
     Reserve,
@@ -41,6 +45,7 @@ from cloister.nodewire.requests import (
     SetNetwork,
     SetTeamTraffic,
     TakeSnapshot,
+    VolumeRef,
 )
 from cloister.protocol.dialled import Dialled
 
@@ -54,6 +59,7 @@ __all__ = [
     "NodeMethods",
     "SandboxMethods",
     "Terms",
+    "VolumeMethods",
     "calls_through",
     "event_of",
     "find_method",
@@ -195,7 +201,30 @@ class BuildMethods(Protocol):
         """Forget a build and delete its template; live sandboxes of the template live on."""
 
 
-class NodeMethods(SandboxMethods, BuildMethods, Protocol):
+class VolumeMethods(Protocol):
+    """Requests about volumes (docs/decisions/1260-volumes.md)."""
+
+    @terms(timeout_s=120.0)
+    async def make_volume(self, request: MakeVolume) -> None:
+        """Make an empty volume. One of that id that exists already stays as it is."""
+
+    @terms(timeout_s=3600.0)
+    async def copy_volume(self, request: CopyVolume) -> None:
+        """Copy a volume as it is at one instant; its writers wait meanwhile. NotFoundError: there is none."""
+
+    @terms(timeout_s=120.0)
+    async def delete_volume(self, request: VolumeRef) -> bool:
+        """Remove a volume with its data; False if there is none. ConflictError: a sandbox has it, perhaps a paused one."""
+
+    @terms(has_long_answer=True)
+    async def volumes(self) -> Sequence[VolumeUse]:
+        """The volumes of the node, and what they take."""
+
+    async def dial_volume(self, request: VolumeRef) -> socket.socket:
+        """A connection by which the content of a volume is served, as HTTP. NotFoundError: there is none; NoCapacityError."""
+
+
+class NodeMethods(SandboxMethods, BuildMethods, VolumeMethods, Protocol):
     """The whole protocol."""
 
 
@@ -239,7 +268,7 @@ def _method(name: str, function: Callable[..., Any]) -> Method:
 
 METHODS = {
     name: _method(name, function)
-    for methods in (SandboxMethods, BuildMethods)
+    for methods in (SandboxMethods, BuildMethods, VolumeMethods)
     for name, function in vars(methods).items()
     if inspect.iscoroutinefunction(function)
 }

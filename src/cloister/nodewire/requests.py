@@ -16,6 +16,7 @@ from cloister.model.lifecycle import Lifecycle
 from cloister.model.network import EgressPolicy, NetworkOptions
 from cloister.model.sandbox import EndReason, SandboxRecord
 from cloister.model.team_traffic import TeamTraffic
+from cloister.model.volume import MAX_VOLUME_MIB, MIN_VOLUME_MIB
 from cloister.nodewire.codec import dump_object
 
 __all__ = [
@@ -25,9 +26,11 @@ __all__ = [
     "AskMetrics",
     "BuildRef",
     "ChangeDrain",
+    "CopyVolume",
     "DnsSockets",
     "Kill",
     "ListSandboxes",
+    "MakeVolume",
     "PauseSandbox",
     "ReportBuild",
     "Reserve",
@@ -38,6 +41,7 @@ __all__ = [
     "SetNetwork",
     "SetTeamTraffic",
     "TakeSnapshot",
+    "VolumeRef",
 ]
 
 MAX_IDS = 1000
@@ -210,3 +214,27 @@ class TakeSnapshot:
     """Whether it is to have the memory and the processes too. A node that cannot do that refuses it."""
     for_copies: bool = False
     """Only copies of the sandbox are made of it, and soon: nothing is prepared for it that pays later."""
+
+
+@dataclass(frozen=True)
+class VolumeRef:
+    """Names a volume."""
+
+    volume_id: BuildId
+
+
+@dataclass(frozen=True)
+class MakeVolume:
+    """Names a new volume, its size, and the most files and directories in it."""
+
+    volume_id: BuildId
+    size_mib: Annotated[int, within(MIN_VOLUME_MIB, MAX_VOLUME_MIB)]
+    inodes: Annotated[int, within(16, 1 << 32)]
+
+
+@dataclass(frozen=True)
+class CopyVolume:
+    """Names a volume, and the new one that is to be like it."""
+
+    volume_id: BuildId
+    target_id: BuildId

@@ -13,7 +13,7 @@ import resource
 import socket
 import ssl
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -34,6 +34,7 @@ from cloister.api.metrics.counts import Meters
 from cloister.api.peers import Peers
 from cloister.api.runner import JsonErrorRunner
 from cloister.api.traces import RequestTraces
+from cloister.api.volume_content import VolumeConnector, VolumeContent
 from cloister.cluster.base import NodeClient, NodeListener
 from cloister.cluster.local import LocalNode
 from cloister.config.client_env import ClientEnv, read_client_env, server_url, write_client_env
@@ -41,7 +42,6 @@ from cloister.config.settings import Settings
 from cloister.control.audit import AuditLog
 from cloister.control.builds.builds import Builds
 from cloister.control.builds.ending import BuildEnds
-from cloister.control.builds.garbage import BuildGarbage
 from cloister.control.captures import Captures
 from cloister.control.deliveries import Deliveries
 from cloister.control.forks import Forks
@@ -64,6 +64,7 @@ from cloister.control.team_traffic import TeamTraffics
 from cloister.control.teams import Teams
 from cloister.control.templates import Templates
 from cloister.control.uploads import NeededUploads, UploadLimits, Uploads
+from cloister.control.volumes import Volumes
 from cloister.control.webhooks import Webhooks
 from cloister.errors import CloisterError, NodeUnreachableError
 from cloister.linux.process import count_descriptors, descriptor_limit
@@ -72,11 +73,12 @@ from cloister.model.build import EndedBuild
 from cloister.model.node import EndedSandbox, PausedSandbox, SandboxNote
 from cloister.network.dns_relay import DnsRelay, host_nameservers
 from cloister.nodewire.methods import NodeEvent
+from cloister.nodewire.requests import VolumeRef
 from cloister.processes.api_proxies import AddressLookup, ProxyLookup
 from cloister.processes.api_receivers import WebhookReceivers
 from cloister.processes.api_routes import NodeDialer, RegistryRoutes
 from cloister.processes.api_values import ValuesServer
-from cloister.processes.policies import build_settings, sandbox_policy
+from cloister.processes.policies import build_settings, sandbox_policy, volume_policy
 from cloister.proxy.app import Ingress
 from cloister.proxy.forward import MAX_HEADERS, READ_BUFFER_BYTES
 from cloister.proxy.upstream import ActiveRequests
@@ -86,6 +88,7 @@ from cloister.store.sealing import SealingKeys
 from cloister.store.signing import SigningKeys
 from cloister.store.sqlite import SqliteStore
 from cloister.store.uploads import UploadFiles
+from cloister.store.volume_tokens import VolumeTokens
 from cloister.telemetry.tracing import Tracer, TraceSettings, open_tracer
 
 __all__ = ["ApiServer", "TlsListener", "ValuesListener"]
@@ -184,22 +187,22 @@ class ApiServer:
             pausing = self._open_pausing(stack, registry, sandboxes, ingress, logs)
             needed_uploads = NeededUploads()
             uploads = await self._open_uploads(stack, store, needed_uploads)
-            builds = Builds(self._node, store, templates, uploads, needed_uploads, build_settings(settings))
+            self.builds = builds = Builds(self._node, store, templates, uploads, needed_uploads, build_settings(settings))
             await builds.load()
             stack.push_async_callback(builds.close)
-            self.builds = builds
             snapshots, forks = self._open_captures(stack, store, templates, builds, sandboxes)
             secrets, identity = await self._open_secrets(stack, store, registry)
-            use_cases = UseCases(sandboxes, pausing, templates, builds.reconciliation)
-            self._connect_node(stack, Reconciler(store, registry, use_cases), deliver_events(sandboxes, pausing, logs, builds.ends))
-            pruning = asyncio.create_task(_prune(registry, logs, builds.garbage, settings.ended_retention_s))
-            stack.push_async_callback(_cancel, pruning)
+            volumes, content = await self._open_volumes(stack, store)
+            reconciler = Reconciler(store, registry, UseCases(sandboxes, pausing, templates, builds.reconciliation))
+            self._connect_node(stack, reconciler, deliver_events(sandboxes, pausing, logs, builds.ends))
+            works = (registry.prune, partial(logs.prune, settings.ended_retention_s), builds.garbage.prune, volumes.settle)
+            stack.push_async_callback(_cancel, asyncio.create_task(_prune(works)))
             app = self._make_app(stack, ingress, sandboxes)
             self.failures = failures = Failures(self._peers, settings.max_failed_keys)
             ingress.note_failure = failures.note
             api = Api(
                 keys,
-                self._open_team_admin(stack, store, sandboxes, builds),
+                self._open_team_admin(stack, store, sandboxes, builds, volumes),
                 self._open_team_metrics(stack, registry, store),
                 sandboxes,
                 pausing,
@@ -210,6 +213,7 @@ class ApiServer:
                 forks,
                 self._open_networks(stack, registry, sandboxes),
                 secrets,
+                volumes,
                 identity,
                 logs,
                 self._told_domain(),
@@ -219,10 +223,8 @@ class ApiServer:
                 self._open_events(stack, store, registry),
                 self._peers,
             )
-            add_routes(app, api, self._meters, lambda: self._connection.is_connected)
-            # Until the node reports its sandboxes, an id that the store does not know may be a sandbox. Connections queue meanwhile.
-            with contextlib.suppress(NodeUnreachableError):
-                await self._connection.wait_connected()
+            add_routes(app, api, self._meters, content, lambda: self._connection.is_connected)
+            await self._wait_node(volumes)
             await self._serve(app, stack)
             self._stack = stack.pop_all()
 
@@ -236,6 +238,12 @@ class ApiServer:
         sandboxes.remember_idempotency_keys()
         stack.push_async_callback(sandboxes.close)
         return sandboxes
+
+    async def _wait_node(self, volumes: Volumes) -> None:
+        """Until the node reports its sandboxes, an id that the store does not know may be a sandbox. Connections queue meanwhile."""
+        with contextlib.suppress(NodeUnreachableError):
+            await self._connection.wait_connected()
+            await volumes.settle()
 
     def _open_ingress(self, stack: AsyncExitStack, registry: Registry) -> Ingress:
         routes, dialer = RegistryRoutes(registry), NodeDialer(self._node)
@@ -317,8 +325,10 @@ class ApiServer:
         stack.push_async_callback(_cancel, asking)
         return logs
 
-    def _open_team_admin(self, stack: AsyncExitStack, store: SqliteStore, sandboxes: Sandboxes, builds: Builds) -> TeamAdmin:
-        team_admin = TeamAdmin(Teams(store), sandboxes, builds.deletion)
+    def _open_team_admin(
+        self, stack: AsyncExitStack, store: SqliteStore, sandboxes: Sandboxes, builds: Builds, volumes: Volumes
+    ) -> TeamAdmin:
+        team_admin = TeamAdmin(Teams(store), sandboxes, builds.deletion, volumes)
         stack.push_async_callback(team_admin.close)
         return team_admin
 
@@ -373,6 +383,13 @@ class ApiServer:
             await values.start()
             stack.push_async_callback(values.close)
         return secrets, identity
+
+    async def _open_volumes(self, stack: AsyncExitStack, store: SqliteStore) -> tuple[Volumes, VolumeContent]:
+        tokens = VolumeTokens(self._settings.data_dir / "api" / "volumes.key")
+        await asyncio.to_thread(tokens.open)
+        content = VolumeContent(VolumeConnector(lambda one: self._node.dial_volume(VolumeRef(one))), self._settings.stall_timeout_s)
+        stack.push_async_callback(content.close)
+        return Volumes(self._node, store.volumes, tokens, volume_policy(self._settings)), content
 
     def _issuer(self) -> str:
         """The URL in identity tokens, under which their verifiers find this server."""
@@ -474,8 +491,7 @@ def connection_policy(settings: Settings) -> ConnectionPolicy:
     )
 
 
-async def _prune(registry: Registry, logs: SandboxLogs, build_garbage: BuildGarbage, retention_s: float) -> None:
-    works: tuple[Callable[[], Awaitable[None]], ...] = (registry.prune, partial(logs.prune, retention_s), build_garbage.prune)
+async def _prune(works: Sequence[Callable[[], Awaitable[None]]]) -> None:
     while True:
         await asyncio.sleep(_PRUNE_S)
         began = time.monotonic()

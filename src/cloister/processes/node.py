@@ -63,7 +63,7 @@ from cloister.node.recent_templates import RecentTemplates
 from cloister.node.resolver_sockets import ResolverSockets
 from cloister.node.runtimes import RuntimeKinds, runtime_kinds
 from cloister.node.sampler import Sampler
-from cloister.node.server import NodeServer
+from cloister.node.server import Implementations, NodeServer
 from cloister.node.snapshot_queue import SnapshotQueue
 from cloister.node.snapshots import Snapshots
 from cloister.node.status import NodeFacts, NodeStatus
@@ -71,6 +71,8 @@ from cloister.node.stop_plan import OnStop
 from cloister.node.supervisor import Supervisor
 from cloister.node.sweeper import Sweeper
 from cloister.node.trees_in_use import forget_server, note_server, trees_in_use
+from cloister.node.volume_contents import VolumeContents
+from cloister.node.volumes import NodeVolumes
 from cloister.telemetry.logging import configure_logging
 from cloister.template.bootstrap import host_bootstrap
 from cloister.template.building.copier import BuildResources
@@ -112,6 +114,7 @@ class _Node:
     plan_stop: Callable[[], PlannedStop]
     creator: Creator
     builds: AsyncBuildQueue
+    contents: VolumeContents
     resolver: ResolverSockets
     server: NodeServer
 
@@ -129,6 +132,7 @@ async def _serve(settings: Settings, ready_fd: int | None, kinds: RuntimeKinds, 
     drain = Drain(drain_file(settings.data_dir))
     node = _compose(settings, host, _Shared(store, catalog, recent, pool, upstream_dns, drain))
     await node.supervisor.start()
+    node.contents.open()
     await node.builds.load()
     await node.server.start()
     collector = GarbageCollector(store, partial(trees_in_use, settings.run_dir, settings.store_dir), [settings.data_dir / "hostlayer"])
@@ -147,6 +151,7 @@ async def _serve(settings: Settings, ready_fd: int | None, kinds: RuntimeKinds, 
     background.cancel()
     await asyncio.to_thread(host.runtimes.stop_preparing)  # builds and creations under way wait for it
     await node.builds.stop()
+    await asyncio.to_thread(node.contents.close)
     await probing  # no other part knows its sandbox
     keep = await _settle_sandboxes(node.plan_stop(), number, goes_down)
     if number in (signal.SIGTERM, signal.SIGINT):
@@ -236,7 +241,6 @@ def _compose(settings: Settings, host: NodeHost, shared: _Shared) -> _Node:
         drain=shared.drain,
         store=shared.store,
     )
-    plan_stop = partial(_planned_stop, settings, host, live, pausing, shared.drain)
     handlers = NodeHandlers(
         live=live,
         creator=creator,
@@ -250,10 +254,23 @@ def _compose(settings: Settings, host: NodeHost, shared: _Shared) -> _Node:
         network=NetworkChanges(live, threads, host.network.bound_teams, catalog.authority_for),
         threads=threads,
         drain=shared.drain,
-        plan_stop=plan_stop,
+        plan_stop=partial(_planned_stop, settings, host, live, pausing, shared.drain),
     )
-    server = NodeServer(handlers, builds, host.instance.run_dir / "supervisor.sock", allowed_uids={host.instance.api_uid}, events=events)
-    return _Node(supervisor, plan_stop, creator, builds, resolver, server)
+    contents, volumes = _volume_parts(settings, host, catalog, live, threads)
+    server = _server(host, Implementations(sandboxes=handlers, builds=builds, volumes=volumes), events)
+    return _Node(supervisor, handlers.plan_stop, creator, builds, contents, resolver, server)
+
+
+def _volume_parts(
+    settings: Settings, host: NodeHost, catalog: Catalog, live: LiveSandboxes, threads: WorkerThreads
+) -> tuple[VolumeContents, NodeVolumes]:
+    disks = host.resources.volumes
+    contents = VolumeContents(settings.data_dir / "node" / "content", disks, host.run_step, catalog.agent_tree)
+    return contents, NodeVolumes(disks, contents, live.records, threads)
+
+
+def _server(host: NodeHost, parts: Implementations, events: EventBroadcaster) -> NodeServer:
+    return NodeServer(parts, host.instance.run_dir / "supervisor.sock", allowed_uids={host.instance.api_uid}, events=events)
 
 
 def _watch(settings: Settings, host: NodeHost, threads: WorkerThreads, events: EventBroadcaster) -> tuple[ConnectionLog, Sampler]:

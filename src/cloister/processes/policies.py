@@ -1,12 +1,13 @@
-"""The settings that bound teams, sandboxes and builds, in the form in which the control plane takes them."""
+"""The settings that bound teams, sandboxes, volumes and builds, in the form in which the control plane takes them."""
 
 from __future__ import annotations
 
 from cloister.config.settings import Settings
 from cloister.control.builds.requests import BuildSettings
 from cloister.control.quotas import SandboxPolicy
+from cloister.control.volumes import VolumePolicy
 
-__all__ = ["build_settings", "sandbox_policy"]
+__all__ = ["build_settings", "sandbox_policy", "volume_policy"]
 
 
 def sandbox_policy(settings: Settings) -> SandboxPolicy:
@@ -17,6 +18,15 @@ def sandbox_policy(settings: Settings) -> SandboxPolicy:
         max_paused_per_team=settings.max_paused_per_team,
         max_disk_mib_per_team=settings.max_disk_mib_per_team,
         defaults=settings.team_limits(),
+    )
+
+
+def volume_policy(settings: Settings) -> VolumePolicy:
+    """The settings of volumes."""
+    return VolumePolicy(
+        default_mib=settings.default_volume_mib,
+        max_mib=settings.max_volume_mib,
+        most_per_team=settings.max_volumes_per_team,
     )
 
 

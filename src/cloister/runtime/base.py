@@ -51,6 +51,8 @@ class RuntimeCapabilities:
     """:meth:`Runtime.run_step`."""
     host_ports: bool = False
     """:meth:`RuntimeSandbox.host_port`."""
+    volumes: bool = False
+    """:attr:`SandboxSpec.volumes`."""
 
     def require(self, runtime: str, *needed: str) -> None:
         """Check that the runtime of that name has all ``needed`` flags. Raises: InvalidRequestError, which says what it cannot do."""
@@ -67,6 +69,7 @@ _WORDS = {
     "open_disk": "read the disk of a sandbox",
     "run_steps": "run the steps of a template build",
     "host_ports": "connect a sandbox to a port of the host",
+    "volumes": "mount volumes",
 }
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from cloister.disks.rates import DiskRates
 from cloister.disks.ready import Disks
 from cloister.disks.space import DiskSpace
+from cloister.disks.volumes import VolumeDisks
 from cloister.errors import IsolationError, RuntimeFailedError
 from cloister.linux.treelocks import TreeLocks
 from cloister.network.slots import NetworkNode
@@ -57,6 +58,7 @@ class NodeResources:
     disks: Disks
     space: DiskSpace
     rates: DiskRates
+    volumes: VolumeDisks
     disk_check: DiskCheck = field(default_factory=DiskCheck)
     tell: Callable[[str, Mapping[str, object]], None]
     """Logs an event with its fields; from any thread."""

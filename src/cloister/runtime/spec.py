@@ -11,6 +11,7 @@ from typing import Protocol
 
 from cloister.model.network import PUBLIC_EGRESS, EgressPolicy
 from cloister.model.resources import Limits
+from cloister.model.volume import VolumeMount
 
 __all__ = [
     "AGENT_PROGRAMS",
@@ -125,6 +126,8 @@ class SandboxSpec:
     python: str = "/usr/bin/python3"
     """The program that Python kernels run on, in the sandbox."""
     mounts: tuple[Mount, ...] = ()
+    volumes: tuple[VolumeMount, ...] = ()
+    """Those of the client, in the order in which they are mounted: with the capability ``volumes`` alone."""
     agent_log: str = "/var/log/cloister-agent.log"
     """Where in the sandbox the agent writes its log."""
     start_timeout_s: float | None = None

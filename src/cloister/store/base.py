@@ -14,6 +14,7 @@ from cloister.store.events import EventStore
 from cloister.store.secrets import SecretStore
 from cloister.store.teams import TeamStore
 from cloister.store.templates import TemplateStore
+from cloister.store.volumes import VolumeStore
 
 __all__ = ["Store"]
 
@@ -36,6 +37,10 @@ class Store(Protocol):
     @property
     def events(self) -> EventStore:
         """Events of sandboxes and their webhooks, in the same database."""
+
+    @property
+    def volumes(self) -> VolumeStore:
+        """Volumes of teams, in the same database."""
 
     async def close(self) -> None:
         """Wait for writes under way and close the database."""

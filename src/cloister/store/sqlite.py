@@ -22,12 +22,14 @@ from cloister.model.lifecycle import Lifecycle, Pause
 from cloister.model.network import EgressPolicy, NetworkOptions
 from cloister.model.sandbox import EndReason, Sandbox, SandboxState
 from cloister.model.secret import conceal, reveal
+from cloister.model.volume import VolumeMount
 from cloister.store.migrate import load_migrations, migrate
 from cloister.store.sqlite_events import SqliteEvents, insert_events
 from cloister.store.sqlite_secrets import SqliteSecrets
 from cloister.store.sqlite_teams import SqliteTeams
 from cloister.store.sqlite_templates import SqliteTemplates
 from cloister.store.sqlite_transactions import in_transaction
+from cloister.store.sqlite_volumes import SqliteVolumes
 
 __all__ = ["SqliteStore"]
 
@@ -48,6 +50,7 @@ class SqliteStore:
         self.templates = SqliteTemplates(lambda work: self._run(lambda: work(connection)))
         self.secrets = SqliteSecrets(lambda work: self._run(lambda: work(connection)))
         self.events = SqliteEvents(lambda work: self._run(lambda: work(connection)))
+        self.volumes = SqliteVolumes(lambda work: self._run(lambda: work(connection)))
 
     @classmethod
     async def open(cls, path: Path, prepare: Callable[[Path], None] | None = None) -> SqliteStore:
@@ -180,6 +183,7 @@ def _to_row(sandbox: Sandbox) -> dict[str, Any]:
     row["network"] = json.dumps(sandbox.network.to_json())
     row["lifecycle"] = json.dumps(sandbox.lifecycle.to_json())
     row["pause"] = None if sandbox.pause is None else json.dumps(sandbox.pause.to_json())
+    row["volumes"] = json.dumps([one.to_json() for one in sandbox.volumes])
     return row
 
 
@@ -191,6 +195,7 @@ def _from_row(row: dict[str, Any]) -> Sandbox:
     if fields["pause"] is not None:
         fields["pause"] = Pause.from_json(json.loads(fields["pause"]))
     fields["state"] = SandboxState(fields["state"])
+    fields["volumes"] = tuple(map(VolumeMount.from_json, json.loads(fields["volumes"])))
     if fields["egress"] is not None:
         fields["egress"] = EgressPolicy.from_json(json.loads(fields["egress"]))
     for name in ("access_token", "traffic_token"):

@@ -52,7 +52,16 @@ const faults = {
   SecretNotFoundError: async () => Secret.getInfo('nothing'),
   TemplateError: async () => Template.getTags('nothing'),
   TimeoutError: async () => (await sandbox()).commands.run('sleep 30', { timeoutMs: 300 }),
-  VolumeError: async () => Volume.create('mine'),
+  VolumeError: async () => Volume.create('no name'),
+  VolumeNotFoundError: async () => Volume.getInfo(crypto.randomUUID()),
+  VolumePathNotFoundError: async () => {
+    const volume = await Volume.create('v' + crypto.randomUUID())
+    try {
+      await volume.readFile('/nothing')
+    } finally {
+      await Volume.destroy(volume.volumeId)
+    }
+  },
   NotEnoughSpaceError: async () => {
     await fillDisk()
     await (await sandbox()).files.write('big', new Blob([new Uint8Array(64 << 20)]))

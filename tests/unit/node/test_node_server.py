@@ -25,7 +25,7 @@ from cloister.model.sandbox import EndReason, SandboxRecord, SandboxRequest, San
 from cloister.model.secret import Secret
 from cloister.model.template import Template
 from cloister.node.events import EventBroadcaster
-from cloister.node.server import NodeServer
+from cloister.node.server import Implementations, NodeServer
 from cloister.nodewire.methods import METHODS, NodeEvent
 from cloister.nodewire.requests import (
     AskEnds,
@@ -193,6 +193,10 @@ class Service:
         return Template(template_id=request.template_id, name=request.name, build_id=request.build_id, layers=("l",))
 
 
+def _all(service: Any) -> Implementations:
+    return Implementations(sandboxes=service, builds=service, volumes=service)
+
+
 class Harness:
     """A server that can be stopped and started, and a client of it."""
 
@@ -206,7 +210,7 @@ class Harness:
 
     async def start(self) -> None:
         """Start a server."""
-        self.server = NodeServer(self.service, self.service, self.path, allowed_uids={os.getuid()}, events=EventBroadcaster())
+        self.server = NodeServer(_all(self.service), self.path, allowed_uids={os.getuid()}, events=EventBroadcaster())
         await self.server.start()
 
     @property
@@ -269,7 +273,7 @@ async def test_calls(harness: Harness) -> None:
 async def test_a_command_of_the_operator_takes_no_events(tmp_path: Path) -> None:
     """Root is answered where only another user is named, and what is kept for that user's process stays kept."""
     service, events, heard = Service(), EventBroadcaster(), list[NodeEvent]()
-    server = NodeServer(service, service, tmp_path / "s", allowed_uids={12_345}, events=events)
+    server = NodeServer(_all(service), tmp_path / "s", allowed_uids={12_345}, events=events)
     await server.start()
     note = SandboxNote(sandbox_id=ID, at=1.0, level="warn", event="disk.exhausted")
     events.sandbox_noted(note)

@@ -11,7 +11,8 @@ import pytest
 from cloister.errors import InvalidRequestError
 from cloister.node.builds.async_queue import AsyncBuildQueue
 from cloister.node.handlers import NodeHandlers
-from cloister.nodewire.methods import EVENTS, METHODS, BuildMethods, calls_through, find_method
+from cloister.node.volumes import NodeVolumes
+from cloister.nodewire.methods import EVENTS, METHODS, BuildMethods, VolumeMethods, calls_through, find_method
 from framework import node_fuzz
 from framework.fake_node import FakeNode
 
@@ -20,14 +21,19 @@ def test_the_node_and_its_fake_have_every_method_and_the_same_parameters() -> No
     """Each method is called with the request by position, so only their number counts."""
     for name in METHODS:
         declared = inspect.signature(getattr(FakeNode, name)).parameters
-        real = getattr(AsyncBuildQueue if hasattr(BuildMethods, name) else NodeHandlers, name)
+        others = NodeVolumes if hasattr(VolumeMethods, name) else NodeHandlers
+        real = getattr(AsyncBuildQueue if hasattr(BuildMethods, name) else others, name)
         assert len(inspect.signature(real).parameters) == len(declared), name
 
 
 def test_only_a_creation_is_not_repeated_and_only_sockets_come_as_descriptors() -> None:
     """The client repeats every other call after a reconnection; a new method that may not be repeated is to be thought about."""
     assert [name for name, method in METHODS.items() if not method.terms.is_repeatable] == ["create"]
-    assert {name: method.sockets for name, method in METHODS.items() if method.sockets} == {"dial": 1, "dns_sockets": 2}
+    assert {name: method.sockets for name, method in METHODS.items() if method.sockets} == {
+        "dial": 1,
+        "dns_sockets": 2,
+        "dial_volume": 1,
+    }
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from typing import cast
 
 import pytest
 
-from cloister.control.builds.garbage import BuildGarbage
-from cloister.control.logs import SandboxLogs
-from cloister.control.registry import Registry
 from cloister.errors import StorageFullError
 from cloister.processes import api_server
 from framework.waiting import eventually_async
@@ -33,9 +29,7 @@ async def test_what_frees_space_is_removed_though_the_database_is_full(monkeypat
     """A part that cannot remove its own does not keep the others from it, now and later."""
     monkeypatch.setattr(api_server, "_PRUNE_S", 0.001)
     full, logs, garbage = Part(StorageFullError("the server's disk is full")), Part(OSError("no")), Part()
-    pruning = asyncio.create_task(
-        api_server._prune(cast("Registry", full), cast("SandboxLogs", logs), cast("BuildGarbage", garbage), 1.0)
-    )
+    pruning = asyncio.create_task(api_server._prune([full.prune, logs.prune, garbage.prune]))
     await eventually_async(lambda: garbage.count > 1)
     pruning.cancel()
     await asyncio.gather(pruning, return_exceptions=True)

@@ -56,7 +56,7 @@ def test_it_is_ended_and_its_group_is_left_to_the_sweep(tmp_path: Path, sandbox:
     slot = Slot(0, 1)
     network = SimpleNamespace(attach=lambda *_, **__: None, release=freed.append)
     runtime = NamespaceRuntime.__new__(NamespaceRuntime)
-    runtime._resources = cast("Any", SimpleNamespace(network=network, tree_locks=Locks()))
+    runtime._resources = cast("Any", SimpleNamespace(network=network, tree_locks=Locks(), volumes=SimpleNamespace(let_go=lambda _: None)))
     runtime._groups = groups.of("namespace")
     runtime._zones = cast("Any", SimpleNamespace(hold_slot=lambda *_: (SimpleNamespace(free=freed.append), slot)))
     spec = SandboxSpec(sandbox_id="s", sharing=Sharing(key=""), directory=tmp_path, layers=(), agent=None, limits=Limits())

@@ -95,6 +95,8 @@ class CreationSteps:
         runtime = self._runtimes.find(begun.runtime)
         if not is_for_client:
             runtime.capabilities.require(runtime.name, "hand_over")
+        if request.volumes:
+            runtime.capabilities.require(runtime.name, "volumes")
         directory = self._journal.directory_of(request.sandbox_id)
         self._reserve.check(directory.parent)
         with _disk_full_refused(), ExitStack() as undo:
@@ -119,6 +121,10 @@ class CreationSteps:
         """
         if not request.team_id or request.team_id != template.template.given_by:
             raise PermissionDeniedError("the memory of a sandbox is for its own team alone", hint="snapshot its files: memory=false")
+        if request.volumes:
+            raise InvalidRequestError(
+                "volumes cannot be mounted into the saved memory of a sandbox", hint="snapshot its files: memory=false"
+            )
         if request.limits not in (None, template.limits):
             raise InvalidRequestError("a sandbox that goes on from saved memory has the limits of the one that was saved")
         begun, capture = self._record(request, template), self._captures.find(template.build_id)
@@ -245,6 +251,7 @@ class CreationSteps:
             access_token=request.access_token,
             client=request.client,
             lifecycle=request.lifecycle,
+            volumes=request.volumes,
         )
 
 
@@ -253,7 +260,7 @@ def _fits(ready: ReadySandbox, record: SandboxRecord, template: ResolvedTemplate
     # A start command may have used the internet already; a client that wants none gets a fresh sandbox.
     is_innocent = not record.egress.is_closed or not template.template.starts_something
     is_same = ready.build_id == template.build_id and ready.record.runtime == record.runtime and ready.record.limits == record.limits
-    return is_innocent and is_same and ready.zone_key == template.zone_key
+    return is_innocent and is_same and ready.zone_key == template.zone_key and not record.volumes
 
 
 @contextmanager

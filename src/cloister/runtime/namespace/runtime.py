@@ -146,7 +146,7 @@ class NamespaceRuntime:
             spec, started, self._resources, self._groups,
             init_fd=init, disk_fd=disk, cold=cold, starting=starting, checkpoints=self._checkpoints,
         )  # fmt: skip
-        self._bound_disk(spec.sandbox_id, sandbox, disk)
+        self._bound_disk(spec.sandbox_id, sandbox)
         return sandbox
 
     def probe(self, spec: SandboxSpec) -> None:
@@ -184,10 +184,8 @@ class NamespaceRuntime:
             finally:
                 _close_all(group)
             undo.pop_all()
-        sandbox = NamespaceSandbox(
-            spec, started, self._resources, self._groups, init_fd=None, disk_fd=disk, checkpoints=self._checkpoints
-        )
-        self._bound_disk(spec.sandbox_id, sandbox, disk)
+        sandbox = NamespaceSandbox(spec, started, self._resources, self._groups, init_fd=None, disk_fd=disk, checkpoints=self._checkpoints)
+        self._bound_disk(spec.sandbox_id, sandbox)
         return sandbox
 
     def _take_disk(self, spec: SandboxSpec, undo: ExitStack) -> int:
@@ -224,10 +222,10 @@ class NamespaceRuntime:
             return False
         return True
 
-    def _bound_disk(self, sandbox_id: str, sandbox: NamespaceSandbox, disk_fd: int) -> None:
+    def _bound_disk(self, sandbox_id: str, sandbox: NamespaceSandbox) -> None:
         """Bound the rate of a sandbox's disk, and say how to end the sandbox when the space of the host runs out."""
         self._resources.space.when_full(sandbox_id, sandbox.end_for_space)
-        self._resources.rates.bound(sandbox_id, os.minor(os.fstat(disk_fd).st_dev), sandbox.kill)
+        sandbox.bound_rates()
 
     def _give_birth(self, spec: SandboxSpec, started: StartedSlot, ends: dict[str, int]) -> tuple[str, ...]:
         """Let the zygotes fork the sandbox's agent and kernel, both at a time; gives those that it must start cold."""
@@ -313,6 +311,9 @@ class NamespaceRuntime:
             self._resources.network.attach(slot.index, netns_fd, spec.egress, SlotOwner(spec.sandbox_id, spec.team_id))
             self._groups.tree.allow_swap(spec.sandbox_id, allowed=False)  # the earlier supervisor may have died while it paged out
             loop = state.get("loop")  # absent when its creation was cut off: then it is only ended
+            undo.callback(self._resources.volumes.let_go, spec.sandbox_id)
+            for one in spec.volumes:
+                self._resources.volumes.adopt(one.volume_id, spec.sandbox_id)
             disk_fd = None if loop is None else images.reopen_disk(spec.directory / DISK, loop)
             if disk_fd is not None:
                 undo.callback(os.close, disk_fd)
@@ -336,7 +337,7 @@ class NamespaceRuntime:
             if disk_fd is not None:
                 self._resources.space.adopt(spec.sandbox_id, spec.directory / DISK, disk_fd)
                 undo.callback(self._resources.space.forget, spec.sandbox_id)
-                self._bound_disk(spec.sandbox_id, sandbox, disk_fd)
+                self._bound_disk(spec.sandbox_id, sandbox)
             self._groups.claim(spec.sandbox_id)  # last: after an error the node's sweep must end the group
             undo.pop_all()
         return sandbox

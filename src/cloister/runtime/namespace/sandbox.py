@@ -32,7 +32,9 @@ from cloister.runtime.stillness import Stillness
 
 __all__ = ["CAPABILITIES", "DISK", "DISK_TIMEOUT_S", "NamespaceSandbox"]
 
-CAPABILITIES = RuntimeCapabilities(hand_over=True, freeze=True, keep_disk=True, open_disk=True, run_steps=True, host_ports=True)
+CAPABILITIES = RuntimeCapabilities(
+    hand_over=True, freeze=True, keep_disk=True, open_disk=True, run_steps=True, host_ports=True, volumes=True
+)
 """What this runtime can do."""
 DISK = "disk.img"
 """The name of a sandbox's disk in its directory."""
@@ -169,12 +171,26 @@ class NamespaceSandbox:
             self._free_rate()
         if not self._stillness.end(lambda wait_s: wait_pidfd(self.pidfd, wait_s), _KILL_TIMEOUT_S):
             raise RuntimeFailedError(f"sandbox {self._spec.sandbox_id} did not end after SIGKILL")
+        self._resources.volumes.let_go(self._spec.sandbox_id)
+
+    def bound_rates(self) -> None:
+        """Bound the data rate of its disk and of its volumes."""
+        for number in self._devices(shared=True):
+            self._resources.rates.bound(self._spec.sandbox_id, number, self.kill)
+
+    def _devices(self, *, shared: bool) -> list[int]:
+        """The loop devices of its disk and its volumes, or only of those that no other sandbox has."""
+        volumes, own = self._resources.volumes, self._spec.sandbox_id
+        users = {one.volume_id: volumes.users(one.volume_id) for one in self._spec.volumes}
+        disk = [] if self._disk_fd is None else [os.minor(os.fstat(self._disk_fd).st_dev)]
+        return [*disk, *(volumes.device(one) for one, all_ in users.items() if own in all_ and (shared or len(all_) == 1))]
 
     def _free_rate(self) -> None:
         """Once, while the disk is open."""
         if self._disk_fd is not None and self._has_rate:
             self._has_rate = False
-            self._resources.rates.free(self._spec.sandbox_id, os.minor(os.fstat(self._disk_fd).st_dev))
+            for number in self._devices(shared=self._groups.tree.version == 2):  # v1 has one bound for all users of a device
+                self._resources.rates.free(self._spec.sandbox_id, number)
 
     def end_for_space(self) -> None:
         """End it because the server's disk is full; :attr:`why_ended` says so. Raises: RuntimeFailedError."""
@@ -242,6 +258,10 @@ class NamespaceSandbox:
             raise RuntimeFailedError("this sandbox has no checkpoints")
         if self.starting is not None:
             raise ConflictError("the template's start command has not finished yet")
+        if self._spec.volumes:
+            raise ConflictError(
+                "the sandbox has volumes, which may change while its memory is on disk", hint="keep its files: memory=false"
+            )
         return self._checkpoints.dump(self._spec, self._started, self.usage().mem_used_bytes, directory, is_durable=is_durable).size_bytes
 
     def write_disk(self) -> None:
@@ -269,6 +289,7 @@ class NamespaceSandbox:
             self._released = True
             self._free_rate()
         self._resources.space.forget(self._spec.sandbox_id)
+        self._resources.volumes.let_go(self._spec.sandbox_id)
         for fd in (self._disk_fd, self.starting):
             if fd is not None:
                 os.close(fd)

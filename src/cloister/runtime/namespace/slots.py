@@ -109,11 +109,21 @@ class SlotStarter:
             given += rootfs.layer_mounts(spec.layers, handles.userns_fd, mounts)
             given.append(("upper", upper(handles.userns_fd, mounts)))
             given += rootfs.further_mounts(spec.mounts, handles.userns_fd, mounts)
+            undo.callback(self.resources.volumes.let_go, spec.sandbox_id)
+            given += self._volumes(spec, handles.userns_fd, mounts)
             given.append(rootfs.memory_mount(shm_bytes(spec.limits), self.resources.blocks.first_id(slot.index), mounts))
             given += rootfs.common_mounts(spec.agent, self.proc_tree, self._own_group(spec.sandbox_id), handles.userns_fd, mounts)
             strings = setup_strings(payload, spec.limits, spec.hostname, processors(spec.limits, slot.index))
             received = wire.send_setup(handles.control, strings, [*given, *fds], self.filter, _SETUP_TIMEOUT_S)
         return replace(started, namespaces=tuple(received[:-1]), kernels_end=received[-1]) if received else started
+
+    def _volumes(self, spec: SandboxSpec, userns_fd: int, mounts: ExitStack) -> list[tuple[str, int]]:
+        """A mount of each volume, which native/slot.c attaches when the sandbox's root is in place."""
+        found = []
+        for one in spec.volumes:
+            fd = self.resources.volumes.mount(one.volume_id, spec.sandbox_id, userns_fd, is_read_only=one.is_read_only)
+            found.append((f"volume:{one.path}", rootfs.close_with(mounts, fd)))
+        return found
 
     def _own_group(self, sandbox_id: str) -> dict[str, Path]:
         """The directories of the sandbox's control group that it may read, by controller."""

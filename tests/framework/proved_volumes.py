@@ -1,0 +1,33 @@
+"""The steps that keep volumes apart and their content in, and the attacks that notice when one is gone."""
+
+from __future__ import annotations
+
+from framework.proved_step import NATIVE, Step
+
+__all__ = ["VOLUME_STEPS"]
+
+_VOLUMES, _TOKENS = "src/cloister/control/volumes.py", "src/cloister/store/volume_tokens.py"
+_TREE, _DISKS = "src/cloister/agent/volume/tree.py", "src/cloister/disks/volumes.py"
+
+VOLUME_STEPS = (
+    Step("volumes: a team's own, by id", _VOLUMES, "or found.team_id != team_id", "", "cannot_reach_another_teams_volume"),
+    Step(
+        "volumes: a team's own, by name",
+        "src/cloister/store/sqlite_volumes.py",
+        "?1 IS NULL OR team_id = ?1",
+        "?1 IS NULL OR team_id <> ''",
+        "cannot_reach_another_teams_volume",
+    ),
+    Step("volumes: a token is for one", _TOKENS, "subject=volume_id", "subject=None", "by_another_ones_token"),
+    Step("volumes: paths stay below the root", _TREE, "_IN_ROOT | _NO_XDEV | _NO_MAGICLINKS", "0", "cannot_lead_out_of_it"),
+    Step("volumes: a pipe is no file", _TREE, "if not stat.S_ISREG(os.fstat(fd).st_mode):", "if False:", "cannot_stop_the_content_api"),
+    Step("volumes: no set-user-id", _DISKS, "MountFlag.NO_SUID | MountFlag.NO_DEV", "MountFlag.NO_DEV", "cannot_misuse_a_volume"),
+    Step("volumes: read-only", _DISKS, "(MountFlag.READ_ONLY if is_read_only else MountFlag.NONE)", "MountFlag.NONE", "misuse_a_volume"),
+    Step(
+        "volumes: no link on the way",
+        f"{NATIVE}/slot.c",
+        "O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);\n            check(below < 0",
+        "O_PATH | O_DIRECTORY | O_CLOEXEC);\n            check(below < 0",
+        "cannot_have_a_volume_over_a_link",
+    ),
+)
