@@ -1,4 +1,4 @@
-"""The console in a real browser, against a real server: what a person does with it, from the login to a kill."""
+"""The console in a real browser, against a real server: a person's way from the login to a kill."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def sandbox(server: Server) -> Iterator[Sandbox]:
 
 
 def test_code_runs_and_its_plot_is_shown(console: Console, sandbox: Sandbox) -> None:
-    """A cell of Python shows its plot; a cell of JavaScript its output, and an error its traceback; each language keeps its state."""
+    """Python shows its plot, JavaScript its output, and an error its traceback. Each language keeps its state."""
     console.open(f"#/sandbox/{sandbox.sandbox_id}")
     console.tab("Code")
     page = console.page
@@ -82,7 +82,7 @@ def test_files_go_up_and_come_down(console: Console, sandbox: Sandbox, tmp_path:
 
 
 def test_a_kill_is_explained(console: Console, sandbox: Sandbox) -> None:
-    """The list shows the sandbox by its metadata; a kill, after a question, ends it; its page says why it ended."""
+    """The list finds a sandbox by its metadata. A kill asks first and ends it, and its page gives the reason."""
     console.open("")
     page = console.page
     page.get_by_label("Filter").fill(f"purpose=console {sandbox.sandbox_id}")
@@ -96,7 +96,7 @@ def test_a_kill_is_explained(console: Console, sandbox: Sandbox) -> None:
 
 
 def test_a_sandbox_is_prolonged_paused_resumed_and_forked(console: Console, sandbox: Sandbox, server: Server) -> None:
-    """Each button of a sandbox's page does what it says, and the page then shows the new state; a fork's page opens."""
+    """Each button of a sandbox's page does its work, and the page shows the new state. A fork's page opens."""
     sandbox.files.write("kept", "1")
     before = sandbox.get_info().end_at
     console.open(f"#/sandbox/{sandbox.sandbox_id}")

@@ -103,7 +103,7 @@ def console(browser: Browser, request: pytest.FixtureRequest) -> Iterator[Consol
 
 
 def found_faults(page: Page) -> list[str]:
-    """What axe finds wrong with the page for people who use it by keyboard or ear, or with low contrast."""
+    """The faults that axe finds in the page, for people who use it by keyboard or ear, or with low contrast."""
     page.evaluate(AXE.read_text())
     found = page.evaluate(_RUN_AXE)
     return [str(one) for one in found]

@@ -39,7 +39,7 @@ TEAM_STEPS = (
     Step(
         "teams: bounds of a limit that is set",
         "src/cloister/control/teams.py",
-        "        check_bounds(limits, bounds)\n        if",
+        "        check_bounds(changed, bounds)\n        if",
         "        if",
         "team_cannot_raise_its_limits",
     ),

@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import logging
 import os
-import resource
 import socket
 import ssl
 import time
@@ -27,7 +26,6 @@ from cloister.agentclient.events import AgentReports
 from cloister.agentclient.health import AgentHealth
 from cloister.api.accesslog import access_log_class
 from cloister.api.app import add_routes, rest_middleware
-from cloister.api.connections import ConnectionPolicy
 from cloister.api.failures import Failures
 from cloister.api.handlers import Api, Deadlines
 from cloister.api.metrics.counts import Meters
@@ -78,7 +76,7 @@ from cloister.processes.api_proxies import AddressLookup, ProxyLookup
 from cloister.processes.api_receivers import WebhookReceivers
 from cloister.processes.api_routes import NodeDialer, RegistryRoutes
 from cloister.processes.api_values import ValuesServer
-from cloister.processes.policies import build_settings, sandbox_policy, volume_policy
+from cloister.processes.policies import build_settings, connection_policy, sandbox_policy, volume_policy
 from cloister.proxy.app import Ingress
 from cloister.proxy.forward import MAX_HEADERS, READ_BUFFER_BYTES
 from cloister.proxy.upstream import ActiveRequests
@@ -97,8 +95,6 @@ _log = structlog.get_logger("cloister.api")
 _KEEP_ALIVE_S = 620.0
 """Longer than the SDKs keep idle connections (300 s), so that the SDKs close them first."""
 _SHUTDOWN_S = 5.0
-_OWN_DESCRIPTORS = 512
-"""Reserved for the store, logs, archives and the resolver."""
 _PRUNE_S = 600.0
 
 
@@ -475,20 +471,6 @@ class ApiServer:
         if self._relay is not None:
             await self._relay.stop()
             self._relay = None
-
-
-def connection_policy(settings: Settings) -> ConnectionPolicy:
-    """The settings of connections. Each connection may need a second descriptor, for its connection into a sandbox."""
-    descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    most = min(settings.max_connections, max(1, (descriptors - _OWN_DESCRIPTORS) // 2))
-    if most < settings.max_connections:
-        _log.warning("connections.bounded_by_descriptors", max_connections=most, descriptors=descriptors)
-    return ConnectionPolicy(
-        most=most,
-        most_per_peer=settings.max_connections_per_peer,
-        head_timeout_s=settings.head_timeout_s,
-        stall_timeout_s=settings.stall_timeout_s,
-    )
 
 
 async def _prune(works: Sequence[Callable[[], Awaitable[None]]]) -> None:

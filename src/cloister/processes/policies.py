@@ -1,13 +1,36 @@
-"""The settings that bound teams, sandboxes, volumes and builds, in the form in which the control plane takes them."""
+"""The settings that bound connections, teams, sandboxes, volumes and builds, in the form in which the control plane takes them."""
 
 from __future__ import annotations
 
+import resource
+
+import structlog
+
+from cloister.api.connections import ConnectionPolicy
 from cloister.config.settings import Settings
 from cloister.control.builds.requests import BuildSettings
 from cloister.control.quotas import SandboxPolicy
 from cloister.control.volumes import VolumePolicy
 
-__all__ = ["build_settings", "sandbox_policy", "volume_policy"]
+__all__ = ["build_settings", "connection_policy", "sandbox_policy", "volume_policy"]
+
+_log = structlog.get_logger("cloister.processes")
+_OWN_DESCRIPTORS = 512
+"""Reserved for the store, logs, archives and the resolver."""
+
+
+def connection_policy(settings: Settings) -> ConnectionPolicy:
+    """The settings of connections. Each connection may need a second descriptor, for its connection into a sandbox."""
+    descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = min(settings.max_connections, max(1, (descriptors - _OWN_DESCRIPTORS) // 2))
+    if most < settings.max_connections:
+        _log.warning("connections.bounded_by_descriptors", max_connections=most, descriptors=descriptors)
+    return ConnectionPolicy(
+        most=most,
+        most_per_peer=settings.max_connections_per_peer,
+        head_timeout_s=settings.head_timeout_s,
+        stall_timeout_s=settings.stall_timeout_s,
+    )
 
 
 def sandbox_policy(settings: Settings) -> SandboxPolicy:

@@ -32,7 +32,7 @@ async def test_a_removal_that_is_cut_off_ends_the_sandboxes(tmp_path: Path) -> N
     """Its client goes away while the node kills; the sandboxes and templates of the team end all the same."""
     async with open_plane(tmp_path) as plane:
         deletion = Deletion()
-        admin = TeamAdmin(Teams(plane.store), plane.sandboxes, cast("Any", deletion))
+        admin = TeamAdmin(Teams(plane.store), plane.sandboxes, cast("Any", deletion), cast("Any", Deletion()))
         for _ in range(3):
             await plane.sandboxes.create("team", NEW)
         plane.node.gate.clear()
