@@ -152,8 +152,10 @@ def test_an_uninstallation_removes_the_units_and_keeps_the_data(tmp_path: Path, 
     assert not data.exists()
 
 
-def test_an_uninstallation_is_of_the_data_that_the_service_uses(tmp_path: Path) -> None:
+def test_an_uninstallation_is_of_the_data_that_the_service_uses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The unit names the configuration file, so the command need not."""
+    for name in ("CLOISTER_DATA_DIR", "CLOISTER_STORE_DIR", "CLOISTER_RUN_DIR"):
+        monkeypatch.delenv(name, raising=False)  # it would win over the file, and the store of all tests would be removed
     data, config = tmp_path / "data", tmp_path / "cloister.toml"
     (data / "node").mkdir(parents=True)
     config.write_text(f'data_dir = "{data}"\nstore_dir = "{tmp_path}/store"\nrun_dir = "{tmp_path}/run"\n')
