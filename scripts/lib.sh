@@ -135,14 +135,14 @@ install_cloister() { # virtual environment: the locked packages, then cloister i
     "$1/bin/python" -m pip check --disable-pip-version-check
 }
 
-install_extra() { # virtual environment, extra of pyproject.toml: what the lock has stays as locked
+install_extra() { # virtual environment, extra of pyproject.toml, options of pip: what the lock has stays as locked
     local wanted pins
     wanted=$(mktemp)
     pins=$(mktemp)
     sed -nE 's/^([a-z0-9-]+==[^ ]+).*/\1/p' "$LOCK" > "$pins" # without hashes, which pip would then want of everything
     "$1/bin/python" -c 'import sys, tomllib; print(*tomllib.load(open(sys.argv[1], "rb"))["project"]["optional-dependencies"][sys.argv[2]], sep="\n")' \
         "$ROOT/pyproject.toml" "$2" > "$wanted"
-    pip_install "$1" -c "$pins" -r "$wanted"
+    pip_install "$1" "${@:3}" -c "$pins" -r "$wanted"
     rm -f "$wanted" "$pins"
 }
 
@@ -164,6 +164,7 @@ ensure_venv() {
     [ -x "$venv/bin/python" ] || run_step "making ${venv##*/}" "$(find_python)" -m venv "$venv"
     run_step "installing cloister into ${venv##*/}" install_cloister "$venv"
     [ "$1" = server ] || run_step "installing the packages for ${1/dev/development} into ${venv##*/}" install_extra "$venv" "$1"
+    [ "$1" != dev ] || run_step "installing the browser's driver into ${venv##*/}" install_extra "$venv" browser --no-deps
     cp "$LOCK" "$venv/.cloister-lock"
     say "$wanted" > "$stamp"
 }
