@@ -132,7 +132,7 @@ install_locked() { # virtual environment, lock file, more arguments of pip insta
 install_cloister() { # virtual environment: the locked packages, then cloister itself with no package of the network's
     install_locked "$1" "$LOCK"
     pip_install "$1" --no-index --no-deps --no-build-isolation -e "$ROOT"
-    "$1/bin/python" -m pip check --disable-pip-version-check
+    [ "$1" != "$VENV" ] || "$1/bin/python" -m pip check --disable-pip-version-check # the tools' has an exception: the extra "browser"
 }
 
 install_extra() { # virtual environment, extra of pyproject.toml, options of pip: what the lock has stays as locked
