@@ -38,6 +38,8 @@ AREAS = {
     "|without limits: reached",
     "31_secrets": "the service sees: Bearer the-key|the token is for: https://httpbin.org and from this sandbox: yes"
     "|after the update: Bearer another-key",
+    "32_volume": "two sees: 1,2|back: 1,2,3|read-only: yes|files: /input.csv /output.csv|in use: 409|after the sandboxes: 1,2,3"
+    "|deleted: yes",
 }
 """Output of each other program, in this order, in both languages."""
 TEMPLATES = {

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import uuid
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -141,6 +143,27 @@ def test_a_copy_of_a_volume_is_of_one_instant(server: Server) -> None:
         copied = int(copy.read_file("/counter", api_url=server.url))
         assert 0 < copied <= int(in_shell(sandbox, "cat /d/counter"))
         Volume.destroy(copy.volume_id, **api_of(server))
+
+
+def test_backup_by_command_is_of_one_instant(server: Server, tmp_path: Path) -> None:
+    """``cloister volume backup`` while a sandbox writes two files in turn has them at most one write apart. No copy stays."""
+    with (
+        fresh_volume(server) as volume,
+        fresh_volume(server) as other,
+        Sandbox.create("base", timeout=300, volume_mounts={"/d": volume.name}, **server.sdk) as sandbox,
+    ):
+        loop = "n=0; while true; do n=$((n+1)); for f in a b; do echo $n > /d/new; mv /d/new /d/$f; done; done"
+        writer = sandbox.commands.run(loop, background=True)
+        in_shell(sandbox, "until [ -s /d/b ]; do :; done; mkdir -p /d/sub; ln -s ../a /d/sub/link; chmod 700 /d/sub")
+        file = tmp_path / "data.tar"
+        server.cli("volume", "backup", volume.name, str(file))
+        writer.kill()
+        server.cli("volume", "restore", other.name, str(file))
+        first, second = (int(other.read_file(name)) for name in ("/a", "/b"))
+        assert first - second in (0, 1)
+        assert other.get_info("/sub").mode & 0o777 == 0o700
+        names = {one["name"] for one in json.loads(server.cli("volume", "list", "--json").stdout)}
+        assert {name for name in names if name.startswith("backup-")} == set()
 
 
 def test_what_cannot_be_mounted(server: Server) -> None:

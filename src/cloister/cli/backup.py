@@ -72,6 +72,7 @@ def _told(report: BackupReport, *, with_layers: bool) -> list[str]:
         if report.with_keys
         else "keys: not in it. Keep api/secrets.key of the data directory elsewhere: without it the secrets of all teams are lost",
         "not in it: sandboxes, their logs and memory, uploads, and stock templates (`cloister template build all` builds them)",
+        "not in it: the data of volumes (`cloister volume backup` writes that of one)",
     ]
     for build_id, why in list(report.left_out.items())[:_SHOWN]:
         lines.append(f"left out: build {build_id}: {why}")

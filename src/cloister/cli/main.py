@@ -37,6 +37,7 @@ COMMANDS = {
     "exec": ("cloister.cli.exec", "run a command in a live sandbox"),
     "shell": ("cloister.cli.shell", "open a shell in a live or a new sandbox, on this terminal"),
     "cp": ("cloister.cli.cp", "copy files and directories to and from a sandbox"),
+    "volume": ("cloister.cli.volume", "list, make, copy, remove, back up and restore volumes of a team"),
     "logs": ("cloister.cli.logs", "print the log of a sandbox, and follow it"),
     "connections": ("cloister.cli.connections", "print the connections of a sandbox, and why some were refused"),
     "top": ("cloister.cli.top", "show the processor, memory and disk that each sandbox uses"),
@@ -58,7 +59,7 @@ COMMANDS = {
 }
 """By name: the module and one line of help."""
 GROUPS = {
-    "Sandboxes": ("run", "ps", "exec", "shell", "cp", "logs", "connections", "top", "kill"),
+    "Sandboxes": ("run", "ps", "exec", "shell", "cp", "volume", "logs", "connections", "top", "kill"),
     "Clients and teams": ("env", "team", "key", "ca", "mcp"),
     "Server": ("serve", "status", "config", "service", "drain", "backup", "restore", "audit", "secret-key", "doctor", "census"),
     "Templates and runtimes": ("template", "bundle", "runtime", "checkpoint"),

@@ -11,7 +11,7 @@ import json
 import os
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, BinaryIO
 from urllib.parse import quote, urlencode
 
 import aiohttp
@@ -36,6 +36,8 @@ __all__ = ["ApiClient", "NewSandbox", "connect", "fault_of"]
 _CONNECT_S = 10.0
 _ANSWER_S = 120.0
 _END_S = 20.0
+_STALL_S = 120.0
+_CHUNK = 1 << 20
 _IDS_AT_ONCE = 100
 _MOST_SHOWN = 300
 _STATUSES: dict[int, type[CloisterError]] = {
@@ -157,6 +159,36 @@ class ApiClient:
             with contextlib.suppress(CloisterError, aiohttp.ClientError):  # not created, or ended before: that is what is wanted
                 made, _ = await creating
                 await self.kill(made["sandboxID"])
+
+    async def ask(self, method: str, path: str, body: Mapping[str, Any] | None = None, *, timeout_s: float = _ANSWER_S) -> Any:
+        """The answer to one request as the team; None if it is empty."""
+        answer, _ = await self._exchange(method, path, body=body, timeout_s=timeout_s)
+        return answer
+
+    async def receive(self, path: str, token: str, file: BinaryIO) -> int:
+        """Write the answer to a request with a token of its own to ``file``; gives its bytes."""
+        size = 0
+        async with self._streamed("GET", path, token) as response:
+            async for chunk in response.content.iter_chunked(_CHUNK):
+                await asyncio.to_thread(file.write, chunk)
+                size += len(chunk)
+        return size
+
+    async def send(self, path: str, token: str, file: BinaryIO) -> Any:
+        """Send ``file`` with a token of its own; gives the answer."""
+        async with self._streamed("PUT", path, token, file) as response:
+            return await response.json()
+
+    @contextlib.asynccontextmanager
+    async def _streamed(self, method: str, path: str, token: str, data: BinaryIO | None = None) -> AsyncIterator[aiohttp.ClientResponse]:
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_S, sock_read=None if data else _STALL_S)
+        headers = {"Authorization": f"Bearer {token}"}
+        async with self._session.request(
+            method, self.url + path, data=data, headers=headers, timeout=timeout, allow_redirects=False
+        ) as response:
+            if response.status >= 300:
+                raise fault_of(response.status, await response.text())
+            yield response
 
     async def _exchange(
         self,

@@ -126,6 +126,10 @@ class Volumes:
         """The team's volumes, oldest first."""
         return [row for row in await self._store.list_volumes(team_id) if row.is_ready]
 
+    async def all(self) -> Sequence[Volume]:
+        """The volumes of all teams, oldest first."""
+        return [row for row in await self._store.list_volumes() if row.is_ready]
+
     async def uses(self) -> Mapping[str, VolumeUse]:
         """Size and use of all volumes, by id; empty while the node is away."""
         try:

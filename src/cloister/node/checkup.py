@@ -95,6 +95,7 @@ def check_host(settings: Settings) -> list[Finding]:
         ("socket memory", _socket_memory),
         ("free disk", _free_disk),
         ("own disk", _own_disk),
+        ("volumes", _volumes),
         ("disk rates", _disk_rates),
         ("pause in memory", _freezer),
         ("swap for pauses", _swap),
@@ -246,6 +247,15 @@ def _own_disk(settings: Settings) -> Finding:
     detail = f"{directory} is on {'a' if is_own else 'the'} file system {'beside' if is_own else 'of'} the host's root"
     remedy = "give the data directory a file system of its own: other programs that fill it take space that sandboxes were promised"
     return Finding("own disk", is_own, detail, remedy, needed=False)
+
+
+def _volumes(settings: Settings) -> Finding:
+    found = [path.stat() for path in (settings.data_dir / "node" / "volumes").glob("*/volume.img")]
+    sizes, used = sum(one.st_size for one in found), sum(one.st_blocks * 512 for one in found)
+    free = shutil.disk_usage(existing_part(settings.data_dir)).free
+    detail = f"{len(found)} take {used >> 20} of {sizes >> 20} MiB, with {free >> 20} MiB free"
+    remedy = "if all became full, the disk would be too small: add space, or delete some (cloister volume list)"
+    return Finding("volumes", sizes - used <= free, detail, remedy, needed=False)
 
 
 def _disk_rates(_settings: Settings) -> Finding:

@@ -20,6 +20,7 @@ from cloister.api.metrics.series import SERIES
 from cloister.errors import NoCapacityError, UnavailableError
 from cloister.model.durations import CREATION_BOUNDS_S, Durations
 from cloister.model.node import CreationTimes, NodeInfo
+from cloister.model.volume import Volume, VolumeUse
 
 
 class FakeApi:
@@ -39,7 +40,7 @@ class FakeApi:
             )
             for number in range(sandboxes)
         ]
-        self.keys = self.sandboxes = self
+        self.keys = self.sandboxes = self.volumes = self
         self.forks = SimpleNamespace(copies=Counter(done=2))
         self.audit = SimpleNamespace(lost=0)
         self.pausing = SimpleNamespace(wakes=1)
@@ -54,6 +55,22 @@ class FakeApi:
     async def team_names(self) -> dict[str, str]:
         """See Keys."""
         return self.names
+
+    async def all(self) -> list[Volume]:
+        """See Volumes: one of each team."""
+        return [
+            Volume(volume_id=f"of {team}", team_id=team, name="v", size_mib=64, created_at=1.0)
+            for team in dict.fromkeys(row.team_id for row in self.rows)
+        ]
+
+    async def uses(self) -> dict[str, VolumeUse]:
+        """See Volumes."""
+        if self.node is None:
+            return {}
+        return {
+            one.volume_id: VolumeUse(volume_id=one.volume_id, size_bytes=64 << 20, used_bytes=3, files=1, sandboxes=0)
+            for one in await self.all()
+        }
 
     def all_live(self) -> list[Any]:
         """See Sandboxes."""
@@ -145,7 +162,9 @@ async def test_the_number_of_series_is_bounded() -> None:
         values = {labels[0] for found in (first, later) for labels in found[name]}
         assert len(values) == 51, label
         assert sum(later[name].values()) == 10_000
-    assert sum(len(samples) for samples in later.values()) < 400
+    assert (len(later["cloister_volumes_by_team"]), sum(later["cloister_volumes_by_team"].values())) == (51, 10_000)
+    assert sum(value for labels, value in later["cloister_volume_bytes_by_team"].items() if labels[1] == "used") == 30_000
+    assert sum(len(samples) for samples in later.values()) < 600
 
 
 def test_the_largest_teams_keep_their_names() -> None:

@@ -60,7 +60,8 @@ def test_every_command_has_help_and_refuses_what_it_does_not_know(command: tuple
     needed |= {"team": ["list"], "team create": ["t"], "team show": ["t"], "team limit": ["t"], "team remove": ["t"]}
     needed |= {"checkpoint": ["show"], "runtime": ["show"], "secret-key": ["rotate"], "key revoke": ["k"], "runtime install": ["gvisor"]}
     needed |= {"exec": ["i", "--", "true"], "shell": ["i"], "cp": ["a", "b"], "logs": ["i"], "template rm": ["t"], "config": ["show"]}
-    needed |= {"connections": ["i"]}
+    needed |= {"connections": ["i"], "volume": ["list"], "volume create": ["v"], "volume show": ["v"], "volume token": ["v"]}
+    needed |= {"volume copy": ["v", "w"], "volume backup": ["v", "f"], "volume restore": ["v", "f"], "volume rm": ["v"]}
     needed |= {"bundle": ["show", "x"], "bundle export": ["x"], "bundle import": ["x"], "bundle show": ["x"]}
     words = [*command, *needed.get(" ".join(command), [])]
     takes_words = command[0] in {"run", "exec"}  # what follows is the program's

@@ -69,6 +69,7 @@ class Scraper:
             _put_node(page, node)
         await self._put_process(page)
         await self._put_sandboxes(page)
+        await self._put_volumes(page)
         self._put_requests(page)
         return page
 
@@ -98,6 +99,27 @@ class Scraper:
         page.put_all("cloister_ends_total", api.sandboxes.count_ends(), tuple(EndReason))
         page.put_all("cloister_forks_total", api.forks.copies, ("done", "failed"))
         page.put("cloister_wakes_total", api.pausing.wakes)
+
+    async def _put_volumes(self, page: Page) -> None:
+        """Without their use while the supervisor is away."""
+        names, rows = await self.api.keys.team_names(), await self.api.volumes.all()
+        try:
+            async with asyncio.timeout(_NODE_WAIT_S):
+                uses = await self.api.volumes.uses() if rows else {}
+        except TimeoutError:
+            uses = {}
+        counts = Counter[tuple[str, str]]()
+        for row in rows:
+            team, use = names.get(row.team_id, "unknown"), uses.get(row.volume_id)
+            counts[team, "count"] += 1
+            counts[team, "size"] += row.size_mib << 20
+            if use is not None:
+                counts[team, "used"] += use.used_bytes
+        for (team, kind), value in self._teams.bound(counts).items():
+            if kind == "count":
+                page.put("cloister_volumes_by_team", value, team)
+            else:
+                page.put("cloister_volume_bytes_by_team", value, team, kind)
 
     def _put_requests(self, page: Page) -> None:
         requests, traffic = self.meters.requests, self.meters.traffic

@@ -50,6 +50,10 @@ _SANDBOXES = (
     Series(
         "cloister_sandboxes_by_template", "gauge", "The same by template; those beyond the first 50 are `other`.", ("template", "state")
     ),
+    Series("cloister_volumes_by_team", "gauge", "Volumes by team; teams beyond the first 50 are `other`.", ("team",)),
+    Series(
+        "cloister_volume_bytes_by_team", "gauge", "What they may take (`size`) and take now (`used`), by team, in bytes.", ("team", "kind")
+    ),
     Series("cloister_sandboxes_by_runtime", "gauge", "The same, by the runtime that isolates them.", ("runtime",)),
     Series("cloister_creations_total", "counter", "Sandboxes created, by the way they started.", ("start",)),
     Series("cloister_creation_seconds", "histogram", "Time of a creation in the supervisor.", ("start", "template")),
