@@ -46,10 +46,13 @@ bench:  ## measure this machine (root)
 	$(VENV)/python bench/ingress.py
 	$(VENV)/python bench/templates.py
 
-docs:  ## renew the generated documents
+docs:  ## renew the generated documents, and build the documentation site in build/site
 	$(VENV)/python -m cloister.config.document docs/configuration.md
 	$(VENV)/python -m cloister.node.layout docs/files.md
 	$(VENV)/python -m cloister.api.metrics.document docs/howto/monitoring.md
+	$(VENV)/python scripts/site/reference.py
+	bash -euo pipefail -c '. scripts/lib.sh && ensure_docs'
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --quiet --strict --config-file scripts/site/mkdocs.yml
 
 clean:  ## remove the virtual environment and caches, not the templates
-	rm -rf .venv .venv-dev .venv-examples .venv-mcp .venv-agents .venv-crewai .venv-harbor .venv-releases build .pytest_cache .mypy_cache .ruff_cache .proxies examples/javascript/node_modules
+	rm -rf .venv .venv-dev .venv-examples .venv-mcp .venv-docs .venv-agents .venv-crewai .venv-harbor .venv-releases build .pytest_cache .mypy_cache .ruff_cache .proxies examples/javascript/node_modules

@@ -185,6 +185,15 @@ ensure_mcp() { # the environment of `cloister mcp`, made anew for another lock
     say "$wanted" > "$stamp"
 }
 
+ensure_docs() { # the environment that builds the documentation site, made anew for another lock; it has nothing of the server
+    local venv=$ROOT/.venv-docs lock=$ROOT/requirements/docs.lock
+    ! cmp -s "$lock" "$venv/.cloister-lock" || return 0
+    rm -rf "$venv"
+    run_step "making ${venv##*/}" "$(find_python)" -m venv "$venv"
+    run_step "installing packages of the documentation site" install_locked "$venv" "$lock"
+    cp "$lock" "$venv/.cloister-lock"
+}
+
 ensure_integration() { # name, oldest minor version of Python (newest): the environment of some of examples/integrations; none where that Python is missing
     local venv=$ROOT/.venv-$1 lock=$ROOT/requirements/integrations/$1.lock python
     python=$(find_python "${@:2}" 2> /dev/null) || { say "no Python 3.$2${3:+ to 3.$3}: the examples for $1 are not tested here"; return 0; }
