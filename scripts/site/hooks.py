@@ -19,6 +19,8 @@ FENCE = re.compile(r"(^```.*?^```|^<!--.*?-->)", re.DOTALL | re.MULTILINE)
 OUTSIDE = re.compile(r"[a-z]+:|//")
 LANGUAGES = {".py": "python", ".mjs": "javascript", ".js": "javascript", ".toml": "toml", ".sh": "bash", ".yaml": "yaml", ".yml": "yaml"}
 DOCS = "docs/"
+GUIDES = re.compile(r"docs/(?!decisions/|attacks/)|README\.md|SECURITY\.md|examples/README\.md")
+"""Pages that answer a reader's question. The search shows others after them."""
 SHOWN = {".md", ".py", ".mjs", ".sh", ".toml", ".yml", ".conf", ".service", ".socket", ".timer", ".json"}
 """Files in the list of a directory."""
 _pages: dict[str, str] = {}
@@ -103,6 +105,8 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """Turn links of the repository into those of the site."""
     path = _pages[page.file.src_uri]
     here = posixpath.dirname(page.file.src_uri)
+    if not GUIDES.match(path):
+        page.meta["search"] = {"boost": 0.2}
 
     def moved(match: re.Match[str]) -> str:
         found = resolve(base_of(path), match["target"])

@@ -101,6 +101,9 @@ def test_the_search_finds_words_of_pages(site: Path) -> None:
     found = {entry["location"].partition("#")[0] for entry in index if "gVisor" in entry["text"]}
     assert {"howto/gvisor.html", "security.html"} <= found
     assert len(index) > 500
+    shown_later = {entry["location"].partition("#")[0] for entry in index if entry.get("boost", 1) < 1}
+    assert {"decisions/1280-documentation-site.html", "repo/CHANGELOG.html"} <= shown_later
+    assert "howto/gvisor.html" not in shown_later
 
 
 def test_questions_are_answered_within_two_clicks(site: Path) -> None:
