@@ -110,6 +110,14 @@ ensure_proxies() { # nginx, Caddy and Prometheus for tests: unpacked, because an
     run_step "unpacking nginx, Caddy and Prometheus" unpack_packages "$ROOT/.proxies" nginx caddy prometheus
 }
 
+ensure_postgres() { # PostgreSQL's programs for tests; the package must start no server of its own
+    ! ls /usr/lib/postgresql/*/bin/postgres > /dev/null 2>&1 || return 0
+    ensure_packages postgresql-common
+    mkdir -p /etc/postgresql-common/createcluster.d
+    printf 'create_main_cluster = false\n' > /etc/postgresql-common/createcluster.d/cloister.conf
+    ensure_packages postgresql
+}
+
 find_python() { # oldest minor version (default: 11), newest one (default: any)
     local candidate
     for candidate in python3 python3.13 python3.12 python3.11 /usr/bin/python3 "${PYENV_ROOT:-$HOME/.pyenv}"/versions/3.*/bin/python3; do

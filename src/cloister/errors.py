@@ -13,7 +13,8 @@
                             NoCapacityError (StorageFullError)
       UnavailableError      NodeUnreachableError AgentUnreachableError (AgentSilentError)
       StartFailedError
-      InternalError         IsolationError (step, errno, path) RuntimeFailedError StoreError (UnusableStateError)
+      InternalError         IsolationError (step, errno, path) RuntimeFailedError
+                            StoreError (UnusableStateError StoreUnreachableError)
 
 ``code`` names the fault in snake case and never changes. It crosses process borders: :func:`from_code` raises an exception of the
 supervisor again in the api process.
@@ -53,6 +54,7 @@ __all__ = [
     "StartInFlightError",
     "StorageFullError",
     "StoreError",
+    "StoreUnreachableError",
     "TemplateNotFoundError",
     "TooLargeError",
     "TooManyFailuresError",
@@ -298,6 +300,12 @@ class StoreError(InternalError):
     """The store refused or failed."""
 
     code = "store_failed"
+
+
+class StoreUnreachableError(StoreError):
+    """The database does not answer at this time."""
+
+    code = "store_unreachable"
 
 
 class UnusableStateError(StoreError):

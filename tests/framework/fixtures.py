@@ -12,6 +12,7 @@ import pytest
 from cloister.config.load import load
 from cloister.node.runtimes import unpacked_criu
 from framework.amazon import API_NAME, REGISTRY_NAME
+from framework.postgres import Postgres
 from framework.pretend_internet import NAMES, PRIVATE_ADDRESS, PretendInternet, pretend_internet
 from framework.registry import NAME
 from framework.server import Server, end_killed_servers, running_server
@@ -24,6 +25,17 @@ def clean_host() -> None:
     """Nothing is left of test runs that were killed."""
     if os.geteuid() == 0:
         end_killed_servers()
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A PostgreSQL server for the whole run. A test that kills it starts it again."""
+    made = Postgres()
+    try:
+        made.start()
+        yield made
+    finally:
+        made.remove()
 
 
 @pytest.fixture(scope="session")

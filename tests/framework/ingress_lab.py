@@ -64,6 +64,9 @@ class IngressLab:
         self.routes[ID] = Asleep(route, wakes, "is paused: resume it")
         self.ingress.end(ID)
 
+    async def catch_up(self) -> None:
+        """See Routes."""
+
     def find(self, sandbox_id: str) -> Route | Asleep | Gone | None:
         """See Routes."""
         return self.routes.get(sandbox_id)

@@ -8,7 +8,7 @@ __all__ = ["SECRET_STEPS"]
 
 _VALUES, _SECRETS = "src/cloister/control/header_values.py", "src/cloister/control/secrets.py"
 _SERVER, _LAUNCHER = "src/cloister/processes/api_values.py", "src/cloister/processes/launcher.py"
-_STORE = "src/cloister/store/sqlite_secrets.py"
+_STORE = "src/cloister/store/sql_secrets.py"
 _HEADERS, _NAMES = "src/cloister/api/header_rules.py", "src/cloister/model/stored_secret.py"
 
 SECRET_STEPS = (

@@ -272,7 +272,7 @@ SERVER_STEPS = (
     ),
     Step(
         "metrics: a revoked key is refused",
-        "src/cloister/store/sqlite_teams.py",
+        "src/cloister/store/sql_teams.py",
         "WHERE key_hash = ? AND revoked_at IS NULL AND removed_at",
         "WHERE key_hash = ? AND removed_at",
         "revoked_metrics_key_cannot_read_metrics",
@@ -287,15 +287,15 @@ SERVER_STEPS = (
     Step(
         "pauses: places of a team, at a pause",
         "src/cloister/control/pausing.py",
-        "            self._sandboxes.quotas.check_pause(row, limits)",
+        "            reservation = self._sandboxes.quotas.check_pause(row, limits)",
         "            pass",
         "team_cannot_have_more_paused",
     ),
     Step(
         "pauses: places of a team, at a creation",
         "src/cloister/control/sandboxes.py",
-        "        self.quotas.check_creation(row, limits)\n",
-        "",
+        "        reservation = self.quotas.check_creation(row, limits)\n",
+        "        reservation = None\n",
         "team_cannot_have_more_paused",
     ),
 )

@@ -6,21 +6,21 @@ from framework.proved_step import Step
 
 __all__ = ["TEAM_STEPS"]
 
-_KEYS, _STORE = "src/cloister/control/keys.py", "src/cloister/store/sqlite_teams.py"
+_KEYS, _STORE = "src/cloister/control/keys.py", "src/cloister/store/sql_teams.py"
 _QUOTAS, _SANDBOXES = "src/cloister/control/quotas.py", "src/cloister/control/sandboxes.py"
 
 TEAM_STEPS = (
     Step(
         "teams: a place is taken when it is checked",
         _SANDBOXES,
-        "        self.quotas.check_creation(row, limits)\n",
-        "        self.quotas.check_creation(row, limits)\n        await asyncio.sleep(0.05)\n",
+        "        reservation = self.quotas.check_creation(row, limits)\n",
+        "        reservation = self.quotas.check_creation(row, limits)\n        await asyncio.sleep(0.05)\n",
         "pass_the_limit_by_creations_at_once",
     ),
     Step(
         "teams: a resume takes a place",
         "src/cloister/control/pausing.py",
-        "            self._sandboxes.quotas.check_resume(row, limits)\n",
+        "            reservation = self._sandboxes.quotas.check_resume(row, limits)\n",
         "",
         "pass_the_limit_by_resumes",
     ),
@@ -46,8 +46,8 @@ TEAM_STEPS = (
     Step(
         "keys: revoked by their own team",
         _STORE,
-        "AND (?3 IS NULL OR team_id = ?3)",
-        "AND ifnull(?3, '') <> 'x'",
+        "AND (:team_id IS NULL OR team_id = :team_id)",
+        "AND coalesce(:team_id, '') <> 'x'",
         "change_another_teams_keys",
     ),
     Step(
@@ -58,7 +58,11 @@ TEAM_STEPS = (
         "change_another_teams_keys",
     ),
     Step(
-        "keys: listed for their own team", _STORE, "WHERE ?1 IS NULL OR team_id = ?1", "WHERE ifnull(?1, '') <> 'x'", "another_teams_keys"
+        "keys: listed for their own team",
+        _STORE,
+        "WHERE :team_id IS NULL OR team_id = :team_id",
+        "WHERE coalesce(:team_id, '') <> 'x'",
+        "another_teams_keys",
     ),
     Step("keys: fields of a new one", "src/cloister/api/keys.py", "Fields(body, is_strict=True)", "Fields(body)", "key_with_more_power"),
     Step("keys: the end of their maker", _KEYS, "for at in (caller.key.expires_at, expires_at)", "for at in (expires_at,)", "outlives_it"),
@@ -92,7 +96,7 @@ TEAM_STEPS = (
     Step(
         "removal: sandboxes keep the team",
         _STORE,
-        "is_allowed = not live or even_with_sandboxes",
+        'is_allowed = not connection.execute(_LIVE, values).fetchone()["live"] or even_with_sandboxes',
         "is_allowed = True",
         "removed_team_cannot",
     ),

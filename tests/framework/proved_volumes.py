@@ -13,9 +13,9 @@ VOLUME_STEPS = (
     Step("volumes: a team's own, by id", _VOLUMES, "or found.team_id != team_id", "", "cannot_reach_another_teams_volume"),
     Step(
         "volumes: a team's own, by name",
-        "src/cloister/store/sqlite_volumes.py",
-        "?1 IS NULL OR team_id = ?1",
-        "?1 IS NULL OR team_id <> ''",
+        "src/cloister/store/sql_volumes.py",
+        "WHERE team_id = ? {order}",
+        "WHERE ? <> '' {order}",
         "cannot_reach_another_teams_volume",
     ),
     Step("volumes: a token is for one", _TOKENS, "subject=volume_id", "subject=None", "by_another_ones_token"),

@@ -6,7 +6,7 @@ from framework.proved_step import Step
 
 __all__ = ["WEBHOOK_STEPS"]
 
-_SENDER, _STORE = "src/cloister/processes/api_receivers.py", "src/cloister/store/sqlite_events.py"
+_SENDER, _STORE = "src/cloister/processes/api_receivers.py", "src/cloister/store/sql_events.py"
 
 WEBHOOK_STEPS = (
     Step(

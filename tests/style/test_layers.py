@@ -55,8 +55,9 @@ _IMPLEMENTATIONS = ("runtime.gvisor", "runtime.namespace")
 """Each runtime is a package of its own."""
 _NAMESPACES = ("cloister", "cloister.runtime")
 """Packages whose names may be packages of the table."""
-_OPTIONAL = "telemetry/otlp.py"
-"""The one module that imports the libraries of the extra ``otel``; it is imported only where there are traces."""
+_OPTIONAL = ("telemetry/otlp.py", "store/postgres.py", "store/postgres_migrate.py", "store/postgres_sharing.py")
+"""The modules that import the libraries of the extras ``otel`` and ``cluster``; they are imported only where there are traces or a shared
+database."""
 _RUNTIMES = "node/runtimes.py"
 """The one module above the runtimes that may import their implementations."""
 
@@ -181,7 +182,7 @@ def test_foreign_libraries_are_declared() -> None:
     declared = {requirement.split(">")[0].split("=")[0] for requirement in project["dependencies"]}
     used = set()
     for path in _SOURCES:
-        if not _is_driver(path) and not _is_for_a_template(path) and path != PACKAGE / _OPTIONAL:
+        if not _is_driver(path) and not _is_for_a_template(path) and path not in {PACKAGE / name for name in _OPTIONAL}:
             used |= {module.split(".")[0] for _, module in _imports(path)} - set(sys.stdlib_module_names) - {"cloister"}
     assert {_DISTRIBUTIONS.get(name, name) for name in used} == declared
 

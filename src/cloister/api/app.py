@@ -41,6 +41,8 @@ _SHOWN = 256
 _ANY_ORIGIN = {**ANY_ORIGIN, "Access-Control-Expose-Headers": "X-Next-Token, X-Total-Running, X-Request-Id, Retry-After, Should-Retry"}
 _UNKEPT = re.compile(r"/(?:v2/)?(?:secrets|volumes|volumecontent|api-keys|access-tokens|admin|teams|sandboxes|audit)(?:/|\Z)")
 """Paths whose answers no cache may keep: they have keys of teams, tokens of sandboxes, or records."""
+_CREATIONS = {"/sandboxes": "POST", "/v2/sandboxes": "POST"}
+"""Requests about no sandbox that another api process may have changed."""
 IsReady = Callable[[], bool]
 
 
@@ -79,6 +81,8 @@ def add_routes(app: web.Application, api: Api, meters: Meters, content: VolumeCo
 def _authenticated(api: Api, handler: Handler) -> _Next:
     async def handle(request: web.Request) -> web.StreamResponse:
         team = await authenticate(api, request)
+        if "/sandboxes" in request.path and _CREATIONS.get(request.path) != request.method:
+            await api.sandboxes.catch_up()
         return await handler(api, request, team)
 
     return handle

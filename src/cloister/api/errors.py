@@ -27,6 +27,7 @@ from cloister.errors import (
     StartFailedError,
     StartInFlightError,
     StorageFullError,
+    StoreUnreachableError,
     TooLargeError,
     TooManyFailuresError,
     UnavailableError,
@@ -46,6 +47,7 @@ _STATUS: tuple[tuple[type[CloisterError], int], ...] = (
     (StorageFullError, 507),
     (NoCapacityError, 503),
     (UnavailableError, 503),
+    (StoreUnreachableError, 503),
     (DeadlineError, 504),
     (StartFailedError, 500),
 )
@@ -56,6 +58,7 @@ _RETRY: tuple[tuple[type[CloisterError], dict[str, str]], ...] = (
     (NoCapacityError, {"Should-Retry": "true", "Retry-After": "2"}),
     (AgentSilentError, {"Should-Retry": "false"}),
     (UnavailableError, {"Should-Retry": "true", "Retry-After": "1"}),
+    (StoreUnreachableError, {"Should-Retry": "true", "Retry-After": "1"}),
     (DeadlineError, {"Should-Retry": "false"}),
     (StartFailedError, {"Should-Retry": "false"}),
 )

@@ -46,7 +46,8 @@ def run(args: argparse.Namespace) -> int:
     settings = load(args, os.environ)
     try:
         (settings.data_dir / "api").stat()
-        (settings.data_dir / "api" / "cloister.db").stat()
+        if settings.database_url is None:
+            (settings.data_dir / "api" / "cloister.db").stat()
     except FileNotFoundError as error:
         raise NotFoundError(f"there is no {error.filename}", hint="has `cloister serve` been started on this data directory?") from error
     except PermissionError as error:
@@ -102,7 +103,7 @@ async def _find_owner(settings: Settings, name: str) -> str:
     """The owner of records: the operator, or a team by name or id. A removed team has its id alone."""
     if name == OPERATOR or is_team_id(name):
         return name
-    async with open_store(settings.data_dir) as store:
+    async with open_store(settings) as store:
         return (await Teams(store).find(name)).team_id
 
 

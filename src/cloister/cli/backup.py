@@ -15,7 +15,7 @@ from typing import Self
 from cloister.backup.making import BackupReport, BackupSource, make_backup
 from cloister.cli.recording import recorded
 from cloister.config.load import add_arguments, config_file, load
-from cloister.errors import PermissionDeniedError, StoreError
+from cloister.errors import InvalidRequestError, PermissionDeniedError, StoreError
 
 __all__ = ["Progress", "add_options", "gib", "run"]
 
@@ -39,6 +39,8 @@ def run(args: argparse.Namespace) -> int:
     settings = load(args, os.environ)
     if os.geteuid() != 0:
         raise PermissionDeniedError("a backup reads the server's files", hint="run it with sudo")
+    if settings.database_url is not None:
+        raise InvalidRequestError("the state is in PostgreSQL, which this command does not copy", hint="see docs/howto/postgresql.md")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that a backup that gets SIGTERM leaves nothing
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # each layer is held by a descriptor

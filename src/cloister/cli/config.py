@@ -55,7 +55,9 @@ def _show(args: argparse.Namespace) -> int:
 
 
 def _row(settings: Settings, name: str, source: str | None) -> dict[str, Any]:
-    return {"name": name, "value": plain(getattr(settings, name)), "source": source or _DEFAULT}
+    is_secret = name in {setting.name for setting in SETTINGS if setting.is_secret}
+    value = getattr(settings, name)
+    return {"name": name, "value": "(secret)" if is_secret and value is not None else plain(value), "source": source or _DEFAULT}
 
 
 def _shown(value: Any) -> str:

@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
 
 async def _run(args: argparse.Namespace, settings: Settings) -> int:
     expires_at = parse_expiry(args.expires) if args.action == "create" and args.expires else None
-    async with open_store(settings.data_dir) as store:
+    async with open_store(settings) as store:
         keys = Keys(store)
         if args.action == "create":
             scope = KeyScope.ADMIN if args.admin else KeyScope.METRICS if args.metrics else None

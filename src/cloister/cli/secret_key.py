@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
-from pathlib import Path
 
 from cloister.cli.opened import open_store
 from cloister.cli.recording import recorded
 from cloister.config.load import add_arguments, load
+from cloister.config.settings import Settings
 from cloister.control.secrets import Secrets
 from cloister.control.webhooks import Webhooks
 from cloister.errors import ConflictError
@@ -32,14 +32,14 @@ def run(args: argparse.Namespace) -> int:
     if is_served(settings.data_dir, settings.run_dir):
         raise ConflictError("a server runs on this data directory", hint="stop it first: it keeps the former key in memory")
     with recorded(settings, "secret_key.rotate"):
-        count = asyncio.run(_rotate(settings.data_dir))
+        count = asyncio.run(_rotate(settings))
     print(f"{count} secrets are encrypted with a new key; back up {settings.data_dir / 'api' / 'secrets.key'}")
     return 0
 
 
-async def _rotate(data_dir: Path) -> int:
-    async with open_store(data_dir) as store:
-        keys = SealingKeys(data_dir / "api" / "secrets.key")
+async def _rotate(settings: Settings) -> int:
+    async with open_store(settings) as store:
+        keys = SealingKeys(settings.data_dir / "api" / "secrets.key")
         keys.open()
         keys.rotate()
         secrets, webhooks = Secrets(store.secrets, keys, most=0), Webhooks(store.events, keys, lambda _: None, most=0)

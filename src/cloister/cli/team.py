@@ -29,7 +29,7 @@ from cloister.model.team import LIMITS, Team, TeamLimits, TeamUse
 from cloister.model.usage import use_of
 from cloister.node.instance import is_served
 from cloister.processes.policies import sandbox_policy
-from cloister.store.sqlite import SqliteStore
+from cloister.store.base import Store
 
 __all__ = ["add_options", "run"]
 
@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 async def _run(args: argparse.Namespace, settings: Settings) -> int:
-    async with open_store(settings.data_dir) as store:
+    async with open_store(settings) as store:
         if args.action == "list":
             teams = [await _told(store, team, settings) for team in await Teams(store).list()]
             print(json.dumps(teams, indent=1) if args.json else _table(teams))
@@ -77,7 +77,7 @@ async def _run(args: argparse.Namespace, settings: Settings) -> int:
     return 0
 
 
-async def _changed(args: argparse.Namespace, store: SqliteStore, settings: Settings) -> Team:
+async def _changed(args: argparse.Namespace, store: Store, settings: Settings) -> Team:
     """The team of the command, made or changed as it says."""
     teams, bounds = Teams(store), sandbox_policy(settings).bounds
     if args.action == "create":
@@ -113,7 +113,7 @@ def _changes(args: argparse.Namespace) -> dict[str, object]:
     return changes
 
 
-async def _told(store: SqliteStore, team: Team, settings: Settings) -> dict[str, Any]:
+async def _told(store: Store, team: Team, settings: Settings) -> dict[str, Any]:
     """A team as a script reads it."""
     use = TeamUse()
     for row in await store.list_sandboxes(ended_since=time.time()):
@@ -130,7 +130,7 @@ async def _told(store: SqliteStore, team: Team, settings: Settings) -> dict[str,
     }
 
 
-async def _remove(args: argparse.Namespace, store: SqliteStore, settings: Settings) -> dict[str, Any]:
+async def _remove(args: argparse.Namespace, store: Store, settings: Settings) -> dict[str, Any]:
     teams = Teams(store)
     team = await teams.find(args.team)
     goods = dict(await teams.goods(team))
@@ -140,7 +140,7 @@ async def _remove(args: argparse.Namespace, store: SqliteStore, settings: Settin
     return {"id": team.team_id, "name": team.name, "removed": goods}
 
 
-async def _remove_team(args: argparse.Namespace, store: SqliteStore, team: Team, settings: Settings) -> None:
+async def _remove_team(args: argparse.Namespace, store: Store, team: Team, settings: Settings) -> None:
     """Have the running server remove the team, or do it here."""
     if is_served(settings.data_dir, settings.run_dir):
         url = f"{read_client_env(settings.data_dir).api_url}/admin/teams/{team.team_id}?kill={str(args.kill).lower()}"

@@ -88,7 +88,8 @@ def load_with_sources(
             except (ValueError, TypeError, OverflowError) as error:
                 wrong.add(setting.name)
                 remedy = f"; {range_remedy(setting.name)}" if setting.name in RANGES else ""
-                faults.append(f"setting {setting.name} ({origin[setting.name]}): {given[setting.name]!r} {error}{remedy}")
+                shown = "its value" if setting.is_secret else repr(given[setting.name])
+                faults.append(f"setting {setting.name} ({origin[setting.name]}): {shown} {error}{remedy}")
     settings = Settings(**converted)
     for fault in (*find_faults(settings), *more_checks(settings)):
         if fault.setting not in wrong:  # the default stands in for the wrong value, so its faults mean nothing

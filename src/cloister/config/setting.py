@@ -22,10 +22,11 @@ def declare(
     unit: str = "",
     choices: tuple[str, ...] = (),
     may_be_zero: bool = False,
+    is_secret: bool = False,
 ) -> Any:
     """A dataclass field that is a setting. ``group`` stands at the first setting of a group and holds for those after it."""
     metadata = {"group": group, "help": help_text, "details": details, "unit": unit, "choices": choices, "may_be_zero": may_be_zero}
-    return dataclasses.field(default=default, metadata=metadata)
+    return dataclasses.field(default=default, metadata={**metadata, "is_secret": is_secret}, repr=not is_secret)
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,8 @@ class Setting:
     choices: tuple[str, ...]
     may_be_zero: bool
     """For quantities: whether 0 is a value."""
+    is_secret: bool
+    """Whether its value is never shown, logged, or in a command line of the server's processes."""
 
     @property
     def option(self) -> str:

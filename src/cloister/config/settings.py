@@ -14,7 +14,6 @@ from typing import Any
 from cloister.config.setting import Setting, declare, make_table, plain
 from cloister.model.addresses import NO_DOMAIN
 from cloister.model.resources import Limits
-from cloister.model.team import TeamLimits
 
 __all__ = ["SETTINGS", "Settings"]
 
@@ -53,6 +52,13 @@ class Settings:
 
     data_dir: Path = declare(
         Path("/var/lib/cloister"), "Directory of this server's state.", "Each server on a host needs its own.", group="Directories"
+    )
+    database_url: str | None = declare(
+        None,
+        "Address of a PostgreSQL database for the server's state.",
+        "Such as `postgresql://user:password@host:5432/cloister`. It is a secret: set it in the environment or in a file that only root "
+        "reads. Several servers may share the database. If empty, the state is in a SQLite file. See docs/howto/postgresql.md.",
+        is_secret=True,
     )
     store_dir: Path = declare(Path("/var/lib/cloister/store"), "Directory of template layers.", "All servers on the host share it.")
     run_dir: Path = declare(Path("/run/cloister"), "Directory of sockets and other state that a reboot may remove.")
@@ -450,21 +456,6 @@ class Settings:
     )
     log_format: str = declare("json", "Format of log lines on standard error.", choices=("json", "console"))
 
-    def team_limits(self) -> TeamLimits:
-        """The limits of a team that has none of its own."""
-        return TeamLimits(
-            sandboxes=self.default_sandboxes_per_team,
-            paused=self.default_paused_per_team,
-            cpu_count=self.default_cpu_count_per_team,
-            mem_mib=self.default_mem_mib_per_team,
-            disk_mib=self.default_disk_mib_per_team,
-            creations_per_s=self.default_creations_per_s,
-            network_mbit_per_s=self.default_network_mbit_per_s_per_team,
-            network_packets_per_s=self.default_network_packets_per_s_per_team,
-            network_connections_per_s=self.default_network_connections_per_s_per_team,
-            network_volume_mib_per_day=self.default_network_volume_mib_per_day_per_team,
-        )
-
     @property
     def public_domain(self) -> str | None:
         """The domain; None if there is none."""
@@ -483,8 +474,8 @@ class Settings:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON-ready data, to pass to a child process; :meth:`from_json` reads it back."""
-        return {setting.name: plain(getattr(self, setting.name)) for setting in SETTINGS}
+        """As JSON-ready data without secrets, to pass to a child process; :meth:`from_json` reads it back."""
+        return {setting.name: plain(getattr(self, setting.name)) for setting in SETTINGS if not setting.is_secret}
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Settings:

@@ -92,11 +92,20 @@ def sign(secret: str, body: bytes) -> tuple[bytes, str]:
 class Deliveries:
     """Call :meth:`start` first and :meth:`close` last."""
 
-    def __init__(self, store: EventStore, webhooks: Webhooks, events: LifecycleEvents, receivers: Receivers) -> None:
+    def __init__(
+        self,
+        store: EventStore,
+        webhooks: Webhooks,
+        events: LifecycleEvents,
+        receivers: Receivers,
+        is_leader: Callable[[], bool] = lambda: True,
+    ) -> None:
+        """``is_leader`` says whether this process delivers now; :meth:`look` is called when it begins to."""
         self._store = store
         self.webhooks = webhooks
         self.events = events
         self._receivers = receivers
+        self._is_leader = is_leader
         self._news = asyncio.Event()
         self._under_way: dict[int, asyncio.Task[None]] = {}
         self._of_team: Counter[str] = Counter()
@@ -124,6 +133,9 @@ class Deliveries:
         while True:
             self._news.clear()
             wait_s = _AGAIN_S
+            if not self._is_leader():
+                await self._news.wait()
+                continue
             try:
                 await self._begin_due()
                 due_at = await self._store.next_due_at(except_numbers=self._under_way)

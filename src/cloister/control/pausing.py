@@ -33,6 +33,7 @@ from cloister.model.node import PausedSandbox
 from cloister.model.sandbox import Sandbox, SandboxRecord, SandboxState
 from cloister.model.team import TeamLimits
 from cloister.nodewire.requests import PauseSandbox, ResumeSandbox, SandboxRef
+from cloister.store.sharing import Reservation
 
 __all__ = ["AgentHealth", "Pausing", "Resumption"]
 
@@ -175,11 +176,14 @@ class Pausing:
             raise AgentSilentError(
                 f"the agent of sandbox {sandbox_id} does not answer", hint="the sandbox runs on; pause it with its memory"
             )
+        reservation = None
         if row.state is SandboxState.RUNNING:
-            self._sandboxes.quotas.check_pause(row, limits)
+            reservation = self._sandboxes.quotas.check_pause(row, limits)
             kind = PauseKind.FROZEN if wish.memory else PauseKind.FILES
             self._registry.set_pausing(sandbox_id, Pause(kind=kind, at=time.time(), agent_silent=is_silent))
         try:
+            if reservation is not None:
+                await self._registry.hold(sandbox_id, reservation)
             record = await self._node.pause(PauseSandbox(sandbox_id, wish.memory))
             if record.pause is None:
                 raise InternalError(f"the node does not say how sandbox {sandbox_id} is paused")
@@ -313,6 +317,7 @@ class Pausing:
 
         Raises: as :meth:`resume`; SandboxNotFoundError also if traffic does not wake it.
         """
+        await self._registry.catch_up()
         row = self._registry.live(sandbox_id)
         if row is None or row.lifecycle.wake_s is None:
             raise absence(sandbox_id, "it has ended" if row is None else "traffic does not wake it")
@@ -338,20 +343,23 @@ class Pausing:
 
     def _begin_resume(self, row: Sandbox, wish: Resumption, limits: TeamLimits) -> _Change:
         keeps_memory = row.pause is not None and row.pause.kind.keeps_memory
+        reservation = None
         if row.state is SandboxState.PAUSED:
             if wish.by_traffic and not keeps_memory:
                 raise absence(row.sandbox_id, "only its files are kept, and traffic does not wake it")
             if wish.memory and keeps_memory and row.pause is not None and row.pause.agent_silent:
                 raise AgentSilentAtPauseError(f"the agent of sandbox {row.sandbox_id} did not answer when it was paused", hint=_REBOOT)
-            self._sandboxes.quotas.check_resume(row, limits)
+            reservation = self._sandboxes.quotas.check_resume(row, limits)
             self._registry.set_resuming(row.sandbox_id)
         memory = wish.memory and keeps_memory
         self.wakes += wish.by_traffic
-        return self._begin(row.sandbox_id, self._resume(row, wish), is_pause=False, memory=memory)
+        return self._begin(row.sandbox_id, self._resume(row, wish, reservation), is_pause=False, memory=memory)
 
-    async def _resume(self, row: Sandbox, wish: Resumption) -> Sandbox:
+    async def _resume(self, row: Sandbox, wish: Resumption, reservation: Reservation | None) -> Sandbox:
         sandbox_id = row.sandbox_id
         try:
+            if reservation is not None:
+                await self._registry.hold(sandbox_id, reservation)
             ask = ResumeSandbox(sandbox_id, time.time() + wish.timeout_s, wish.memory, wish.lifecycle(row))
             resumed = await self._registry.set_resumed(await self._node.resume(ask))
         except SandboxNotFoundError as error:

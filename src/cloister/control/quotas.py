@@ -17,6 +17,7 @@ from cloister.model.lifecycle import TimeoutAction
 from cloister.model.sandbox import Sandbox, SandboxState, transition
 from cloister.model.team import LIMITS, TeamLimits, TeamUse
 from cloister.model.usage import use_of
+from cloister.store.sharing import Reservation
 from cloister.store.teams import TeamStore
 
 __all__ = ["Quotas", "SandboxPolicy"]
@@ -75,11 +76,12 @@ class _Bucket:
 
 
 class Quotas:
-    """Checks a team's use. The caller must change the registry before it awaits anything, or two callers take one place."""
+    """Checks a team's use. The caller must change the registry before it awaits anything, or two callers take one place.
 
-    def __init__(
-        self, registry: Registry, policy: SandboxPolicy, teams: TeamStore, clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    Other api processes take places too: the reservation that a check returns is for the write to the store, which checks it again.
+    """
+
+    def __init__(self, registry: Registry, policy: SandboxPolicy, teams: TeamStore, clock: Callable[[], float] = time.monotonic) -> None:
         self._registry = registry
         self.policy = policy
         self._teams = teams
@@ -93,40 +95,62 @@ class Quotas:
             raise PermissionDeniedError("the team was removed")
         return self.policy.limits(team.limits)
 
-    def check_creation(self, row: Sandbox, limits: TeamLimits) -> None:
-        """Check that the team may have ``row`` too.
+    def check_creation(self, row: Sandbox, limits: TeamLimits) -> Reservation:
+        """Check that the team may have ``row`` too; returns the same conditions for the store.
 
         Raises:
             QuotaExceededError: a limit is reached.
             RateLimitedError: too many creations came in the last second. Checked last: a refused creation uses up none.
         """
-        self._check(row.team_id, use_of(row), limits)
-        rate = limits.creations_per_s
+        reservation = self._check(row.team_id, use_of(row), limits, limits.creations_per_s)
+        rate = reservation.rate
         if rate is not None and not self._buckets.setdefault(row.team_id, _Bucket(self._clock())).take(rate, self._clock()):
-            message = f"the team creates more than {rate:g} sandboxes a second, which is its limit creations_per_s"
-            raise RateLimitedError(message, hint=_hint("creations_per_s"))
+            reservation.refuse()
+        return reservation
 
-    def check_resume(self, row: Sandbox, limits: TeamLimits) -> None:
-        """Raises: QuotaExceededError: the team may not run the paused ``row``. Its disk and its place are its own already."""
+    def check_resume(self, row: Sandbox, limits: TeamLimits) -> Reservation:
+        """As :meth:`check_creation`, for a paused sandbox, whose disk and place are its own already.
+
+        Raises: QuotaExceededError: the team may not run it.
+        """
         running = use_of(transition(row, SandboxState.RESUMING))
-        self._check(row.team_id, replace(running, paused=0, disk_mib=0), limits)
+        return self._check(row.team_id, replace(running, paused=0, disk_mib=0), limits)
 
-    def check_pause(self, row: Sandbox, limits: TeamLimits) -> None:
-        """Raises: QuotaExceededError: the team may have no further paused sandbox, and ``row`` has no place yet."""
-        if row.lifecycle.on_timeout is TimeoutAction.KILL:
-            self._check(row.team_id, TeamUse(paused=1), limits)
+    def check_pause(self, row: Sandbox, limits: TeamLimits) -> Reservation:
+        """As :meth:`check_creation`, for a pause.
 
-    def _check(self, team_id: str, wanted: TeamUse, limits: TeamLimits) -> None:
-        use = self._registry.use_of(team_id)
-        total = use.plus(wanted)
+        Raises: QuotaExceededError: the team may have no further paused sandbox, and ``row`` has no place yet.
+        """
+        has_place = row.lifecycle.on_timeout is not TimeoutAction.KILL
+        return self._check(row.team_id, TeamUse() if has_place else TeamUse(paused=1), limits)
+
+    def _check(self, team_id: str, wanted: TeamUse, limits: TeamLimits, rate: float | None = None) -> _Reservation:
+        reservation = _Reservation(wanted, limits, rate)
+        reservation.check(self._registry.use_of(team_id).plus(wanted))
+        return reservation
+
+
+@dataclass(frozen=True)
+class _Reservation:
+    """A :class:`~cloister.store.sharing.Reservation` of ``wanted``."""
+
+    wanted: TeamUse
+    limits: TeamLimits
+    rate: float | None
+
+    def check(self, use: TeamUse) -> None:
+        before = use.plus(self.wanted, -1)
         for name in _REMEDIES:
-            limit, more = getattr(limits, name), getattr(wanted, name, 0)
-            if limit is not None and more and getattr(total, name) > limit:
-                has = f"the team has {getattr(use, name):.15g} {LIMITS[name].what}"
+            limit, more = getattr(self.limits, name), getattr(self.wanted, name, 0)
+            if limit is not None and more and getattr(use, name) > limit:
+                has = f"the team has {getattr(before, name):.15g} {LIMITS[name].what}"
                 raise QuotaExceededError(f"{has}, and {more:.15g} more would exceed its limit {name}, {limit:.15g}", hint=_hint(name))
+
+    def refuse(self) -> None:
+        message = f"the team creates more than {self.rate:g} sandboxes a second, which is its limit creations_per_s"
+        raise RateLimitedError(message, hint=_hint("creations_per_s"))
 
 
 def _hint(name: str) -> str:
     bound = f", up to the setting {_BOUNDS[name]}" if name in _BOUNDS else ""
     return f"{_REMEDIES[name]}; {_OPERATOR}{bound}"
-

@@ -57,6 +57,10 @@ class Reconciler:
         self._templates = use_cases.templates
         self._builds = use_cases.builds
         self._following: asyncio.Task[None] | None = None
+        self._elsewhere: dict[str, set[str]] = {}
+        """During a comparison of a node: the sandboxes that other processes make, pause or resume."""
+        self._under_way: dict[str, int] = {}
+        """Sandboxes that another process was pausing or resuming at the last comparison of their node, and the versions of their rows."""
 
     async def close(self) -> None:
         """Follow no change any more."""
@@ -65,14 +69,26 @@ class Reconciler:
             await asyncio.gather(self._following, return_exceptions=True)
 
     async def run(self, node: NodeClient) -> None:
-        """Compare and repair, by calls on ``node``. Raises: UnavailableError."""
+        """Compare and repair, by calls on ``node``. Raises: UnavailableError, StoreUnreachableError."""
         node_id = (await node.ping()).node_id
         self._sandboxes.node_id = node_id
+        async with self._registry.alone(f"reconciliation of {node_id}"):
+            try:
+                await self._run(node, node_id)
+            finally:
+                self._elsewhere.pop(node_id, None)
+
+    async def _run(self, node: NodeClient, node_id: str) -> None:
+        making = self._elsewhere[node_id] = set(await self._registry.others_creations())
+        await self._registry.catch_up()
         await self._claim(node_id)
         self._templates.learn(await node.templates())
         before = time.time()
         records = {record.sandbox_id: record for record in await live_sandboxes(node)}
+        await self._registry.catch_up()  # a sandbox has its row before its node has it
+        making |= set(await self._registry.others_creations())
         own = [row for row in self._registry.all_live() if row.node_id == node_id]
+        self._elsewhere[node_id] = making | self._find_changed_by_others(own)
         await self._end_gone(node, [row for row in own if row.sandbox_id not in records and row.started_at < before])
         teams = {team.team_id for team in await self._store.teams.list_teams()}
         for record in records.values():
@@ -89,16 +105,32 @@ class Reconciler:
         """Give the node the rows that name no node: a release with one unnamed node wrote them, or a creation that was cut off."""
         for sandbox_id in [row.sandbox_id for row in self._registry.all_live() if row.node_id is None]:
             is_live = self._registry.peek(sandbox_id) is not None  # it may end while another row is stored
-            if is_live and not self._sandboxes.is_creating(sandbox_id):
+            if is_live and not self._is_being_made(sandbox_id):
                 await self._registry.set_node(sandbox_id, node_id)
 
+    def _is_being_made(self, sandbox_id: str) -> bool:
+        return self._sandboxes.is_creating(sandbox_id) or any(sandbox_id in busy for busy in self._elsewhere.values())
+
     def _is_busy(self, sandbox_id: str) -> bool:
-        """Whether a call of this process about the sandbox goes on after the reconciliation, and its answer says more."""
-        return self._sandboxes.is_creating(sandbox_id) or self._pausing.is_changing(sandbox_id)
+        """Whether a call about the sandbox goes on after the reconciliation, and its answer says more."""
+        return self._is_being_made(sandbox_id) or self._pausing.is_changing(sandbox_id)
+
+    def _find_changed_by_others(self, own: list[Sandbox]) -> set[str]:
+        """The node's sandboxes that another process pauses or resumes. One that has not come further since the last comparison is left
+        out: that process is dead.
+        """
+        if not self._registry.is_shared:
+            return set()
+        rows = [row for row in own if row.state in _UNDER_WAY and not self._pausing.is_changing(row.sandbox_id)]
+        news = {row.sandbox_id for row in rows if self._under_way.get(row.sandbox_id) != row.version}
+        for row in own:
+            self._under_way.pop(row.sandbox_id, None)
+        self._under_way |= {row.sandbox_id: row.version for row in rows}
+        return news
 
     async def _end_gone(self, node: NodeClient, rows: list[Sandbox]) -> None:
         """End the rows of sandboxes that do not live any more, with the reasons that the node kept while it was not connected."""
-        gone = [row for row in rows if not self._sandboxes.is_creating(row.sandbox_id)]
+        gone = [row for row in rows if not self._is_being_made(row.sandbox_id)]
         told = {ended.sandbox_id: ended for ended in await ends_of(node, [row.sandbox_id for row in gone])}
         for row in gone:
             if (ended := told.get(row.sandbox_id)) is not None:

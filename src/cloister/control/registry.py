@@ -5,6 +5,8 @@ changes first, then the store, with one write at a time for each sandbox, which 
 number of ended sandboxes is kept, with the reasons.
 
 A pause or resume that is under way is in memory only: its outcome is stored, and after a crash of this process the node has the truth.
+
+This is the registry of the only api process of a store. Where several share a store, :mod:`cloister.control.shared_registry` extends it.
 """
 
 from __future__ import annotations
@@ -12,8 +14,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
 import structlog
@@ -28,8 +31,9 @@ from cloister.model.team import TeamUse
 from cloister.model.team_metrics import TeamSample
 from cloister.model.usage import use_of
 from cloister.store.base import Store
+from cloister.store.sharing import Reservation
 
-__all__ = ["Registry", "absence"]
+__all__ = ["Change", "Entry", "Registry", "absence"]
 
 _log = structlog.get_logger("cloister.control")
 _MAX_ENDED = 50_000
@@ -40,12 +44,31 @@ _MAX_UNSTORED_EVENTS = 100
 """Of one sandbox, while the store fails."""
 
 
-class _Entry:
-    __slots__ = ("events", "lock", "row", "stored_version")
+@dataclass(frozen=True)
+class Change:
+    """A change of a row. It can be made again on the row that another process has stored meanwhile."""
 
-    def __init__(self, row: Sandbox) -> None:
+    state: SandboxState | None
+    """The new state; None: the same as before."""
+    fields: dict[str, Any]
+
+    def of(self, row: Sandbox) -> Sandbox:
+        """The changed row. Raises: InvalidTransitionError."""
+        return replace(row, **self.fields) if self.state is None else transition(row, self.state, **self.fields)
+
+
+class Entry:
+    """A live sandbox in memory."""
+
+    __slots__ = ("changes", "events", "is_added", "lock", "row", "stored_version")
+
+    def __init__(self, row: Sandbox, *, is_added: bool) -> None:
         self.row = row
         self.stored_version = row.version
+        self.is_added = is_added
+        """Whether the store has it, at some version."""
+        self.changes: list[Change] = []
+        """Not stored yet, as the events."""
         self.events: list[LifecycleEvent] = []
         """Not stored yet; they are stored with the next write of the row."""
         self.lock = asyncio.Lock()
@@ -58,7 +81,9 @@ class Registry:
         self._store = store
         self._retention_s = retention_s
         self._paused_retention_s = paused_retention_s
-        self._live: dict[str, _Entry] = {}
+        self._live: dict[str, Entry] = {}
+        self._by_key: dict[tuple[str, str], str] = {}
+        """Ids of live sandboxes by team and idempotency key."""
         self._ended: OrderedDict[str, Sandbox] = OrderedDict()
         self._use: dict[str, TeamUse] = {}
         self._peaks: Counter[str] = Counter()
@@ -76,7 +101,7 @@ class Registry:
             if row.state is SandboxState.ENDED:
                 self._remember(row)
             else:
-                self._insert(row)
+                self._insert(row, is_added=True)
 
     async def close(self) -> None:
         """Wait for writes under way."""
@@ -93,6 +118,9 @@ class Registry:
     def on_event(self, function: Callable[[int], None]) -> None:
         """Have ``function(count)`` called when events are stored."""
         self._on_event.append(function)
+
+    def on_due(self, function: Callable[[], None]) -> None:
+        """Have ``function()`` called when another process has stored events, or this one begins to lead."""
 
     def live(self, sandbox_id: str) -> Sandbox | None:
         """The sandbox, if it has not ended and its deadline has not ended it."""
@@ -117,6 +145,48 @@ class Registry:
         """Every sandbox that has not ended, including those being created."""
         return iter([entry.row for entry in self._live.values()])
 
+    def find_by_key(self, team_id: str, idempotency_key: str) -> Sandbox | None:
+        """The team's live sandbox that a request with the key created, or is creating."""
+        return self.live(self._by_key.get((team_id, idempotency_key), ""))
+
+    # ---- other api processes: there are none ----
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether other processes change sandboxes too."""
+        return False
+
+    @property
+    def is_leader(self) -> bool:
+        """Whether this process does now what one must do for all."""
+        return True
+
+    async def catch_up(self) -> None:
+        """Return when all that was stored before this call is in memory. Raises: StoreUnreachableError."""
+
+    @asynccontextmanager
+    async def alone(self, name: str) -> AsyncIterator[None]:  # noqa: ARG002 - see the subclass
+        """In the block no other process is in a block of the same name."""
+        yield
+
+    async def others_creations(self) -> Collection[str]:
+        """The ids of sandboxes that other processes are making now."""
+        return ()
+
+    async def hold(self, sandbox_id: str, within: Reservation) -> None:
+        """Take the places that a pause or resume needs, which is in memory already, from the team's in all processes.
+
+        Raises: as the reservation, and StoreError; the caller undoes the change.
+        """
+
+    def _undone(self, entry: Entry) -> None:
+        """A held change was taken back in memory."""
+
+    def _not_added(self, row: Sandbox, error: BaseException) -> None:
+        """The store failed to add a row."""
+
+    # ---- use ----
+
     def use_of(self, team_id: str) -> TeamUse:
         """The use of the team's sandboxes, also those that are being created, paused or resumed."""
         return self._use.get(team_id, TeamUse())
@@ -135,23 +205,26 @@ class Registry:
 
     def reserve(self, row: Sandbox) -> None:
         """Count a sandbox for its team before :meth:`add` stores it."""
-        self._insert(row)
+        self._insert(row, is_added=False)
 
-    async def add(self, row: Sandbox) -> None:
-        """Add a sandbox; removes it again if the store fails."""
+    async def add(self, row: Sandbox, *, within: Reservation | None = None) -> None:
+        """Add a sandbox; removes it again if the store fails. ``within`` counts where there are other processes."""
         if row.sandbox_id not in self._live:
-            self._insert(row)
+            self._insert(row, is_added=False)
         try:
-            await self._store.add_sandbox(row)
-        except BaseException:
+            await self._store.add_sandbox(row, within=within if self.is_shared else None)
+        except BaseException as error:
             self._take_out(row.sandbox_id)
+            self._not_added(row, error)
             raise
+        if (entry := self._live.get(row.sandbox_id)) is not None:
+            entry.is_added = True
 
     async def set_running(self, record: SandboxRecord, node_id: str | None) -> Sandbox:
         """Note that a created sandbox runs, in memory at once; returns when it is stored. Raises: InvalidTransitionError."""
         entry = self._live[record.sandbox_id]
         changes = {"started_at": record.started_at, "node_id": node_id, "runtime": record.runtime}
-        self._put(entry, transition(entry.row, SandboxState.RUNNING, **changes))
+        self._make(entry, Change(SandboxState.RUNNING, changes))
         self._starts[entry.row.team_id] += 1
         self._tell(entry, EventType.CREATED, entry.row.started_at)
         await self._write(entry)
@@ -173,7 +246,7 @@ class Registry:
         state = self._entry(sandbox_id).row.state
         if state is SandboxState.PAUSED:
             entry = self._entry(sandbox_id)
-            self._put(entry, replace(entry.row, pause=pause, end_at=pause.at))
+            self._make(entry, Change(None, {"pause": pause, "end_at": pause.at}))
         else:
             if state is SandboxState.RUNNING:
                 self._change(sandbox_id, SandboxState.PAUSING, pause=pause)
@@ -188,13 +261,13 @@ class Registry:
         """Note that the pause failed, and the sandbox runs on. Does nothing if it has ended, or its node has paused it."""
         entry = self._live.get(sandbox_id)
         if entry is not None and entry.row.state is SandboxState.PAUSING:
-            self._change(sandbox_id, SandboxState.RUNNING, pause=None)
+            self._undone(self._change(sandbox_id, SandboxState.RUNNING, pause=None))
 
     def cancel_resume(self, sandbox_id: str) -> None:
         """Note that the resume failed, and the sandbox stays paused. Does nothing if it has ended, or its node has resumed it."""
         entry = self._live.get(sandbox_id)
         if entry is not None and entry.row.state is SandboxState.RESUMING:
-            self._change(sandbox_id, SandboxState.PAUSED)
+            self._undone(self._change(sandbox_id, SandboxState.PAUSED))
 
     async def set_resumed(self, record: SandboxRecord) -> Sandbox:
         """Note that a sandbox runs again as its node's ``record`` says, in memory at once; returns when it is stored.
@@ -213,13 +286,13 @@ class Registry:
     async def set_node(self, sandbox_id: str, node_id: str) -> None:
         """Name the node that runs a live sandbox, in memory at once; returns when it is stored."""
         entry = self._live[sandbox_id]
-        entry.row = replace(entry.row, node_id=node_id)
+        self._make(entry, Change(None, {"node_id": node_id}))
         await self._write(entry)
 
     async def set_network(self, sandbox_id: str, egress: EgressPolicy | None, network: NetworkOptions) -> Sandbox:
         """Change a live sandbox's network, in memory at once; returns when it is stored. Raises: SandboxNotFoundError."""
         entry = self._entry(sandbox_id)
-        entry.row = replace(entry.row, egress=egress, network=network)
+        self._make(entry, Change(None, {"egress": egress, "network": network}))
         self._tell(entry, EventType.UPDATED, set_network=True)
         await self._write(entry)
         return entry.row
@@ -227,7 +300,7 @@ class Registry:
     async def set_end(self, sandbox_id: str, end_at: float) -> Sandbox:
         """Change a live sandbox's deadline, in memory at once; returns when it is stored."""
         entry = self._live[sandbox_id]
-        entry.row = replace(entry.row, end_at=end_at)
+        self._make(entry, Change(None, {"end_at": end_at}))
         self._tell(entry, EventType.UPDATED, set_timeout=time_text(end_at))
         await self._write(entry)
         return entry.row
@@ -248,23 +321,32 @@ class Registry:
         if entry is None:
             return None
         was_created = entry.row.state is not SandboxState.CREATING
-        entry.row = transition(entry.row, SandboxState.ENDED, end_reason=reason, end_message=message, ended_at=at or time.time())
+        ending = Change(SandboxState.ENDED, {"end_reason": reason, "end_message": message, "ended_at": at or time.time()})
+        entry.row = ending.of(entry.row)
+        self._note(entry, ending)
         if was_created:
             self._tell(entry, EventType.KILLED, entry.row.ended_at, reason=reason.value)
         self._remember(entry.row)
         self.ends[reason] += 1
-        task = asyncio.create_task(self._write_ended(entry))
+        task = self._in_background(self._write_ended(entry))
+        _log.info("sandbox.ended", sandbox_id=sandbox_id, team_id=entry.row.team_id, reason=reason, detail=message)
+        self._tell_end(sandbox_id)
+        return task
+
+    def _in_background(self, write: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(write)
         self._writes.add(task)
         task.add_done_callback(self._writes.discard)
-        _log.info("sandbox.ended", sandbox_id=sandbox_id, team_id=entry.row.team_id, reason=reason, detail=message)
+        return task
+
+    def _tell_end(self, sandbox_id: str) -> None:
         for function in (*self._on_unreachable, *self._on_end):
             function(sandbox_id)
-        return task
 
     async def prune(self) -> None:
         """Delete sandboxes that ended before the retention time, and end those whose node is lost."""
         now = time.time()
-        for row in self.all_live():
+        for row in self.all_live() if self.is_leader else ():
             is_kept = row.pause is not None or row.lifecycle.on_timeout is not TimeoutAction.KILL  # its node may have paused it
             deadline = row.end_at + (self._paused_retention_s if is_kept else 0)
             if deadline < now - _OVERDUE_S:  # its node would have said so, if it still existed under its id
@@ -272,20 +354,30 @@ class Registry:
         oldest = now - self._retention_s
         while self._ended and (next(iter(self._ended.values())).ended_at or 0) < oldest:
             self._ended.popitem(last=False)
-        await self._store.prune_sandboxes(ended_before=oldest)
+        if self.is_leader:
+            await self._store.prune_sandboxes(ended_before=oldest)
 
-    def _entry(self, sandbox_id: str) -> _Entry:
+    def _entry(self, sandbox_id: str) -> Entry:
         entry = self._live.get(sandbox_id)
         if entry is None:
             raise absence(sandbox_id, "it ended meanwhile")
         return entry
 
-    def _change(self, sandbox_id: str, state: SandboxState, **changes: Any) -> _Entry:
+    def _change(self, sandbox_id: str, state: SandboxState, **changes: Any) -> Entry:
         entry = self._entry(sandbox_id)
-        self._put(entry, transition(entry.row, state, **changes))
+        self._make(entry, Change(state, changes))
         return entry
 
-    def _put(self, entry: _Entry, row: Sandbox) -> None:
+    def _make(self, entry: Entry, change: Change) -> None:
+        self._put(entry, change.of(entry.row))
+        self._note(entry, change)
+
+    def _note(self, entry: Entry, change: Change) -> None:
+        """Note a change until it is stored, where it may have to be made again."""
+        if self.is_shared:
+            entry.changes.append(change)
+
+    def _put(self, entry: Entry, row: Sandbox) -> None:
         self._count(entry.row, -1)
         entry.row = row
         self._count(row, 1)
@@ -298,14 +390,19 @@ class Registry:
             del self._use[row.team_id]
         self._peaks[row.team_id] = max(self._peaks[row.team_id], use.sandboxes)
 
-    def _insert(self, row: Sandbox) -> None:
-        self._live[row.sandbox_id] = _Entry(row)
+    def _insert(self, row: Sandbox, *, is_added: bool) -> None:
+        self._live[row.sandbox_id] = Entry(row, is_added=is_added)
+        if row.idempotency_key is not None:
+            self._by_key[row.team_id, row.idempotency_key] = row.sandbox_id
         self._count(row, 1)
 
-    def _take_out(self, sandbox_id: str) -> _Entry | None:
+    def _take_out(self, sandbox_id: str) -> Entry | None:
         entry = self._live.pop(sandbox_id, None)
         if entry is not None:
             self._count(entry.row, -1)
+            key = (entry.row.team_id, entry.row.idempotency_key or "")
+            if self._by_key.get(key) == sandbox_id:
+                del self._by_key[key]
         return entry
 
     def _remember(self, row: Sandbox) -> None:
@@ -313,25 +410,36 @@ class Registry:
         while len(self._ended) > _MAX_ENDED:
             self._ended.popitem(last=False)
 
-    def _tell(self, entry: _Entry, kind: EventType, at: float | None = None, **more: object) -> None:
+    def _tell(self, entry: Entry, kind: EventType, at: float | None = None, **more: object) -> None:
         """Make an event of the present row, for the next write; ``at``: now by default."""
         if len(entry.events) < _MAX_UNSTORED_EVENTS:
             entry.events.append(event_of(entry.row, kind, at or time.time(), **more))
 
-    async def _write(self, entry: _Entry) -> None:
+    async def _write(self, entry: Entry, within: Reservation | None = None) -> None:
         async with entry.lock:
-            row, events = replace(entry.row, version=entry.stored_version + 1), tuple(entry.events)
-            if not await self._store.change_sandbox(row, expected_version=entry.stored_version, events=events):
-                raise ConflictError(f"sandbox {row.sandbox_id} was changed by another writer")
+            while True:
+                row = replace(entry.row, version=entry.stored_version + 1)
+                events, changes = tuple(entry.events), len(entry.changes)
+                if await self._store.change_sandbox(row, expected_version=entry.stored_version, events=events, within=within):
+                    break
+                await self._give_way(entry)
+                if not (entry.changes or entry.events):
+                    return  # the other writer has made the same change
             entry.stored_version = row.version
-            del entry.events[: len(events)]
+            del entry.events[: len(events)], entry.changes[:changes]
         for function in self._on_event if events else ():
             function(len(events))
 
-    async def _write_ended(self, entry: _Entry) -> None:
+    async def _give_way(self, entry: Entry) -> None:
+        """Another writer has changed the row: bring the entry to its version. Raises: ConflictError, SandboxNotFoundError: it cannot be."""
+        raise ConflictError(f"sandbox {entry.row.sandbox_id} was changed by another writer")
+
+    async def _write_ended(self, entry: Entry) -> None:
         for attempt in range(3):
             try:
                 await self._write(entry)
+            except SandboxNotFoundError:
+                return  # another process has stored its end
             except ConflictError:
                 _log.exception("sandbox.end_conflicted", sandbox_id=entry.row.sandbox_id)
                 return

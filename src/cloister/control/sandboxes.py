@@ -22,6 +22,7 @@ from cloister.control.standstills import Standstills
 from cloister.control.team_traffic import TeamTraffics
 from cloister.control.templates import FoundTemplate, Templates
 from cloister.errors import (
+    AlreadyExistsError,
     CloisterError,
     ConflictError,
     DeadlineError,
@@ -42,6 +43,7 @@ from cloister.model.secret import Secret
 from cloister.model.team import TeamUse
 from cloister.model.volume import VolumeMount
 from cloister.nodewire.requests import AskMetrics, Kill, SandboxRef, SetDeadline
+from cloister.store.sharing import Reservation
 
 __all__ = ["RUNTIME_KEY", "LifecycleLog", "NewSandbox", "Sandboxes", "misplaced", "name_end"]
 
@@ -50,6 +52,8 @@ _T = TypeVar("_T")
 RUNTIME_KEY = "cloister.runtime"
 """The key of a sandbox's metadata that names its runtime."""
 _SHORTEST_WAKE_S = 300
+_LOOK_AGAIN_S = 0.02
+"""At a creation by another process."""
 _SEEN = frozenset({SandboxState.RUNNING, SandboxState.PAUSING, SandboxState.PAUSED, SandboxState.RESUMING})
 """States of sandboxes that clients see."""
 
@@ -111,7 +115,6 @@ class Sandboxes:
         self.quotas = quotas
         self.traffic = traffic
         self._creating: dict[str, asyncio.Task[Sandbox]] = {}
-        self._by_idempotency_key: dict[tuple[str, str], str] = {}
         self._killing: dict[tuple[str, str], asyncio.Task[None]] = {}
         self._background: set[asyncio.Task[Any]] = set()
         self._log = log
@@ -148,12 +151,10 @@ class Sandboxes:
             return earlier
         # No await from here to the task: creations at the same moment must count each other.
         row = self._row(sandbox_id, team_id, template, new)
-        self.quotas.check_creation(row, limits)
+        reservation = self.quotas.check_creation(row, limits)
         self._registry.reserve(row)
-        task = asyncio.create_task(self._create(row, template, new))
+        task = asyncio.create_task(self._create(row, template, new, reservation))
         self._creating[row.sandbox_id] = task
-        if new.idempotency_key is not None:
-            self._by_idempotency_key[team_id, new.idempotency_key] = row.sandbox_id
         task.add_done_callback(lambda _: self._creating.pop(row.sandbox_id, None))
         try:
             return await asyncio.shield(task)
@@ -163,20 +164,13 @@ class Sandboxes:
             raise
 
     async def _find_earlier(self, team_id: str, key: str) -> Sandbox | None:
-        sandbox_id = self._by_idempotency_key.get((team_id, key))
-        if sandbox_id is None:
-            return None
-        if (task := self._creating.get(sandbox_id)) is not None:
-            return await asyncio.shield(task)
-        if (row := self._registry.live(sandbox_id)) is None:
-            del self._by_idempotency_key[team_id, key]
-        return row
-
-    def remember_idempotency_keys(self) -> None:
-        """Learn the keys of sandboxes that an earlier process created. Call it once, after the registry is loaded."""
-        for row in self._registry.all_live():
-            if row.idempotency_key is not None:
-                self._by_idempotency_key[row.team_id, row.idempotency_key] = row.sandbox_id
+        while (row := self._registry.find_by_key(team_id, key)) is not None:
+            if (task := self._creating.get(row.sandbox_id)) is not None:
+                return await asyncio.shield(task)
+            if row.state is not SandboxState.CREATING or not self._registry.is_shared:
+                return row
+            await asyncio.sleep(_LOOK_AGAIN_S)  # another process creates it
+        return None
 
     def _row(self, sandbox_id: str, team_id: str, template: FoundTemplate, new: NewSandbox) -> Sandbox:
         now = time.time()
@@ -208,8 +202,16 @@ class Sandboxes:
             return lifecycle
         return replace(lifecycle, wake_s=min(max(lifecycle.wake_s, _SHORTEST_WAKE_S), self.quotas.policy.max_timeout_s))
 
-    async def _create(self, row: Sandbox, template: FoundTemplate, new: NewSandbox) -> Sandbox:
-        await self._registry.add(row)
+    async def _create(self, row: Sandbox, template: FoundTemplate, new: NewSandbox, reservation: Reservation) -> Sandbox:
+        try:
+            await self._registry.add(row, within=reservation)
+        except AlreadyExistsError:
+            if new.idempotency_key is None or not self._registry.is_shared:
+                raise
+            await self._registry.catch_up()
+            if (earlier := await self._find_earlier(row.team_id, new.idempotency_key)) is None:
+                raise
+            return earlier
         request = SandboxRequest(
             sandbox_id=row.sandbox_id,
             template=template.runs,
@@ -279,6 +281,10 @@ class Sandboxes:
     async def _to_the_end(self, work: Coroutine[Any, Any, _T]) -> _T:
         """Await ``work``, which goes on when the caller is cancelled: node and registry must not disagree."""
         return await asyncio.shield(self._in_background(work))
+
+    async def catch_up(self) -> None:
+        """Return when the changes of other api processes before this call are known. Raises: StoreUnreachableError."""
+        await self._registry.catch_up()
 
     def get(self, team_id: str, sandbox_id: str) -> Sandbox:
         """One sandbox of the team that runs, is paused, or changes between the two.

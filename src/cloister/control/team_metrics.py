@@ -45,7 +45,10 @@ class TeamMetrics:
     async def sample(self) -> None:
         """Store what the teams did since the last sample, and forget samples that are too old."""
         now = self._clock()
-        await self._store.add_samples(self._registry.take_sample(now))
+        samples = self._registry.take_sample(now)
+        if not self._registry.is_leader:
+            return  # the leader has the same ones
+        await self._store.add_samples(samples)
         await self._store.prune_samples(now - KEPT_S)
 
     async def points(self, team_id: str, start: float | None, end: float | None) -> Sequence[TeamPoint]:

@@ -37,6 +37,8 @@ from cloister.store.volumes import VolumeStore
 __all__ = ["NewMount", "VolumePolicy", "Volumes"]
 
 _log = structlog.get_logger("cloister.control")
+_YOUNG_S = 7200.0
+"""Another process may still make a volume that is younger: longer than any call of the node takes, a copy too."""
 _READ_ONLY = ":ro"
 """The end of a name in a request for a mount that may not be written: SDKs send names as they are."""
 _UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}\Z")
@@ -63,11 +65,15 @@ class NewMount:
 class Volumes:
     """The use cases about volumes, on one node."""
 
-    def __init__(self, node: NodeClient, store: VolumeStore, tokens: VolumeTokens, policy: VolumePolicy) -> None:
+    def __init__(
+        self, node: NodeClient, store: VolumeStore, tokens: VolumeTokens, policy: VolumePolicy, *, is_shared: bool = False
+    ) -> None:
+        """``is_shared``: other processes make and remove volumes too."""
         self._node = node
         self._store = store
         self._tokens = tokens
         self._policy = policy
+        self._young_s = _YOUNG_S if is_shared else 0.0
         self._busy: set[str] = set()
         """Volumes that a call of this process makes or removes now."""
 
@@ -156,14 +162,19 @@ class Volumes:
 
     async def delete_of_removed(self, team_id: str) -> None:
         """Delete all volumes of a team that was removed; :meth:`settle` removes those that a dying sandbox still holds."""
-        for row in await self._store.list_volumes(team_id):
+        rows = await self._store.list_volumes(team_id)
+        for row in rows:
             await self._store.set_volume_ready(row.volume_id, is_ready=False)
-        await self.settle()
+        await self._remove_all(rows)
 
     async def settle(self) -> None:
         """Remove what is not ready, because a creation or a deletion was cut off."""
-        for row in await self._store.list_volumes():
-            if row.is_ready or row.volume_id in self._busy:
+        before = time.time() - self._young_s
+        await self._remove_all([row for row in await self._store.list_volumes() if not row.is_ready and row.created_at <= before])
+
+    async def _remove_all(self, rows: Sequence[Volume]) -> None:
+        for row in rows:
+            if row.volume_id in self._busy:
                 continue
             try:
                 await self._remove(row)

@@ -22,6 +22,7 @@ from cloister.config.settings import Settings
 from cloister.linux.identity import become_unprivileged, die_with_parent
 from cloister.processes.api_server import ApiServer, TlsListener, ValuesListener
 from cloister.store.migrate import load_migrations
+from cloister.store.opening import load_shared
 from cloister.telemetry.logging import configure_logging
 from cloister.telemetry.tracing import load_tracing
 from cloister.tls.context import ReplaceableContext
@@ -58,6 +59,8 @@ def run_api(settings: Settings, handover: Handover) -> None:
     load_migrations()  # their directory may be closed to the uid that this process becomes
     if settings.otlp_endpoint is not None:
         load_tracing()
+    if settings.database_url is not None:
+        load_shared()
     become_unprivileged(handover.uid)
     die_with_parent(signal.SIGTERM, handover.parent)
     configure_logging(settings.log_level, settings.log_format, process="api")

@@ -45,6 +45,10 @@ class RegistryRoutes:
         why = _SLEEP if wakes else _SLEEP_WITHOUT_WAKE if row.lifecycle.wake_s is None else _SLEEP_WITH_FILES
         return Asleep(route, wakes, why.format(state=state, sandbox_id=sandbox_id))
 
+    async def catch_up(self) -> None:
+        """See :class:`~cloister.proxy.routes.Routes`."""
+        await self._registry.catch_up()
+
     def access_tokens(self) -> Iterator[tuple[str, str]]:
         """See :class:`~cloister.proxy.routes.Routes`."""
         for row in self._registry.all_live():

@@ -12,7 +12,7 @@ import os
 import socket
 import ssl
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -39,7 +39,6 @@ from cloister.config.client_env import ClientEnv, read_client_env, server_url, w
 from cloister.config.settings import Settings
 from cloister.control.audit import AuditLog
 from cloister.control.builds.builds import Builds
-from cloister.control.builds.ending import BuildEnds
 from cloister.control.captures import Captures
 from cloister.control.deliveries import Deliveries
 from cloister.control.forks import Forks
@@ -55,6 +54,7 @@ from cloister.control.reconcile import Reconciler, UseCases
 from cloister.control.registry import Registry
 from cloister.control.sandboxes import Sandboxes
 from cloister.control.secrets import Secrets
+from cloister.control.shared_registry import SharedRegistry
 from cloister.control.snapshots import Snapshots
 from cloister.control.team_admin import TeamAdmin
 from cloister.control.team_metrics import TeamMetrics
@@ -67,24 +67,24 @@ from cloister.control.webhooks import Webhooks
 from cloister.errors import CloisterError, NodeUnreachableError
 from cloister.linux.process import count_descriptors, descriptor_limit
 from cloister.model.addresses import told_domain
-from cloister.model.build import EndedBuild
-from cloister.model.node import EndedSandbox, PausedSandbox, SandboxNote
 from cloister.network.dns_relay import DnsRelay, host_nameservers
 from cloister.nodewire.methods import NodeEvent
 from cloister.nodewire.requests import VolumeRef
 from cloister.processes.api_proxies import AddressLookup, ProxyLookup
 from cloister.processes.api_receivers import WebhookReceivers
 from cloister.processes.api_routes import NodeDialer, RegistryRoutes
+from cloister.processes.api_upkeep import cancel, deliver_events, keep_agreeing, prune
 from cloister.processes.api_values import ValuesServer
 from cloister.processes.policies import build_settings, connection_policy, sandbox_policy, volume_policy
 from cloister.proxy.app import Ingress
 from cloister.proxy.forward import MAX_HEADERS, READ_BUFFER_BYTES
 from cloister.proxy.upstream import ActiveRequests
 from cloister.store.audit import AuditFiles
+from cloister.store.base import Store
 from cloister.store.logs import LogStore
+from cloister.store.opening import open_store
 from cloister.store.sealing import SealingKeys
 from cloister.store.signing import SigningKeys
-from cloister.store.sqlite import SqliteStore
 from cloister.store.uploads import UploadFiles
 from cloister.store.volume_tokens import VolumeTokens
 from cloister.telemetry.tracing import Tracer, TraceSettings, open_tracer
@@ -95,7 +95,6 @@ _log = structlog.get_logger("cloister.api")
 _KEEP_ALIVE_S = 620.0
 """Longer than the SDKs keep idle connections (300 s), so that the SDKs close them first."""
 _SHUTDOWN_S = 5.0
-_PRUNE_S = 600.0
 
 
 @dataclass(frozen=True)
@@ -112,23 +111,6 @@ class ValuesListener:
 
     listener: socket.socket
     uid: int
-
-
-def deliver_events(sandboxes: Sandboxes, pausing: Pausing, logs: SandboxLogs, builds: BuildEnds) -> Callable[[NodeEvent], None]:
-    """A function that hands each event of the node to its use case."""
-
-    def deliver(event: NodeEvent) -> None:
-        match event:
-            case EndedSandbox():
-                sandboxes.ended(event)
-            case PausedSandbox():
-                pausing.paused_by_node(event)
-            case SandboxNote():
-                logs.noted(event)
-            case EndedBuild():
-                builds.ended(event)
-
-    return deliver
 
 
 def _count_descriptors() -> tuple[int | None, int | None]:
@@ -170,7 +152,7 @@ class ApiServer:
         """Open the store, start connecting to the node, and serve on the listener."""
         settings = self._settings
         async with AsyncExitStack() as stack:
-            store = await SqliteStore.open(settings.data_dir / "api" / "cloister.db")
+            store = await open_store(settings.data_dir, settings.database_url)
             stack.push_async_callback(store.close)
             registry = await self._open_registry(stack, store)
             keys = await self._open_keys(stack, store)
@@ -188,11 +170,11 @@ class ApiServer:
             stack.push_async_callback(builds.close)
             snapshots, forks = self._open_captures(stack, store, templates, builds, sandboxes)
             secrets, identity = await self._open_secrets(stack, store, registry)
-            volumes, content = await self._open_volumes(stack, store)
+            volumes, content = await self._open_volumes(stack, store, registry)
             reconciler = Reconciler(store, registry, UseCases(sandboxes, pausing, templates, builds.reconciliation))
-            self._connect_node(stack, reconciler, deliver_events(sandboxes, pausing, logs, builds.ends))
-            works = (registry.prune, partial(logs.prune, settings.ended_retention_s), builds.garbage.prune, volumes.settle)
-            stack.push_async_callback(_cancel, asyncio.create_task(_prune(works)))
+            self._connect_node(stack, registry, reconciler, deliver_events(sandboxes, pausing, logs, builds.ends))
+            works = (registry.prune, partial(logs.prune, settings.ended_retention_s))
+            stack.push_async_callback(cancel, asyncio.create_task(prune(registry, works, (builds.garbage.prune, volumes.settle))))
             app = self._make_app(stack, ingress, sandboxes)
             self.failures = failures = Failures(self._peers, settings.max_failed_keys)
             ingress.note_failure = failures.note
@@ -225,13 +207,12 @@ class ApiServer:
             self._stack = stack.pop_all()
 
     def _open_sandboxes(
-        self, stack: AsyncExitStack, store: SqliteStore, registry: Registry, templates: Templates, logs: SandboxLogs
+        self, stack: AsyncExitStack, store: Store, registry: Registry, templates: Templates, logs: SandboxLogs
     ) -> Sandboxes:
         policy = sandbox_policy(self._settings)
         traffic = TeamTraffics(self._node, store.teams, policy)
-        stack.push_async_callback(_cancel, asyncio.create_task(traffic.run()))
+        stack.push_async_callback(cancel, asyncio.create_task(traffic.run()))
         sandboxes = Sandboxes(self._node, registry, templates, Quotas(registry, policy, store.teams), logs, traffic)
-        sandboxes.remember_idempotency_keys()
         stack.push_async_callback(sandboxes.close)
         return sandboxes
 
@@ -266,7 +247,7 @@ class ApiServer:
         middlewares = [ingress.middleware(), rest_middleware(self._meters.requests, traces)]
         return web.Application(middlewares=middlewares, client_max_size=self._settings.max_body_mib << 20)
 
-    async def _open_keys(self, stack: AsyncExitStack, store: SqliteStore) -> Keys:
+    async def _open_keys(self, stack: AsyncExitStack, store: Store) -> Keys:
         keys = Keys(store)
         stack.push_async_callback(keys.close)
         await self._publish_key(keys)
@@ -277,20 +258,25 @@ class ApiServer:
         stack.push_async_callback(networks.close)
         return networks
 
-    async def _open_registry(self, stack: AsyncExitStack, store: SqliteStore) -> Registry:
+    async def _open_registry(self, stack: AsyncExitStack, store: Store) -> Registry:
         settings = self._settings
-        registry = Registry(store, retention_s=settings.ended_retention_s, paused_retention_s=settings.paused_retention_s)
+        times = {"retention_s": settings.ended_retention_s, "paused_retention_s": settings.paused_retention_s}
+        registry = Registry(store, **times) if store.sharing is None else SharedRegistry(store, store.sharing, **times)
         await registry.load()
         stack.push_async_callback(registry.close)
         return registry
 
-    def _connect_node(self, stack: AsyncExitStack, reconciler: Reconciler, deliver: Callable[[NodeEvent], None]) -> None:
+    def _connect_node(
+        self, stack: AsyncExitStack, registry: Registry, reconciler: Reconciler, deliver: Callable[[NodeEvent], None]
+    ) -> None:
         stack.push_async_callback(reconciler.close)
         stack.push_async_callback(self._stop_relay)
         stack.push_async_callback(self._connection.close)
         self._connection.start(NodeListener(lambda node: self._greet(node, reconciler), deliver))
+        if registry.is_shared:
+            stack.push_async_callback(cancel, asyncio.create_task(keep_agreeing(registry, lambda: self._compare(reconciler))))
 
-    async def _open_uploads(self, stack: AsyncExitStack, store: SqliteStore, needed: NeededUploads) -> Uploads:
+    async def _open_uploads(self, stack: AsyncExitStack, store: Store, needed: NeededUploads) -> Uploads:
         settings = self._settings
         limits = UploadLimits(
             max_bytes=settings.max_upload_mib << 20,
@@ -318,20 +304,18 @@ class ApiServer:
         registry.on_unreachable(agents.end)
         registry.on_end(logs.ended)
         asking = asyncio.create_task(logs.run())
-        stack.push_async_callback(_cancel, asking)
+        stack.push_async_callback(cancel, asking)
         return logs
 
-    def _open_team_admin(
-        self, stack: AsyncExitStack, store: SqliteStore, sandboxes: Sandboxes, builds: Builds, volumes: Volumes
-    ) -> TeamAdmin:
+    def _open_team_admin(self, stack: AsyncExitStack, store: Store, sandboxes: Sandboxes, builds: Builds, volumes: Volumes) -> TeamAdmin:
         team_admin = TeamAdmin(Teams(store), sandboxes, builds.deletion, volumes)
         stack.push_async_callback(team_admin.close)
         return team_admin
 
-    def _open_team_metrics(self, stack: AsyncExitStack, registry: Registry, store: SqliteStore) -> TeamMetrics:
+    def _open_team_metrics(self, stack: AsyncExitStack, registry: Registry, store: Store) -> TeamMetrics:
         team_metrics = TeamMetrics(registry, store.teams)
         sampling = asyncio.create_task(team_metrics.run())
-        stack.push_async_callback(_cancel, sampling)
+        stack.push_async_callback(cancel, sampling)
         return team_metrics
 
     def _open_pausing(
@@ -346,14 +330,15 @@ class ApiServer:
         ingress.set_waker(pausing)
         return pausing
 
-    def _open_events(self, stack: AsyncExitStack, store: SqliteStore, registry: Registry) -> Deliveries:
+    def _open_events(self, stack: AsyncExitStack, store: Store, registry: Registry) -> Deliveries:
         """Lifecycle events, webhooks, and the task that delivers the ones to the others. The keys are open."""
         settings = self._settings
         receivers = WebhookReceivers(_lookup(settings), settings.webhook_allow_private)
         events = LifecycleEvents(store.events, retention_s=settings.events_retention_s, most_per_team=settings.max_events_per_team)
         webhooks = Webhooks(store.events, self._sealing, receivers.check_host, most=settings.max_webhooks_per_team)
-        deliveries = Deliveries(store.events, webhooks, events, receivers)
+        deliveries = Deliveries(store.events, webhooks, events, receivers, lambda: registry.is_leader)
         registry.on_event(deliveries.look)
+        registry.on_due(deliveries.look)
         deliveries.start()
         stack.push_async_callback(deliveries.close)
         return deliveries
@@ -366,7 +351,7 @@ class ApiServer:
         stack.push_async_callback(audit.close)
         return audit
 
-    async def _open_secrets(self, stack: AsyncExitStack, store: SqliteStore, registry: Registry) -> tuple[Secrets, Identity]:
+    async def _open_secrets(self, stack: AsyncExitStack, store: Store, registry: Registry) -> tuple[Secrets, Identity]:
         """Secrets and identity tokens, and the server that gives both to the egress process."""
         signing = SigningKeys(self._settings.data_dir / "api" / "identity.json")
         await asyncio.to_thread(self._sealing.open)
@@ -380,12 +365,12 @@ class ApiServer:
             stack.push_async_callback(values.close)
         return secrets, identity
 
-    async def _open_volumes(self, stack: AsyncExitStack, store: SqliteStore) -> tuple[Volumes, VolumeContent]:
+    async def _open_volumes(self, stack: AsyncExitStack, store: Store, registry: Registry) -> tuple[Volumes, VolumeContent]:
         tokens = VolumeTokens(self._settings.data_dir / "api" / "volumes.key")
         await asyncio.to_thread(tokens.open)
         content = VolumeContent(VolumeConnector(lambda one: self._node.dial_volume(VolumeRef(one))), self._settings.stall_timeout_s)
         stack.push_async_callback(content.close)
-        return Volumes(self._node, store.volumes, tokens, volume_policy(self._settings)), content
+        return Volumes(self._node, store.volumes, tokens, volume_policy(self._settings), is_shared=registry.is_shared), content
 
     def _issuer(self) -> str:
         """The URL in identity tokens, under which their verifiers find this server."""
@@ -396,7 +381,7 @@ class ApiServer:
         return server_url(host, port) if settings.public_domain is None else f"https://api.{settings.public_domain}"
 
     def _open_captures(
-        self, stack: AsyncExitStack, store: SqliteStore, templates: Templates, builds: Builds, sandboxes: Sandboxes
+        self, stack: AsyncExitStack, store: Store, templates: Templates, builds: Builds, sandboxes: Sandboxes
     ) -> tuple[Snapshots, Forks]:
         captures = Captures(self._node, builds.snapshots, sandboxes)
         snapshots = Snapshots(store, templates, builds, captures)
@@ -467,24 +452,11 @@ class ApiServer:
         self._relay = relay
         _log.info("resolver.started", upstreams=list(sockets.upstreams))
 
+    async def _compare(self, reconciler: Reconciler) -> None:
+        if self._connection.is_connected:
+            await reconciler.run(self._node)
+
     async def _stop_relay(self) -> None:
         if self._relay is not None:
             await self._relay.stop()
             self._relay = None
-
-
-async def _prune(works: Sequence[Callable[[], Awaitable[None]]]) -> None:
-    while True:
-        await asyncio.sleep(_PRUNE_S)
-        began = time.monotonic()
-        for work in works:
-            try:
-                await work()
-            except (CloisterError, OSError):  # on a full disk the database cannot delete rows, and the others free space
-                _log.exception("registry.not_pruned")
-        _log.debug("registry.pruned", duration_s=time.monotonic() - began)
-
-
-async def _cancel(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)

@@ -28,7 +28,7 @@ from pathlib import Path
 
 import structlog
 
-from cloister.config.settings import Settings
+from cloister.config.settings import SETTINGS, Settings
 from cloister.egresswire.values import VALUES_SOCKET
 from cloister.errors import SettingsError, UnavailableError
 from cloister.linux.files import make_directory
@@ -41,6 +41,7 @@ from cloister.tls.reloader import CertificateReloader, make_source, write_bundle
 __all__ = ["LONGEST_STOP_S", "give_directory", "serve"]
 
 _log = structlog.get_logger("cloister.serve")
+_SECRETS = {setting.variable: setting.name for setting in SETTINGS if setting.is_secret}
 _READY_TIMEOUT_S = 60.0
 _STOP_TIMEOUT_S = {"api": 15.0, "node": 120.0}
 _PAUSES_TIMEOUT_S = 600.0
@@ -200,6 +201,11 @@ class _Launcher:
         ]
         return [sys.executable, "-P", "-m", "cloister.cli.main", name, "--parent", str(os.getpid()), *options, *values]
 
+    def _secrets(self) -> dict[str, str]:
+        """The secret settings as variables: every user of the host can read a command line."""
+        values = {variable: getattr(self._settings, name) for variable, name in _SECRETS.items()}
+        return {variable: value for variable, value in values.items() if value is not None}
+
     async def _start_node(self) -> None:
         """Start the supervisor and wait until it serves. Raises: UnavailableError."""
         reader, writer = os.pipe()
@@ -207,6 +213,7 @@ class _Launcher:
             self._node.process = await asyncio.create_subprocess_exec(
                 *self._command("node", "--ready-fd", str(writer)),
                 pass_fds=(writer,),
+                env={name: value for name, value in os.environ.items() if name not in _SECRETS},
                 stdin=asyncio.subprocess.DEVNULL,
                 start_new_session=True,
             )
@@ -238,6 +245,7 @@ class _Launcher:
             self._api.process = await asyncio.create_subprocess_exec(
                 *self._command("api", *options, *tls_options, *values_options),
                 pass_fds=(listen_fd, *tls_fds, values.fileno()),
+                env={**os.environ, **self._secrets()},
                 stdin=asyncio.subprocess.DEVNULL,
                 start_new_session=True,
             )

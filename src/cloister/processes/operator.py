@@ -18,7 +18,7 @@ from cloister.model.node import SandboxMetrics
 from cloister.model.sandbox import Sandbox
 from cloister.nodewire.requests import AskMetrics, Kill
 from cloister.processes.node_calls import ask_node, supervisor_socket
-from cloister.store.sqlite import SqliteStore
+from cloister.store.opening import open_store, sqlite_path
 
 __all__ = ["end_sandbox", "measure", "read_sandboxes"]
 
@@ -32,10 +32,10 @@ async def read_sandboxes(settings: Settings, *, ended_since: float) -> list[tupl
 
     Raises: NotFoundError: no server has run on the data directory.
     """
-    path = settings.data_dir / "api" / "cloister.db"
-    if not path.exists():
+    path = sqlite_path(settings.data_dir)
+    if settings.database_url is None and not path.exists():
         raise NotFoundError(f"there is no {path}", hint="has `cloister serve` been started on this data directory?")
-    store = await SqliteStore.open(path, use_rights_of_owner)
+    store = await open_store(settings.data_dir, settings.database_url, use_rights_of_owner)
     try:
         names = {team.team_id: team.name for team in await store.teams.list_teams()}
         rows = await store.list_sandboxes(ended_since=ended_since)

@@ -11,6 +11,7 @@ from cloister.config.settings import Settings
 from cloister.control.builds.requests import BuildSettings
 from cloister.control.quotas import SandboxPolicy
 from cloister.control.volumes import VolumePolicy
+from cloister.model.team import TeamLimits
 
 __all__ = ["build_settings", "connection_policy", "sandbox_policy", "volume_policy"]
 
@@ -33,6 +34,22 @@ def connection_policy(settings: Settings) -> ConnectionPolicy:
     )
 
 
+def team_limits(settings: Settings) -> TeamLimits:
+    """The limits of a team that has none of its own."""
+    return TeamLimits(
+        sandboxes=settings.default_sandboxes_per_team,
+        paused=settings.default_paused_per_team,
+        cpu_count=settings.default_cpu_count_per_team,
+        mem_mib=settings.default_mem_mib_per_team,
+        disk_mib=settings.default_disk_mib_per_team,
+        creations_per_s=settings.default_creations_per_s,
+        network_mbit_per_s=settings.default_network_mbit_per_s_per_team,
+        network_packets_per_s=settings.default_network_packets_per_s_per_team,
+        network_connections_per_s=settings.default_network_connections_per_s_per_team,
+        network_volume_mib_per_day=settings.default_network_volume_mib_per_day_per_team,
+    )
+
+
 def sandbox_policy(settings: Settings) -> SandboxPolicy:
     """The settings of sandboxes."""
     return SandboxPolicy(
@@ -40,7 +57,7 @@ def sandbox_policy(settings: Settings) -> SandboxPolicy:
         max_per_team=settings.max_sandboxes_per_team,
         max_paused_per_team=settings.max_paused_per_team,
         max_disk_mib_per_team=settings.max_disk_mib_per_team,
-        defaults=settings.team_limits(),
+        defaults=team_limits(settings),
     )
 
 

@@ -6,6 +6,7 @@ setting's name, a cause and a remedy.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import socket
@@ -21,6 +22,7 @@ from cloister.linux.netlink import Netlink
 from cloister.node.api_access import first_closed_directory
 from cloister.node.runtimes import AUTO_CRIU, criu_of
 from cloister.node.strict_modes import code_paths, find_weak_paths, sudo_user
+from cloister.store.opening import can_share, try_database
 from cloister.telemetry.tracing import can_trace
 from cloister.template.images.reference import ImageMap
 from cloister.template.images.registries import RegistrySettings
@@ -189,6 +191,18 @@ def _traces(settings: Settings) -> Iterator[Fault]:
         yield Fault("otlp_endpoint", "traces need the packages of the extra otel, which are not installed", remedy)
 
 
+def _database(settings: Settings) -> Iterator[Fault]:
+    if settings.database_url is None:
+        return
+    if not can_share():
+        yield Fault("database_url", "a shared database needs the packages of the extra cluster", "pip install 'cloister[cluster]'")
+        return
+    try:
+        asyncio.run(try_database(settings.database_url))
+    except CloisterError as error:
+        yield Fault("database_url", error.message, error.hint or "check the address, and the database's log")
+
+
 _CHECKS: tuple[Callable[[Settings], Iterator[Fault]], ...] = (
     _directories,
     _writers,
@@ -196,6 +210,7 @@ _CHECKS: tuple[Callable[[Settings], Iterator[Fault]], ...] = (
     _reach,
     _tls,
     _extra_authorities,
+    _database,
     _images,
     _checkpoint,
     _pool,

@@ -127,10 +127,12 @@ class Ingress:
             if address is not None:
                 return await self._handle(request, address)
             if (signed := _signed(request)) is not None:
+                await self._catch_up()
                 signer = find_signer(signed, self._routes.access_tokens())
                 refusal = answers.refused(request, 401, "invalid signature: no running sandbox has signed this URL")
                 return await self._handle_found(request, signer, refusal)
             if token := shown_token(request.path, request.headers):
+                await self._catch_up()
                 holder = find_holder(token, self._routes.access_tokens())
                 return await self._handle_found(request, holder, answers.absent(request, "", "is not one whose token was shown"))
             return await handler(request)
@@ -167,6 +169,10 @@ class Ingress:
     async def _answer(self, request: web.Request, address: Address) -> web.StreamResponse:
         for may_wait in (True, False):
             found = self._routes.find(address.sandbox_id)
+            if not isinstance(found, Route):
+                if (fault := await self._catch_up()) is not None and found is None:
+                    return answers.unavailable(request, address.sandbox_id, f"is not known while the store is away: {fault}")
+                found = self._routes.find(address.sandbox_id)
             if isinstance(found, Asleep):
                 if (refusal := await self._wake(request, address, found)) is not None:
                     return refusal
@@ -181,6 +187,14 @@ class Ingress:
                 break
         assert response is not None, "the last attempt answers"
         return response
+
+    async def _catch_up(self) -> CloisterError | None:
+        """Bring the routes up to date; returns the reason if that fails, and they go on as they were."""
+        try:
+            await self._routes.catch_up()
+        except CloisterError as error:
+            return error
+        return None
 
     def _trace(self, request: web.Request, address: Address, route: Route) -> None:
         """Record a request to the agent from now on, if it has the sandbox's token: no other one adds spans to a client's trace."""

@@ -56,6 +56,12 @@ class Routes(Protocol):
     def find(self, sandbox_id: str) -> Route | Asleep | Gone | None:
         """The sandbox, or how it ended, or None for an unknown id."""
 
+    async def catch_up(self) -> None:
+        """Return when the routes are true for all that was complete before this call: another process may have made a sandbox.
+
+        Raises: CloisterError: they may not be; they are as they were.
+        """
+
     def access_tokens(self) -> Iterable[tuple[str, str]]:
         """Id and access token of every sandbox that has one and runs, is paused, or changes between the two."""
 

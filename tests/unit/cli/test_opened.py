@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from cloister.cli.opened import open_store
+from cloister.config.settings import Settings
 from cloister.errors import CloisterError
 from cloister.model.team import Team
 
@@ -38,7 +39,7 @@ def data_dir() -> Iterator[Path]:
 
 
 async def _add_team(data_dir: Path, name: str) -> set[str]:
-    async with open_store(data_dir) as store:
+    async with open_store(Settings(data_dir=data_dir)) as store:
         await store.teams.add_team(Team(team_id=name, name=name, created_at=0))
         return {team.name for team in await store.teams.list_teams()}
 

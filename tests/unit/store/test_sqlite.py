@@ -1,8 +1,7 @@
-"""The SQLite store: what is kept, compare-and-set, uniqueness, migration."""
+"""The SQLite store: its file, and its migration. The behaviour of every store is in test_store.py."""
 
 from __future__ import annotations
 
-import asyncio
 import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import closing
@@ -15,9 +14,8 @@ from cloister.control.lifecycle_events import event_of
 from cloister.errors import AlreadyExistsError, PermissionDeniedError, StorageFullError, StoreError, UnusableStateError
 from cloister.ids import is_key_id
 from cloister.model.event import EventType
-from cloister.model.lifecycle import Lifecycle, Pause, PauseKind, TimeoutAction
 from cloister.model.network import NO_EGRESS, PUBLIC_EGRESS, NetworkOptions
-from cloister.model.sandbox import EndReason, Sandbox, SandboxState, transition
+from cloister.model.sandbox import Sandbox, SandboxState
 from cloister.model.secret import Secret
 from cloister.model.team import ApiKey, Team
 from cloister.model.team_metrics import TeamSample
@@ -52,69 +50,6 @@ async def store(tmp_path: Path) -> AsyncIterator[SqliteStore]:
     await store.teams.add_team(TEAM)
     yield store
     await store.close()
-
-
-async def test_rows_come_back_as_they_went(store: SqliteStore, tmp_path: Path) -> None:
-    """Every field of a sandbox survives, also a reopening of the file."""
-    ended = replace(ROW, sandbox_id="e" * 20, state=SandboxState.ENDED, end_reason=EndReason.EXPIRED, ended_at=30.0, egress=None)
-    pause = Pause(kind=PauseKind.CHECKPOINT, at=15.5, why_not_deeper="why", agent_silent=True)
-    lifecycle = Lifecycle(on_timeout=TimeoutAction.PAUSE_FILES, wake_s=420)
-    paused = transition(transition(replace(ROW, sandbox_id="p" * 20, idempotency_key=None), SandboxState.PAUSING), SandboxState.PAUSED)
-    paused = replace(paused, pause=pause, lifecycle=lifecycle)
-    rows = {row.sandbox_id: row for row in (ROW, ended, paused)}
-    for row in rows.values():
-        await store.add_sandbox(row)
-    other = await SqliteStore.open(tmp_path / "x.db")
-    assert {row.sandbox_id: row for row in await other.list_sandboxes(ended_since=0)} == rows
-    assert {row.sandbox_id for row in await other.list_sandboxes(ended_since=31)} == {ROW.sandbox_id, paused.sandbox_id}
-    await other.close()
-
-
-async def test_compare_and_set(store: SqliteStore) -> None:
-    """Of two writers that saw the same version one wins and the other is told."""
-    await store.add_sandbox(ROW)
-    changes = [replace(ROW, end_at=float(number), version=2) for number in (1, 2)]
-    won = await asyncio.gather(*(store.change_sandbox(row, expected_version=1) for row in changes))
-    assert sorted(won) == [False, True]
-    assert list(await store.list_sandboxes(ended_since=0)) == [changes[won.index(True)]]
-
-
-async def test_what_must_be_unique(store: SqliteStore) -> None:
-    """Ids, team names and idempotency keys of live sandboxes are taken once."""
-    await store.add_sandbox(ROW)
-    for clashing in (ROW, replace(ROW, sandbox_id="o" * 20)):
-        with pytest.raises(AlreadyExistsError):
-            await store.add_sandbox(clashing)
-    with pytest.raises(AlreadyExistsError):
-        await store.teams.add_team(replace(TEAM, team_id="t2"))
-    await store.change_sandbox(replace(ROW, state=SandboxState.ENDED, version=2), expected_version=1)
-    await store.add_sandbox(replace(ROW, sandbox_id="o" * 20))
-
-
-async def test_a_sandbox_needs_its_team(store: SqliteStore) -> None:
-    """A sandbox of no team is refused, and not as something that exists already."""
-    with pytest.raises(StoreError):
-        await store.add_sandbox(replace(ROW, team_id="nobody"))
-
-
-async def test_keys(store: SqliteStore) -> None:
-    """A key is found by its hash until it is revoked, which works once."""
-    await store.teams.add_key(KEY)
-    assert await store.teams.find_key("h1") == (KEY, TEAM)
-    assert await store.teams.find_key("h2") is None
-    assert await store.teams.revoke_key("k1", 5.0)
-    assert not await store.teams.revoke_key("k1", 6.0)
-    assert await store.teams.find_key("h1") is None
-    assert list(await store.teams.list_keys()) == [replace(KEY, revoked_at=5.0)]
-
-
-async def test_pruning(store: SqliteStore) -> None:
-    """Only what ended long enough ago is forgotten."""
-    await store.add_sandbox(ROW)
-    await store.add_sandbox(replace(ROW, sandbox_id="e" * 20, state=SandboxState.ENDED, ended_at=30.0))
-    assert await store.prune_sandboxes(ended_before=30.0) == 0
-    assert await store.prune_sandboxes(ended_before=30.5) == 1
-    assert list(await store.list_sandboxes(ended_since=0)) == [ROW]
 
 
 async def test_the_file_is_private_and_of_the_newest_schema(store: SqliteStore, tmp_path: Path) -> None:
@@ -237,10 +172,10 @@ async def test_no_database_where_it_cannot_be(tmp_path: Path) -> None:
 
 async def test_a_full_disk_is_named(store: SqliteStore) -> None:
     """A key for which there is no space is refused as such, and can be made when there is space again."""
-    await store._run(lambda: store._connection.execute("PRAGMA max_page_count = 1"))
+    await store._run(lambda connection: connection.execute("PRAGMA max_page_count = 1"))
     with pytest.raises(StorageFullError, match="disk is full"):
         await store.teams.add_key(replace(KEY, name="x" * 100_000))
-    await store._run(lambda: store._connection.execute("PRAGMA max_page_count = 100000"))
+    await store._run(lambda connection: connection.execute("PRAGMA max_page_count = 100000"))
     await store.teams.add_key(KEY)
     assert [key.key_id for key in await store.teams.list_keys()] == ["k1"]
 

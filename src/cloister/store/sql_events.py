@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import sqlite3
 from collections.abc import Collection, Sequence
 from typing import Any
 
 from cloister.model.event import Delivery, DueDelivery, EventType, LifecycleEvent, Webhook
+from cloister.store.connection import Connection, Runner
 from cloister.store.events import MOST_DEAD, MOST_WAITING
-from cloister.store.sqlite_templates import Runner
 
-__all__ = ["SqliteEvents", "insert_events"]
+__all__ = ["SqlEvents", "insert_events"]
 
 _EVENT = tuple(field.name for field in dataclasses.fields(LifecycleEvent))
 _EVENT_NAMES, _EVENT_MARKS = ", ".join(_EVENT), ", ".join(f":{name}" for name in _EVENT)
@@ -21,44 +20,45 @@ _WEBHOOK_NAMES, _WEBHOOK_MARKS = ", ".join(_WEBHOOK), ", ".join(f":{name}" for n
 _OVERFLOW = "too many deliveries to this webhook waited"
 _INSERT_EVENT = (
     f"INSERT INTO sandbox_events ({_EVENT_NAMES}) VALUES ({_EVENT_MARKS})"  # noqa: S608 - our own column names, here and below
-    " ON CONFLICT (event_id) DO NOTHING"
+    " ON CONFLICT (event_id) DO NOTHING RETURNING number"
 )
 _INSERT_DELIVERIES = """
     INSERT INTO webhook_deliveries (webhook_id, event_number, sandbox_id, attempts, next_at, is_dead, error)
-    SELECT webhook_id, :number, :sandbox_id, 0, :at, waiting >= :most, CASE WHEN waiting >= :most THEN :overflow ELSE '' END
+    SELECT webhook_id, :number, :sandbox_id, 0, :at, CASE WHEN waiting >= :most THEN 1 ELSE 0 END,
+           CASE WHEN waiting >= :most THEN :overflow ELSE '' END
     FROM (SELECT webhook_id, (SELECT count(*) FROM webhook_deliveries d WHERE d.webhook_id = w.webhook_id AND is_dead = 0) AS waiting
-          FROM webhooks w WHERE team_id = :team_id AND enabled AND EXISTS (SELECT 1 FROM json_each(w.events) WHERE value = :type))
+          FROM webhooks w WHERE team_id = :team_id AND enabled = 1 AND events LIKE '%"' || :type || '"%') AS waiting_webhooks
 """
 _DELIVERY = "d.number, d.webhook_id, d.attempts, d.next_at, d.is_dead, d.status, d.error, " + ", ".join(f"e.{name}" for name in _EVENT)
 _JOINED = "FROM webhook_deliveries d JOIN sandbox_events e ON e.number = d.event_number"
+# SQLite prepares a statement anew for each value of a bare parameter of LIKE, so the pattern is an expression.
 # SQLite uses an index for `is_dead = 0`, but none for `NOT is_dead`.
 _IS_FIRST = """
     d.is_dead = 0 AND NOT EXISTS (SELECT 1 FROM webhook_deliveries f WHERE f.webhook_id = d.webhook_id AND f.is_dead = 0
                                   AND f.sandbox_id = d.sandbox_id AND f.number < d.number)
 """
 _PRUNE_DEAD = """
-    DELETE FROM webhook_deliveries WHERE webhook_id = :webhook_id AND is_dead AND number <= (
-        SELECT number FROM webhook_deliveries WHERE webhook_id = :webhook_id AND is_dead ORDER BY number DESC LIMIT 1 OFFSET :most)
+    DELETE FROM webhook_deliveries WHERE webhook_id = :webhook_id AND is_dead = 1 AND number <= (
+        SELECT number FROM webhook_deliveries WHERE webhook_id = :webhook_id AND is_dead = 1 ORDER BY number DESC LIMIT 1 OFFSET :most)
 """
 _MANY_DEAD = "SELECT webhook_id FROM webhook_deliveries WHERE is_dead = 1 GROUP BY webhook_id HAVING count(*) > ?"
 _PRUNE_EVENTS = "DELETE FROM sandbox_events WHERE number NOT IN (SELECT event_number FROM webhook_deliveries)"
-_FIRST_KEPT = "SELECT coalesce((SELECT number FROM sandbox_events WHERE at >= ? ORDER BY number LIMIT 1), 1 << 62)"
+_FIRST_KEPT = "SELECT coalesce((SELECT number FROM sandbox_events WHERE at >= ? ORDER BY number LIMIT 1), 4611686018427387904)"
 """The oldest event that is kept for its time: the search ends there, so events after it are not looked at."""
 _NEWEST = "SELECT number FROM sandbox_events WHERE team_id = :team_id ORDER BY number DESC LIMIT 1 OFFSET :most"
 """The newest event above the bound."""
 
 
-def insert_events(connection: sqlite3.Connection, events: Sequence[LifecycleEvent]) -> None:
+def insert_events(connection: Connection, events: Sequence[LifecycleEvent]) -> None:
     """Add events and their deliveries, in the caller's transaction. One that is there already is left alone."""
     for event in events:
-        added = connection.execute(_INSERT_EVENT, {**vars(event), "data": json.dumps(event.data)})
-        if added.rowcount == 1:
-            values = {"number": added.lastrowid, "sandbox_id": event.sandbox_id, "team_id": event.team_id, "type": event.type}
+        for row in connection.execute(_INSERT_EVENT, {**vars(event), "data": json.dumps(event.data)}).fetchall():
+            values = {"number": row["number"], "sandbox_id": event.sandbox_id, "team_id": event.team_id, "type": event.type}
             connection.execute(_INSERT_DELIVERIES, {**values, "at": event.at, "most": MOST_WAITING, "overflow": _OVERFLOW})
 
 
-class SqliteEvents:
-    """A :class:`~cloister.store.events.EventStore` on the connection of a :class:`~cloister.store.sqlite.SqliteStore`."""
+class SqlEvents:
+    """A :class:`~cloister.store.events.EventStore` on the connection of a :class:`~cloister.store.sql_store.SqlStore`."""
 
     def __init__(self, run: Runner) -> None:
         self._run = run
@@ -74,19 +74,19 @@ class SqliteEvents:
         self, team_id: str, *, sandbox_id: str | None, types: Collection[EventType], offset: int, limit: int, oldest_first: bool
     ) -> Sequence[LifecycleEvent]:
         """See :class:`~cloister.store.events.EventStore`; likewise below."""
+        of_types, values = _among("AND type IN", types)
         sql = (
             f"SELECT {_EVENT_NAMES} FROM sandbox_events WHERE team_id = :team_id"  # noqa: S608 - as above
             " AND (:sandbox_id IS NULL OR sandbox_id = :sandbox_id)"
-            " AND (:types = '[]' OR type IN (SELECT value FROM json_each(:types)))"
-            f" ORDER BY number {'ASC' if oldest_first else 'DESC'} LIMIT :limit OFFSET :offset"
+            f" {of_types} ORDER BY number {'ASC' if oldest_first else 'DESC'} LIMIT :limit OFFSET :offset"
         )
-        values = {"team_id": team_id, "sandbox_id": sandbox_id, "types": json.dumps(list(types)), "limit": limit, "offset": offset}
+        values |= {"team_id": team_id, "sandbox_id": sandbox_id, "limit": limit, "offset": offset}
         return [_to_event(row) for row in await self._fetch(sql, values)]
 
     async def prune_events(self, *, before: float, most_per_team: int) -> int:
         """See the protocol."""
 
-        def work(connection: sqlite3.Connection) -> int:
+        def work(connection: Connection) -> int:
             for row in connection.execute(_MANY_DEAD, (MOST_DEAD,)).fetchall():  # deliveries that were dead from the beginning
                 connection.execute(_PRUNE_DEAD, {"webhook_id": row["webhook_id"], "most": MOST_DEAD})
             count = connection.execute(f"{_PRUNE_EVENTS} AND number < ({_FIRST_KEPT}) AND at < ?", (before, before)).rowcount
@@ -106,7 +106,13 @@ class SqliteEvents:
             f"INSERT INTO webhooks ({_WEBHOOK_NAMES}) SELECT {_WEBHOOK_MARKS}"  # noqa: S608 - as above
             " WHERE (SELECT count(*) FROM webhooks WHERE team_id = :team_id) < :most"
         )
-        return await self._change(sql, {**_from_webhook(webhook), "most": most}) == 1
+        values = {**_from_webhook(webhook), "most": most}
+
+        def add(connection: Connection) -> bool:
+            connection.lock(f"webhooks of {webhook.team_id}")
+            return connection.execute(sql, values).rowcount == 1
+
+        return await self._run(lambda connection: connection.whole(add))
 
     async def find_webhook(self, team_id: str, webhook_id: str) -> Webhook | None:
         """See the protocol."""
@@ -150,23 +156,23 @@ class SqliteEvents:
     ) -> Sequence[DueDelivery]:
         """See the protocol."""
         names = ", ".join(f"w.{name} AS w_{name}" for name in _WEBHOOK)
+        (others, numbers), (of_others, teams) = _among("AND d.number NOT IN", except_numbers), _among("AND w.team_id NOT IN", except_teams)
         sql = (
-            f"SELECT {_DELIVERY}, {names} {_JOINED} JOIN webhooks w ON w.webhook_id = d.webhook_id"  # noqa: S608 - as above
-            f" WHERE w.enabled AND d.next_at <= :now AND {_IS_FIRST}"
-            " AND d.number NOT IN (SELECT value FROM json_each(:numbers)) AND w.team_id NOT IN (SELECT value FROM json_each(:teams))"
-            " ORDER BY d.next_at, d.number LIMIT :limit"
+            f"SELECT {_DELIVERY}, {names} {_JOINED} JOIN webhooks w ON w.webhook_id = d.webhook_id"
+            f" WHERE w.enabled = 1 AND d.next_at <= :now AND {_IS_FIRST}"
+            f" {others} {of_others} ORDER BY d.next_at, d.number LIMIT :limit"
         )
-        values = {"now": now, "numbers": json.dumps(list(except_numbers)), "teams": json.dumps(list(except_teams)), "limit": limit}
-        rows = await self._fetch(sql, values)
+        rows = await self._fetch(sql, {"now": now, "limit": limit, **numbers, **teams})
         return [DueDelivery(delivery=_to_delivery(row), webhook=_to_webhook({name: row[f"w_{name}"] for name in _WEBHOOK})) for row in rows]
 
     async def next_due_at(self, *, except_numbers: Collection[int]) -> float | None:
         """See the protocol."""
+        others, numbers = _among("AND d.number NOT IN", except_numbers)
         sql = (
             "SELECT min(d.next_at) AS at FROM webhook_deliveries d JOIN webhooks w ON w.webhook_id = d.webhook_id"  # noqa: S608 - as above
-            f" WHERE w.enabled AND {_IS_FIRST} AND d.number NOT IN (SELECT value FROM json_each(?))"
+            f" WHERE w.enabled = 1 AND {_IS_FIRST} {others}"
         )
-        at: float | None = (await self._fetch(sql, (json.dumps(list(except_numbers)),)))[0]["at"]
+        at: float | None = (await self._fetch(sql, numbers))[0]["at"]
         return at
 
     async def end_delivery(self, number: int) -> None:
@@ -181,7 +187,7 @@ class SqliteEvents:
         )
         values = {"number": number, "status": status, "error": error, "is_dead": next_at is None, "next_at": next_at}
 
-        def work(connection: sqlite3.Connection) -> None:
+        def work(connection: Connection) -> None:
             changed = connection.execute(sql, values).fetchall()
             if changed and next_at is None:
                 connection.execute(_PRUNE_DEAD, {"webhook_id": changed[0]["webhook_id"], "most": MOST_DEAD})
@@ -190,8 +196,14 @@ class SqliteEvents:
 
     async def revive_delivery(self, webhook_id: str, number: int, at: float) -> bool:
         """See the protocol."""
-        sql = "UPDATE webhook_deliveries SET is_dead = 0, attempts = 0, next_at = ? WHERE webhook_id = ? AND number = ? AND is_dead"
+        sql = "UPDATE webhook_deliveries SET is_dead = 0, attempts = 0, next_at = ? WHERE webhook_id = ? AND number = ? AND is_dead = 1"
         return await self._change(sql, (at, webhook_id, number)) == 1
+
+
+def _among(condition: str, values: Collection[Any]) -> tuple[str, dict[str, Any]]:
+    """The condition on a list, and its parameters; empty for an empty list. ``condition`` ends with ``IN``."""
+    named = {f"{condition.split()[1].replace('.', '_')}_{index}": value for index, value in enumerate(values)}
+    return (f"{condition} ({', '.join(f':{name}' for name in named)})" if named else ""), named
 
 
 def _to_event(row: dict[str, Any]) -> LifecycleEvent:

@@ -8,17 +8,17 @@ from collections.abc import Sequence
 from typing import Any
 
 from cloister.model.stored_secret import StoredSecret
-from cloister.store.sqlite_templates import Runner
+from cloister.store.connection import Connection, Runner
 
-__all__ = ["SqliteSecrets"]
+__all__ = ["SqlSecrets"]
 
 _COLUMNS = tuple(field.name for field in dataclasses.fields(StoredSecret))
 _NAMES = ", ".join(_COLUMNS)
 _MARKS = ", ".join(f":{name}" for name in _COLUMNS)
 
 
-class SqliteSecrets:
-    """A :class:`~cloister.store.secrets.SecretStore` on the connection of a :class:`~cloister.store.sqlite.SqliteStore`."""
+class SqlSecrets:
+    """A :class:`~cloister.store.secrets.SecretStore` on the connection of a :class:`~cloister.store.sql_store.SqlStore`."""
 
     def __init__(self, run: Runner) -> None:
         self._run = run
@@ -36,7 +36,13 @@ class SqliteSecrets:
             f"INSERT INTO secrets ({_NAMES}) SELECT {_MARKS}"  # noqa: S608 - our own column names, here and below
             " WHERE (SELECT count(*) FROM secrets WHERE team_id = :team_id) < :most"
         )
-        return await self._change(sql, {**_to_row(secret), "most": most}) == 1
+        values = {**_to_row(secret), "most": most}
+
+        def add(connection: Connection) -> bool:
+            connection.lock(f"secrets of {secret.team_id}")
+            return connection.execute(sql, values).rowcount == 1
+
+        return await self._run(lambda connection: connection.whole(add))
 
     async def find_secret(self, team_id: str, *, secret_id: str | None = None, name: str | None = None) -> StoredSecret | None:
         """See the protocol."""

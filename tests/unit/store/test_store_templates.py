@@ -1,11 +1,10 @@
-"""Templates of clients in the SQLite store: stored fields, meaning of tags, compare-and-set, and unreachable builds."""
+"""Templates of clients in each store: stored fields, meaning of tags, compare-and-set, and unreachable builds."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -15,7 +14,7 @@ from cloister.model.sandbox import EndReason, Sandbox, SandboxState
 from cloister.model.team import Team
 from cloister.model.template import OwnedTemplate, TemplateKind
 from cloister.model.upload import Upload
-from cloister.store.sqlite import SqliteStore
+from cloister.store.sql_store import SqlStore
 from cloister.store.templates import TemplateStore
 
 TEMPLATE = OwnedTemplate(template_id="tpl", team_id="t1", name="mine", public=True, created_at=1.0, updated_at=2.0)
@@ -53,18 +52,17 @@ SANDBOX = Sandbox(
 
 
 @pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[SqliteStore]:
+async def store(open_store: Callable[[], Awaitable[SqlStore]]) -> SqlStore:
     """An open store with two teams and a template."""
-    store = await SqliteStore.open(tmp_path / "x.db")
+    store = await open_store()
     for team in ("t1", "t2"):
         await store.teams.add_team(Team(team_id=team, name=team, created_at=1.0))
     await store.templates.add_template(TEMPLATE)
-    yield store
-    await store.close()
+    return store
 
 
 @pytest.fixture
-def rows(store: SqliteStore) -> TemplateStore:
+def rows(store: SqlStore) -> TemplateStore:
     """The templates of that store."""
     return store.templates
 
@@ -160,7 +158,7 @@ async def test_what_nobody_can_reach(rows: TemplateStore) -> None:
     assert await unwanted(99.0) == set()
 
 
-async def test_a_build_stays_while_a_sandbox_stands_on_it(store: SqliteStore) -> None:
+async def test_a_build_stays_while_a_sandbox_stands_on_it(store: SqlStore) -> None:
     """Neither the deletion of its template nor a newer build makes it unwanted, until the sandbox has ended."""
     rows = store.templates
     await rows.add_build(READY, ["t"], 7.0)
@@ -174,7 +172,7 @@ async def test_a_build_stays_while_a_sandbox_stands_on_it(store: SqliteStore) ->
     assert {one.build_id for one in await rows.list_unwanted_builds(99.0)} == {"b1", "b2"}
 
 
-async def test_a_capture_is_hidden(store: SqliteStore) -> None:
+async def test_a_capture_is_hidden(store: SqlStore) -> None:
     """No client can find or list it, it counts for no quota, and it goes when no sandbox stands on it."""
     rows = store.templates
     capture = replace(READY, build_id="cap", template_id="hidden", sandbox_id="box")

@@ -7,17 +7,17 @@ from collections.abc import Sequence
 from typing import Any
 
 from cloister.model.volume import Volume
-from cloister.store.sqlite_templates import Runner
+from cloister.store.connection import Connection, Runner
 
-__all__ = ["SqliteVolumes"]
+__all__ = ["SqlVolumes"]
 
 _COLUMNS = tuple(field.name for field in dataclasses.fields(Volume))
 _NAMES = ", ".join(_COLUMNS)
 _MARKS = ", ".join(f":{name}" for name in _COLUMNS)
 
 
-class SqliteVolumes:
-    """A :class:`~cloister.store.volumes.VolumeStore` on the connection of a :class:`~cloister.store.sqlite.SqliteStore`."""
+class SqlVolumes:
+    """A :class:`~cloister.store.volumes.VolumeStore` on the connection of a :class:`~cloister.store.sql_store.SqlStore`."""
 
     def __init__(self, run: Runner) -> None:
         self._run = run
@@ -35,7 +35,13 @@ class SqliteVolumes:
             f"INSERT INTO volumes ({_NAMES}) SELECT {_MARKS}"  # noqa: S608 - our own column names, here and below
             " WHERE (SELECT count(*) FROM volumes WHERE team_id = :team_id) < :most"
         )
-        return await self._change(sql, {**vars(volume), "most": most}) == 1
+        values = {**vars(volume), "is_ready": int(volume.is_ready), "most": most}
+
+        def add(connection: Connection) -> bool:
+            connection.lock(f"volumes of {volume.team_id}")
+            return connection.execute(sql, values).rowcount == 1
+
+        return await self._run(lambda connection: connection.whole(add))
 
     async def find_volume(self, volume_id: str) -> Volume | None:
         """See the protocol."""
@@ -44,13 +50,16 @@ class SqliteVolumes:
 
     async def list_volumes(self, team_id: str | None = None) -> Sequence[Volume]:
         """See the protocol."""
-        sql = f"SELECT {_NAMES} FROM volumes WHERE ?1 IS NULL OR team_id = ?1 ORDER BY created_at, volume_id"  # noqa: S608 - as above
-        return await self._fetch(sql, (team_id,))
+        every = f"SELECT {_NAMES} FROM volumes"  # noqa: S608 - as above
+        order = "ORDER BY created_at, volume_id"
+        if team_id is None:
+            return await self._fetch(f"{every} {order}")
+        return await self._fetch(f"{every} WHERE team_id = ? {order}", (team_id,))
 
     async def set_volume_ready(self, volume_id: str, *, is_ready: bool) -> bool:
         """See the protocol."""
         sql = "UPDATE volumes SET is_ready = :is_ready WHERE volume_id = :volume_id"
-        return await self._change(sql, {"volume_id": volume_id, "is_ready": is_ready}) == 1
+        return await self._change(sql, {"volume_id": volume_id, "is_ready": int(is_ready)}) == 1
 
     async def delete_volume(self, volume_id: str) -> bool:
         """See the protocol."""

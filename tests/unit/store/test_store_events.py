@@ -1,8 +1,8 @@
-"""Events, webhooks and deliveries in SQLite: events come with their change or not at all, and all is bounded."""
+"""Events, webhooks and deliveries in each store: events come with their change or not at all, and all is bounded."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +13,8 @@ from cloister.errors import PermissionDeniedError, StoreError
 from cloister.model.event import DueDelivery, EventType, LifecycleEvent, Webhook
 from cloister.model.sandbox import Sandbox, SandboxState
 from cloister.model.team import Team
-from cloister.store import sqlite_events as module
+from cloister.store import sql_events as module
+from cloister.store.sql_store import SqlStore
 from cloister.store.sqlite import SqliteStore
 
 ROW = Sandbox(
@@ -48,33 +49,36 @@ def event(kind: EventType = EventType.UPDATED, row: Sandbox = ROW, at: float = 1
 
 
 @pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[SqliteStore]:
+async def store(open_store: Callable[[], Awaitable[SqlStore]]) -> SqlStore:
     """A store with two teams, the sandbox and the webhook."""
-    opened = await SqliteStore.open(tmp_path / "x.db")
+    return await filled(await open_store())
+
+
+async def filled(opened: SqlStore) -> SqlStore:
+    """The same store, with two teams, the sandbox and the webhook."""
     for number in (1, 2):
         await opened.teams.add_team(Team(team_id=f"t{number}", name=str(number), created_at=number))
     await opened.add_sandbox(ROW)
     await opened.events.add_webhook(HOOK, most=9)
-    yield opened
-    await opened.close()
+    return opened
 
 
-async def told(store: SqliteStore, *events: LifecycleEvent, version: int = 1) -> bool:
+async def told(store: SqlStore, *events: LifecycleEvent, version: int = 1) -> bool:
     """Change the row, with events."""
     return await store.change_sandbox(replace(ROW, version=version + 1), expected_version=version, events=events)
 
 
-async def listed(store: SqliteStore, team_id: str = "t1") -> list[LifecycleEvent]:
+async def listed(store: SqlStore, team_id: str = "t1") -> list[LifecycleEvent]:
     """A team's events, oldest first."""
     return list(await store.events.list_events(team_id, sandbox_id=None, types=(), offset=0, limit=99_999, oldest_first=True))
 
 
-async def due(store: SqliteStore, now: float = 1e9) -> list[DueDelivery]:
+async def due(store: SqlStore, now: float = 1e9) -> list[DueDelivery]:
     """The deliveries that are due."""
     return list(await store.events.list_due(now, except_numbers=(), except_teams=(), limit=100))
 
 
-async def test_an_event_is_stored_with_its_change_or_not_at_all(store: SqliteStore) -> None:
+async def test_an_event_is_stored_with_its_change_or_not_at_all(store: SqlStore) -> None:
     """A change that loses the race has no event, and neither has one whose transaction fails."""
     first = event()
     assert await told(store, first)
@@ -87,7 +91,7 @@ async def test_an_event_is_stored_with_its_change_or_not_at_all(store: SqliteSto
     assert len(await due(store)) == 1
 
 
-async def test_an_event_that_is_written_again_is_there_once(store: SqliteStore) -> None:
+async def test_an_event_that_is_written_again_is_there_once(store: SqlStore) -> None:
     """A writer that does not know whether its write arrived may repeat it."""
     first = event()
     await told(store, first)
@@ -96,7 +100,7 @@ async def test_an_event_that_is_written_again_is_there_once(store: SqliteStore) 
     assert len(await store.events.list_deliveries("w1", is_dead=None, before=None, limit=9)) == 1
 
 
-async def test_of_a_sandbox_only_the_oldest_waiting_delivery_is_due(store: SqliteStore) -> None:
+async def test_of_a_sandbox_only_the_oldest_waiting_delivery_is_due(store: SqlStore) -> None:
     """The next one becomes due when it has arrived or is given up; other sandboxes and webhooks do not wait for it."""
     await store.events.add_webhook(replace(HOOK, webhook_id="w2"), most=9)
     await store.events.add_webhook(replace(HOOK, webhook_id="w3", enabled=False), most=9)
@@ -123,7 +127,7 @@ async def test_of_a_sandbox_only_the_oldest_waiting_delivery_is_due(store: Sqlit
     assert not await store.events.list_due(1e9, except_numbers=(), except_teams=("t1",), limit=9)
 
 
-async def test_deliveries_of_a_webhook_are_bounded(store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_deliveries_of_a_webhook_are_bounded(store: SqlStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """Those above the bound are dead at once, and of the dead ones the newest are kept. A deleted webhook has none."""
     monkeypatch.setattr(module, "MOST_WAITING", 3)
     monkeypatch.setattr(module, "MOST_DEAD", 2)
@@ -140,7 +144,7 @@ async def test_deliveries_of_a_webhook_are_bounded(store: SqliteStore, monkeypat
     assert not await store.events.list_deliveries("w1", is_dead=None, before=None, limit=9)
 
 
-async def test_deliveries_that_never_waited_do_not_keep_their_events_for_ever(store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_deliveries_that_never_waited_do_not_keep_their_events_for_ever(store: SqlStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """They are bounded with the events, though no attempt at this webhook ever ends."""
     monkeypatch.setattr(module, "MOST_WAITING", 1)
     monkeypatch.setattr(module, "MOST_DEAD", 2)
@@ -151,8 +155,10 @@ async def test_deliveries_that_never_waited_do_not_keep_their_events_for_ever(st
     assert [found.is_dead for found in await store.events.list_deliveries("w1", is_dead=None, before=None, limit=9)] == [True, True, False]
 
 
-async def test_a_look_for_due_deliveries_takes_no_longer_for_those_that_wait_behind_others(store: SqliteStore) -> None:
+async def test_a_look_for_due_deliveries_takes_no_longer_for_those_that_wait_behind_others(tmp_path: Path) -> None:
     """One thread serves the whole store, keys of all teams too. So a look must not compare all deliveries of a webhook with each other."""
+    store = await SqliteStore.open(tmp_path / "x.db")
+    await filled(store)
     steps = []
     store._connection.set_progress_handler(lambda: steps.append(1), 100)  # it is called at every hundredth step of a statement
     costs = []
@@ -163,9 +169,10 @@ async def test_a_look_for_due_deliveries_takes_no_longer_for_those_that_wait_beh
         await store.events.next_due_at(except_numbers=())
         costs.append(len(steps))
     assert costs[1] < 3 * costs[0], costs
+    await store.close()
 
 
-async def test_events_are_bounded_by_age_and_number(store: SqliteStore) -> None:
+async def test_events_are_bounded_by_age_and_number(store: SqlStore) -> None:
     """A team's newest are kept; those that a webhook still has to get are kept, too; another team's number is its own."""
     await store.events.delete_webhook("t1", "w1")
     events = [event(at=float(number)) for number in range(10)]
@@ -180,7 +187,7 @@ async def test_events_are_bounded_by_age_and_number(store: SqliteStore) -> None:
     assert await listed(store) == [waiting]
 
 
-async def test_a_removed_team_has_no_webhook(store: SqliteStore) -> None:
+async def test_a_removed_team_has_no_webhook(store: SqlStore) -> None:
     """Its webhooks go with it, with what waits for them, and it gets no new one."""
     await told(store, event())
     assert await store.teams.remove_team("t1", 50.0, even_with_sandboxes=True, ends_sandboxes=False)
@@ -189,7 +196,7 @@ async def test_a_removed_team_has_no_webhook(store: SqliteStore) -> None:
         await store.events.add_webhook(HOOK, most=9)
 
 
-async def test_webhooks_are_a_teams_own(store: SqliteStore) -> None:
+async def test_webhooks_are_a_teams_own(store: SqlStore) -> None:
     """Another team neither finds, changes nor deletes one, and the number of a team's is bounded."""
     assert await store.events.find_webhook("t1", "w1") == HOOK
     assert await store.events.find_webhook("t2", "w1") is None

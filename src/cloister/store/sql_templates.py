@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import sqlite3
 import uuid
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import Any, Protocol, TypeVar
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
 
 from cloister.model.build import Build, BuildStatus
 from cloister.model.template import OwnedTemplate, TagAssignment, TaggedBuild, TemplateKind
 from cloister.model.upload import Upload
-from cloister.store.sqlite_transactions import in_transaction
+from cloister.store.connection import Connection, Runner
 
-__all__ = ["SqliteTemplates"]
+__all__ = ["SqlTemplates"]
 
 _T = TypeVar("_T")
 _TEMPLATE = ", ".join(f"templates.{field.name}" for field in dataclasses.fields(OwnedTemplate))
@@ -47,15 +46,8 @@ _UNWANTED = (
 )
 
 
-class Runner(Protocol):
-    """Runs a function on the connection, in its thread, and translates errors to the store's."""
-
-    def __call__(self, work: Callable[[sqlite3.Connection], _T], /) -> Awaitable[_T]:
-        """The result of ``work``."""
-
-
-class SqliteTemplates:
-    """A :class:`~cloister.store.templates.TemplateStore` on the connection of a :class:`~cloister.store.sqlite.SqliteStore`."""
+class SqlTemplates:
+    """A :class:`~cloister.store.templates.TemplateStore` on the connection of a :class:`~cloister.store.sql_store.SqlStore`."""
 
     def __init__(self, run: Runner) -> None:
         self._run = run
@@ -129,7 +121,7 @@ class SqliteTemplates:
     async def add_build(self, build: Build, tags: Sequence[str], at: float) -> None:
         """See the protocol."""
 
-        def add(connection: sqlite3.Connection) -> None:
+        def add(connection: Connection) -> None:
             connection.execute(_insert("builds", _BUILD_COLUMNS), _build_row(build))
             _assign(connection, build.template_id, build.build_id, tags, at)
             connection.execute("UPDATE templates SET updated_at = ? WHERE template_id = ?", (at, build.template_id))
@@ -143,7 +135,7 @@ class SqliteTemplates:
         )
         columns = {**dataclasses.asdict(template), "deleted_at": at}
 
-        def add(connection: sqlite3.Connection) -> None:
+        def add(connection: Connection) -> None:
             connection.execute(_insert("templates", columns), columns)
             connection.execute(_insert("builds", _BUILD_COLUMNS), _build_row(build))
 
@@ -196,7 +188,7 @@ class SqliteTemplates:
         """See the protocol."""
         sql = "DELETE FROM tag_assignments WHERE template_id = ? AND tag = ?"
 
-        def remove(connection: sqlite3.Connection) -> int:
+        def remove(connection: Connection) -> int:
             return sum(1 for tag in tags if connection.execute(sql, (template_id, tag)).rowcount)
 
         return await self._run(_whole(remove))
@@ -254,8 +246,9 @@ class SqliteTemplates:
     async def put_upload(self, upload: Upload) -> None:
         """See the protocol."""
         await self._change(
-            "INSERT OR REPLACE INTO uploads (team_id, hash, size_bytes, digest, created_at, used_at)"
-            " VALUES (:team_id, :hash, :size_bytes, :digest, :created_at, :used_at)",
+            "INSERT INTO uploads (team_id, hash, size_bytes, digest, created_at, used_at)"
+            " VALUES (:team_id, :hash, :size_bytes, :digest, :created_at, :used_at) ON CONFLICT (team_id, hash) DO UPDATE"
+            " SET size_bytes = excluded.size_bytes, digest = excluded.digest, created_at = excluded.created_at, used_at = excluded.used_at",
             dataclasses.asdict(upload),
         )
 
@@ -288,12 +281,12 @@ def _insert(table: str, columns: Iterable[str]) -> str:
     return f"INSERT INTO {table} ({', '.join(names)}) VALUES ({', '.join(f':{name}' for name in names)})"  # noqa: S608 - our own names
 
 
-def _whole(work: Callable[[sqlite3.Connection], _T]) -> Callable[[sqlite3.Connection], _T]:
+def _whole(work: Callable[[Connection], _T]) -> Callable[[Connection], _T]:
     """Wrap ``work`` in a transaction."""
-    return lambda connection: in_transaction(connection, work)
+    return lambda connection: connection.whole(work)
 
 
-def _assign(connection: sqlite3.Connection, template_id: str, build_id: str, tags: Sequence[str], at: float) -> None:
+def _assign(connection: Connection, template_id: str, build_id: str, tags: Sequence[str], at: float) -> None:
     connection.executemany(
         "INSERT INTO tag_assignments (assignment_id, template_id, tag, build_id, assigned_at) VALUES (?, ?, ?, ?, ?)",
         [(str(uuid.uuid4()), template_id, tag, build_id, at) for tag in tags],
