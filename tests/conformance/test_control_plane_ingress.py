@@ -150,9 +150,7 @@ def test_nothing_is_added_to_an_answer(control_plane: ControlPlane) -> None:
         writer.close()
 
     control_plane.run(lambda: inside.serve_raw(PORT, handle))
-    with raw(
-        control_plane, f"GET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\nE2b-Sandbox-Id: {sandbox_id}\r\nE2b-Sandbox-Port: {PORT}\r\n\r\n"
-    ) as sock:
+    with raw(control_plane, f"GET / HTTP/1.1\r\nHost: {PORT}-{sandbox_id}.localhost\r\nConnection: close\r\n\r\n") as sock:
         head, _, body = read_all(sock).partition(b"\r\n\r\n")
     assert body == b"abc"
     assert head.startswith(b"HTTP/1.1 200 Fine\r\n")

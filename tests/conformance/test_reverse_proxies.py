@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -98,6 +100,19 @@ def _running(command: list[str], site: Site) -> Iterator[None]:
         process.wait(30)
 
 
+def _cookie(site: Site) -> str:
+    """The console's cookie by the proxy. The login has no origin, so only the proxy says that it came by TLS."""
+    context = ssl.create_default_context(cafile=f"{site.directory}/ca.pem")
+    connection = http.client.HTTPConnection(f"api.{NAME}", site.port)
+    with contextlib.closing(connection):
+        plain = socket.create_connection(("127.0.0.1", site.port), timeout=30)
+        connection.sock = context.wrap_socket(plain, server_hostname=f"api.{NAME}")
+        connection.request("POST", "/console/session", json.dumps({"key": site.server.api_key}))
+        answer = connection.getresponse()
+        answer.read()
+        return str(answer.headers["Set-Cookie"])
+
+
 @pytest.mark.parametrize("command", [_nginx, _caddy], ids=["nginx", "caddy"])
 def test_clients_work_through_the_proxy(site: Site, command: object) -> None:
     """By the domain alone: creation, code, a port, a WebSocket; output comes while a command runs, and 24 MiB arrive whole."""
@@ -108,6 +123,7 @@ def test_clients_work_through_the_proxy(site: Site, command: object) -> None:
         assert done.returncode == 0, done.stderr
         seen = json.loads(done.stdout)
         assert (seen["text"], seen["status"], seen["echo"], seen["listed"]) == ("2", 200, "HELLO", True)
+        assert _cookie(site).startswith("__Host-cloister-console="), "the server does not know that the browser came by TLS"
         done = site.domain.run(sys.executable, str(CLIENTS / "proxied_client.py"), env=environ)
         assert (done.returncode, done.stdout) == (0, "True True\n"), done.stderr
 

@@ -16,7 +16,7 @@ import pytest
 if TYPE_CHECKING:  # imported late, because only tests with a browser need it
     from playwright.sync_api import Browser, Page
 
-__all__ = ["AXE", "SHOTS", "Console", "browser", "console", "found_faults", "log_in", "opened", "shoot"]
+__all__ = ["AXE", "SHOTS", "Console", "browser", "console", "found_faults", "log_in", "opened", "program", "shoot"]
 
 _PROGRAMS = ("chromium-headless-shell", "chromium")
 _WAIT_MS = 120_000
@@ -28,16 +28,22 @@ _QUIET = re.compile(r"status of (?:401|404)")
 """Chromium writes failed requests to the console. These two are answers that pages handle: no session yet, and a sandbox that ended."""
 
 
+def program() -> str:
+    """The browser's path. Skips the test if this machine has none."""
+    found = next(filter(None, map(shutil.which, _PROGRAMS)), None)
+    if found is None:
+        pytest.skip("this machine cannot run Chromium: its distribution has no package of it")
+    return found
+
+
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """One browser for a module, which must have no coroutines: while Playwright is there, this thread has a running event loop."""
-    program = next(filter(None, map(shutil.which, _PROGRAMS)), None)
-    if program is None:
-        pytest.skip("this machine cannot run Chromium: its distribution has no package of it")
+    path = program()
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        launched = playwright.chromium.launch(executable_path=program, args=["--no-sandbox", "--disable-dev-shm-usage"])
+        launched = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-dev-shm-usage"])
         yield launched
         launched.close()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,10 +14,10 @@ from cloister.control.sessions import Sessions
 from cloister.model.team import KeyScope
 from cloister.proxy.headers import request_headers, response_headers
 from cloister.proxy.signed import SIGNED_PATH
-from framework.browser import browser, log_in, opened
-from framework.control_plane import ControlPlane
+from framework.browser import browser, log_in, opened, program
+from framework.control_plane import ControlPlane, running_control_plane
 from framework.http import Answer, call
-from framework.requests import ask, create, sandbox, to
+from framework.requests import PORT, ask, create, sandbox, to
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -24,6 +25,12 @@ if TYPE_CHECKING:
 __all__ = ["browser"]
 
 _SCRIPT = "<img src=x onerror='window.attacked = 1'><script>window.attacked = 1</script>"
+_REPORTS = {
+    "NEL": '{"report_to":"all","max_age":31536000,"success_fraction":1}',
+    "Report-To": '{"group":"all","max_age":31536000,"endpoints":[{"url":"https://evil.example"}]}',
+    "Strict-Transport-Security": "max-age=31536000",
+    "Alt-Svc": 'h3=":444"',
+}
 
 
 @dataclass
@@ -42,7 +49,8 @@ class LoggedIn:
 
 def enter(plane: ControlPlane, key: str | None = None, **headers: str) -> Answer:
     """Ask for a session."""
-    return call(plane.url, "POST", "/console/session", body={"key": key or plane.api_key}, headers=headers)
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    return call(plane.url, "POST", "/console/session", body={"key": key or plane.api_key}, headers=named)
 
 
 def logged_in(plane: ControlPlane, key: str | None = None) -> LoggedIn:
@@ -165,6 +173,30 @@ def test_a_sandbox_cannot_get_or_set_the_consoles_cookie() -> None:
     assert sent.getall("Cookie") == ["a=1; b=2", "c=3"]
     came = response_headers(((b"Set-Cookie", b" cloister-console=mine; Path=/"), (b"Set-Cookie", b"a=1")), upgrade=False)
     assert came.getall("Set-Cookie") == ["a=1"]
+    for name in (b"=cloister-console=mine", b" = __Host-cloister-console=mine", b"==cloister-console=mine"):
+        assert "Set-Cookie" not in response_headers(((b"Set-Cookie", name),), upgrade=True), "a cookie without a name is sent as its value"
+
+
+def test_a_page_on_a_subdomain_cannot_choose_the_session(control_plane: ControlPlane) -> None:
+    """Such a page can set a cookie without the prefix. Under TLS it is no session, and does not end the person's own."""
+    theirs = logged_in(control_plane)
+    by_tls = enter(control_plane, X_Forwarded_Proto="https")
+    own = by_tls.headers["Set-Cookie"].partition(";")[0]
+    for tls in ({"X_Forwarded_Proto": "https"}, {"X_Forwarded_Proto": "https, http"}):
+        assert theirs.ask("GET", "/console/session", **tls).status == 401
+        assert theirs.ask("GET", "/v2/sandboxes", **tls).status == 401
+        found = theirs.ask("GET", "/console/session", Cookie=f"{theirs.cookie}; {own}", **tls)
+        assert found.json()["token"] == by_tls.json()["token"]
+    assert theirs.ask("GET", "/console/session", Cookie=f"{theirs.cookie}; {own}").json()["token"] == by_tls.json()["token"]
+
+
+def test_a_session_that_ended_leaves_no_cookie(control_plane: ControlPlane) -> None:
+    """Under TLS, browsers remove the cookie only if the answer has its prefix, its path and "Secure"."""
+    session = logged_in(control_plane)
+    taken = session.ask("DELETE", "/console/session", X_Forwarded_Proto="https").headers["Set-Cookie"].split("; ")
+    assert taken[0] == '__Host-cloister-console=""'
+    assert {"Secure", "Path=/", "Max-Age=0"} <= set(taken)
+    assert session.ask("DELETE", "/console/session").headers["Set-Cookie"].startswith('cloister-console=""')
 
 
 def test_a_signed_link_cannot_act_on_the_consoles_origin(control_plane: ControlPlane) -> None:
@@ -185,15 +217,73 @@ def test_a_signed_link_cannot_act_on_the_consoles_origin(control_plane: ControlP
     assert "Content-Security-Policy" not in addressed.headers, "an addressed request gets the sandbox's answer as it is"
 
 
+def test_a_sandbox_cannot_decide_about_the_consoles_origin(control_plane: ControlPlane) -> None:
+    """No cache keeps a sandbox's answer under the console's address. It says nothing about the other pages there."""
+
+    async def hostile(request: web.Request) -> Any:  # a WebSocket is no web.Response
+        headers = {"Cache-Control": "max-age=31536000", "Clear-Site-Data": '"*"', "Set-Cookie": "=cloister-console=mine", **_REPORTS}
+        if request.headers.get("Upgrade") != "websocket":
+            return web.Response(text=_SCRIPT, content_type="text/html", headers=headers)
+        socket = web.WebSocketResponse()
+        socket.headers.update(headers)
+        await socket.prepare(request)
+        return socket
+
+    sandbox_id, inside = sandbox(control_plane)
+    inside.agent = hostile
+    control_plane.run(lambda: inside.serve(PORT, hostile))
+    token = ask(control_plane, "GET", f"/sandboxes/{sandbox_id}").json()["envdAccessToken"]
+    upgrade = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13", "Sec-WebSocket-Key": "A" * 22 + "=="}
+    for named in (to(sandbox_id), {"X-Access-Token": token}):
+        for more in ({}, upgrade):
+            answer = call(control_plane.url, "GET", "/console" if "E2b-Sandbox-Id" in named else SIGNED_PATH, headers={**named, **more})
+            assert answer.status == (101 if more else 200), answer.body
+            assert answer.headers["Cache-Control"] == "no-store"
+            assert not {"Set-Cookie", "Clear-Site-Data", *_REPORTS} & set(answer.headers), answer.headers.items()
+
+
+@pytest.mark.slow
+def test_a_page_of_a_sandbox_cannot_take_the_consoles_place(tmp_path: Path, browser: Browser) -> None:
+    """A page on a subdomain asks its sandbox under the console's address. The browser keeps no such answer."""
+    with running_control_plane(tmp_path, domain="sbx.localtest") as plane:
+
+        async def hostile(_request: web.Request) -> web.Response:
+            headers = {"Cache-Control": "public, max-age=31536000", "Access-Control-Allow-Origin": "*"}
+            return web.Response(text="<title>taken</title>", content_type="text/html", headers=headers)
+
+        sandbox_id, inside = sandbox(plane)
+        plane.run(lambda: inside.serve(PORT, hostile))
+        port = plane.url.rpartition(":")[2]
+        launched = browser.browser_type.launch(
+            executable_path=program(), args=["--no-sandbox", "--disable-dev-shm-usage", "--host-resolver-rules=MAP *.localtest 127.0.0.1"]
+        )
+        try:
+            page = launched.new_page()
+            page.goto(f"http://{PORT}-{sandbox_id}.sbx.localtest:{port}/")
+            assert page.title() == "taken"
+            ask_for = "([url, headers]) => fetch(url, { headers }).then(answer => answer.text())"
+            console = f"http://sbx.localtest:{port}/console"
+            assert "taken" in page.evaluate(ask_for, [console, to(sandbox_id)])
+            page.goto(console)
+            page.get_by_label("API key").wait_for()
+        finally:
+            launched.close()
+
+
 def test_a_flood_of_logins_cannot_fill_the_memory() -> None:
-    """A key has at most fifty sessions; a further login ends its oldest, and not another key's."""
+    """A key has at most fifty sessions, and a team 500. A further login ends its oldest, and no other team's."""
     from cloister.control.keys import HashedKey
 
     sessions = Sessions()
-    other, _ = sessions.open(HashedKey("b"))
-    ids = [sessions.open(HashedKey("a"))[0] for _ in range(60)]
+    other, _ = sessions.open(HashedKey("b"), "other")
+    ids = [sessions.open(HashedKey("a"), "team")[0] for _ in range(60)]
     assert len(sessions) == 51
     assert [sessions.find(one) is not None for one in ids] == [False] * 10 + [True] * 50
+    assert sessions.find(other) is not None
+    for number in range(200):
+        for _ in range(50):
+            sessions.open(HashedKey(f"a{number}"), "team")
+    assert len(sessions) == 501
     assert sessions.find(other) is not None
 
 
@@ -203,10 +293,10 @@ def test_a_session_cannot_outlive_its_time() -> None:
 
     now = 0.0
     sessions = Sessions(lambda: now)
-    idle, _ = sessions.open(HashedKey("a"))
+    idle, _ = sessions.open(HashedKey("a"), "team")
     now = 8 * 3600.0 + 1
     assert sessions.find(idle) is None
-    used, _ = sessions.open(HashedKey("a"))
+    used, _ = sessions.open(HashedKey("a"), "team")
     for _ in range(7 * 24):
         now += 3600.0
         assert sessions.find(used) is not None

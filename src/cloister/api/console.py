@@ -21,12 +21,11 @@ from cloister import __version__
 from cloister.api.audit import recorded_of_operator
 from cloister.api.auth import note_key, slow_failures
 from cloister.api.bodies import read_json
-from cloister.api.cookies import TOKEN_HEADER, check_origin, session_id_of, session_of
+from cloister.api.cookies import TOKEN_HEADER, check_origin, cookie_name, is_by_tls, session_id_of, session_of
 from cloister.api.fields import Fields
 from cloister.api.handlers import Api, json_answer
 from cloister.control.sessions import LIFETIME_S, Session
 from cloister.errors import AuthenticationError
-from cloister.model.console import COOKIE, SECURE_COOKIE
 from cloister.model.team import ApiKey, Team
 
 __all__ = ["CONSOLE_PATH", "SESSION_PATH", "ConsoleRoutes"]
@@ -107,10 +106,9 @@ class ConsoleRoutes:
         async def begin(api: Api, request: web.Request) -> web.Response:
             if (earlier := session_id_of(request)) is not None:
                 api.sessions.end(earlier)
-            session_id, session = api.sessions.open(hashed)
+            session_id, session = api.sessions.open(hashed, "" if team is None else team.team_id)
             answer = json_answer(self._render(session, key, team), status=201, headers={"Cache-Control": "no-store", **_SAFE})
-            by_tls = _is_by_tls(request)
-            name = SECURE_COOKIE if by_tls else COOKIE
+            name, by_tls = cookie_name(request), is_by_tls(request)
             answer.set_cookie(name, session_id, max_age=int(LIFETIME_S), path="/", secure=by_tls, httponly=True, samesite="Strict")
             return answer
 
@@ -132,7 +130,7 @@ class ConsoleRoutes:
         check_origin(request)
         self._api.sessions.end(session_id_of(request) or "")
         answer = web.Response(status=204, headers={"Cache-Control": "no-store"})
-        answer.del_cookie(SECURE_COOKIE if _is_by_tls(request) else COOKIE, path="/")
+        answer.del_cookie(cookie_name(request), path="/", secure=is_by_tls(request))  # else a cookie with the prefix stays
         return answer
 
     def _render(self, session: Session, key: ApiKey, team: Team | None) -> dict[str, Any]:
@@ -146,11 +144,6 @@ class ConsoleRoutes:
             "domain": self._api.domain,
             "version": __version__,
         }
-
-
-def _is_by_tls(request: web.BaseRequest) -> bool:
-    """Whether the browser came by TLS, as far as the listener or a proxy says: the cookie then is for TLS only."""
-    return request.secure or request.headers.get("X-Forwarded-Proto", "").strip().lower() == "https"
 
 
 @lru_cache(maxsize=64)

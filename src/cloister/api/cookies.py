@@ -13,18 +13,34 @@ from aiohttp import web
 from cloister.control.keys import HashedKey
 from cloister.control.sessions import Session, Sessions
 from cloister.errors import AuthenticationError, PermissionDeniedError
-from cloister.model.console import COOKIES
+from cloister.model.console import COOKIE, SECURE_COOKIE
 
-__all__ = ["TOKEN_HEADER", "check_origin", "session_id_of", "session_key", "session_of"]
+__all__ = ["TOKEN_HEADER", "check_origin", "cookie_name", "is_by_tls", "session_id_of", "session_key", "session_of"]
 
 TOKEN_HEADER = "X-Console-Token"  # noqa: S105 - the name of a header
 _MAX_ID = 100
 
 
+def is_by_tls(request: web.BaseRequest) -> bool:
+    """Whether the browser came by TLS, as far as the listener, a proxy or the browser says: the cookie then is for TLS only."""
+    forwarded = request.headers.get("X-Forwarded-Proto", "").partition(",")[0].strip().lower()
+    return request.secure or forwarded == "https" or request.headers.get("Origin", "").startswith("https://")
+
+
+def cookie_name(request: web.BaseRequest) -> str:
+    """The name of the console's cookie for this browser."""
+    return SECURE_COOKIE if is_by_tls(request) else COOKIE
+
+
 def session_id_of(request: web.BaseRequest) -> str | None:
-    """The id in the console's cookie; None: there is not exactly one."""
-    pairs = (pair.strip().partition("=") for header in request.headers.getall("Cookie", ()) for pair in header.split(";"))
-    found = [value for name, _, value in pairs if name in COOKIES]
+    """The id in the console's cookie; None: there is not exactly one.
+
+    Under TLS only the one with the prefix counts, and elsewhere it counts first: a page on a subdomain can set the other one.
+    """
+    pairs = [pair.strip().partition("=") for header in request.headers.getall("Cookie", ()) for pair in header.split(";")]
+    found = [value for name, _, value in pairs if name == SECURE_COOKIE]
+    if not found and not is_by_tls(request):
+        found = [value for name, _, value in pairs if name == COOKIE]
     return found[0] if len(found) == 1 and 0 < len(found[0]) <= _MAX_ID else None
 
 

@@ -24,6 +24,8 @@ LIFETIME_S = 7 * 24 * 3600.0
 _MOST = 10_000
 _MOST_PER_KEY = 50
 """A further login ends the oldest session of its key."""
+_MOST_PER_OWNER = 500
+"""Of a team, whose keys may be many, or of all operators: so no team can end the sessions of another."""
 
 
 @dataclass
@@ -31,6 +33,8 @@ class Session:
     """A browser that has logged in."""
 
     key: HashedKey
+    owner: str
+    """Id of the key's team; empty: the operator."""
     token: str = field(repr=False)
     """Pages show it in a header, which no other site's page can send (CSRF)."""
     began_at: float
@@ -47,17 +51,21 @@ class Sessions:
     def __len__(self) -> int:
         return len(self._sessions)
 
-    def open(self, key: HashedKey) -> tuple[str, Session]:
-        """A new session; its id is the browser's secret."""
+    def open(self, key: HashedKey, owner: str) -> tuple[str, Session]:
+        """A new session; its id is the browser's secret. ``owner``: as :class:`Session`."""
         session_id, now = secrets.token_urlsafe(32), self._clock()
-        same = [known for known, one in self._sessions.items() if one.key == key]
-        for known in same[: max(0, len(same) + 1 - _MOST_PER_KEY)]:
-            del self._sessions[known]
+        self._make_room([known for known, one in self._sessions.items() if one.key == key], _MOST_PER_KEY)
+        self._make_room([known for known, one in self._sessions.items() if one.owner == owner], _MOST_PER_OWNER)
         while len(self._sessions) >= _MOST:
             self._sessions.popitem(last=False)
-        session = Session(key=key, token=secrets.token_urlsafe(32), began_at=now, used_at=now)
+        session = Session(key=key, owner=owner, token=secrets.token_urlsafe(32), began_at=now, used_at=now)
         self._sessions[_hash(session_id)] = session
         return session_id, session
+
+    def _make_room(self, same: list[str], most: int) -> None:
+        """End the oldest of these sessions, so that there is room for one."""
+        for known in same[: max(0, len(same) + 1 - most)]:
+            del self._sessions[known]
 
     def find(self, session_id: str) -> Session | None:
         """The session, which is used now; None: there is none, or its time is over."""

@@ -27,11 +27,11 @@ from cloister.errors import (
 )
 from cloister.protocol.agent import AGENT_PORT, AGENT_PORTS, INTERPRETER_PORT
 from cloister.proxy import answers
-from cloister.proxy.address import Address, AddressError, api_host, find_address
+from cloister.proxy.address import RUN_PATH, Address, AddressError, api_host, find_address
 from cloister.proxy.forward import ANSWERED_AT, STARTED, UNADDRESSED, Forwarder, StalledError, abort
 from cloister.proxy.routes import Asleep, Dialer, Gone, Route, Routes, Waker
 from cloister.proxy.signed import MAX_QUERY_BYTES, SIGNED_PATH, SignedRequest, find_holder, find_signer, shown_token, signed_request
-from cloister.proxy.traces import RUN_PATH, TRACED, trace_request
+from cloister.proxy.traces import TRACED, trace_request
 from cloister.proxy.upstream import ActiveRequest, ActiveRequests, NoTlsError, PortClosedError, SandboxConnector, SandboxEndedError
 from cloister.proxy.waking import WAKE_WAIT_S, Wakes
 from cloister.telemetry.tracing import Tracer

@@ -12,12 +12,13 @@ from collections.abc import AsyncIterator
 
 import aiohttp
 from aiohttp import web
+from multidict import CIMultiDict
 from yarl import URL
 
 from cloister.protocol.agent import AGENT_PORTS
 from cloister.protocol.execution import encode_event, keepalive_event
-from cloister.proxy.address import Address
-from cloister.proxy.headers import confine, request_headers, response_headers
+from cloister.proxy.address import ID_HEADER, Address
+from cloister.proxy.headers import confine, request_headers, response_headers, share_origin
 from cloister.proxy.tunnel import Tunnel
 from cloister.proxy.upstream import SandboxConnector
 from cloister.telemetry.traceparent import TRACEPARENT
@@ -205,11 +206,17 @@ async def _stream(request: web.Request, stall_s: float) -> AsyncIterator[bytes]:
         yield chunk
 
 
-async def _relay(request: web.Request, upstream: aiohttp.ClientResponse) -> web.StreamResponse:
-    headers = response_headers(upstream.raw_headers, upgrade=False)
+def _answer_headers(request: web.Request, upstream: aiohttp.ClientResponse, *, upgrade: bool) -> CIMultiDict[str]:
+    headers = response_headers(upstream.raw_headers, upgrade=upgrade)
+    if UNADDRESSED in request or ID_HEADER in request.headers:
+        share_origin(headers)
     if UNADDRESSED in request:
         confine(headers)
-    answer = _Answer(upstream.status, upstream.reason, headers, upgrade=False)
+    return headers
+
+
+async def _relay(request: web.Request, upstream: aiohttp.ClientResponse) -> web.StreamResponse:
+    answer = _Answer(upstream.status, upstream.reason, _answer_headers(request, upstream, upgrade=False), upgrade=False)
     request[STARTED] = True
     if upstream.content.is_eof() and upstream.content.exception() is None:
         request[ANSWERED_AT] = time.perf_counter()
@@ -233,7 +240,7 @@ async def _tunnel(request: web.Request, upstream: aiohttp.ClientResponse) -> web
     connection = upstream.connection
     if connection is None or connection.protocol is None or request.protocol is None:
         raise aiohttp.ServerDisconnectedError
-    answer = _Answer(SWITCHING, upstream.reason, response_headers(upstream.raw_headers, upgrade=True), upgrade=True)
+    answer = _Answer(SWITCHING, upstream.reason, _answer_headers(request, upstream, upgrade=True), upgrade=True)
     request[STARTED] = True
     await answer.prepare(request)
     await Tunnel(request.protocol, connection.protocol).run()

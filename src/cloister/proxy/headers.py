@@ -1,7 +1,8 @@
 """The headers that the ingress forwards. Pure.
 
 It forwards all headers unchanged, with four exceptions: hop-by-hop headers (RFC 9110 section 7.6.1), headers for the ingress itself, the
-``X-Forwarded-*`` headers, which the ingress sets, and the console's cookie. Invariant: no sandbox receives that cookie or sets it.
+``X-Forwarded-*`` headers, which the ingress sets, and the console's cookie. Answers that do not come under the sandbox's own host lose more
+(``share_origin``, ``confine``). Invariant: no sandbox receives that cookie or sets it.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from multidict import CIMultiDict
 
 from cloister.model.console import COOKIES
 
-__all__ = ["confine", "request_headers", "response_headers"]
+__all__ = ["confine", "request_headers", "response_headers", "share_origin"]
 
 _HOP = frozenset(
     {
@@ -29,6 +30,8 @@ _HOP = frozenset(
 )
 _OWN = frozenset({b"e2b-traffic-access-token", b"expect", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto"})
 _CONSOLE = frozenset(name.encode() for name in COOKIES)
+_OF_ORIGIN = ("Alt-Svc", "Clear-Site-Data", "NEL", "Report-To", "Reporting-Endpoints", "Strict-Transport-Security")
+"""Headers by which an answer decides about all pages of its origin."""
 _RawHeaders = Iterable[tuple[bytes, bytes]]
 
 
@@ -49,7 +52,8 @@ def _text(value: bytes) -> str:
 
 
 def _is_of_console(cookie: bytes) -> bool:
-    return cookie.partition(b"=")[0].strip() in _CONSOLE
+    """Browsers keep ``=name=value`` as a cookie without a name, and send it as ``name=value``."""
+    return cookie.lstrip(b" \t=").partition(b"=")[0].strip() in _CONSOLE
 
 
 def _without_console(raw: _RawHeaders) -> list[tuple[bytes, bytes]]:
@@ -93,6 +97,17 @@ def response_headers(raw: _RawHeaders, *, upgrade: bool) -> CIMultiDict[str]:
         headers["Connection"] = "Upgrade"
         headers["Upgrade"] = "websocket"
     return headers
+
+
+def share_origin(headers: CIMultiDict[str]) -> None:
+    """Keep a sandbox's answer from deciding about an origin that is not the sandbox's own.
+
+    A request that names its sandbox in a header may have the URL of the console, or of another sandbox's page. A cache would give its
+    answer later for the bare URL.
+    """
+    for name in _OF_ORIGIN:
+        headers.popall(name, None)
+    headers["Cache-Control"] = "no-store"
 
 
 def confine(headers: CIMultiDict[str]) -> None:

@@ -12,14 +12,13 @@ from dataclasses import dataclass
 from aiohttp import web
 
 from cloister.protocol.agent import INTERPRETER_PORT
-from cloister.proxy.address import Address
+from cloister.proxy.address import RUN_PATH, Address
 from cloister.proxy.forward import ANSWERED_AT, HEAD_AT
 from cloister.telemetry.traceparent import TRACEPARENT
 from cloister.telemetry.tracing import Span, Tracer
 
-__all__ = ["RUN_PATH", "TRACED", "TracedRequest", "trace_request"]
+__all__ = ["TRACED", "TracedRequest", "trace_request"]
 
-RUN_PATH = "/execute"
 _AGENT_NAMES = {"/process.Process/Start": "command", "/files": "file transfer"}
 
 

@@ -76,6 +76,17 @@ def test_host_of_the_api_belongs_to_it(host: str) -> None:
     assert find_address(CIMultiDict({**AT_AGENT, "Host": "xapi.sbx.test"}), "/x", api_host("sbx.test")) is not None
 
 
+@pytest.mark.parametrize("path", ["/execute", "/files", "/process.Process/Start", "/filesystem.Filesystem/ListDir"])
+def test_the_console_reaches_sandboxes_at_the_host_of_the_api(path: str) -> None:
+    """The console lives at the API's host and cannot ask another one: the agent's ports and these paths only."""
+    named = {**AT_AGENT, "Host": "api.sbx.test"}
+    for port in ("49983", "49999"):
+        assert find_address(CIMultiDict({**named, "E2b-Sandbox-Port": port}), path, "api.sbx.test") == Address("abc", int(port))
+    assert find_address(CIMultiDict({**named, "E2b-Sandbox-Port": "8000"}), path, "api.sbx.test") is None
+    assert find_address(CIMultiDict({**named}), f"/console{path}", "api.sbx.test") is None
+    assert find_address(CIMultiDict({"Host": "api.sbx.test"}), path, "api.sbx.test") is None
+
+
 @pytest.mark.parametrize("name", ["Host", "E2b-Sandbox-Id", "e2b-sandbox-port"])
 def test_client_cannot_give_an_address_twice(name: str) -> None:
     """Two hosts, ids or ports in one request, of which a proxy before this server may have read the other, are refused."""
