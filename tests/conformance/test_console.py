@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from e2b_code_interpreter import Sandbox
 
-from framework.browser import Console, browser, console, shoot
+from framework.browser import Console, browser, console, log_in, opened, shoot
 from framework.server import Server
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 __all__ = ["browser", "console"]
 
@@ -43,6 +47,34 @@ def test_code_runs_and_its_plot_is_shown(console: Console, sandbox: Sandbox) -> 
     shoot(console, "code")
 
 
+def test_code_and_files_work_at_the_host_of_the_api(browser: Browser, server: Server, sandbox: Sandbox) -> None:
+    """At ``api.<domain>``, where clients of a public domain find the API, the console reaches sandboxes too."""
+    sandbox.files.write("seen-by-the-console", "")
+    url = server.url.replace("127.0.0.1", "api.localhost")
+    with opened(browser, url) as shown:
+        log_in(shown, server.api_key)
+        shown.open(f"#/sandbox/{sandbox.sandbox_id}")
+        shown.tab("Code")
+        shown.page.get_by_label("Code of cell 1").fill("print(6 * 7)")
+        shown.page.keyboard.press("Shift+Enter")
+        shown.page.get_by_label("Output of cell 1").get_by_text("42").wait_for()
+        shown.tab("Files")
+        shown.page.get_by_text("seen-by-the-console").wait_for()
+
+
+def test_a_flood_waits_in_the_terminal(console: Console, sandbox: Sandbox) -> None:
+    """A program that prints without end can be interrupted, and the shell goes on."""
+    console.open(f"#/sandbox/{sandbox.sandbox_id}")
+    console.tab("Terminal")
+    page = console.page
+    page.locator(".xterm-rows").get_by_text("$").first.wait_for()
+    page.keyboard.type("yes flooding\n")
+    page.locator(".xterm-rows").get_by_text("flooding").nth(5).wait_for()
+    page.keyboard.press("Control+c")
+    page.keyboard.type("clear; echo back-$((6 * 7))\n")
+    page.locator(".xterm-rows").get_by_text("back-42").first.wait_for()
+
+
 def test_a_terminal_takes_what_is_typed(console: Console, sandbox: Sandbox) -> None:
     """Keys reach a shell in the sandbox and its output comes back."""
     console.open(f"#/sandbox/{sandbox.sandbox_id}")
@@ -73,6 +105,10 @@ def test_files_go_up_and_come_down(console: Console, sandbox: Sandbox, tmp_path:
         row.get_by_role("button", name="Download").click()
     assert Path(download.value.path()).read_bytes() == content
     shoot(console, "files")
+    page.get_by_label("Directory").fill("/nowhere")
+    page.keyboard.press("Enter")
+    page.get_by_role("alert").get_by_text("does not exist").wait_for()
+    assert row.count() == 0, "the files of another directory are shown"
     console.tab("Processes")
     page.get_by_role("region", name="Processes").wait_for()
     console.tab("Logs")

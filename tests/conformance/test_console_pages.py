@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ import pytest
 from cloister.model.team import KeyScope
 from framework.browser import SHOTS, browser, found_faults, log_in, opened, shoot
 from framework.control_plane import ControlPlane, running_control_plane
+from framework.requests import ask
 from framework.template_requests import new_name, request_build, start
 
 if TYPE_CHECKING:
@@ -99,6 +101,10 @@ def test_a_key_is_made_shown_once_and_revoked(crowd: ControlPlane, browser: Brow
         shown.open("#/keys")
         page = shown.page
         page.get_by_label("Name").fill("for a test")
+        page.get_by_label("Days").fill("99999999")
+        page.get_by_role("button", name="Make a key").click()
+        page.get_by_role("alert").get_by_text("give between 1 and 36500 days").wait_for()
+        page.get_by_label("Days").fill("")
         page.get_by_role("button", name="Make a key").click()
         secret = page.get_by_role("status").get_by_role("code").inner_text()
         log_in(other, secret)
@@ -142,3 +148,56 @@ def test_the_log_of_a_build_grows(crowd: ControlPlane, browser: Browser) -> None
         shoot(shown, "build")
         assert found_faults(page) == []
         assert page.evaluate("() => window.attacked") is None
+
+
+def test_a_wrong_address_is_explained(crowd: ControlPlane, browser: Browser) -> None:
+    """An address that no page has, and an id that would lead requests to another path, say so."""
+    with opened(browser, crowd.url) as shown:
+        log_in(shown, crowd.api_key)
+        for place in ("#/sandbox/%", "#/sandbox/..%2F..%2Fadmin", "#/constructor", "#/nowhere"):
+            shown.open("#/sandboxes")
+            shown.page.get_by_role("heading", name="Sandboxes").wait_for()
+            shown.open(place)
+            shown.page.get_by_text("There is nothing here.").wait_for()
+
+
+def test_failures_of_the_session_are_told(crowd: ControlPlane, browser: Browser) -> None:
+    """A server that cannot answer, and a logout that did not arrive, are not taken for a logout."""
+    with opened(browser, crowd.url) as shown:
+        page = shown.page
+        page.route("**/console/session", lambda route: route.fulfill(status=503, json={"code": 503, "message": "the server is busy"}))
+        shown.open("")
+        page.get_by_role("alert").get_by_text("the server is busy").wait_for()
+        page.unroute("**/console/session")
+        log_in(shown, crowd.api_key)
+        page.route("**/console/session", lambda route: route.abort())
+        page.get_by_role("button", name="Log out").click()
+        page.get_by_role("alert").get_by_text("Failed to fetch").wait_for()
+        page.unroute("**/console/session")
+        page.get_by_role("button", name="Log out").click()
+        page.get_by_label("API key").wait_for()
+        assert page.get_by_role("alert").count() == 0
+        shown.faults.clear()  # the two failures, which the browser writes down
+
+
+@pytest.mark.parametrize("kind", ["flood", "nonsense"])
+def test_a_sandboxs_answer_cannot_break_the_console(crowd: ControlPlane, browser: Browser, kind: str) -> None:
+    """A program that prints without end does not fill the page. An answer that is none is an error of its page, not a blank one."""
+    lines = "".join(json.dumps({"type": "stdout", "text": "x" * 1000}) + "\n" for _ in range(1000)) if kind == "flood" else "null\n"
+    sandbox_id = ask(crowd, "GET", "/v2/sandboxes").json()[0]["sandboxID"]
+    with opened(browser, crowd.url) as shown:
+        log_in(shown, crowd.api_key)
+        page = shown.page
+        page.route("**/execute", lambda route: route.fulfill(body=lines))
+        shown.open(f"#/sandbox/{sandbox_id}")
+        shown.tab("Code")
+        page.get_by_label("Code of cell 1").fill("1")
+        page.keyboard.press("Shift+Enter")
+        if kind == "flood":
+            page.get_by_label("Code of cell 2").wait_for()
+            assert 100_000 < len(page.get_by_label("Output of cell 1").inner_text()) < 300_000
+        else:
+            page.get_by_role("alert").get_by_text("This page cannot be shown").wait_for()
+        page.get_by_role("link", name="Keys").click()
+        page.get_by_role("heading", name="Keys").wait_for()
+        shown.faults.clear()  # the fake sandbox has no agent

@@ -53,7 +53,7 @@ export async function resumeSession(): Promise<Session | null> {
   try {
     session = (await (await ask('GET')).json()) as Session
   } catch (error) {
-    if (!(error instanceof ApiError)) throw error
+    if (!(error instanceof ApiError && error.status === 401)) throw error
     session = null
   }
   return session

@@ -1,7 +1,7 @@
 // The console: login, navigation, and the page that the address names.
 
 import { type ComponentType, render } from 'preact'
-import { useEffect, useState } from 'preact/hooks'
+import { useEffect, useErrorBoundary, useState } from 'preact/hooks'
 import { type Session, logIn, logOut, onLoggedOut, resumeSession } from './api'
 import { Action, Problem, messageOf } from './parts'
 import { Sandboxes } from './sandboxes'
@@ -25,9 +25,12 @@ const ADMIN_PAGES: typeof TEAM_PAGES = {
   audit: TEAM_PAGES['audit']!,
 }
 
+// Ids have no other characters, so a link to the console cannot lead its requests to another path.
+const ID = /^(\w[\w.-]*)?$/
+
 function place(): { page: string; id: string } {
   const [page = '', id = ''] = location.hash.replace(/^#\/?/, '').split('/')
-  return { page: page || 'sandboxes', id: decodeURIComponent(id) }
+  return ID.test(id) ? { page: page || 'sandboxes', id } : { page: 'nothing', id: '' }
 }
 
 function Login({ why, done }: { why: string; done: (session: Session) => void }) {
@@ -63,9 +66,11 @@ function Login({ why, done }: { why: string; done: (session: Session) => void })
 function Loaded({ page, props }: { page: { load: () => Promise<ComponentType<PageProps>> }; props: PageProps }) {
   const [Page, setPage] = useState<ComponentType<PageProps> | null>(null)
   const [problem, setProblem] = useState('')
+  const [broken] = useErrorBoundary()
   useEffect(() => {
     page.load().then(found => setPage(() => found), (error: unknown) => setProblem(messageOf(error)))
   }, [page])
+  if (broken !== undefined) return <Problem text={`This page cannot be shown: ${messageOf(broken)}. Load it anew.`} />
   return <><Problem text={problem} />{Page !== null && <Page {...props} />}</>
 }
 
@@ -85,13 +90,16 @@ function App() {
     return () => removeEventListener('hashchange', move)
   }, [])
   const pages = session?.scope === 'admin' ? ADMIN_PAGES : TEAM_PAGES
-  const title = at.page === 'sandboxes' ? 'Sandboxes' : pages[at.page]?.title ?? 'Nothing here'
+  const page = Object.hasOwn(pages, at.page) ? pages[at.page] : undefined
+  const title = at.page === 'sandboxes' ? 'Sandboxes' : page?.title ?? 'Nothing here'
   useEffect(() => {
     document.title = session === null ? 'Log in – Cloister' : `${title}${at.id === '' ? '' : ` ${at.id}`} – Cloister`
   }, [title, at.id, session])
   if (!ready) return null
-  if (session === null) return <Login key={why} why={why} done={setSession} />
-  const page = pages[at.page]
+  if (session === null) return <Login key={why} why={why} done={found => {
+    setWhy('')
+    setSession(found)
+  }} />
   return (
     <>
       <a class="skip" href="#main" onClick={event => {
@@ -108,6 +116,7 @@ function App() {
         </nav>
         <span class="who">{session.team?.name ?? 'operator'}</span>
         <Action run={logOut} report={setWhy}>Log out</Action>
+        <Problem text={why} />
       </header>
       <main id="main" tabIndex={-1}>
         {at.page === 'sandboxes' ? <Sandboxes session={session} />

@@ -13,7 +13,7 @@ function joined(directory: string, name: string): string {
 
 export function Files({ id }: { id: string }) {
   const [path, setPath] = useState(HOME)
-  const [entries, setEntries] = useState<Entry[]>([])
+  const [listed, setListed] = useState<{ of: string; entries: Entry[] }>({ of: '', entries: [] })
   const [problem, setProblem] = useState('')
   const [removing, setRemoving] = useState<Entry | null>(null)
   const access = useRef<Access | null>(null)
@@ -21,8 +21,10 @@ export function Files({ id }: { id: string }) {
   const [failed, refresh] = usePolled(async signal => {
     access.current ??= await accessTo(id)
     const found = await list(access.current, path)
-    if (!signal.aborted) setEntries(found.sort((a, b) => Number(b.type === DIRECTORY) - Number(a.type === DIRECTORY) || a.name.localeCompare(b.name)))
+    if (!signal.aborted) setListed({ of: path, entries: found.sort((a, b) => Number(b.type === DIRECTORY) - Number(a.type === DIRECTORY) || a.name.localeCompare(b.name)) })
   }, 5000, [id, path])
+  // Of another directory nothing is shown, also while this one cannot be listed.
+  const entries = listed.of === path ? listed.entries : []
   const put = async (files: Iterable<File>) => {
     setProblem('')
     try {
@@ -69,7 +71,7 @@ export function Files({ id }: { id: string }) {
           </tr>
         ))}</tbody>
       </table></div>
-      {entries.length === 0 && <p class="hint">The directory is empty. Drop files here, or use Upload.</p>}
+      {listed.of === path && entries.length === 0 && <p class="hint">The directory is empty. Drop files here, or use Upload.</p>}
     </div>
   )
 }

@@ -14,6 +14,8 @@ export interface Key {
   key?: string
 }
 
+const MOST_DAYS = 36_500
+
 // `base` is the path of the keys: the team's own, or below /admin.
 export function KeyTable({ base, ownID }: { base: string; ownID: string }) {
   const [found, setFound] = useState<Key[]>([])
@@ -29,6 +31,7 @@ export function KeyTable({ base, ownID }: { base: string; ownID: string }) {
         <label>Name <input value={name} onInput={event => setName(event.currentTarget.value)} /></label>
         <label>Days <input type="number" min="1" value={days} placeholder="no end" onInput={event => setDays(event.currentTarget.value)} /></label>
         <Action class="primary" disabled={name.trim() === ''} report={setProblem} run={async () => {
+          if (days !== '' && !(Number(days) > 0 && Number(days) <= MOST_DAYS)) throw new Error(`give between 1 and ${MOST_DAYS} days, or none for a key without an end`)
           const end = days === '' ? {} : { expiresAt: new Date(Date.now() + Number(days) * 86_400_000).toISOString() }
           setMade(await send<Key>('POST', base, { name: name.trim(), ...end }))
           setName('')

@@ -24,6 +24,7 @@ const LANGUAGES: Record<string, () => Extension> = {
   bash: () => StreamLanguage.define(shell),
 }
 const KEPT = 2000
+const MOST_TEXT = 200_000
 const COLOURS = HighlightStyle.define([
   { tag: tags.keyword, class: 'code-keyword' },
   { tag: [tags.string, tags.special(tags.string)], class: 'code-string' },
@@ -40,6 +41,11 @@ function Frame({ html }: { html: string }) {
   const frame = useRef<HTMLIFrameElement>(null)
   useEffect(() => { frame.current!.srcdoc = frames?.createHTML(html) ?? html }, [html])
   return <iframe ref={frame} sandbox="" title="Output as HTML" class="html" />
+}
+
+// A program may print without end.
+function cut(text: string): string {
+  return text.length > MOST_TEXT ? `[the beginning is left out]\n${text.slice(-MOST_TEXT)}` : text
 }
 
 // Terminals colour the text of errors; here the colours are left out.
@@ -87,7 +93,7 @@ function Cell({ access, language, number, done }: CellProps) {
         setOutputs(old => {
           const last = old.at(-1)
           const isMore = last !== undefined && last.type === output.type && (output.type === 'stdout' || output.type === 'stderr')
-          return isMore ? [...old.slice(0, -1), { ...last, text: (last.text ?? '') + (output.text ?? '') }] : [...old, output].slice(-KEPT)
+          return isMore ? [...old.slice(0, -1), { ...last, text: cut((last.text ?? '') + (output.text ?? '')) }] : [...old, output].slice(-KEPT)
         })
       }
     }

@@ -7,6 +7,8 @@ import { keepToPolicy } from './nonce'
 import { Problem, messageOf } from './parts'
 import { type Access, accessTo, rpc, stream } from './traffic'
 
+const MOST_UNSEEN = 128 * 1024
+
 interface StartEvent {
   event?: { start?: { pid: number }; data?: { pty?: string }; end?: { status?: string } }
 }
@@ -46,6 +48,7 @@ export function TerminalPane({ id }: { id: string }) {
     let pid: number | null = null
     let typed: Promise<unknown> = Promise.resolve()
     let waiting = ''
+    let unseen = 0
     const report = (error: unknown) => { if (!abort.signal.aborted) setProblem(messageOf(error)) }
     // One request at a time keeps the order; what is typed meanwhile goes with the next one.
     const flush = () => {
@@ -78,7 +81,16 @@ export function TerminalPane({ id }: { id: string }) {
           terminal.focus()
           flush()
         }
-        if (event?.data?.pty !== undefined) terminal.write(fromBase64(event.data.pty))
+        if (event?.data?.pty !== undefined) {
+          const part = fromBase64(event.data.pty)
+          terminal.write(part)
+          unseen += part.length
+        }
+        // What is not shown yet is bounded, so that a flood of output waits in the sandbox.
+        if (unseen > MOST_UNSEEN) {
+          await new Promise<void>(done => terminal.write('', done))
+          unseen = 0
+        }
         if (event?.end !== undefined) break
       }
       pid = null
