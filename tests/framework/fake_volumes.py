@@ -16,7 +16,7 @@ from cloister.agent.volume.app import make_app
 from cloister.agent.volume.tree import Tree
 from cloister.errors import CloisterError, ConflictError, NotFoundError
 from cloister.model.volume import VolumeUse
-from cloister.nodewire.requests import CopyVolume, MakeVolume, VolumeRef
+from cloister.nodewire.requests import CopyVolume, DialVolume, MakeVolume, VolumeRef
 
 __all__ = ["FakeVolumes"]
 
@@ -72,7 +72,7 @@ class FakeVolumes:
             for one, size in self.sizes_mib.items()
         ]
 
-    async def dial_volume(self, request: VolumeRef) -> socket.socket:
+    async def dial_volume(self, request: DialVolume) -> socket.socket:
         """See VolumeMethods."""
         place = self.volume_at(request.volume_id)
         if not place.is_dir():

@@ -70,7 +70,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "copy_volume": {"volume_id": _BUILD, "target_id": "5b1fe2a4-4f51-4b6f-8a4e-27ab02a05c1f"},
     "delete_volume": {"volume_id": _BUILD},
     "volumes": {},
-    "dial_volume": {"volume_id": _BUILD},
+    "dial_volume": {"volume_id": _BUILD, "team_id": "team_fuzz"},
     "snapshot": {"sandbox_id": _SANDBOX, "build_id": _BUILD, "template_id": "tpl", "name": "n"},
 }
 """A valid request of each method; times are put in by :class:`NodeRequests`."""

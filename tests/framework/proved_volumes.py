@@ -24,6 +24,20 @@ VOLUME_STEPS = (
     Step("volumes: no set-user-id", _DISKS, "MountFlag.NO_SUID | MountFlag.NO_DEV", "MountFlag.NO_DEV", "cannot_misuse_a_volume"),
     Step("volumes: read-only", _DISKS, "(MountFlag.READ_ONLY if is_read_only else MountFlag.NONE)", "MountFlag.NONE", "misuse_a_volume"),
     Step(
+        "volumes: a team's share of the processes",
+        "src/cloister/node/volume_contents.py",
+        ">= _MOST_OF_TEAM:",
+        ">= _MOST:",
+        "cannot_keep_anothers_volumes_from_being_served",
+    ),
+    Step(
+        "volumes: a stop does not wait for a process",
+        "src/cloister/node/volumes.py",
+        "except UnavailableError as error:",
+        "except NotFoundError as error:",
+        "cannot_keep_the_node_from_its_end",
+    ),
+    Step(
         "volumes: no link on the way",
         f"{NATIVE}/slot.c",
         "O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);\n            check(below < 0",

@@ -10,9 +10,12 @@ the caller's team, and another team's volume looks like none. A volume that a sa
 
 from __future__ import annotations
 
+import asyncio
 import re
+import socket
 import time
 import uuid
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -30,7 +33,7 @@ from cloister.errors import (
 )
 from cloister.ids import is_build_id, new_build_id
 from cloister.model.volume import MAX_MOUNTS, MIN_VOLUME_MIB, Volume, VolumeMount, VolumeUse, inodes_of, is_mount_path, is_volume_name
-from cloister.nodewire.requests import CopyVolume, MakeVolume, VolumeRef
+from cloister.nodewire.requests import CopyVolume, DialVolume, MakeVolume, VolumeRef
 from cloister.store.volume_tokens import VolumeTokens
 from cloister.store.volumes import VolumeStore
 
@@ -76,6 +79,8 @@ class Volumes:
         self._young_s = _YOUNG_S if is_shared else 0.0
         self._busy: set[str] = set()
         """Volumes that a call of this process makes or removes now."""
+        self._copying: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        """By team: each has one copy at a time, so that its copies leave the node time for those of others."""
 
     async def create(self, team_id: str, name: str, size_mib: int | None = None) -> Volume:
         """Make an empty volume. Raises: InvalidRequestError (its name or size), PermissionDeniedError (the team has too many)."""
@@ -89,7 +94,12 @@ class Volumes:
         """Copy a volume as it is at one instant, also while sandboxes write to it. Raises: as :meth:`create`, NotFoundError."""
         original = await self.get(team_id, volume_id)
         ask = CopyVolume(original.volume_id, target_id=(target_id := new_build_id()))
-        return await self._make(_new(target_id, team_id, name, original.size_mib), lambda: self._node.copy_volume(ask))
+
+        async def copy() -> None:
+            async with self._copying[team_id]:
+                await self._node.copy_volume(ask)
+
+        return await self._make(_new(target_id, team_id, name, original.size_mib), copy)
 
     async def _make(self, row: Volume, make: Callable[[], Awaitable[None]]) -> Volume:
         if not is_volume_name(row.name):
@@ -101,7 +111,8 @@ class Volumes:
                     f"a team may have at most {self._policy.most_per_team} volumes", hint="delete one, or raise max_volumes_per_team"
                 )
             await make()
-            await self._store.set_volume_ready(row.volume_id, is_ready=True)
+            if not await self._store.set_volume_ready(row.volume_id, is_ready=True):
+                raise NotFoundError("the team was removed")
         except AlreadyExistsError as error:
             raise InvalidRequestError(f"Volume with name '{row.name}' already exists") from error
         except CloisterError as error:
@@ -221,9 +232,16 @@ class Volumes:
         """A token that opens the content of a volume for a day."""
         return self._tokens.make(volume.volume_id, time.time())
 
+    async def dial(self, volume_id: str) -> socket.socket:
+        """A connection that serves the content of a volume. Raises: NotFoundError, NoCapacityError, UnavailableError."""
+        return await self._node.dial_volume(DialVolume(volume_id, team_id=(await self._opened(volume_id)).team_id))
+
     async def check_token(self, volume_id: str, token: str | None) -> Volume:
         """The volume that a token opens. Raises: AuthenticationError, NotFoundError: it was deleted."""
         self._tokens.check(token, volume_id)
+        return await self._opened(volume_id)
+
+    async def _opened(self, volume_id: str) -> Volume:
         found = await self._store.find_volume(volume_id) if is_build_id(volume_id) else None
         if found is None or not found.is_ready:
             raise NotFoundError(f"Volume {volume_id} not found")

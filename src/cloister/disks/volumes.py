@@ -4,6 +4,8 @@ Owns ``<data>/node/volumes/<id>/volume.img``. A volume is attached to one loop d
 watches and writes of one sandbox are seen by the others at once. The kernel enforces the size and the number of files. A crash at any
 instant leaves a file system that the journal makes whole at the next mount, and what ``fsync`` has confirmed.
 
+A supervisor that is killed while it copies leaves the file system frozen; the next one ends that before a client uses or removes it.
+
 A user is a sandbox, or a process that serves the content; a volume stays mounted here as long as it has one. A mount in a sandbox lives as
 long as that does, also without a supervisor, so a new supervisor looks for the loop device first.
 
@@ -27,7 +29,7 @@ from cloister.disks import images
 from cloister.disks.space import DiskSpace
 from cloister.errors import ConflictError, IsolationError, NotFoundError
 from cloister.linux.ext4 import empty_image
-from cloister.linux.ext4live import frozen, sync
+from cloister.linux.ext4live import frozen, sync, thaw
 from cloister.linux.files import copy_sparse, make_directory, sync_path
 from cloister.linux.loop import attach_image, devices_of
 from cloister.linux.mounts import MountFlag, map_mount, mount_filesystem
@@ -66,6 +68,8 @@ class _Volume:
     """A detached mount, while there is a user."""
     users: set[str] = field(default_factory=set)
     is_removed: bool = False
+    is_copied: bool = False
+    """Whether a copy of it is being made: a file system is frozen once at a time."""
     lock: threading.RLock = field(default_factory=threading.RLock)
 
     @property
@@ -92,6 +96,8 @@ class VolumeDisks:
         self._directory = directory
         self._space = space
         self._volumes: dict[str, _Volume] = {}
+        self._making: dict[str, bool] = {}
+        """Volumes that are being made; True: one that was removed meanwhile."""
         self._lock = threading.Lock()
 
     def open(self) -> None:
@@ -105,7 +111,7 @@ class VolumeDisks:
         return sorted(path.name for path in self._directory.iterdir() if (path / _IMAGE).is_file())
 
     def make(self, volume_id: str, size_mib: int, inodes: int) -> None:
-        """Make an empty volume; one that is there already stays as it is. Raises: IsolationError, OSError."""
+        """Make an empty volume; one that is there already stays as it is. Raises: ConflictError, IsolationError, OSError."""
         with self._being_made(volume_id) as directory:
             if directory is None:
                 return
@@ -123,21 +129,43 @@ class VolumeDisks:
                 raise IsolationError(what, step="volume", errno=error.errno or 0) from error
 
     def copy(self, volume_id: str, target_id: str) -> None:
-        """Copy a volume as it is at one instant. Writes to the original wait meanwhile. Raises: NotFoundError, NoCapacityError, OSError."""
+        """Copy a volume as it is at one instant. Writes to the original wait meanwhile.
+
+        Raises: NotFoundError, NoCapacityError, ConflictError: it is being copied, or the target is being made or was removed; OSError.
+        """
         user = f"copy {target_id}"
         volume = self._find(volume_id)
         with self._being_made(target_id) as directory:
             if directory is None:
                 return
-            self._use(volume, user)
-            try:
-                with self._space.claim(self._directory, volume.image.stat().st_blocks * 512), frozen(self._fd_of(volume)):
+            with self._being_copied(volume, user) as fd, frozen(fd):
+                stored = volume.image.stat().st_blocks * 512  # whole: the freeze has written everything out
+                with self._space.claim(self._directory, stored):
                     copy_sparse(volume.image, directory / _IMAGE)
-            finally:
-                self.let_go(user)
+
+    @contextmanager
+    def _being_copied(self, volume: _Volume, user: str) -> Iterator[int]:
+        with volume.lock:
+            if volume.is_copied:
+                raise ConflictError("the volume is being copied", hint="try again when that copy is there")
+            self._use(volume, user)
+            assert volume.fd is not None
+            volume.is_copied, fd = True, volume.fd
+        try:
+            yield fd
+        finally:
+            volume.is_copied = False
+            self.let_go(user)
 
     def remove(self, volume_id: str) -> bool:
-        """Remove a volume and its data; False if there is none. Raises: ConflictError: it has a user; OSError."""
+        """Remove a volume and its data; False if there is none. One that is being made is never there: its maker gets an error.
+
+        Raises: ConflictError: it has a user; OSError.
+        """
+        with self._lock:
+            if volume_id in self._making:
+                self._making[volume_id] = True
+                return True
         try:
             volume = self._find(volume_id)
         except NotFoundError:
@@ -145,6 +173,7 @@ class VolumeDisks:
         with volume.lock:
             if volume.users:
                 raise ConflictError(f"the volume is in use by {len(volume.users)} sandboxes or transfers", hint="end them first")
+            _thaw_left(volume.image)
             volume.is_removed = True
             with self._lock:
                 self._volumes.pop(volume_id, None)
@@ -224,10 +253,6 @@ class VolumeDisks:
                 self._volumes[volume_id] = found
             return found
 
-    def _fd_of(self, volume: _Volume) -> int:
-        assert volume.fd is not None
-        return volume.fd
-
     def _use(self, volume: _Volume, user: str) -> None:
         """Raises: NotFoundError, NoCapacityError, IsolationError, OSError."""
         with volume.lock:
@@ -259,9 +284,17 @@ class VolumeDisks:
 
     @contextmanager
     def _being_made(self, volume_id: str) -> Iterator[Path | None]:
-        """A directory that gets its name, for good, at the end of the block. None: the volume is there already."""
+        """A directory that gets its name, for good, at the end of the block. None: the volume is there already.
+
+        Raises: ConflictError: it is being made, or it was removed meanwhile.
+        """
         final = self._directory / volume_id
-        if (final / _IMAGE).is_file():
+        with self._lock:
+            if volume_id in self._making:
+                raise ConflictError("the volume is being made", hint="try again when it is there")
+            if is_new := not (final / _IMAGE).is_file():
+                self._making[volume_id] = False
+        if not is_new:
             yield None
             return
         making = final.with_name(f"{volume_id}{_NEW}")
@@ -271,11 +304,18 @@ class VolumeDisks:
             yield making
             sync_path(making / _IMAGE)
             sync_path(making)
-            making.rename(final)
+            with self._lock:
+                if self._making[volume_id]:
+                    raise ConflictError("the volume was removed while it was made")
+                making.rename(final)
+                del self._making[volume_id]
             sync_path(self._directory)
         except BaseException:
             shutil.rmtree(making, ignore_errors=True)
             raise
+        finally:
+            with self._lock:
+                self._making.pop(volume_id, None)
 
 
 def _mount(image: Path) -> int:
@@ -288,9 +328,33 @@ def _mount_once(image: Path) -> tuple[int, bool]:
     deadline = time.monotonic() + _OPEN_TIMEOUT_S
     while numbers := devices_of(image):
         try:
-            return images.reopen_disk(image, numbers[0], _SEALED), True
+            fd = images.reopen_disk(image, numbers[0], _SEALED)
         except OSError as error:  # its last user has just gone
             if error.errno not in _GONE or time.monotonic() > deadline:
                 raise
+        else:
+            _thaw(fd)
+            return fd, True
         time.sleep(_POLL_S)
     return _mount(image), False
+
+
+def _thaw(fd: int) -> None:
+    try:
+        thaw(fd)
+    except BaseException:
+        os.close(fd)
+        raise
+
+
+def _thaw_left(image: Path) -> None:
+    """A frozen file system without a user would stay mounted for ever, and keep its image. Raises: OSError."""
+    for number in devices_of(image):
+        try:
+            fd = images.reopen_disk(image, number, _SEALED)
+        except OSError as error:  # it is being closed
+            if error.errno not in _GONE:
+                raise
+        else:
+            _thaw(fd)
+            os.close(fd)

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 from cloister.linux.syscall import sync_filesystem
 
-__all__ = ["Filling", "bound_filling", "frozen", "measure", "sync", "trim"]
+__all__ = ["Filling", "bound_filling", "frozen", "measure", "sync", "thaw", "trim"]
 
 _FITRIM = 0xC0185879
 _FIFREEZE, _FITHAW = 0xC0045877, 0xC0045878
@@ -87,6 +87,16 @@ def frozen(fd: int) -> Iterator[None]:
             yield
         finally:
             fcntl.ioctl(root, _FITHAW, 0)
+
+
+def thaw(fd: int) -> None:
+    """End a freeze whose maker was killed: it outlives that, and every mount. Does nothing to what is not frozen. Raises: OSError."""
+    with _opened(fd) as root:
+        try:
+            fcntl.ioctl(root, _FITHAW, 0)
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
 
 
 @contextmanager

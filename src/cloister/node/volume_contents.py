@@ -39,6 +39,7 @@ _LIFETIME_S = 7 * 86_400.0
 _END_TIMEOUT_S = 10.0
 _MOST = 32
 """Processes at a time."""
+_MOST_OF_TEAM = 16
 _SHOWN = 2_000
 _CONNECTION, _END = b"c", b"e"
 RunStep = Callable[[StepSpec, Callable[[bytes], None]], int]
@@ -60,6 +61,7 @@ class _Content:
 @dataclass(eq=False)
 class _Process:
     volume_id: str
+    team_id: str
     control: socket.socket
     """Our end. A process that is about to go takes nothing more from it."""
     user: str
@@ -90,18 +92,19 @@ class VolumeContents:
         shutil.rmtree(self._directory, ignore_errors=True)
         make_directory(self._directory)
 
-    def dial(self, volume_id: str) -> socket.socket:
-        """A connection to the process that serves a volume, which starts if there is none; the caller closes it.
+    def dial(self, volume_id: str, team_id: str) -> socket.socket:
+        """A connection to the process that serves a volume of a team, which starts if there is none; the caller closes it.
 
         The process may still be starting, and may fail to: then the connection breaks. Raises: NotFoundError, NoCapacityError.
         """
+        self._disks.filling(volume_id)  # without the lock: a volume that is slow to mount holds up no other
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         with theirs:
             try:
                 with self._lock:
                     known = self._processes.get(volume_id)
                     if known is None or not _send(known, _CONNECTION, theirs):
-                        _send(self._start(volume_id), _CONNECTION, theirs)
+                        _send(self._start(volume_id, team_id), _CONNECTION, theirs)
             except BaseException:
                 ours.close()
                 raise
@@ -131,13 +134,14 @@ class VolumeContents:
             if process.thread.is_alive():
                 raise UnavailableError("the volume's content is still being served", hint="try again")
 
-    def _start(self, volume_id: str) -> _Process:
-        """Under the lock. Raises: NotFoundError, NoCapacityError."""
-        self._disks.filling(volume_id)
+    def _start(self, volume_id: str, team_id: str) -> _Process:
+        """Under the lock. Raises: NoCapacityError."""
+        if sum(process.team_id == team_id for process in self._all) >= _MOST_OF_TEAM:
+            raise NoCapacityError(f"the content of {_MOST_OF_TEAM} volumes of the team is being served", hint="try again in a minute")
         if len(self._all) >= _MOST:
             raise NoCapacityError(f"the content of {_MOST} volumes is being served", hint="try again in a minute")
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        process = _Process(volume_id, ours, f"content {uuid.uuid4()}")
+        process = _Process(volume_id, team_id, ours, f"content {uuid.uuid4()}")
         process.thread = threading.Thread(target=self._run, args=(process, theirs), name="volume-content", daemon=True)
         self._all.add(process)
         self._processes[volume_id] = process

@@ -31,6 +31,7 @@ from cloister.nodewire.requests import (
     BuildRef,
     ChangeDrain,
     CopyVolume,
+    DialVolume,
     DnsSockets,
     Kill,
     ListSandboxes,
@@ -220,8 +221,8 @@ class VolumeMethods(Protocol):
     async def volumes(self) -> Sequence[VolumeUse]:
         """The volumes of the node, and what they take."""
 
-    async def dial_volume(self, request: VolumeRef) -> socket.socket:
-        """A connection by which the content of a volume is served, as HTTP. NotFoundError: there is none; NoCapacityError."""
+    async def dial_volume(self, request: DialVolume) -> socket.socket:
+        """A connection by which the content of a volume is served, as HTTP. NotFoundError; NoCapacityError: too many of them are."""
 
 
 class NodeMethods(SandboxMethods, BuildMethods, VolumeMethods, Protocol):

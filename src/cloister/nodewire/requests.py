@@ -27,6 +27,7 @@ __all__ = [
     "BuildRef",
     "ChangeDrain",
     "CopyVolume",
+    "DialVolume",
     "DnsSockets",
     "Kill",
     "ListSandboxes",
@@ -221,6 +222,14 @@ class VolumeRef:
     """Names a volume."""
 
     volume_id: BuildId
+
+
+@dataclass(frozen=True)
+class DialVolume:
+    """Names a volume whose content is asked for, and its team."""
+
+    volume_id: BuildId
+    team_id: PublicId
 
 
 @dataclass(frozen=True)

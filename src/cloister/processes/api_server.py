@@ -69,7 +69,6 @@ from cloister.linux.process import count_descriptors, descriptor_limit
 from cloister.model.addresses import told_domain
 from cloister.network.dns_relay import DnsRelay, host_nameservers
 from cloister.nodewire.methods import NodeEvent
-from cloister.nodewire.requests import VolumeRef
 from cloister.processes.api_proxies import AddressLookup, ProxyLookup
 from cloister.processes.api_receivers import WebhookReceivers
 from cloister.processes.api_routes import NodeDialer, RegistryRoutes
@@ -368,9 +367,10 @@ class ApiServer:
     async def _open_volumes(self, stack: AsyncExitStack, store: Store, registry: Registry) -> tuple[Volumes, VolumeContent]:
         tokens = VolumeTokens(self._settings.data_dir / "api" / "volumes.key")
         await asyncio.to_thread(tokens.open)
-        content = VolumeContent(VolumeConnector(lambda one: self._node.dial_volume(VolumeRef(one))), self._settings.stall_timeout_s)
+        volumes = Volumes(self._node, store.volumes, tokens, volume_policy(self._settings), is_shared=registry.is_shared)
+        content = VolumeContent(VolumeConnector(volumes.dial), self._settings.stall_timeout_s)
         stack.push_async_callback(content.close)
-        return Volumes(self._node, store.volumes, tokens, volume_policy(self._settings), is_shared=registry.is_shared), content
+        return volumes, content
 
     def _issuer(self) -> str:
         """The URL in identity tokens, under which their verifiers find this server."""

@@ -114,7 +114,7 @@ class _Node:
     plan_stop: Callable[[], PlannedStop]
     creator: Creator
     builds: AsyncBuildQueue
-    contents: VolumeContents
+    volumes: NodeVolumes
     resolver: ResolverSockets
     server: NodeServer
 
@@ -132,7 +132,7 @@ async def _serve(settings: Settings, ready_fd: int | None, kinds: RuntimeKinds, 
     drain = Drain(drain_file(settings.data_dir))
     node = _compose(settings, host, _Shared(store, catalog, recent, pool, upstream_dns, drain))
     await node.supervisor.start()
-    node.contents.open()
+    node.volumes.open()
     await node.builds.load()
     await node.server.start()
     collector = GarbageCollector(store, partial(trees_in_use, settings.run_dir, settings.store_dir), [settings.data_dir / "hostlayer"])
@@ -151,7 +151,7 @@ async def _serve(settings: Settings, ready_fd: int | None, kinds: RuntimeKinds, 
     background.cancel()
     await asyncio.to_thread(host.runtimes.stop_preparing)  # builds and creations under way wait for it
     await node.builds.stop()
-    await asyncio.to_thread(node.contents.close)
+    await asyncio.to_thread(node.volumes.close)
     await probing  # no other part knows its sandbox
     keep = await _settle_sandboxes(node.plan_stop(), number, goes_down)
     if number in (signal.SIGTERM, signal.SIGINT):
@@ -256,17 +256,15 @@ def _compose(settings: Settings, host: NodeHost, shared: _Shared) -> _Node:
         drain=shared.drain,
         plan_stop=partial(_planned_stop, settings, host, live, pausing, shared.drain),
     )
-    contents, volumes = _volume_parts(settings, host, catalog, live, threads)
+    volumes = _volumes(settings, host, catalog, live)
     server = _server(host, Implementations(sandboxes=handlers, builds=builds, volumes=volumes), events)
-    return _Node(supervisor, handlers.plan_stop, creator, builds, contents, resolver, server)
+    return _Node(supervisor, handlers.plan_stop, creator, builds, volumes, resolver, server)
 
 
-def _volume_parts(
-    settings: Settings, host: NodeHost, catalog: Catalog, live: LiveSandboxes, threads: WorkerThreads
-) -> tuple[VolumeContents, NodeVolumes]:
+def _volumes(settings: Settings, host: NodeHost, catalog: Catalog, live: LiveSandboxes) -> NodeVolumes:
     disks = host.resources.volumes
     contents = VolumeContents(settings.data_dir / "node" / "content", disks, host.run_step, catalog.agent_tree)
-    return contents, NodeVolumes(disks, contents, live.records, threads)
+    return NodeVolumes(disks, contents, live.records)
 
 
 def _server(host: NodeHost, parts: Implementations, events: EventBroadcaster) -> NodeServer:

@@ -58,7 +58,10 @@ class SqlVolumes:
 
     async def set_volume_ready(self, volume_id: str, *, is_ready: bool) -> bool:
         """See the protocol."""
-        sql = "UPDATE volumes SET is_ready = :is_ready WHERE volume_id = :volume_id"
+        sql = (
+            "UPDATE volumes SET is_ready = :is_ready WHERE volume_id = :volume_id AND (:is_ready = 0"
+            " OR (SELECT removed_at FROM teams WHERE teams.team_id = volumes.team_id) IS NULL)"
+        )
         return await self._change(sql, {"volume_id": volume_id, "is_ready": int(is_ready)}) == 1
 
     async def delete_volume(self, volume_id: str) -> bool:
