@@ -20,7 +20,14 @@ VOLUME_STEPS = (
     ),
     Step("volumes: a token is for one", _TOKENS, "subject=volume_id", "subject=None", "by_another_ones_token"),
     Step("volumes: paths stay below the root", _TREE, "_IN_ROOT | _NO_XDEV | _NO_MAGICLINKS", "0", "cannot_lead_out_of_it"),
-    Step("volumes: a pipe is no file", _TREE, "if not stat.S_ISREG(os.fstat(fd).st_mode):", "if False:", "cannot_stop_the_content_api"),
+    Step(
+        "volumes: a pipe is no file",
+        _TREE,
+        "if not stat.S_ISREG(os.fstat(fd).st_mode):",
+        "if False:",
+        "cannot_stop_the_content_api",
+        also=((_TREE, "os.O_RDONLY | os.O_CLOEXEC)\n        finally", "os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)\n        finally"),),
+    ),
     Step("volumes: no set-user-id", _DISKS, "MountFlag.NO_SUID | MountFlag.NO_DEV", "MountFlag.NO_DEV", "cannot_misuse_a_volume"),
     Step("volumes: read-only", _DISKS, "(MountFlag.READ_ONLY if is_read_only else MountFlag.NONE)", "MountFlag.NONE", "misuse_a_volume"),
     Step(
