@@ -7,6 +7,7 @@ from framework.proved_step import Step
 __all__ = ["CLIENT_STEPS"]
 
 _ADDRESS = "src/cloister/proxy/address.py"
+_API_HOST = "if _name(host) == api_host and (sandbox_id is None or not _CONSOLE_PATH.match(path)):"
 
 CLIENT_STEPS = (
     Step(
@@ -17,7 +18,7 @@ CLIENT_STEPS = (
         "told_no_domain",
     ),
     Step("addresses: one of each", _ADDRESS, "if len(headers.getall(name, ())) > 1:", "if False:", "send_two_addresses"),
-    Step("addresses: the API's host", _ADDRESS, "if _name(host) == api_host:", "if False:", "use_the_api_by_an_address"),
+    Step("addresses: the API's host", _ADDRESS, _API_HOST, "if False:", "use_the_api_by_an_address"),
     Step(
         "addresses: guesses are counted",
         "src/cloister/proxy/app.py",
