@@ -41,7 +41,7 @@ _SETTINGS = ("kernel/core_pattern", "kernel/modprobe", "kernel/sysrq", "kernel/p
 
 def make_on_tier(server: Server, tier: str) -> Sandbox:
     """A sandbox that is isolated and started as the tier says."""
-    return make_started(server, _COLD[tier]) if tier in _COLD else Sandbox.create(timeout=300, **server.sdk)
+    return make_started(server, _COLD[tier]) if tier in _COLD else Sandbox.create(timeout=3600, **server.sdk)
 
 
 @contextlib.contextmanager

@@ -25,7 +25,7 @@ def creation_of(server: Server, sandbox: Sandbox) -> dict[str, Any]:
 def make_started(server: Server, cold: list[str]) -> Sandbox:
     """A sandbox of whose processes exactly those in ``cold`` were started cold."""
     for _ in range(60):
-        sandbox = Sandbox.create(timeout=300, **server.sdk)
+        sandbox = Sandbox.create(timeout=3600, **server.sdk)
         if creation_of(server, sandbox)["cold"] == cold:
             return sandbox
         sandbox.kill()
