@@ -47,7 +47,7 @@ PRIVATE_PORTS = (1, 80, 3000, 8080, 49982, 49984, 49999, 65535)
 @pytest.fixture(scope="module")
 def secure(server: Server) -> Iterator[Sandbox]:
     """A sandbox as the SDK makes it by default."""
-    sandbox = Sandbox.create(timeout=300, **server.sdk)
+    sandbox = Sandbox.create(timeout=900, **server.sdk)
     yield sandbox
     sandbox.kill()
 
@@ -55,7 +55,7 @@ def secure(server: Server) -> Iterator[Sandbox]:
 @pytest.fixture(scope="module")
 def private(server: Server) -> Iterator[Sandbox]:
     """A sandbox whose traffic is private."""
-    sandbox = Sandbox.create(timeout=300, network={"allow_public_traffic": False}, **server.sdk)
+    sandbox = Sandbox.create(timeout=900, network={"allow_public_traffic": False}, **server.sdk)
     yield sandbox
     sandbox.kill()
 

@@ -182,7 +182,7 @@ def told(chart: Any) -> tuple[str, list[Any]]:
 @pytest.fixture(scope="module")
 def sandbox(server: Server) -> Any:
     """One sandbox, the libraries imported."""
-    made = Sandbox.create(timeout=300, **server.sdk)
+    made = Sandbox.create(timeout=900, **server.sdk)
     assert made.run_code(SETUP, timeout=60).error is None
     yield made
     made.kill()

@@ -132,7 +132,7 @@ for kind, images in seen.items():
 @pytest.fixture(scope="module")
 def sandbox(server: Server) -> Iterator[Sandbox]:
     """One sandbox for all."""
-    made = Sandbox.create(timeout=300, **server.sdk)
+    made = Sandbox.create(timeout=900, **server.sdk)
     yield made
     made.kill()
 

@@ -33,7 +33,7 @@ DEAD = {"PIP_INDEX_URL": "http://127.0.0.1:9/", "NPM_CONFIG_REGISTRY": "http://1
 @pytest.fixture(scope="module")
 def ready(server: Server) -> Iterator[Sandbox]:
     """A sandbox with two servers, made by the SDK."""
-    made = Sandbox.create(mcp={"time": {}, "memory": {}}, timeout=300, **server.sdk)
+    made = Sandbox.create(mcp={"time": {}, "memory": {}}, timeout=900, **server.sdk)
     yield made
     made.kill()
 
@@ -201,7 +201,7 @@ def test_a_server_elsewhere_is_asked_with_its_headers(server: Server, plain: San
     table = '[far]\nurl = "http://127.0.0.1:{port}/mcp"\nheaders = { X-Key = "{key}" }\nfields = ["key", "port"]\n'
     plain.files.write("/etc/mcp-gateway/servers.toml", table, user="root")
     plain.files.write("/tmp/remote.py", (PROGRAMS / "mcp_remote.py").read_text())
-    plain.commands.run("/opt/mcp-gateway/venv/bin/python3 /tmp/remote.py", background=True, timeout=300)
+    plain.commands.run("/opt/mcp-gateway/venv/bin/python3 /tmp/remote.py", background=True, timeout=900)
     plain.commands.run("curl -s --retry-connrefused --retry 20 --retry-delay 1 -o /dev/null http://127.0.0.1:3001/")
     start(plain, {"far": {"key": "secret", "port": 3001}})
     assert ask(server, plain.sandbox_id, TOKEN, lambda client: tool_text(client, "far")) == "secret"

@@ -19,7 +19,7 @@ TABLE = Path(__file__).parents[2] / "docs" / "packages.md"
 @pytest.fixture(scope="module")
 def sandbox(server: Server) -> Iterator[Sandbox]:
     """One sandbox for all."""
-    made = Sandbox.create(timeout=300, **server.sdk)
+    made = Sandbox.create(timeout=900, **server.sdk)
     yield made
     made.kill()
 

@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.root, pytest.mark.templates]
 @pytest.fixture(scope="module")
 def sandbox(server: Server) -> Iterator[Sandbox]:
     """A sandbox whose tar is its owner's own program."""
-    made = Sandbox.create("base", timeout=300, **server.sdk)
+    made = Sandbox.create("base", timeout=900, **server.sdk)
     made.commands.run("echo x > /tmp/wanted; mkdir /tmp/tree")
     yield made
     made.kill()
