@@ -23,6 +23,8 @@ from framework.waiting import eventually
 __all__ = ["Postgres"]
 
 _NOBODY = 65_534
+_END_WITH_THE_TESTS = ("setpriv", "--pdeathsig", "QUIT")
+"""A killed test run leaves no server: SIGQUIT is its immediate shutdown."""
 _OPTIONS = ("-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories=", "-c", "max_connections=100")
 
 
@@ -60,7 +62,7 @@ class Postgres:
         """Start it; returns when it answers."""
         with (self._directory / "log").open("ab") as log:
             self._process = subprocess.Popen(  # type: ignore[call-overload]  # see above
-                [self._programs / "postgres", "-D", self._directory / "data", "-p", str(self.port), *self._options],
+                [*_END_WITH_THE_TESTS, self._programs / "postgres", "-D", self._directory / "data", "-p", str(self.port), *self._options],
                 stdout=log,
                 stderr=log,
                 cwd=self._directory,
