@@ -5,6 +5,11 @@
 \builtin printf "set +et\n"
 ((__cloister_u)) && \builtin echo "set +u"
 \builtin printf "\0trap - INT TERM\n"
+# Bash hides ERR traps in functions, and the others from files that it reads: trap -p, after them, shows the rest and what is newer.
+for __cloister_v in "${FUNCNAME[@]}"; do [[ $__cloister_v == source || $__cloister_v == main ]] || __cloister_hides=1; done
+for __cloister_v in DEBUG RETURN ${__cloister_hides:+ERR}; do
+  ((${__cloister_kept[$__cloister_v.at]:--9} < 0)) || \builtin printf "trap -- %q %s\n" "${__cloister_kept[$__cloister_v]}" "$__cloister_v"
+done
 \builtin trap -p
 \builtin trap '' INT TERM
 ((__cloister_busy == 2)) && \builtin echo __cloister_traps=1

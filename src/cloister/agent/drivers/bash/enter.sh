@@ -1,7 +1,16 @@
 # After ready.sh and leave.sh: waits for the next cell and reads it (status, flags, names and values of the run's variables, code), sets the
 # variables, and leaves in __cloister_undo what puts the old ones back. It succeeds or fails as the cell before, so that $? is right.
+# __cloister_kept gets the DEBUG, ERR and RETURN traps that the script's own line found (trap.sh).
 # Nothing in here depends on IFS or set -efu.
-__cloister_busy=0
+__cloister_busy=0 __cloister_list=(-p DEBUG ERR RETURN)
+\builtin mapfile -d "" -t __cloister_listed <@LIST@
+\builtin eval "__cloister_listed=(${__cloister_listed[0]-})"
+__cloister_kept=()
+for ((__cloister_i = 3; __cloister_i < ${#__cloister_listed[@]}; __cloister_i += 4)); do
+  __cloister_n=${__cloister_listed[__cloister_i]}
+  [[ ${__cloister_listed[__cloister_i - 1]} == ": __cloister" ]] || __cloister_kept[$__cloister_n.at]=0
+  __cloister_kept[$__cloister_n]=${__cloister_listed[__cloister_i - 1]}
+done
 \builtin read -r __cloister_in <@GO@
 \builtin mapfile -d "" -t __cloister_in <@INPUT@
 __cloister_busy=1 __cloister_undo="" __cloister_args=("$@")

@@ -3,7 +3,11 @@ __cloister_status=$?
 # After a syntax error inside one, bash 5.2 knows no [[ ]] until the next syntax error.
 ((__cloister_status != 2)) || \builtin eval '[[ . ]]' || \builtin :
 \unset -f builtin
-[[ ${__cloister_in[1]} != *t* || $(\builtin declare -f trap) != *__cloister* ]] || \builtin unset -f trap
+if [[ ${__cloister_in[1]} == *t* ]]; then
+  [[ $(\builtin declare -f trap) != *__cloister* ]] || \builtin unset -f trap
+  [[ $(\builtin trap -p ERR) != *__cloister* ]] || \builtin trap - ERR
+  [[ ${__cloister_kept[DEBUG.at]-} != -9 ]] || __cloister_list=(- DEBUG)
+fi
 \builtin eval "$__cloister_undo"
 __cloister_undo="" __cloister_busy=4
 {

@@ -62,14 +62,12 @@ _OWN = (
 _ALL_NAMES = " ".join(f'"${{!{first}@}}"' for first in "_ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
 # Bash's own descriptors 0, 1 and 2 are /dev/null, so a user's set -v, set -x or DEBUG trap shows nothing of the driver's lines.
 # An assignment to LINENO lasts only where bash does not put it back after the command: in a redirection of a group.
-_START = (
-    '\\. @START@;\\builtin \\eval "${__cloister_in[1]}";\\builtin \\eval "${__cloister_in[0]}"\n'
-    '{ \\. @READY@; } <"/dev/null${__cloister_in[LINENO=0]:+}"\n'
-)
+_START = '\\. @START@;\\builtin \\eval "${__cloister_in[1]}";\\builtin \\eval "${__cloister_in[0]}"\n{ \\. @READY@; @NEXT@\n'
 _CELL = (
     '\\builtin \\eval "${__cloister_in[-1]}" </dev/null >&@OUT@ 2>&@ERR@ @OUT@>&- @ERR@>&-\n'
-    '{ \\. @LEAVE@; } <"/dev/null${__cloister_in[LINENO=0]:+}"\n'  # a line of its own: some errors make bash leave out the rest of a line
+    "{ \\. @LEAVE@; @NEXT@\n"  # a line of its own: some errors make bash leave out the rest of a line
 )
+_NEXT = '\\builtin trap "${__cloister_list[@]}" >@LIST@; \\. @ENTER@; } <"/dev/null${__cloister_in[LINENO=0]:+}"'
 _TRAP_EXIT = "\\builtin trap '{ \\. @DUMP@ >@STATE@; } 2>/dev/null # __cloister' EXIT"
 _HOOK_BEGIN, _HOOK_END = "{ ", "\n} >&$(\\. @HOOK@) 2>&$(\\. @HOOK2@)"
 """Around an EXIT trap of the user's: the hook runs first, without any effect on $? and none of set -e."""
@@ -84,13 +82,13 @@ class _Bash:
     """One bash process. It is the leader of its process group, so that an interrupt reaches what runs in its foreground."""
 
     def __init__(self, path: str, env: dict[str, str], restore: int, parts: dict[str, str]) -> None:
-        self._script, self._input, self.state = (os.memfd_create(name) for name in ("script", "input", "state"))
+        self._script, self._input, self.state, self._list = (os.memfd_create(name) for name in ("script", "input", "state", "list"))
         go, self._go = os.pipe()
         self.report, report = os.pipe()
         memfds = [os.memfd_create(name) for name in parts]
         self._go_taken = go
-        self._fds = [self._script, self._input, go, self._go, self.report, report, *memfds]
-        fds = {"STATE": self.state, "INPUT": self._input, "GO": go, "REPORT": report, "RESTORE": restore}
+        self._fds = [self._script, self._input, self._list, go, self._go, self.report, report, *memfds]
+        fds = {"STATE": self.state, "INPUT": self._input, "GO": go, "REPORT": report, "RESTORE": restore, "LIST": self._list}
         fds |= dict(zip([name.upper() for name in parts], memfds, strict=True))
         names = {name: f"/proc/{os.getpid()}/fd/{fd}" for name, fd in fds.items()}
         names |= {"SCRIPT": str(_SCRIPT), "OUT": str(_OUT), "ERR": str(_ERR), "DRIVER": f"/proc/{os.getpid()}/fd"}
@@ -360,13 +358,13 @@ def _parts() -> dict[str, str]:
     for name in _PARTS:
         with open(os.path.join(os.path.dirname(os.path.abspath(__file__)), f"{name}.sh"), encoding="ascii") as file:
             parts[name] = "".join(line for line in file if not line.startswith("#"))
-    enter = parts.pop("enter")
-    return {name: text + enter if name in {"ready", "leave"} else text for name, text in parts.items()}
+    return parts
 
 
 def _filled(text: str, names: dict[str, str]) -> bytes:
     """Put the values of ``names`` in place of @NAME@; some are made of others."""
-    texts = {"TRAP_EXIT": _TRAP_EXIT, "HOOK_BEGIN": _HOOK_BEGIN, "HOOK_END": _HOOK_END, "NAMES": _ALL_NAMES, "OWN": _OWN} | names
+    texts = {"NEXT": _NEXT, "TRAP_EXIT": _TRAP_EXIT, "HOOK_BEGIN": _HOOK_BEGIN, "HOOK_END": _HOOK_END, "NAMES": _ALL_NAMES, "OWN": _OWN}
+    texts |= names
     for name, value in texts.items():
         text = text.replace(f"@{name}@", value)
     return text.encode()

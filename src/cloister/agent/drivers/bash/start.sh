@@ -2,6 +2,7 @@
 \exec @SCRIPT@<&-
 \builtin shopt -s expand_aliases
 \builtin trap '' INT
-__cloister_u=0 __cloister_busy=0 __cloister_undo=""
+__cloister_u=0 __cloister_busy=0 __cloister_undo="" __cloister_list=(-p DEBUG ERR RETURN)
+\builtin declare -A __cloister_kept
 @TRAP_EXIT@
 \builtin mapfile -d "" -t __cloister_in <@RESTORE@
