@@ -18,6 +18,7 @@ _BUILD = "/v2/templates/x/builds/y"
 _AMAZON = "1.dkr.ecr.us-east-1.amazonaws.com/x"
 _REGISTRY = {"type": "registry", "username": "u", "password": "p"}
 _AWS = {"type": "aws", "awsRegion": "r", "awsAccessKeyId": "k", "awsSecretAccessKey": "s"}
+_MOUNT = {"name": "v", "path": "/v"}
 _STEP = {"type": "COPY", "args": ["a", "b"], "filesHash": "0" * 64}
 _NETWORK_LISTS = ("allowOut", "denyOut", "dnsServers")
 _PROXY = {"address": "198.51.100.9:1080", "username": "u", "password": "p"}
@@ -32,6 +33,9 @@ WAYS: dict[str, tuple[str, dict[str, Any]]] = {
     **{f"network.egressProxy.{name}": ("/v2/sandboxes", {"templateID": "base", "network": {"egressProxy": _PROXY}}) for name in _PROXY},
     "network.egressProxy.tls.serverName": ("/v2/sandboxes", {"templateID": "base", "network": {"egressProxy": _TLS_PROXY}}),
     "network.egressProxy.tls.caCert": ("/v2/sandboxes", {"templateID": "base", "network": {"egressProxy": _TLS_PROXY}}),
+    "volumeMounts": ("/v2/sandboxes", {"templateID": "base"}),
+    **{f"volumeMounts[].{name}": ("/v2/sandboxes", {"templateID": "base", "volumeMounts": [_MOUNT]}) for name in _MOUNT},
+    "key": ("/console/session", {}),
     "name": ("/v3/templates", {}),
     "value": ("/secrets", {"name": "x"}),
     "expiresAt": ("/api-keys", {"name": "x"}),
@@ -52,7 +56,7 @@ WAYS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 """How each field of the table is sent: a route, and a body that lacks only the field."""
 LISTS, OBJECTS = {"tags", "events", "steps[].args", *(f"network.{name}" for name in _NETWORK_LISTS)}, {"metadata", "envVars"}
-NO_TEXTS = {"steps", "network.httpsPorts"}
+NO_TEXTS = {"steps", "volumeMounts", "network.httpsPorts"}
 """Lists of other values than texts."""
 TEXTS = set(BOUNDS) - NO_TEXTS
 
@@ -70,7 +74,7 @@ def send(plane: ControlPlane, field: str, value: Any) -> Answer:
     part: Any = body
     *outer, name = field.replace("[]", "").split(".")
     for one in outer:
-        part = part[one][0] if one == "steps" else part[one]
+        part = part[one][0] if one in NO_TEXTS else part[one]
     part[name] = value
     return ask(plane, "POST", path, json.dumps(body).encode())
 

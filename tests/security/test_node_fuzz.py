@@ -160,7 +160,7 @@ def warm_up(fuzz: Fuzz) -> None:
         for method in ("templates", "list", "dns_sockets"):
             assert fuzz.ask(sock, method, {}) is not None
         for _ in range(2):
-            params = {**METHODS["create"], "sandbox_id": f"warm{random.randrange(10**16):016}", "end_at": time.time() + 60}
+            params = {**METHODS["create"], "sandbox_id": f"warm{random.randrange(10**16):016}", "end_at": time.time() + 60, "volumes": []}
             assert fuzz.ask(sock, "create", params)
             assert fuzz.ask(sock, "kill", {"sandbox_id": params["sandbox_id"]}) is True
 

@@ -41,6 +41,8 @@ _AFTERWARDS = {
     Standstill.MEMORY: "the process goes on when it is resumed; connect to it again then",
     Standstill.FILES: "without its memory, so the process ends; only its files are kept",
 }
+_RELEASED_WITHIN_S = {Standstill.MEMORY: 0.2, Standstill.FILES: 2.0}
+"""Shorter than the server waits (agentclient/pausing.py)."""
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -114,7 +116,7 @@ class _Api:
         if kind in (Standstill.MEMORY, Standstill.FILES):
             expect_pause()
             name = f"sandbox {self._state.document.sandbox_id}"
-            request.app[PROCESSES].release_readers(f"{name} is being paused: {_AFTERWARDS[kind]}")
+            await request.app[PROCESSES].release_readers(f"{name} is being paused: {_AFTERWARDS[kind]}", _RELEASED_WITHIN_S[kind])
         if self._contexts is not None:
             if kind is Standstill.COPY:
                 self._contexts.expect_copies()

@@ -55,6 +55,8 @@ class ProcessService:
         self._state = state
         self._events = events
         self._oom_kills = oom_kills
+        self._following: set[asyncio.Task[object]] = set()
+        """The calls that send the output of a process."""
 
     @cached_property
     def _table(self) -> ProcessTable:
@@ -72,9 +74,15 @@ class ProcessService:
         rpc.unary(f"{_SERVICE}SendSignal", SendSignalRequest, self._send_signal)
         rpc.unary(f"{_SERVICE}CloseStdin", CloseStdinRequest, self._close_stdin)
 
-    def release_readers(self, why: str) -> None:
-        """End the streams that follow processes, with an error that says why; the processes go on."""
+    async def release_readers(self, why: str, within_s: float) -> None:
+        """End the streams that follow processes, with an error that says why; the processes go on.
+
+        Returns when the last frame of each is written, or after ``within_s``: a client may take nothing.
+        """
+        following = set(self._following)
         self._table.release_readers(why)
+        if following:
+            await asyncio.wait(following, timeout=within_s)
 
     def start_shell(self, text: str, envs: Mapping[str, str], *, listed: bool) -> Process:
         """Run a command of the template itself: as the default user in the work directory, with ``envs``, not the sandbox's variables.
@@ -131,6 +139,10 @@ class ProcessService:
 
     async def _follow(self, process: Process, stream: Stream[EventResponse]) -> None:
         """Send the start, and all output until the process ends."""
+        call = asyncio.current_task()
+        assert call is not None, "a coroutine runs in a task"
+        self._following.add(call)
+        call.add_done_callback(self._following.discard)
         reader = process.log.attach()
         try:
             async with asyncio.timeout(None) as scope:
