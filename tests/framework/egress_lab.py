@@ -74,9 +74,9 @@ class EgressLab:
         sock.setblocking(False)
         return Upstream(ByteStream(sock), connection.original[0])
 
-    def put(self, policy: EgressPolicy, sandbox_id: str = "sbx") -> None:
-        """Let the sandbox follow ``policy``."""
-        self.policies.put(SANDBOX, sandbox_id, policy)
+    def put(self, policy: EgressPolicy, sandbox_id: str = "sbx", source: str = SANDBOX) -> None:
+        """Let the sandbox at ``source`` follow ``policy``."""
+        self.policies.put(source, sandbox_id, policy)
 
     async def connect(self, address: str, port: int, source: str = SANDBOX) -> Guest:
         """A connection of the sandbox to ``address``, as the kernel would redirect it."""
@@ -109,6 +109,7 @@ async def egress_lab(
     *,
     inspects: bool = False,
     intercepted_per_sandbox: int = 100,
+    intercepted: int = 1000,
 ) -> AsyncIterator[EgressLab]:
     """A running laboratory."""
     lab = EgressLab()
@@ -124,6 +125,7 @@ async def egress_lab(
         per_sandbox=per_sandbox,
         total=total,
         intercepted_per_sandbox=intercepted_per_sandbox,
+        intercepted=intercepted,
     )
     lab.gateway = Gateway(listener, parts)
     lab.gateway.start()

@@ -13,6 +13,7 @@ _VERDICTS = "src/cloister/egress/verdicts.py"
 _FRONT, _LOOKUP = "src/cloister/egress/dns_front.py", "src/cloister/egress/lookup.py"
 _OTHER_NAMES = "ask_for_other_names"
 _INTERCEPT = "src/cloister/egress/intercept/"
+_LIMITS = "src/cloister/network/limits.py"
 _POLICIES, _DIALING = "src/cloister/egress/policies.py", "src/cloister/egress/dialing.py"
 
 EGRESS_STEPS = (
@@ -49,8 +50,24 @@ EGRESS_STEPS = (
     Step("egress: live connections", _POLICIES, "if not _still_allowed(one, judge)", "if False", "keep_a_connection"),
     Step("egress: a cut connection", _DIALING, "    if connection.is_cut:", "    if False:", "begin_after_it_was_cut"),
     Step("egress: a former sandbox's connections", _POLICIES, "            self.forget(address)\n", "", "keep_a_connection"),
-    Step("egress: bound of connections", _GATEWAY, "if not self._bound.take(source):", "if False:", "have_more_connections"),
-    Step("egress: intercepted connections", _GATEWAY, "if not self._intercepted.take(", "if False and (", "more_intercepted_connections"),
+    Step(
+        "egress: bound of connections",
+        _GATEWAY,
+        "self._bound.take(source, partial(_give_up, connection))",
+        "object()",
+        "have_more_connections",
+    ),
+    Step(
+        "egress: intercepted connections",
+        _GATEWAY,
+        "self._intercepted.take(connection.source, partial(_give_up, connection))",
+        "object()",
+        "more_intercepted_connections",
+    ),
+    Step("egress: connections of neighbours", _LIMITS, "if most <= count:", "if True:", "keep_a_neighbour_from_connecting"),
+    Step("egress: intercepted connections of neighbours", _LIMITS, "if most <= count:", "if True:", "keep_a_neighbours_requests"),
+    Step("egress: addresses tried at once", _DIALING, "if tasks and use is None:", "if False:", "try_all_addresses_at_once"),
+    Step("egress: questions for secrets", _INTERCEPT + "values_client.py", "turn(sandbox_id)", 'turn("")', "from_the_values_of_secrets"),
     Step("egress: rate of handshakes", "src/cloister/egress/pace.py", "max(self._begun_until, now) + 1", "now + 1", "by_handshakes"),
     Step(
         "egress: memory",

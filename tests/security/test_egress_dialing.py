@@ -13,6 +13,7 @@ from cloister.egress.dialing import connect
 from cloister.egress.streams import ByteStream
 from cloister.egress.verdicts import Judge
 from cloister.model.network import PUBLIC_EGRESS
+from cloister.network.limits import FairBound
 
 
 async def test_no_connection_can_begin_after_it_was_cut() -> None:
@@ -22,7 +23,7 @@ async def test_no_connection_can_begin_after_it_was_cut() -> None:
         listener.setblocking(False)
         port = listener.getsockname()[1]
         connection = Connection("sandbox", "10.0.0.1", ("127.0.0.1", port), ByteStream(inside), lambda: Judge(PUBLIC_EGRESS))
-        dialling = asyncio.create_task(connect([IPv4Address("127.0.0.1")], port, connection))
+        dialling = asyncio.create_task(connect([IPv4Address("127.0.0.1")], port, connection, FairBound(1, 1)))
         await asyncio.sleep(0)  # it has made its task, which is next
         connection.cut()
         dialling.cancel()

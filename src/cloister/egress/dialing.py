@@ -20,8 +20,9 @@ from cloister.egress.splice import keep_alive
 from cloister.egress.streams import ByteStream
 from cloister.egress.verdicts import Judge
 from cloister.model.network import EgressProxy
+from cloister.network.limits import FairBound
 
-__all__ = ["Dialer", "Resolve", "connect"]
+__all__ = ["RACES", "Dialer", "Resolve", "connect"]
 
 Resolve = Callable[[str, str], Awaitable[Sequence[IPv4Address]]]
 """The addresses of a name, for the sandbox at a source address. Raises: DialError."""
@@ -29,6 +30,8 @@ TIMEOUT_S = 30.0
 _NEXT_AFTER_S = 0.25
 """How long one address may take before the next is tried beside it (RFC 8305)."""
 _MAX_ADDRESSES = 8
+RACES_PER_SANDBOX, RACES = 64, 1024
+"""Connections that are tried beside another one for the same: of one sandbox, and of all. Beyond, addresses are tried one by one."""
 
 
 class Dialer:
@@ -37,6 +40,7 @@ class Dialer:
     def __init__(self, resolve: Resolve, proxies: SocksDialer) -> None:
         self._resolve = resolve
         self._proxies = proxies
+        self._races = FairBound(RACES_PER_SANDBOX, RACES)
 
     async def open(self, connection: Connection) -> Upstream:
         """Open it. Raises: DialError."""
@@ -49,7 +53,7 @@ class Dialer:
             async with asyncio.timeout(TIMEOUT_S):
                 if judge.policy.proxy is None:
                     addresses = [IPv4Address(address)] if name is None else await self._allowed(connection, name, judge)
-                    return await connect(addresses, port, connection)
+                    return await connect(addresses, port, connection, self._races)
                 if name is not None and not (verdict.is_by_name or judge.allows_all_public):
                     address, name = str((await self._allowed(connection, name, judge))[0]), None
                     return await self._open_by_proxy(judge.policy.proxy, address, connection, address)
@@ -76,30 +80,43 @@ class Dialer:
             addresses: Sequence[IPv4Address] = [IPv4Address(host)]
         except ValueError:
             addresses = await self._resolve(connection.source, host)
-        return (await connect(addresses, port, connection)).stream
+        return (await connect(addresses, port, connection, self._races)).stream
 
 
-async def connect(addresses: Sequence[IPv4Address], port: int, connection: Connection) -> Upstream:
+async def connect(addresses: Sequence[IPv4Address], port: int, connection: Connection, races: FairBound) -> Upstream:
     """A connection to the first of ``addresses`` that answers; each gets a head start of ``_NEXT_AFTER_S``. Raises: DialError.
 
-    None is begun once ``connection``, for which it is, has been cut.
+    ``races`` bounds those that are tried beside another. None is begun once ``connection``, for which it is, has been cut.
     """
     failures: list[OSError] = []
     tasks: set[asyncio.Task[Upstream]] = set()
     waiting = list(addresses[:_MAX_ADDRESSES])
+
+    def begin() -> bool:
+        use = races.take(connection.source, lambda: task.cancel()) if tasks else None  # noqa: PLW0108 - it is made below
+        if tasks and use is None:
+            return False
+        task = asyncio.create_task(_connect_one(str(waiting.pop(0)), port, connection))
+        if use is not None:
+            task.add_done_callback(lambda _: races.give_back(connection.source, use))
+        tasks.add(task)
+        return True
+
     try:
         while waiting or tasks:
-            if waiting:
-                tasks.add(asyncio.create_task(_connect_one(str(waiting.pop(0)), port, connection)))
-            done, tasks = await asyncio.wait(tasks, timeout=_NEXT_AFTER_S if waiting else None, return_when=asyncio.FIRST_COMPLETED)
+            has_begun = bool(waiting) and begin()
+            timeout_s = _NEXT_AFTER_S if has_begun and waiting else None
+            done, tasks = await asyncio.wait(tasks, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
-                error = task.exception()
-                if error is None:
+                if task.cancelled():
+                    failures.append(ConnectionAbortedError())
+                elif (error := task.exception()) is None:
                     _give_up(done - {task})
                     return task.result()
-                if not isinstance(error, OSError):
+                elif isinstance(error, OSError):
+                    failures.append(error)
+                else:
                     raise error
-                failures.append(error)
     finally:
         _give_up(tasks)
     raise DialError(_reason(failures))

@@ -1,7 +1,8 @@
 """Accepts the connections that the kernel redirects, decides about each, and serves it until it ends.
 
 Owns the listening socket and the tasks of all connections. Invariant I4: a connection is dialled only under a verdict of the policy in
-force. A connection that cannot be judged, or goes beyond a bound, is reset.
+force. A connection that cannot be judged, or goes beyond a bound, is reset. At a bound for all sandboxes, the one with the most connections
+loses its oldest for one that has fewer (:class:`~cloister.network.limits.FairBound`).
 Runs in: egress process, on the event loop. Source: ip(7), SO_ORIGINAL_DST in linux/netfilter_ipv4.h.
 """
 
@@ -28,7 +29,7 @@ from cloister.egress.splice import keep_alive, splice
 from cloister.egress.streams import ByteStream
 from cloister.egress.verdicts import refused
 from cloister.model.connection import ConnectionRecord
-from cloister.network.limits import Bound
+from cloister.network.limits import FairBound
 
 __all__ = ["INTERCEPTED", "INTERCEPTED_PER_SANDBOX", "PER_SANDBOX", "TOTAL", "Gateway", "Parts", "original_destination"]
 
@@ -65,6 +66,7 @@ class Parts:
     per_sandbox: int = PER_SANDBOX
     total: int = TOTAL
     intercepted_per_sandbox: int = INTERCEPTED_PER_SANDBOX
+    intercepted: int = INTERCEPTED
 
 
 class Gateway:
@@ -74,8 +76,8 @@ class Gateway:
         """Takes over ``listener``, a listening socket."""
         self._listener = listener
         self._parts = parts
-        self._bound = Bound(parts.per_sandbox, parts.total)
-        self._intercepted = Bound(parts.intercepted_per_sandbox, INTERCEPTED)
+        self._bound = FairBound(parts.per_sandbox, parts.total)
+        self._intercepted = FairBound(parts.intercepted_per_sandbox, parts.intercepted)
         self._tasks: set[asyncio.Task[None]] = set()
         self._loop = asyncio.get_running_loop()
         listener.setblocking(False)
@@ -122,7 +124,8 @@ class Gateway:
         connection = Connection(
             admitted.sandbox_id, source, original, stream, lambda: admitted.judge, open=self._parts.dial, pace=admitted.pace
         )
-        if not self._bound.take(source):
+        use = self._bound.take(source, partial(_give_up, connection))
+        if use is None:
             connection.verdict = refused("too_many_connections")
             connection.abort()
             self._note(connection)
@@ -130,12 +133,12 @@ class Gateway:
         admitted.connections.add(connection)
         connection.task = self._loop.create_task(self._serve(admitted, connection))
         self._tasks.add(connection.task)
-        connection.task.add_done_callback(partial(self._end, admitted, connection))
+        connection.task.add_done_callback(partial(self._end, admitted, connection, use))
 
-    def _end(self, admitted: Admitted, connection: Connection, task: asyncio.Task[None]) -> None:
+    def _end(self, admitted: Admitted, connection: Connection, use: object, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         admitted.connections.discard(connection)
-        self._bound.give_back(connection.source)
+        self._bound.give_back(connection.source, use)
         if task.cancelled() or task.exception() is not None:
             connection.abort()
         else:
@@ -169,13 +172,14 @@ class Gateway:
     async def _intercept(self, connection: Connection) -> None:
         if self._parts.interceptor is None:
             raise DialError("no_interceptor")
-        if not self._intercepted.take(connection.source):
+        use = self._intercepted.take(connection.source, partial(_give_up, connection))
+        if use is None:
             raise DialError("too_many_connections")
         try:
             await connection.pace.handshake()
             await self._parts.interceptor.intercept(connection)
         finally:
-            self._intercepted.give_back(connection.source)
+            self._intercepted.give_back(connection.source, use)
 
     async def _judge(self, admitted: Admitted, connection: Connection) -> None:
         """Set the connection's name, verdict and rule. Raises: OSError."""
@@ -216,3 +220,9 @@ class Gateway:
                 received_bytes=connection.client.sent,
             )
         )
+
+
+def _give_up(connection: Connection) -> None:
+    """Cut a connection, for one of a sandbox that has fewer."""
+    connection.verdict = refused("too_many_connections")
+    connection.cut()

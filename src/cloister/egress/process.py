@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import resource
 import socket
 from collections.abc import Callable
 from ipaddress import IPv4Address
 
 from cloister.egress.connection import Interceptor
-from cloister.egress.dialing import Dialer
+from cloister.egress.dialing import RACES, Dialer
 from cloister.egress.dns_front import DnsFront
-from cloister.egress.gateway import Gateway, Parts
+from cloister.egress.gateway import TOTAL, Gateway, Parts
 from cloister.egress.lookup import Lookup
 from cloister.egress.policies import PolicyTable
 from cloister.egress.records import RecordBuffer
@@ -24,6 +25,8 @@ __all__ = ["MakeInterceptor", "run"]
 
 MakeInterceptor = Callable[[Begin], Interceptor | None]
 _BACKLOG = 1024
+_OTHER_DESCRIPTORS = 4096
+"""For questions in flight, connections to the api process, and what the interpreter opens."""
 
 
 async def run(link: socket.socket, make_interceptor: MakeInterceptor) -> None:
@@ -35,7 +38,7 @@ async def run(link: socket.socket, make_interceptor: MakeInterceptor) -> None:
         policies = PolicyTable(begin.private)
         lookup = Lookup(policies, begin.gateway)
         dialer = Dialer(lookup.resolve, SocksDialer(begin.certificates))
-        parts = Parts(policies, dialer.open, records, make_interceptor(begin), begin.inspects)
+        parts = Parts(policies, dialer.open, records, make_interceptor(begin), begin.inspects, total=_room())
 
         async def serve() -> None:
             gateway = Gateway(_bound(begin.gateway, TCP_PORT, socket.SOCK_STREAM), parts)
@@ -48,6 +51,12 @@ async def run(link: socket.socket, make_interceptor: MakeInterceptor) -> None:
             await supervision.follow(policies, serve)
         finally:
             reporting.cancel()
+
+
+def _room() -> int:
+    """The connections that this process has descriptors for: each has two, and there are others."""
+    most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return min(TOTAL, max(most // 4, (most - RACES - _OTHER_DESCRIPTORS) // 2))
 
 
 def _bound(gateway: IPv4Address, port: int, kind: socket.SocketKind) -> socket.socket:

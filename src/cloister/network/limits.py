@@ -1,11 +1,13 @@
-"""Counts what sandboxes use, for each one and in total."""
+"""Counts what sandboxes use, for each one and in total, and lets them wait in turn."""
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Callable
+import asyncio
+import contextlib
+from collections import Counter, OrderedDict, defaultdict, deque
+from collections.abc import AsyncIterator, Callable
 
-__all__ = ["Bound", "FairBound"]
+__all__ = ["Bound", "FairBound", "FairTurns"]
 
 
 class Bound:
@@ -88,3 +90,57 @@ class FairBound:
             self._by_count[count][user] = None
         else:
             del self._uses[user]
+
+
+class FairTurns:
+    """A number of turns at once. Users who wait get theirs in a circle, so the many turns of one are before one of another's at most once.
+
+    Event loop only.
+    """
+
+    def __init__(self, total: int) -> None:
+        self._free = total
+        self._waiting: OrderedDict[str, deque[asyncio.Future[None]]] = OrderedDict()
+        """Those who wait, by user; the user who is next first."""
+
+    @contextlib.asynccontextmanager
+    async def turn(self, user: str) -> AsyncIterator[None]:
+        """Wait for a turn, and have it for the block."""
+        if self._free:
+            self._free -= 1
+        else:
+            await self._wait(user)
+        try:
+            yield
+        finally:
+            self._pass_on()
+
+    async def _wait(self, user: str) -> None:
+        came = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(user, deque()).append(came)
+        try:
+            await came
+        except asyncio.CancelledError:
+            if came.cancelled():
+                self._forget(user, came)
+            else:  # the turn came at the same moment
+                self._pass_on()
+            raise
+
+    def _forget(self, user: str, came: asyncio.Future[None]) -> None:
+        queue = self._waiting.get(user, deque())
+        with contextlib.suppress(ValueError):
+            queue.remove(came)
+        if not queue:
+            self._waiting.pop(user, None)
+
+    def _pass_on(self) -> None:
+        while self._waiting:
+            user, queue = self._waiting.popitem(last=False)
+            came = queue.popleft()
+            if queue:
+                self._waiting[user] = queue
+            if not came.done():
+                came.set_result(None)
+                return
+        self._free += 1

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from cloister.egresswire.values import ANSWER_S, MAX_LINE_BYTES, AskValues, parse_answer, render_request
 from cloister.errors import UnavailableError
+from cloister.network.limits import FairTurns
 
 __all__ = ["KEPT_S", "ValuesClient"]
 
@@ -21,6 +22,7 @@ KEPT_S = 3.0
 """How long a replaced or deleted secret may still be sent."""
 _MAX_KEPT = 256
 _MAX_CONNECTIONS = 4
+"""Questions at once. Sandboxes that wait take turns."""
 _TIMEOUT_S = ANSWER_S + 5.0
 
 
@@ -32,7 +34,7 @@ class ValuesClient:
         self._clock = clock
         self._kept: OrderedDict[AskValues, tuple[float, tuple[str, ...]]] = OrderedDict()
         self._idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
-        self._slots = asyncio.Semaphore(_MAX_CONNECTIONS)
+        self._turns = FairTurns(_MAX_CONNECTIONS)
 
     async def values(self, sandbox_id: str, host: str, texts: tuple[str, ...]) -> tuple[str, ...]:
         """See :class:`ValueSource`. Raises: UnavailableError: no answer in time; InvalidRequestError: the api process refuses."""
@@ -42,7 +44,7 @@ class ValuesClient:
             return self._kept[request][1]
         asked_at = self._clock()
         try:
-            async with asyncio.timeout(_TIMEOUT_S), self._slots:
+            async with asyncio.timeout(_TIMEOUT_S), self._turns.turn(sandbox_id):
                 line = await self._exchange(render_request(request))
         except (TimeoutError, OSError) as error:
             raise UnavailableError("the server does not give them now") from error
