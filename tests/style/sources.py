@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+import os
 from functools import cache
 from pathlib import Path
 
-__all__ = ["PACKAGE", "ROOT", "parse", "python_files", "text_files"]
+__all__ = ["PACKAGE", "ROOT", "nodes", "parse", "python_files", "text_files"]
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "src" / "cloister"
@@ -15,19 +15,20 @@ _PLACES = ("src", "clients", "tests", "bench", "docs", "examples", "scripts", ".
 _SKIPPED = {"node_modules", "__pycache__", "bin", "results"}
 
 
-def _files(place: Path) -> Iterator[Path]:
-    for path in sorted(place.rglob("*")):
-        parts = path.relative_to(ROOT).parts
-        if path.is_file() and not _SKIPPED.intersection(parts) and not any(part.endswith(".egg-info") for part in parts):
-            yield path
+@cache
+def _files(place: Path) -> tuple[Path, ...]:
+    found: list[Path] = []
+    for directory, inner, names in os.walk(place):
+        inner[:] = [name for name in inner if name not in _SKIPPED and not name.endswith(".egg-info")]
+        found += [Path(directory, name) for name in names]
+    return tuple(sorted(path for path in found if path.is_file()))
 
 
-def text_files() -> Iterator[Path]:
+@cache
+def text_files() -> tuple[Path, ...]:
     """Every file that the repository carries."""
-    for place in _PLACES:
-        if (ROOT / place).is_dir():
-            yield from _files(ROOT / place)
-    yield from sorted(path for path in ROOT.iterdir() if path.is_file() and path.name != ".git")
+    placed = [path for place in _PLACES for path in _files(ROOT / place)]
+    return (*placed, *sorted(path for path in ROOT.iterdir() if path.is_file() and path.name != ".git"))
 
 
 def python_files(*places: str) -> list[Path]:
@@ -39,3 +40,9 @@ def python_files(*places: str) -> list[Path]:
 def parse(path: Path) -> ast.Module:
     """The syntax tree of one file."""
     return ast.parse(path.read_text(encoding="utf-8"), str(path))
+
+
+@cache
+def nodes(path: Path) -> tuple[ast.AST, ...]:
+    """All nodes of one file's syntax tree."""
+    return tuple(ast.walk(parse(path)))

@@ -6,12 +6,12 @@ import ast
 
 from cloister import errors
 
-from .sources import PACKAGE, parse, python_files
+from .sources import PACKAGE, nodes, python_files
 
 
 def _created() -> set[str]:
     """Names of everything that the package calls, such as ``NotFoundError(...)``."""
-    calls = [node.func for path in python_files("src") for node in ast.walk(parse(path)) if isinstance(node, ast.Call)]
+    calls = [node.func for path in python_files("src") for node in nodes(path) if isinstance(node, ast.Call)]
     return {func.id for func in calls if isinstance(func, ast.Name)} | {func.attr for func in calls if isinstance(func, ast.Attribute)}
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from .sources import ROOT, parse, python_files, text_files
+from .sources import ROOT, nodes, parse, python_files, text_files
 
 _MAX_LINES = 500
 _MAX_FUNCTION_LINES = 60
@@ -24,8 +24,8 @@ def _id(path: Path) -> str:
     return str(path.relative_to(ROOT))
 
 
-def _functions(tree: ast.Module) -> list[ast.FunctionDef | ast.AsyncFunctionDef]:
-    return [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+def _functions(path: Path) -> list[ast.FunctionDef | ast.AsyncFunctionDef]:
+    return [node for node in nodes(path) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
 
 
 def test_files_are_short() -> None:
@@ -40,7 +40,7 @@ def test_files_are_short() -> None:
 def test_functions_are_short(path: Path) -> None:
     """No function has more than 60 lines or six parameters beside ``self``; keyword-only ones name themselves and are not counted."""
     wrong = []
-    for node in _functions(parse(path)):
+    for node in _functions(path):
         lines = (node.end_lineno or 0) - node.lineno + 1
         parameters = len(node.args.posonlyargs) + len(node.args.args)
         if lines > _MAX_FUNCTION_LINES:
@@ -66,7 +66,7 @@ def test_modules_say_what_they_are(path: Path) -> None:
 @pytest.mark.parametrize("path", python_files("tests"), ids=_id)
 def test_tests_say_what_they_test(path: Path) -> None:
     """Every test has a docstring, whose first sentence is the behaviour."""
-    wrong = [node.name for node in _functions(parse(path)) if node.name.startswith("test_") and not ast.get_docstring(node)]
+    wrong = [node.name for node in _functions(path) if node.name.startswith("test_") and not ast.get_docstring(node)]
     assert not wrong, wrong
 
 
@@ -78,7 +78,7 @@ def _catches_all(handler: ast.ExceptHandler) -> bool:
 
 def test_names_of_test_files_are_unique() -> None:
     """Pytest takes two files of one name for the same module, and then runs none."""
-    names = [path.name for path in (ROOT / "tests").rglob("test_*.py") if not (path.parent / "__init__.py").exists()]
+    names = [path.name for path in python_files("tests") if path.name.startswith("test_") and not (path.parent / "__init__.py").exists()]
     assert sorted(names) == sorted(set(names))
 
 
@@ -87,7 +87,7 @@ def test_no_catch_all_below_the_borders() -> None:
     wrong = []
     for path in python_files("src", "clients"):
         lines = path.read_text(encoding="utf-8").splitlines()
-        handlers = [node for node in ast.walk(parse(path)) if isinstance(node, ast.ExceptHandler) and _catches_all(node)]
+        handlers = [node for node in nodes(path) if isinstance(node, ast.ExceptHandler) and _catches_all(node)]
         wrong += [f"{_id(path)}:{node.lineno}" for node in handlers if "#" not in lines[node.lineno - 1] and "drivers" not in path.parts]
     assert not wrong, "\n".join(wrong)
 

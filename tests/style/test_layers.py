@@ -8,12 +8,13 @@ from __future__ import annotations
 import ast
 import sys
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 
 import pytest
 
-from .sources import PACKAGE, ROOT, parse, python_files
+from .sources import PACKAGE, ROOT, nodes, python_files
 
 _ALLOWED = {
     "errors": set(),
@@ -69,13 +70,14 @@ _DRIVER_LIBRARIES = {"IPython", "traitlets", "numpy", "pandas", "matplotlib", "P
 _SLOW_OR_LOOSE = {"asyncio", "aiohttp", "structlog", "sqlite3"}
 
 
-def _imports(path: Path) -> Iterator[tuple[int, str]]:
-    return _imports_of(parse(path), path)
+@cache
+def _imports(path: Path) -> tuple[tuple[int, str], ...]:
+    return tuple(_imports_of(nodes(path), path))
 
 
-def _imports_of(tree: ast.AST, path: Path) -> Iterator[tuple[int, str]]:
+def _imports_of(found: Iterable[ast.AST], path: Path) -> Iterator[tuple[int, str]]:
     """Line and absolute module name of every import, also of those inside functions."""
-    for node in ast.walk(tree):
+    for node in found:
         if isinstance(node, ast.Import):
             yield from ((node.lineno, alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -114,12 +116,12 @@ def _is_for_a_template(path: Path) -> bool:
 _SOURCES = [path for path in python_files("src") if path.parent != PACKAGE or path.stem != "__init__"]
 
 
-def _upward_imports(path: Path, tree: ast.AST) -> list[str]:
-    """Each import of ``tree``, the source at ``path``, that the table does not allow."""
+def _upward_imports(path: Path, imports: Iterable[tuple[int, str]]) -> list[str]:
+    """Each of the ``imports`` of the module at ``path`` that the table does not allow."""
     package = _package_at(path)
     allowed = {package} | _ALLOWED[package] | (set(_IMPLEMENTATIONS) if path == PACKAGE / _RUNTIMES else set())
     wrong = []
-    for line, module in _imports_of(tree, path):
+    for line, module in imports:
         first, *names = module.split(".")
         if first == "cloister" and names and _package_of(names) not in allowed:
             wrong.append(f"{path.relative_to(ROOT)}:{line}: {package} must not import {module}")
@@ -129,7 +131,7 @@ def _upward_imports(path: Path, tree: ast.AST) -> list[str]:
 @pytest.mark.parametrize("path", _SOURCES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_imports_go_downward(path: Path) -> None:
     """A module imports its own package and those below it."""
-    wrong = _upward_imports(path, parse(path))
+    wrong = _upward_imports(path, _imports(path))
     assert not wrong, "\n".join(wrong)
 
 
@@ -145,8 +147,9 @@ def test_imports_go_downward(path: Path) -> None:
 @pytest.mark.parametrize("place", ["node/snapshots.py", "node/host.py", "template/building/copier.py", "cli/census.py", "runtime/base.py"])
 def test_an_import_of_a_runtime_is_found(place: str, line: str) -> None:
     """A planted import of an implementation fails everywhere but in the module that lists the runtimes."""
-    assert len(_upward_imports(PACKAGE / place, ast.parse(line))) >= 1
-    assert not _upward_imports(PACKAGE / _RUNTIMES, ast.parse(line))
+    imports = list(_imports_of(ast.walk(ast.parse(line)), PACKAGE / place))
+    assert len(_upward_imports(PACKAGE / place, imports)) >= 1
+    assert not _upward_imports(PACKAGE / _RUNTIMES, imports)
 
 
 def test_names_of_implementations_stand_in_no_other_text() -> None:
@@ -154,7 +157,7 @@ def test_names_of_implementations_stand_in_no_other_text() -> None:
     names = tuple(f"cloister.{name}" for name in _IMPLEMENTATIONS)
     for path in _SOURCES:
         if _package_at(path) not in _IMPLEMENTATIONS and path != PACKAGE / _RUNTIMES:
-            found = [node.value for node in ast.walk(parse(path)) if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+            found = [node.value for node in nodes(path) if isinstance(node, ast.Constant) and isinstance(node.value, str)]
             assert not [text for text in found if text.startswith(names)], path
 
 
