@@ -15,7 +15,7 @@ from cloister.template.bundle.importing import ImportedBundle, import_bundle
 from cloister.template.bundle.reading import open_bundle
 from cloister.template.layers import LayerStore
 
-__all__ = ["KEY", "LAYER", "archive", "described", "entry", "import_file", "write_bundle"]
+__all__ = ["KEY", "LAYER", "Entry", "archive", "described", "entry", "import_file", "write_bundle"]
 
 KEY = "ab" * 32
 LAYER = f"layers/{KEY}.tar.gz"

@@ -8,6 +8,7 @@ __all__ = ["BUNDLE_STEPS"]
 
 _TREES = "src/cloister/template/bundle/trees.py"
 _READING = "src/cloister/template/bundle/reading.py"
+_TAKING = "src/cloister/template/bundle/taking.py"
 _IMPORTING = "src/cloister/template/bundle/importing.py"
 
 BUNDLE_STEPS = (
@@ -21,7 +22,7 @@ BUNDLE_STEPS = (
     Step("bundles: entries and content", _TREES, "if made.count > part.entries or", "if False and", "more_than_it_says"),
     Step("bundles: length of a stream", _TREES, "if self._bytes > self._part.stream_bytes:", "if False:", "more_than_it_says"),
     Step("bundles: end of a stream", _TREES, "if len(self._ready) > _END_OF_ARCHIVE_BYTES:", "if False:", "bomb_cannot_hide"),
-    Step("bundles: room", _IMPORTING, "if needed > free:", "if False:", "more_than_it_says"),
+    Step("bundles: room", _TAKING, "if needed > free:", "if False:", "more_than_it_says"),
     Step("bundles: headers", "src/cloister/template/bundle/tarstream.py", "if header.size > _MAX_PAX_BYTES:", "if False:", "bring_devices"),
     Step("bundles: expected digest", _READING, "if expected is not None and", "if False and", "pass_for_the_expected_one"),
     Step(

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -16,54 +14,15 @@ from cloister.model.template import Template
 from cloister.template.agenttree import agent_tree
 from cloister.template.layers import LayerStore
 from framework.bundles import import_file
-from framework.template_store import real_store
+from framework.small_store import contents_of, make_small_store
 
 pytestmark = [pytest.mark.root, pytest.mark.templates]
-
-_SMALL = "login"
-"""The end of the name of a layer of a few files, which stands for all layers of the small store."""
-
-
-def _tree(root: Path) -> dict[str, object]:
-    """Everything of each file that a bundle keeps."""
-    found: dict[str, object] = {}
-    inodes: dict[int, str] = {}
-    for path in sorted(root.rglob("*")):
-        status, name = path.lstat(), str(path.relative_to(root))
-        first = inodes.setdefault(status.st_ino, name)
-        is_link, is_file, is_directory = (check(status.st_mode) for check in (stat.S_ISLNK, stat.S_ISREG, stat.S_ISDIR))
-        content = path.readlink() if is_link else path.read_bytes() if is_file else b""
-        attributes = {one: os.getxattr(path, one) for one in os.listxattr(path)} if is_directory else {}
-        found[name] = (status.st_mode, status.st_uid, status.st_gid, int(status.st_mtime), status.st_rdev, content, first, attributes)
-    return found
 
 
 @pytest.fixture
 def small_store(stock_templates: None, tmp_path: Path) -> LayerStore:
     """A store with the templates' real keys and records, and trees of a few odd files."""
-    real, made = LayerStore(real_store(), create=False), LayerStore(tmp_path / "small")
-    template = real.template("base")
-    for key in template.layers:
-        with made.workspace(key) as workspace:
-            root = workspace.upper
-            for name, mode, uid in (("program", 0o4755, 0), ("file", 0o640, 1000), ("a name ü" + "x" * 150, 0o600, 65534)):
-                path = root / "usr" / "bin" / name
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(os.urandom(3000))
-                os.chown(path, uid, uid)
-                path.chmod(mode)
-                os.utime(path, (1_000_000_000, 1_000_000_000))
-            (root / "usr" / "hard").hardlink_to(root / "usr" / "bin" / "file")
-            (root / "etc").symlink_to("/proc/1/root")
-            os.mknod(root / "hidden", stat.S_IFCHR, 0)
-            os.setxattr(root / "usr", "user.overlay.opaque", b"y")
-            os.utime(root / "usr", (1_000_000_000, 1_000_000_000))
-            made.publish(workspace, key, real.layer(key).name, real.layer(key).parent, 1.0)
-    made.write_template(template)
-    agent = made.root / "agent" / agent_tree(real.root, template).name
-    (agent / "site").mkdir(parents=True)
-    (agent / "site" / "main.py").write_text("pass\n")
-    return made
+    return make_small_store(tmp_path / "small")
 
 
 def _bundle(*words: str, store: Path) -> subprocess.CompletedProcess[str]:
@@ -91,9 +50,9 @@ def test_a_store_gets_the_same_trees(small_store: LayerStore, bundle: Path, tmp_
     template = small_store.template("base")
     assert other.template("base").layers == template.layers
     for key in template.layers:
-        assert _tree(other.rootfs(key)) == _tree(small_store.rootfs(key))
+        assert contents_of(other.rootfs(key)) == contents_of(small_store.rootfs(key))
         assert other.layer(key).parent == small_store.layer(key).parent
-    assert _tree(agent_tree(other.root, template)) == _tree(agent_tree(small_store.root, template))
+    assert contents_of(agent_tree(other.root, template)) == contents_of(agent_tree(small_store.root, template))
     assert not list((other.root / "tmp").iterdir())
     again = _bundle("import", str(bundle), "--trust", store=tmp_path / "other")
     assert "0 trees were new" in again.stdout, again.stderr

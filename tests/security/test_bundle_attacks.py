@@ -150,7 +150,7 @@ def test_bundle_cannot_have_root_run_its_programs_unknown(victim: Victim, name: 
         ({"entries": 1}, "more entries or content"),
         ({"stream_bytes": 4096}, "unpacks to more"),
         ({"entries": 3}, "fewer entries"),
-        ({"content_bytes": 1 << 43}, "unpacks to"),
+        ({"content_bytes": 1 << 43}, "unpack to"),
     ],
 )
 def test_bundle_cannot_unpack_to_more_than_it_says(victim: Victim, claims: dict[str, int], match: str) -> None:

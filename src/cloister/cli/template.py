@@ -1,4 +1,4 @@
-"""``cloister template``: builds and refreshes the stock templates in the store, lists and removes templates, and removes unused layers.
+"""``cloister template``: builds, refreshes and pulls the stock templates in the store, lists and removes templates and unused layers.
 
 A build wires a temporary node (instance number, network, resolver, runtime, host layer). Every step runs in a sandbox of that node, and
 the node leaves nothing on the host. Needs root.
@@ -22,6 +22,7 @@ from typing import TextIO
 from cloister.cli.recording import recorded
 from cloister.cli.template_refresh import refresh, told_freshness
 from cloister.cli.template_removal import remove_templates
+from cloister.cli.template_transfer import TRANSFERS, add_transfer_options, run_transfer
 from cloister.config.load import add_arguments, load
 from cloister.config.settings import Settings
 from cloister.errors import BuildError, PermissionDeniedError, TemplateNotFoundError
@@ -66,6 +67,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     check = actions.add_parser("check", help="exit with 0 if stock templates are built and up to date")
     check.add_argument("name", nargs="?", default="all", choices=names, help="template (default: all)")
     add_arguments(check)
+    add_transfer_options(actions)
     collecting = actions.add_parser("gc", help="remove unused layers and other leftovers of builds")
     collecting.add_argument("--all", action="store_true", help="also remove recently used layers, which later builds could reuse")
     collecting.add_argument("--dry-run", action="store_true", help="only print what would be removed")
@@ -95,6 +97,8 @@ def run(args: argparse.Namespace) -> int:
     if args.action == "check":
         return 0 if _find_built(LayerStore(settings.store_dir), _wanted(args.name)) is not None else 1
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that a build that gets SIGTERM ends its sandbox first
+    if args.action in TRANSFERS:
+        return run_transfer(settings, args)
     return _build(settings, args.name, args.mirror) if args.action == "build" else _refresh(settings, args)
 
 

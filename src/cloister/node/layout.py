@@ -126,6 +126,8 @@ LAYOUT: tuple[LayoutEntry, ...] = (
             ("builds", "records of builds"),
             ("steps", "records of steps"),
             ("logs", "logs of steps"),
+            ("packed", "archives of trees for other machines"),
+            ("incoming", "archives of trees that are being fetched"),
             ("locks", "locks"),
             ("servers", "data directories of servers that use the store"),
         )

@@ -1,4 +1,4 @@
-"""The garbage collector of the store: removes unused layers, agent trees, host layers, cache records, logs and locks.
+"""The garbage collector of the store: removes unused layers, agent trees, host layers, archives, cache records, logs and locks.
 
 A tree is in use if
 
@@ -154,9 +154,10 @@ class GarbageCollector:
         remove_tree(aside)
 
     def _files(self, before: float, lost: set[str], *, is_rehearsal: bool) -> list[RemovedItem]:
-        """Remove logs, locks, and cache records that are old or lack their layers."""
+        """Remove logs, locks and archives of transfers that are old, and cache records that are old or lack their layers."""
         root = self._store.root
-        old = [("log", path) for path in (root / "logs").iterdir()] + [("lock", path) for path in (root / "locks").iterdir()]
+        kinds = {"logs": "log", "locks": "lock", "packed": "archive", "incoming": "archive"}
+        old = [(kind, path) for name, kind in kinds.items() for path in (root / name).glob("*")]
         going = [(kind, path) for kind, path in old if _used_at(path) < before]
         for directory in (root / "steps", root / "images" / "made", root / "images" / "pulled"):
             for path in directory.glob("*.json") if directory.is_dir() else ():

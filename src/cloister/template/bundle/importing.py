@@ -10,23 +10,21 @@ from __future__ import annotations
 import os
 import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from cloister.errors import InvalidRequestError, NoCapacityError, StoreError
-from cloister.linux.syscall import sync_filesystem
+from cloister.errors import InvalidRequestError
 from cloister.template.bundle.manifest import Part
 from cloister.template.bundle.reading import Bundle
+from cloister.template.bundle.taking import check_room, hold_tree, publish_tree
 from cloister.template.bundle.trees import ArchiveStream, unpack_tree
 from cloister.template.layers import LayerStore, Workspace
 
 __all__ = ["ImportedBundle", "import_bundle"]
 
-_RESERVE_BYTES = 1 << 30
-_ENTRY_BYTES = 4096
 _TREES = ("layers", "agent")
 _PROGRAMS = ("criu", "runsc")
 
@@ -63,45 +61,18 @@ def import_bundle(
         message = "the bundle is refused: its templates and its agent would run in the sandboxes of all teams"
         raise InvalidRequestError(message, hint=f"compare its digest, and give it: --expect-digest sha256:{bundle.digest}; or --trust")
     with ExitStack() as stack:
-        missing = [part for part in manifest.parts if part.kind in _TREES and not _hold(part, store, stack)]
-        _check_room(missing + programs, store)
+        missing = [part for part in manifest.parts if part.kind in _TREES and not hold_tree(part, store, stack)]
+        check_room(missing + programs, store)
         workspaces = [stack.enter_context(store.workspace(part.key)) for part in missing + programs]
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             list(pool.map(lambda pair: _unpack(bundle, *pair), zip(missing + programs, workspaces, strict=True)))
         for part, workspace in zip(missing, workspaces, strict=False):
-            _publish(part, workspace, store)
+            publish_tree(part, workspace, store)
         for template in manifest.templates:
             store.write_template(replace(template, created_at=time.time(), authors=()))
         for part, workspace in zip(programs, workspaces[len(missing) :], strict=True):
             install(part.kind, workspace.upper if part.kind == "criu" else _copied(workspace), workspace.work)
     return ImportedBundle(tuple(one.name for one in manifest.templates), len(missing), tuple(part.kind for part in programs))
-
-
-def _hold(part: Part, store: LayerStore, stack: ExitStack) -> bool:
-    """Whether the store has the tree; it has it then until ``stack`` ends, at least."""
-    try:
-        if part.kind == "layers":
-            stack.enter_context(store.hold([part.key]))
-        else:
-            store.keep([_agent_tree(part, store)])
-    except (StoreError, FileNotFoundError):
-        return False
-    return True
-
-
-def _agent_tree(part: Part, store: LayerStore) -> Path:
-    return store.root / "agent" / part.key
-
-
-def _check_room(parts: Sequence[Part], store: LayerStore) -> None:
-    room = os.statvfs(store.root)
-    needed = sum(part.content_bytes + part.entries * _ENTRY_BYTES for part in parts) + _RESERVE_BYTES
-    free = room.f_bavail * room.f_frsize
-    if needed > free:
-        message = f"the bundle unpacks to {needed >> 20} MiB with a reserve, and {store.root} has {free >> 20} MiB free"
-        raise NoCapacityError(message, hint="free some space, or set store_dir to another disk")
-    if room.f_files and sum(part.entries for part in parts) > room.f_favail:
-        raise NoCapacityError(f"the file system of {store.root} has too few inodes free", hint="set store_dir to another disk")
 
 
 def _unpack(bundle: Bundle, part: Part, workspace: Workspace) -> None:
@@ -114,12 +85,3 @@ def _unpack(bundle: Bundle, part: Part, workspace: Workspace) -> None:
 
 def _copied(workspace: Workspace) -> Path:
     return workspace.root / "program"
-
-
-def _publish(part: Part, workspace: Workspace, store: LayerStore) -> None:
-    if part.layer is not None:
-        layer = part.layer
-        store.publish(workspace, part.key, layer.name, layer.parent, layer.build_s, size_bytes=layer.size_bytes)
-    elif not _agent_tree(part, store).is_dir():
-        sync_filesystem(store.root)
-        workspace.upper.rename(_agent_tree(part, store))

@@ -21,7 +21,7 @@ from typing import Any
 from cloister.errors import InvalidRequestError
 from cloister.model.template import Template
 
-__all__ = ["MANIFEST", "MAX_MANIFEST_BYTES", "LayerPart", "Manifest", "Part", "refuse"]
+__all__ = ["MANIFEST", "MAX_MANIFEST_BYTES", "LayerPart", "Manifest", "Part", "part_from_json", "refuse"]
 
 MANIFEST = "manifest.json"
 MAX_MANIFEST_BYTES = 4 << 20
@@ -36,8 +36,8 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 def refuse(cause: str) -> InvalidRequestError:
-    """The error for a bundle that cannot be trusted to be whole."""
-    return InvalidRequestError(f"the bundle is refused: {cause}", hint="get it again from where it was made; nothing was imported")
+    """The error for a bundle, or an archive of one, that cannot be trusted to be whole."""
+    return InvalidRequestError(f"the archive is refused: {cause}", hint="get it again from where it was made; nothing was imported")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +100,7 @@ class Manifest:
             document = json.loads(text)
             if document["format"] != _FORMAT:
                 raise refuse(f"its format is {document['format']!r}, and this version reads {_FORMAT}")
-            parts = tuple(_part(entry) for entry in document["parts"])
+            parts = tuple(part_from_json(entry) for entry in document["parts"])
             templates = tuple(Template.from_json(entry) for entry in document["templates"])
             manifest = cls(version=_word(document["version"]), machine=_word(document["machine"]), templates=templates, parts=parts)
             manifest._check()
@@ -132,7 +132,8 @@ def _word(text: object) -> str:
     return text
 
 
-def _part(entry: Mapping[str, Any]) -> Part:
+def part_from_json(entry: Mapping[str, Any]) -> Part:
+    """One row of a manifest. Raises: InvalidRequestError; ValueError, TypeError, KeyError, AttributeError: it has another form."""
     layer = entry.get("layer")
     part = Part(**{**entry, "layer": None if layer is None else LayerPart(**layer)})
     counts = (part.size_bytes, part.content_bytes, part.stream_bytes, part.entries)
