@@ -57,6 +57,7 @@ def test_every_command_has_help_and_refuses_what_it_does_not_know(command: tuple
     assert capsys.readouterr().out.startswith(f"usage: cloister {' '.join(command)}")
     needed = {"api": ["--listen-fd", "0", "--node-socket", "/x"], "run": ["x.py"], "key": ["list"], "template": ["list"], "ca": ["show"]}
     needed |= {"backup": ["b"], "restore": ["b"]}
+    needed |= {"template pull": ["b", "--from", "h"], "template offer": ["b"], "template send": ["s"]}
     needed |= {"team": ["list"], "team create": ["t"], "team show": ["t"], "team limit": ["t"], "team remove": ["t"]}
     needed |= {"checkpoint": ["show"], "runtime": ["show"], "secret-key": ["rotate"], "key revoke": ["k"], "runtime install": ["gvisor"]}
     needed |= {"exec": ["i", "--", "true"], "shell": ["i"], "cp": ["a", "b"], "logs": ["i"], "template rm": ["t"], "config": ["show"]}
