@@ -23,6 +23,7 @@ from cloister.linux.process import kill_pidfd, open_pidfd, start_ticks, wait_pid
 from cloister.model.network import EgressPolicy
 from cloister.model.node import SandboxUsage
 from cloister.model.resources import Limits
+from cloister.model.volume import VolumeMount
 from cloister.protocol.dialled import Dialled, on_loopback
 from cloister.runtime.base import RuntimeCapabilities
 from cloister.runtime.blocks import SLOTS_PER_BLOCK, slot_number
@@ -120,6 +121,10 @@ class FakeSandbox:
         raise NotImplementedError
 
     def join_team(self, team_id: str) -> NoReturn:
+        """See :class:`RuntimeSandbox`."""
+        raise NotImplementedError
+
+    def mount_volumes(self, volumes: tuple[VolumeMount, ...], *, has_run: bool) -> NoReturn:
         """See :class:`RuntimeSandbox`."""
         raise NotImplementedError
 

@@ -46,9 +46,30 @@ VOLUME_STEPS = (
     ),
     Step(
         "volumes: no link on the way",
-        f"{NATIVE}/slot.c",
-        "O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);\n            check(below < 0",
-        "O_PATH | O_DIRECTORY | O_CLOEXEC);\n            check(below < 0",
+        f"{NATIVE}/volumes.c",
+        "O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);\n    check(below < 0",
+        "O_PATH | O_DIRECTORY | O_CLOEXEC);\n    check(below < 0",
         "cannot_have_a_volume_over_a_link",
+    ),
+    Step(
+        "volumes: what mounts them has no other power",
+        f"{NATIVE}/volumes.c",
+        "    keep_power(needed, sizeof needed / sizeof *needed);\n",
+        "    (void)needed;\n",
+        "process_that_mounts_volumes_has_little_power",
+    ),
+    Step(
+        "volumes: what mounts them holds nothing of the zone",
+        f"{NATIVE}/volumes.c",
+        "close_range(0, (unsigned)control - 1, 0)",
+        "0",
+        "process_that_mounts_volumes_has_little_power",
+    ),
+    Step(
+        "volumes: not over what programs have seen",
+        f"{NATIVE}/volumes.c",
+        "check(!fits, ",
+        "check(0 && !fits, ",
+        "programs_of_a_template_cannot_stand_below_a_volume",
     ),
 )

@@ -7,11 +7,15 @@ import uuid
 from collections.abc import Iterator
 from typing import Any
 
-from e2b import Volume
+from e2b import Sandbox, Volume
 
 from framework.server import Server
+from framework.starts import from_pool
 
-__all__ = ["api_of", "fresh_volume", "volume_of_size"]
+__all__ = ["api_of", "fresh_volume", "mounted", "volume_of_size"]
+
+_HAS_FILES = "/etc/skel"
+"""A directory of the template with files: a sandbox that has a volume there is made for its client alone."""
 
 
 def api_of(server: Server) -> dict[str, Any]:
@@ -55,3 +59,9 @@ def volume_of_size(server: Server, size_mib: int) -> Iterator[Volume]:
         yield kind(made["volumeID"], name, token=made["token"])
     finally:
         kind.destroy(made["volumeID"], **api_of(server))
+
+
+def mounted(server: Server, mounts: dict[str, Volume | str], *, made_ahead: bool, template: str = "base") -> Sandbox:
+    """A sandbox with volumes that was made ahead, or one whose own set-up has mounted them."""
+    wanted = mounts if made_ahead else {_HAS_FILES: next(iter(mounts.values())), **mounts}
+    return from_pool(lambda: Sandbox.create(template, timeout=300, volume_mounts=wanted, **server.sdk), server, made_ahead=made_ahead)

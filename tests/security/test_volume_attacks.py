@@ -16,7 +16,7 @@ from framework.http import Answer, call
 from framework.requests import ask
 from framework.server import Server
 from framework.template_requests import other_team
-from framework.volumes import fresh_volume
+from framework.volumes import fresh_volume, mounted
 
 pytestmark = pytest.mark.root
 
@@ -105,11 +105,17 @@ def volume(server: Server) -> Iterator[Volume]:
         yield made
 
 
+@pytest.fixture(params=[True, False], ids=["made ahead", "made for its client"])
+def made_ahead(request: pytest.FixtureRequest) -> bool:
+    """Whether sandboxes get their volumes when they are handed over, or by their own set-up."""
+    return bool(request.param)
+
+
 @pytest.mark.templates
-def test_root_of_a_sandbox_cannot_misuse_a_volume(server: Server, volume: Volume) -> None:
+def test_root_of_a_sandbox_cannot_misuse_a_volume(server: Server, volume: Volume, *, made_ahead: bool) -> None:
     """A set-user-id file has no effect, no device can be made, and a read-only mount stays so."""
     mounts: dict[str, Volume | str] = {"/v": volume.name, "/ro": f"{volume.name}:ro"}
-    with Sandbox.create("base", timeout=300, volume_mounts=mounts, **server.sdk) as sandbox:
+    with mounted(server, mounts, made_ahead=made_ahead) as sandbox:
 
         def root(script: str) -> str:
             return str(sandbox.commands.run(f"({script}) 2>&1; true", user="root", timeout=60).stdout).strip()
@@ -124,13 +130,13 @@ def test_root_of_a_sandbox_cannot_misuse_a_volume(server: Server, volume: Volume
 
 
 @pytest.mark.templates
-def test_sandbox_cannot_have_a_volume_over_a_link(server: Server, volume: Volume) -> None:
+def test_sandbox_cannot_have_a_volume_over_a_link(server: Server, volume: Volume, *, made_ahead: bool) -> None:
     """A link that a template or another sandbox made does not move the mount of a volume."""
     for path in ("/bin/x", "/proc", "/dev/shm", "/.cloister/agent"):
         with pytest.raises(SandboxException):
             Sandbox.create("base", timeout=60, volume_mounts={path: volume.name}, **server.sdk)
-    with Sandbox.create("base", timeout=300, volume_mounts={"/v": volume.name}, **server.sdk) as sandbox:
-        sandbox.commands.run("ln -s /etc /v/link")
+    with mounted(server, {"/v": volume.name}, made_ahead=made_ahead) as sandbox:
+        sandbox.commands.run("ln -sfn /etc /v/link")
         nested: dict[str, Volume | str] = {"/v": volume.name, "/v/link": volume.name}
         with pytest.raises(SandboxException, match="a link is not followed"):
-            Sandbox.create("base", timeout=60, volume_mounts=nested, **server.sdk)
+            mounted(server, nested, made_ahead=made_ahead)

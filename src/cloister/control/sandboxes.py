@@ -133,7 +133,7 @@ class Sandboxes:
         """
         self.check_timeout(new.timeout_s)
         template = await self._templates.find(team_id, new.template)
-        is_plain = new.runtime is None and not new.volumes  # what is made ahead has no volumes, and the runtime of requests that name none
+        is_plain = new.runtime is None  # what is made ahead has the runtime of requests that name none
         sandbox_id = await reserve_id(self._node, template.runs, team_id) if is_plain else new_sandbox_id()
         return await self._create_of(team_id, sandbox_id, template, new)
 

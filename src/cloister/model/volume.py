@@ -29,7 +29,7 @@ _INODES_PER_MIB, _MAX_INODES = 64, 64 << 20
 _NAME = r"[A-Za-z0-9_-]{1,128}"
 _IS_NAME = re.compile(_NAME + r"\Z")
 _MAX_PATH_BYTES = 400
-"""native/slot.c has 512 bytes for a path."""
+"""native/volumes.c has 512 bytes for a path."""
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _KEPT = ("/proc", "/sys", "/dev", "/.cloister")
 """Directories of the runtime: what is mounted there describes the sandbox."""

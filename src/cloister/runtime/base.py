@@ -17,6 +17,7 @@ from cloister.errors import InvalidRequestError, RuntimeFailedError
 from cloister.model.network import EgressPolicy
 from cloister.model.node import SandboxUsage
 from cloister.model.resources import Limits
+from cloister.model.volume import VolumeMount
 from cloister.protocol.dialled import Dialled
 from cloister.runtime.spec import SandboxSpec, StepSpec
 
@@ -52,7 +53,7 @@ class RuntimeCapabilities:
     host_ports: bool = False
     """:meth:`RuntimeSandbox.host_port`."""
     volumes: bool = False
-    """:attr:`SandboxSpec.volumes`."""
+    """:attr:`SandboxSpec.volumes`; with ``hand_over`` also :meth:`RuntimeSandbox.mount_volumes`."""
 
     def require(self, runtime: str, *needed: str) -> None:
         """Check that the runtime of that name has all ``needed`` flags. Raises: InvalidRequestError, which says what it cannot do."""
@@ -157,6 +158,16 @@ class RuntimeSandbox(Protocol):
 
     def join_team(self, team_id: str) -> None:
         """The sandbox, which was made ahead for no team, is this team's from now on."""
+        ...
+
+    # ---- with the capabilities hand_over and volumes ----
+
+    def mount_volumes(self, volumes: tuple[VolumeMount, ...], *, has_run: bool) -> bool:
+        """Mount a client's volumes into a sandbox that was made ahead. ``has_run``: a program of its template runs, or did.
+
+        False: not at these places, where programs inside may have seen something else; end the sandbox then, and make another one.
+        Raises: as :meth:`Runtime.create`; NotFoundError.
+        """
         ...
 
     # ---- with the capability freeze ----

@@ -163,6 +163,8 @@ class CreationSteps:
             begun = self._record(request, template)
             if not _fits(ready, begun, template):
                 return None
+            if request.volumes and not self._mount_volumes(sandbox, begun, template):
+                return None
             try:
                 # The document first: an agent that dies and comes back must still know its token.
                 document = self._catalog.init_document(request, template, begun)
@@ -179,6 +181,18 @@ class CreationSteps:
                 return None
             undo.pop_all()
         return Created(record=record, sandbox=sandbox, made_ahead=True)
+
+    def _mount_volumes(self, sandbox: RuntimeSandbox, begun: SandboxRecord, template: ResolvedTemplate) -> bool:
+        """Whether the volumes are mounted. Raises: as :meth:`RuntimeSandbox.mount_volumes`; the caller discards the sandbox."""
+        sandbox.capabilities.require(begun.runtime, "volumes")
+        self._journal.write(begun, sandbox.state())  # first: after a crash it is known to hold them until it has ended
+        try:
+            return sandbox.mount_volumes(begun.volumes, has_run=template.template.starts_something)
+        except IsolationError as error:
+            if not sandbox.has_ended():
+                raise
+            _log.warning("pool.missed", sandbox_id=begun.sandbox_id, error=str(error))
+            return False
 
     def origin(self, record: SandboxRecord) -> tuple[SandboxRequest, ResolvedTemplate]:
         """The request and the template that a sandbox was made of. Raises: RuntimeFailedError, TemplateNotFoundError: no agent."""
@@ -260,7 +274,9 @@ def _fits(ready: ReadySandbox, record: SandboxRecord, template: ResolvedTemplate
     # A start command may have used the internet already; a client that wants none gets a fresh sandbox.
     is_innocent = not record.egress.is_closed or not template.template.starts_something
     is_same = ready.build_id == template.build_id and ready.record.runtime == record.runtime and ready.record.limits == record.limits
-    return is_innocent and is_same and ready.zone_key == template.zone_key and not record.volumes
+    workdir = template.template.workdir  # a kernel that runs stands there, below what would be mounted over it
+    is_clear = not any(f"{workdir}/".startswith(f"{one.path}/") for one in record.volumes)
+    return is_innocent and is_same and ready.zone_key == template.zone_key and is_clear
 
 
 @contextmanager

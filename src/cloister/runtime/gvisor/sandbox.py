@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from cloister.disks import images, kept
 from cloister.errors import ConflictError, RuntimeFailedError
@@ -25,6 +25,7 @@ from cloister.linux.syscall import sync_filesystem
 from cloister.model.network import EgressPolicy
 from cloister.model.node import SandboxUsage
 from cloister.model.resources import Limits
+from cloister.model.volume import VolumeMount
 from cloister.protocol.agent import RELAY_PORT
 from cloister.protocol.dialled import Dialled
 from cloister.runtime import start
@@ -157,6 +158,11 @@ class GvisorSandbox:
     def join_team(self, team_id: str) -> None:
         """See :class:`RuntimeSandbox`."""
         self._resources.network.join_team(self._started.slot, team_id)
+
+    def mount_volumes(self, volumes: tuple[VolumeMount, ...], *, has_run: bool) -> NoReturn:
+        """See :class:`RuntimeSandbox`. It has not the capability."""
+        del volumes, has_run
+        raise RuntimeFailedError("a sandbox on gVisor mounts no volumes")
 
     def rewrite_init(self, document: bytes) -> None:
         """See :class:`RuntimeSandbox`. Nothing to do: the document is inside, and the agent writes it when it gets its client's facts."""

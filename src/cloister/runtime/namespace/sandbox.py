@@ -20,12 +20,14 @@ from cloister.linux.process import kill_pidfd, wait_pidfd
 from cloister.model.network import EgressPolicy
 from cloister.model.node import SandboxUsage
 from cloister.model.resources import Limits
+from cloister.model.volume import VolumeMount
 from cloister.protocol.dialled import Dialled, on_loopback
 from cloister.runtime import start
 from cloister.runtime.base import RuntimeCapabilities
 from cloister.runtime.groups import RuntimeGroups
 from cloister.runtime.namespace.checkpoint.checkpoints import Checkpoints
 from cloister.runtime.namespace.slots import StartedSlot, state_of
+from cloister.runtime.namespace.volume_mounts import mount_late
 from cloister.runtime.resources import NodeResources
 from cloister.runtime.spec import SandboxSpec
 from cloister.runtime.stillness import Stillness
@@ -128,6 +130,14 @@ class NamespaceSandbox:
     def join_team(self, team_id: str) -> None:
         """See :class:`RuntimeSandbox`."""
         self._resources.network.join_team(self._started.slot.index, team_id)
+
+    def mount_volumes(self, volumes: tuple[VolumeMount, ...], *, has_run: bool) -> bool:
+        """See :class:`RuntimeSandbox`."""
+        is_done = mount_late(self._resources.volumes, self._spec.sandbox_id, self._started, volumes, has_run=has_run)
+        self._spec = replace(self._spec, volumes=volumes)
+        for one in {one.volume_id for one in volumes}:
+            self._resources.rates.bound(self._spec.sandbox_id, self._resources.volumes.device(one), self.kill)
+        return is_done
 
     def take_start(self) -> None:
         """See :class:`RuntimeSandbox`."""

@@ -7,13 +7,15 @@ Runs in: supervisor and builds, in worker threads. Needs: root. Invariants: I2, 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from cloister.disks.volumes import VolumeDisks
 from cloister.linux.process import kill_pidfd, pid_of_pidfd, start_ticks, wait_pidfd
+from cloister.model.volume import VolumeMount
 from cloister.network.slots import SlotOwner
 from cloister.runtime.appearance import processors
 from cloister.runtime.groups import RuntimeGroups
@@ -24,7 +26,7 @@ from cloister.runtime.namespace.zones import Zones
 from cloister.runtime.resources import NodeResources
 from cloister.runtime.spec import SandboxSpec
 
-__all__ = ["SlotStarter", "StartedSlot", "end_process", "state_of"]
+__all__ = ["SlotStarter", "StartedSlot", "end_process", "state_of", "volume_mounts"]
 
 _SETUP_TIMEOUT_S = 30.0
 _KILL_TIMEOUT_S = 30.0
@@ -110,25 +112,28 @@ class SlotStarter:
             given.append(("upper", upper(handles.userns_fd, mounts)))
             given += rootfs.further_mounts(spec.mounts, handles.userns_fd, mounts)
             undo.callback(self.resources.volumes.let_go, spec.sandbox_id)
-            given += self._volumes(spec, handles.userns_fd, mounts)
+            given += volume_mounts(self.resources.volumes, spec.sandbox_id, spec.volumes, handles.userns_fd, mounts)
             given.append(rootfs.memory_mount(shm_bytes(spec.limits), self.resources.blocks.first_id(slot.index), mounts))
             given += rootfs.common_mounts(spec.agent, self.proc_tree, self._own_group(spec.sandbox_id), handles.userns_fd, mounts)
             strings = setup_strings(payload, spec.limits, spec.hostname, processors(spec.limits, slot.index))
             received = wire.send_setup(handles.control, strings, [*given, *fds], self.filter, _SETUP_TIMEOUT_S)
         return replace(started, namespaces=tuple(received[:-1]), kernels_end=received[-1]) if received else started
 
-    def _volumes(self, spec: SandboxSpec, userns_fd: int, mounts: ExitStack) -> list[tuple[str, int]]:
-        """A mount of each volume, which native/slot.c attaches when the sandbox's root is in place."""
-        found = []
-        for one in spec.volumes:
-            fd = self.resources.volumes.mount(one.volume_id, spec.sandbox_id, userns_fd, is_read_only=one.is_read_only)
-            found.append((f"volume:{one.path}", rootfs.close_with(mounts, fd)))
-        return found
-
     def _own_group(self, sandbox_id: str) -> dict[str, Path]:
         """The directories of the sandbox's control group that it may read, by controller."""
         found = self.groups.tree.directories(sandbox_id)
         return {controller: path for controller, path in found.items() if controller not in _HIDDEN_CONTROLLERS}
+
+
+def volume_mounts(
+    disks: VolumeDisks, sandbox_id: str, volumes: Sequence[VolumeMount], userns_fd: int, mounts: ExitStack
+) -> list[tuple[str, int]]:
+    """A mount of each volume for a sandbox, by role, which native/volumes.c attaches; ``mounts`` closes them."""
+    found = []
+    for one in volumes:
+        fd = disks.mount(one.volume_id, sandbox_id, userns_fd, is_read_only=one.is_read_only)
+        found.append((f"volume:{one.path}", rootfs.close_with(mounts, fd)))
+    return found
 
 
 def state_of(started: StartedSlot) -> dict[str, Any]:

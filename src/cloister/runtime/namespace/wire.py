@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 from cloister.errors import IsolationError, RuntimeFailedError
 
-__all__ = ["SlotHandles", "list_slots", "make_slot", "make_zygote", "receive_with_fds", "send_setup"]
+__all__ = ["SlotHandles", "list_slots", "make_mounter", "make_slot", "make_zygote", "receive_with_fds", "send_setup"]
 
-_MAKE, _LIST, _ZYGOTE = 1, 2, 3
+_MAKE, _LIST, _ZYGOTE, _VOLUMES = 1, 2, 3, 4
 _REQUEST = struct.Struct("<II")
 _REPLY = struct.Struct("<Ii24s")
 _RESULT = struct.Struct("<i60s")
@@ -60,6 +60,12 @@ def make_zygote(slot_maker: socket.socket) -> tuple[int, socket.socket]:
     return pidfd, socket.socket(fileno=control)
 
 
+def make_mounter(slot_maker: socket.socket) -> tuple[int, socket.socket]:
+    """The same for a process that mounts volumes (native/volumes.c). Raises: as :func:`make_slot`."""
+    pidfd, control = _ask(slot_maker, _VOLUMES, 0)
+    return pidfd, socket.socket(fileno=control)
+
+
 def _ask(slot_maker: socket.socket, operation: int, slot: int) -> list[int]:
     slot_maker.send(_REQUEST.pack(operation, slot))
     data, fds = receive_with_fds(slot_maker, _REPLY.size)
@@ -86,9 +92,10 @@ def list_slots(slot_maker: socket.socket) -> dict[int, int]:
 
 
 def send_setup(
-    control: socket.socket, strings: list[str], fds: list[tuple[str, int]], seccomp_filter: bytes, timeout_s: float
+    control: socket.socket, strings: list[str], fds: list[tuple[str, int]], seccomp_filter: bytes | None, timeout_s: float
 ) -> list[int]:
     """Set a slot up and wait until it stands. ``fds`` are (role, descriptor), kept open for the caller to close.
+    A process that runs no payload gets no filter.
 
     When it has a ``birth`` descriptor, gives its namespaces (pid, user, mnt, ipc, uts, cgroup, time) and the end of the kernel's socket;
     the caller closes them.
@@ -100,7 +107,8 @@ def send_setup(
     rights = array.array("i", [fd for _, fd in fds])
     try:
         control.sendmsg([packet], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
-        control.send(seccomp_filter)
+        if seccomp_filter is not None:
+            control.send(seccomp_filter)
         answer, namespaces = receive_with_fds(control, _RESULT.size)
     except TimeoutError as error:
         raise IsolationError("the sandbox was not set up in time", step="set-up") from error

@@ -167,6 +167,11 @@ class Zone:
         with self._talking:
             return wire.make_zygote(self._connection)
 
+    def make_mounter(self) -> tuple[int, socket.socket]:
+        """The same for a process that mounts volumes into a sandbox of the zone. Raises: as :meth:`make`."""
+        with self._talking:
+            return wire.make_mounter(self._connection)
+
     def open_userns(self) -> int:
         """The zone's own user namespace; the caller closes it. Raises: OSError."""
         return os.open(f"/proc/{pid_of_pidfd(self._pidfd)}/ns/user", os.O_RDONLY | os.O_CLOEXEC)

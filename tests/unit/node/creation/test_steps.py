@@ -26,6 +26,7 @@ from cloister.model.resources import Limits
 from cloister.model.sandbox import SandboxRecord, SandboxRequest, SandboxState
 from cloister.model.secret import Secret
 from cloister.model.template import Template
+from cloister.model.volume import VolumeMount
 from cloister.node.catalog import ResolvedTemplate
 from cloister.node.creation import steps as steps_module
 from cloister.node.creation.pool import PoolKey, ReadySandbox
@@ -51,8 +52,10 @@ class FakeSandbox:
     """Notes what is done to it."""
 
     cold: tuple[str, ...] = ()
+    capabilities = RuntimeCapabilities(hand_over=True, volumes=True)
 
     def __init__(self) -> None:
+        self.fits = True
         self.log: list[str] = []
         self.starting: int | None = None
         self.fault: Exception | None = None
@@ -74,6 +77,11 @@ class FakeSandbox:
     def join_team(self, team_id: str) -> None:
         """Note it."""
         self.log.append(f"join {team_id}")
+
+    def mount_volumes(self, volumes: tuple[VolumeMount, ...], *, has_run: bool) -> bool:
+        """Note it."""
+        self.log.append(f"mount {volumes[0].path} {has_run}")
+        return self.fits
 
     def dial(self) -> Dialled:
         """No socket is needed: the hand-over is a fake."""
@@ -233,6 +241,29 @@ def test_ready_sandbox_that_does_not_fit_is_ended(
     assert REQUEST.egress == PUBLIC_EGRESS
     assert lab.steps.hand_over(lab.ready(**changes), replace(REQUEST, **request_changes), found) is None
     assert lab.runtime.sandbox.log == ["kill", "release"]
+    assert lab.journal.entries() == Found()
+
+
+def volumes_at(path: str) -> tuple[VolumeMount, ...]:
+    """One volume."""
+    return (VolumeMount(volume_id="6a3d9c1e-0000-4000-8000-000000000001", name="v", path=path),)
+
+
+def test_ready_sandbox_gets_the_clients_volumes(lab: Lab) -> None:
+    """Before it has an owner, so that a failure leaves nothing. The record has them."""
+    started = replace(FOUND, template=replace(TEMPLATE, start_cmd="serve"))
+    handed = lab.steps.hand_over(lab.ready(), replace(REQUEST, volumes=volumes_at("/v")), started)
+    assert isinstance(handed, Created)
+    assert lab.runtime.sandbox.log[0] == "mount /v True"
+    assert record_of(lab).volumes == volumes_at("/v")
+
+
+@pytest.mark.parametrize(("path", "tried"), [("/v", True), ("/home/user", False), ("/home", False), ("/home/user/data", True)])
+def test_ready_sandbox_whose_programs_may_stand_below_a_volume_is_ended(lab: Lab, path: str, *, tried: bool) -> None:
+    """Another one is made, which has its volumes before a program runs."""
+    lab.runtime.sandbox.fits = False
+    assert lab.steps.hand_over(lab.ready(), replace(REQUEST, volumes=volumes_at(path)), FOUND) is None
+    assert lab.runtime.sandbox.log == [*([f"mount {path} False"] if tried else []), "kill", "release"]
     assert lab.journal.entries() == Found()
 
 

@@ -8,7 +8,7 @@ warnings='-std=gnu11 -O2 -Wall -Wextra -Werror'
 # Static, since it becomes pid 1 in roots of any libc.
 # shellcheck disable=SC2086
 "${CC:-cc}" $warnings -static -fstack-protector-strong -D_FORTIFY_SOURCE=2 -o "$out/cloister-slotmaker" \
-    slotmaker.c slot.c files.c procfs.c setup.c power.c init.c
+    slotmaker.c slot.c volumes.c files.c procfs.c setup.c power.c init.c
 # shellcheck disable=SC2086
 "${CC:-cc}" $warnings -static -fstack-protector-strong -D_FORTIFY_SOURCE=2 -o "$out/guest/cloister-guest" ../../gvisor/native/guest.c init.c
 # Without a libc, since it is loaded into the Python of any template.

@@ -18,6 +18,10 @@ void attach_mount(int fd, const char *path, const char *step);
 /* Shows the file or directory `from` at `to` as well, with these flags of mount(2) and no others. */
 void bind_mount(const char *from, const char *to, unsigned long flags);
 
+/* volumes.c: mounts the descriptors "volume:/path", once "/" is the sandbox's root. A template or a volume may have links on the way: none is
+ * followed. */
+void mount_volumes(void);
+
 /* procfs.c: restricts /new/proc to the parts that a sandbox may see, with files from /memory and /fixed. */
 void fit_proc(void);
 

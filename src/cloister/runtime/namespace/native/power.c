@@ -49,6 +49,11 @@ void give_up_power(const int *also, size_t count) {
     set_capabilities(kept, 0);
 }
 
+void keep_power(const int *caps, size_t count) {
+    bound_capabilities(mask_of(caps, count));
+    set_capabilities(mask_of(caps, count), 0);
+}
+
 void become_user(uid_t user, const int *caps, size_t count) {
     uint64_t kept = mask_of(caps, count);
     bound_capabilities(kept);

@@ -12,4 +12,7 @@ void give_up_power(const int *also, size_t count);
 /* Like give_up_power, but as another user of the zone and with the capabilities `kept` only. Programs that it starts keep these too. */
 void become_user(uid_t user, const int *kept, size_t count);
 
+/* Keeps the capabilities `kept` and no other. For a process of ours that starts no program. */
+void keep_power(const int *kept, size_t count);
+
 #endif

@@ -68,7 +68,7 @@ int fd_of(const char *role) {
     return -1;
 }
 
-void receive_setup(void) {
+void receive_strings(void) {
     struct iovec iov = {setup, SETUP_MAX};
     char space[CMSG_SPACE(sizeof fds)];
     struct msghdr msg = {.msg_iov = &iov, .msg_iovlen = 1, .msg_control = space, .msg_controllen = sizeof space};
@@ -82,6 +82,10 @@ void receive_setup(void) {
         fd_count = (int)((head->cmsg_len - CMSG_LEN(0)) / sizeof(int));
         memcpy(fds, CMSG_DATA(head), sizeof(int) * (size_t)fd_count);
     }
+}
+
+void receive_setup(void) {
+    receive_strings();
     filter_size = recv(control, filter_bytes, sizeof filter_bytes, 0);
     errno = EINVAL;
     check(filter_size <= 0 || filter_size % sizeof(struct sock_filter), "receive the seccomp filter");

@@ -15,6 +15,7 @@ extern ssize_t filter_size;
 
 /* Waits for the packet; ends the process when the supervisor closed the socket instead. */
 void receive_setup(void);
+void receive_strings(void); /* the same for a packet without a filter */
 
 /* Sends the step and errno to the supervisor, and ends the process. */
 void fail(const char *step) __attribute__((noreturn));

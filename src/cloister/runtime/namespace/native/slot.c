@@ -164,28 +164,6 @@ static void mount_given(void) {
     }
 }
 
-/* Volumes, once "/" is the sandbox's root. A template or a volume may have links on the way: none is followed. */
-static void mount_volumes(void) {
-    int index = 0;
-    for (const char *at = next_value("fd", NULL); at; at = next_value("fd", at), index++) {
-        if (index >= fd_count || strncmp(at + 3, "volume:", 7)) continue;
-        char path[512], *rest = path, *name;
-        int place = open("/", O_PATH | O_DIRECTORY | O_CLOEXEC);
-        snprintf(path, sizeof path, "%s", at + 10);
-        check(place < 0, "find the root for a volume");
-        while ((name = strtok_r(rest, "/", &rest))) {
-            check(mkdirat(place, name, 0755) && errno != EEXIST, "make the place of a volume");
-            int below = openat(place, name, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-            check(below < 0, "find the place of a volume; a link is not followed");
-            close(place);
-            place = below;
-        }
-        check(syscall(SYS_move_mount, fds[index], "", place, "", MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH), "mount a volume");
-        close(fds[index]);
-        close(place);
-    }
-}
-
 static void mount_proc(const char *options) {
     char proc[] = "/new/proc";
     make_dirs(proc);

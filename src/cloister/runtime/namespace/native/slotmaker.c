@@ -194,21 +194,23 @@ out:
 }
 
 static int zygote_child(void *control) { zygote_main((int)(intptr_t)control); }
+static int volumes_child(void *control) { volumes_main((int)(intptr_t)control); }
 
-/* Makes a process of the zone that becomes a zygote. It ends with its control connection, so no list keeps it. */
-static void make_zygote(int conn, uint32_t slot) {
+/* Makes a process of the zone: a zygote, which has namespaces of its own, or one that mounts volumes. It ends with its control connection, so
+ * no list keeps it. */
+static void make_helper(int conn, uint32_t slot, int (*child)(void *), int namespaces) {
     struct reply reply = {.slot = slot};
     int pair[2] = {-1, -1}, fds[2] = {-1, -1};
     pid_t pid = -1;
     if (!socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair))
-        pid = clone(zygote_child, stack + sizeof stack, CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS | SIGCHLD, (void *)(intptr_t)pair[1]);
+        pid = clone(child, stack + sizeof stack, namespaces | SIGCHLD, (void *)(intptr_t)pair[1]);
     if (pid > 0) {
         fds[0] = (int)syscall(SYS_pidfd_open, pid, 0);
         fds[1] = pair[0];
     }
     if (fds[0] < 0) {
         reply.error = errno;
-        snprintf(reply.step, sizeof reply.step, "make a zygote");
+        snprintf(reply.step, sizeof reply.step, "make a helper");
     }
     if (send_with_fds(conn, &reply, sizeof reply, fds, reply.error ? 0 : 2) || reply.error)
         if (pid > 0) kill(pid, SIGKILL); /* the loop reaps it */
@@ -267,7 +269,9 @@ static void serve(int listener) {
         reap(); /* the supervisor may use a slot number again as soon as its process is gone */
         if (size == sizeof request && request.op == OP_MAKE) make_slot(conn, request.slot);
         if (size == sizeof request && request.op == OP_LIST) list_slots(conn);
-        if (size == sizeof request && request.op == OP_ZYGOTE) make_zygote(conn, request.slot);
+        if (size == sizeof request && request.op == OP_ZYGOTE)
+            make_helper(conn, request.slot, zygote_child, CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS);
+        if (size == sizeof request && request.op == OP_VOLUMES) make_helper(conn, request.slot, volumes_child, 0);
     }
 }
 

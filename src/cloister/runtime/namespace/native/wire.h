@@ -9,6 +9,8 @@
  *       | SETUP strings + fds on control --------------------------------->| steps of slot.c, in order
  *       |<- OK, or FAIL step errno ----------------------------------------| then init.c, for ever
  *       | ZYGOTE slot ----------->| clone(mnt,net,ipc,uts) -> a process of the zone, set up and answered like a slot, then a zygote
+ *       | VOLUMES --------------->| clone() -> a process of the zone, which enters the sandbox whose namespaces come with its SETUP (without a
+ *       |                         |   filter), mounts volumes there, answers and ends (volumes.c)
  *       | LIST ------------------>|                                        |
  *       |<- REPLY + pidfd, one a live slot; last one has slot 0 ----------|
  *
@@ -20,7 +22,7 @@
 #include <stdint.h>
 #include <sys/types.h>
 
-enum op { OP_MAKE = 1, OP_LIST = 2, OP_ZYGOTE = 3 };
+enum op { OP_MAKE = 1, OP_LIST = 2, OP_ZYGOTE = 3, OP_VOLUMES = 4 };
 
 struct request {
     uint32_t op;
@@ -53,6 +55,9 @@ struct slot_result {
 void slot_main(int control) __attribute__((noreturn));
 
 void zygote_main(int control) __attribute__((noreturn));
+
+/* volumes.c: likewise. */
+void volumes_main(int control) __attribute__((noreturn));
 
 #define MAX_KEPT 8
 
