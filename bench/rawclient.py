@@ -69,6 +69,13 @@ class RawClient:
         if expected not in body:
             raise RefusedError(f"{code} was answered by {body[:300]!r}")
 
+    async def run_in_context(self, made: Made) -> None:
+        """Create a context and run code in it."""
+        answer = await self._call("POST", "/contexts", made.headers(_CODE_PORT), json={})
+        body = await self._call("POST", "/execute", made.headers(_CODE_PORT), json={"code": "1+1", "context_id": json.loads(answer)["id"]})
+        if b'"2"' not in body:
+            raise RefusedError(f"a context answered {body[:300]!r}")
+
     async def command(self, made: Made) -> None:
         """``true`` in a login shell, until its end is reported, like ``commands.run``."""
         headers = {**made.headers(_ENVD_PORT), "Content-Type": "application/connect+json", "Connect-Protocol-Version": "1"}

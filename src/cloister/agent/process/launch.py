@@ -21,6 +21,7 @@ from cloister.agent.accounts import Account
 from cloister.agent.process.faults import start_fault
 from cloister.agent.process.output import PTY, STDERR, STDOUT
 from cloister.agent.process.script import MAX_ARGUMENT_BYTES, find_script, size_of, to_memory
+from cloister.agent.process.spawn import spawn
 from cloister.errors import InvalidRequestError
 
 __all__ = ["Launch", "Started", "launch", "set_size"]
@@ -157,22 +158,9 @@ def _pipe(ours: contextlib.ExitStack, theirs: contextlib.ExitStack) -> tuple[int
 
 
 def _spawn(what: Launch, standard: tuple[int, int, int], **more: Any) -> subprocess.Popen[bytes]:
-    account = what.account
-    if os.getuid() == 0 and account.uid != 0:  # for root no id changes, and then the fork is a vfork
-        more |= {"user": account.uid, "group": account.gid, "extra_groups": account.groups}
     stdin, stdout, stderr = standard
-    return subprocess.Popen(
-        list(what.argv),
-        stdin=stdin,
-        stdout=stdout,
-        stderr=stderr,
-        cwd=what.cwd,
-        env=dict(what.env),
-        start_new_session=True,
-        umask=0o022,
-        pass_fds=what.inherited,
-        **more,
-    )
+    more |= {"stdin": stdin, "stdout": stdout, "stderr": stderr, "cwd": what.cwd, "pass_fds": what.inherited}
+    return spawn(what.argv, what.env, what.account, **more)
 
 
 def _write(path: str, data: bytes) -> None:

@@ -4,7 +4,9 @@ cp -a /.build/site/. /agent-tree/site/
 cp -a /.build/drivers/. /agent-tree/drivers/
 node /agent-tree/drivers/node/pack.js
 mkdir /agent-tree/bin
-gcc -std=gnu11 -O2 -Wall -Wextra -Werror -static -s -o /agent-tree/bin/borrow /agent-tree/site/cloister/agent/build/borrow.c
+for source in build/borrow process/become; do
+    gcc -std=gnu11 -O2 -Wall -Wextra -Werror -static -s -o "/agent-tree/bin/${source#*/}" "/agent-tree/site/cloister/agent/$source.c"
+done
 # The tree is mounted read-only: byte code that is not made here would be made again in every sandbox.
 python3 -m compileall -q --invalidation-mode unchecked-hash /agent-tree/site /agent-tree/drivers
 chown -R root:root /agent-tree
