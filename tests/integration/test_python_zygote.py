@@ -204,6 +204,16 @@ def test_a_kernel_holds_little_memory_of_its_own(start: Any) -> None:
     assert dirty_kib < 5 << 10
 
 
+def test_what_was_made_before_the_fork_is_not_counted(start: Any) -> None:
+    """Using it writes to no shared page: constants of code and members of tuples in tuples, which the collector does not know, too."""
+    code = (
+        "import sys, textwrap, opcode\n"
+        "code = textwrap.TextWrapper._split_chunks.__code__\n"
+        "[len(str(sys.getrefcount(one))) > 8 for one in (code, code.co_consts, code.co_linetable, code.co_exceptiontable, opcode.cmp_op[0])]"
+    )
+    assert answer(start(), code) == [True] * 5
+
+
 def test_memory_is_collected_as_in_a_cold_kernel(start: Any) -> None:
     """Objects of the kernel's own code are freed, by count and by the collector."""
     code = "import gc, weakref\nclass Thing: pass\none, two = Thing(), Thing(); two.me = two\nrefs = weakref.ref(one), weakref.ref(two)\n"

@@ -9,6 +9,7 @@ import ctypes
 import gc
 import os
 import sys
+from types import CodeType
 
 __all__ = ["faults", "settle"]
 
@@ -46,12 +47,21 @@ def _make_immortal() -> None:
     with_lock = getattr(sys, "_is_gil_enabled", lambda: True)()  # without the lock, reference counts are in other fields
     if sys.implementation.name != "cpython" or sys.version_info[:2] not in _MARKED_SO or not with_lock:
         return
-    seen: set[int] = set()
-    for one in gc.get_objects():
-        seen.add(id(one))
-        seen.update(map(id, gc.get_referents(one)))
+    left = gc.get_objects()
+    seen = set(map(id, left))
+    while left:
+        found = [one for one in _held_by(left.pop()) if id(one) not in seen]
+        seen.update(map(id, found))
+        left += found
     for address in seen:
         ctypes.c_uint32.from_address(address).value = _IMMORTAL
+
+
+def _held_by(one: object) -> list[object]:
+    """The objects that it refers to. The collector asks no code object: that holds no cycle."""
+    if isinstance(one, CodeType):
+        return [one.co_consts, one.co_names, one.co_filename, one.co_name, one.co_qualname, one.co_linetable, one.co_exceptiontable]
+    return gc.get_referents(one)
 
 
 def faults() -> list[str]:
