@@ -208,8 +208,8 @@ def servers_of(other: str | None) -> Iterator[dict[str, Server]]:
 def main() -> None:
     """Measure, print the tables, write the file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=6)
-    parser.add_argument("--count", type=int, default=30, help="operations in each round")
+    parser.add_argument("--rounds", type=int, default=24)
+    parser.add_argument("--count", type=int, default=8, help="operations in each round")
     parser.add_argument("--compare", metavar="REV", help="another revision of the repository to measure in turns with this one")
     parser.add_argument("--only", action="append", choices=OPERATIONS, help="an operation to measure; all without any")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "life.json")

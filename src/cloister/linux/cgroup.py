@@ -14,8 +14,9 @@ import signal
 import subprocess
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from cloister.errors import DeadlineError, IsolationError
@@ -38,6 +39,7 @@ _FREEZE_POLL_S, _FREEZE_POLL_MAX_S = 0.0002, 0.005
 _KILL_FREEZE_S = 2.0
 _RECLAIM_POLL_S = 0.002
 _KILL_ROUNDS = 20
+_KEPT_GROUPS = 1024
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -243,7 +245,7 @@ class CgroupTree(ABC):
         fds: list[int] = []
         try:
             for directory in self.directories(name).values():
-                path = directory / ("tasks" if self.version == 1 else "cgroup.procs")
+                path = f"{directory}/{'tasks' if self.version == 1 else 'cgroup.procs'}"
                 fds.append(os.open(path, os.O_WRONLY | os.O_CLOEXEC))  # an error closes the files opened so far
         except OSError as error:
             for fd in fds:
@@ -287,7 +289,7 @@ class _TreeV1(CgroupTree):
     version = 1
 
     def directories(self, name: str) -> dict[str, Path]:
-        return {controller: self._root / controller / self._path / name for controller in _CONTROLLERS}
+        return dict(_directories_v1(self._root, self._path, name))
 
     def enable_controllers(self) -> None:
         """Nothing to do: on v1 each controller has its own hierarchy, in which its files always exist."""
@@ -420,6 +422,12 @@ class _TreeV2(CgroupTree):
 
     def is_to_freeze(self, name: str) -> bool:
         return (self.directories(name)["unified"] / "cgroup.freeze").read_text().strip() == "1"
+
+
+@lru_cache(_KEPT_GROUPS)
+def _directories_v1(root: Path, path: str, name: str) -> Mapping[str, Path]:
+    """Kept, because to join the paths takes longer than most of what is done with them."""
+    return {controller: root / controller / path / name for controller in _CONTROLLERS}
 
 
 def _write(path: Path, text: str) -> None:

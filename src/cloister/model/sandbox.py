@@ -5,7 +5,7 @@ Invariant: a record changes its state only by :func:`transition`, which refuses 
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Annotated, Any, ClassVar, Protocol, TypeVar
 
@@ -163,11 +163,19 @@ class SandboxRecord:
 
     def to_json(self) -> dict[str, Any]:
         """As JSON-ready data, secrets included; :meth:`from_json` reads it back."""
-        client = None if self.client is None else self.client.to_json()
-        fields = asdict(replace(self, client=None, egress=PUBLIC_EGRESS))
+        fields = {
+            **vars(self),  # not by asdict, which takes five times as long: each sandbox is written down four times
+            "limits": dict(vars(self.limits)),
+            "access_token": reveal(self.access_token),
+            "client": None if self.client is None else self.client.to_json(),
+            "egress": self.egress.to_json(),
+            "lifecycle": self.lifecycle.to_json(),
+            "pause": None if self.pause is None else self.pause.to_json(),
+            "volumes": [one.to_json() for one in self.volumes],
+        }
         if not self.volumes:
             del fields["volumes"]  # so that an earlier release can read it
-        return {**fields, "access_token": reveal(self.access_token), "client": client, "egress": self.egress.to_json()}
+        return fields
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> SandboxRecord:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
@@ -86,7 +86,7 @@ class Template:
 
     def to_json(self) -> dict[str, Any]:
         """As JSON-ready data; :meth:`from_json` reads it back."""
-        return asdict(self)
+        return {**vars(self), "limits": dict(vars(self.limits))}
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Template:

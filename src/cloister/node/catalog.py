@@ -32,6 +32,7 @@ __all__ = ["Catalog", "ResolvedTemplate", "zone_key", "zone_team"]
 _BASE = "base"
 _PYTHON = native_language("python").program
 _OTHERS = "templates with code of other teams"
+_KEPT = 256
 _SIZE = ("cpu_count", "mem_mib", "disk_mib")
 """The limits that a client chooses for its template."""
 
@@ -73,6 +74,8 @@ class Catalog:
         self._host_layer = host_layer
         self._agent_trees: dict[str, AgentTree] = {}
         self._unrecorded: dict[str, Template] = {}
+        self._resolved: dict[tuple[str, str], ResolvedTemplate] = {}
+        """The latest, by build and team. The store gives the same template as long as its record is the same."""
         self.why_unusable()  # keeps the agent tree from being removed, from now on
 
     def templates(self) -> list[Template]:
@@ -135,13 +138,20 @@ class Catalog:
     def resolved(self, template: Template, team_id: str) -> ResolvedTemplate:
         """The template, which the store need not know any more, for the sandboxes of a team. Raises: TemplateNotFoundError: no agent."""
         agent = self.agent_tree()
-        return ResolvedTemplate(
+        known = self._resolved.get((template.build_id, team_id))
+        if known is not None and known.template is template and known.agent is agent:
+            return known
+        found = ResolvedTemplate(
             template=template,
             agent=agent,
             zone_key=zone_key(template, agent, team_id),
             zone_team=zone_team(template, team_id),
             limits=self.limits(template),
         )
+        if len(self._resolved) >= _KEPT:
+            self._resolved.clear()
+        self._resolved[template.build_id, team_id] = found
+        return found
 
     def limits(self, template: Template) -> Limits:
         """The limits of the template's sandboxes on this node.

@@ -68,6 +68,7 @@ class Journal:
         self._copies = copies
         self._states: dict[str, SandboxState] = {}
         """The state in the entry that was last read or written, by sandbox id."""
+        self._texts: dict[str, tuple[SandboxRecord, str]] = {}
 
     def open(self) -> None:
         """Make the directories, and remove partial files that a crash left."""
@@ -88,7 +89,7 @@ class Journal:
         before = self._states.get(record.sandbox_id, record.state)
         if record.state is not before:
             check_transition(before, record.state)
-        data, state = json.dumps(record.to_json()), json.dumps(runtime_state)
+        data, state = self._text_of(record), json.dumps(runtime_state)
         text = f'{{"version": {_VERSION}, "digest": "{_digest(_VERSION, data, state)}", "record": {data}, "runtime": {state}}}'
         write_whole(self._copy_of(record.sandbox_id), text)
         directory = self.directory_of(record.sandbox_id)
@@ -96,6 +97,13 @@ class Journal:
             make_directory(directory)
         write_whole(directory / "record.json", text, is_durable=is_durable)
         self._states[record.sandbox_id] = record.state
+
+    def _text_of(self, record: SandboxRecord) -> str:
+        """The record as JSON. Kept while it is written again with another state of the runtime: as often as not, it is the same."""
+        known = self._texts.get(record.sandbox_id)
+        if known is None or known[0] is not record:
+            known = self._texts[record.sandbox_id] = (record, json.dumps(record.to_json()))
+        return known[1]
 
     def entries(self) -> Found:
         """All entries; changes no file. Raises: UnusableStateError: an entry is of a newer release."""
@@ -132,6 +140,7 @@ class Journal:
         self._copy_of(sandbox_id).unlink(missing_ok=True)
         shutil.rmtree(self.directory_of(sandbox_id), ignore_errors=True)
         self._states.pop(sandbox_id, None)
+        self._texts.pop(sandbox_id, None)
 
     def _copy_of(self, sandbox_id: str) -> Path:
         return self._copies / f"{sandbox_id}.json"

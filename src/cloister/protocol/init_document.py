@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from cloister.errors import InvalidRequestError
@@ -63,7 +63,8 @@ class InitDocument:
 
     def to_json(self) -> bytes:
         """The document as the memfd holds it."""
-        return json.dumps(asdict(self)).encode()
+        start = None if self.start is None else vars(self.start)
+        return json.dumps({**vars(self), "start": start, "limits": vars(self.limits)}).encode()
 
     @classmethod
     def from_json(cls, text: bytes) -> InitDocument:

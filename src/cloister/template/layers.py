@@ -27,6 +27,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -48,6 +49,7 @@ CAPTURE = "/snapshot"
 _BUILDERS = 4
 _BUILD_ID = re.compile(r"[A-Za-z0-9-]{1,64}\Z")
 _POLL_S = 0.1
+_KEPT_PATHS = 4096
 
 
 def layer_key(parent: str | None, definition: Mapping[str, Any]) -> str:
@@ -103,7 +105,7 @@ class LayerStore:
 
     def rootfs(self, key: str) -> Path:
         """The path of the tree of layer ``key``, whether the layer exists or not."""
-        return self.root / "layers" / key / "rootfs"
+        return _rootfs(self.root, key)
 
     def key_of(self, tree: Path) -> str | None:
         """The key of the layer that has this tree; None: no layer has it."""
@@ -270,7 +272,9 @@ class LayerStore:
         Raises:
             StoreError: a record cannot be read.
         """
-        found = [self._records.stock(path) for path in sorted((self.root / "templates").glob("*.json"))]
+        directory = self.root / "templates"
+        names = sorted(entry.name for entry in os.scandir(directory) if entry.name.endswith(".json")) if directory.is_dir() else []
+        found = [self._records.stock(_record(directory, name)) for name in names]
         return [template for template in found if template is not None]
 
     def write_build(self, template: Template) -> None:
@@ -311,6 +315,17 @@ class LayerStore:
 
     def _build_path(self, build_id: str) -> Path:
         return self.root / "builds" / f"{build_id}.json"
+
+
+@lru_cache(_KEPT_PATHS)
+def _rootfs(root: Path, key: str) -> Path:
+    """A creation looks at all layers of its template, and to join paths takes longer than to look at them."""
+    return root / "layers" / key / "rootfs"
+
+
+@lru_cache(_KEPT_PATHS)
+def _record(directory: Path, name: str) -> Path:
+    return directory / name
 
 
 def _poll_lock(file: TextIO, check: Callable[[], None]) -> None:
