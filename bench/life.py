@@ -4,7 +4,7 @@
     python bench/life.py --compare main~20     # and another one beside it, in turns
 
 Processor time depends less than time on the clock on what else runs on the machine. It is read from the clocks of processes and of control
-groups. The kernel's own threads count for nobody.
+groups. The kernel's own threads are not counted.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from framework.server import Server, running_server
 PARTS = ("supervisor", "api process", "slot maker", "agent zygote", "kernel zygote", "sandboxes", "client")
 _ZONE = {r"zone-\d+": "slot maker", r"zone-\d+-agent": "agent zygote", r"zone-\d+-kernel": "kernel zygote"}
 _SETTLE_S = 0.4
-"""What an end leaves to be done is done then: the supervisor gathers it for a quarter of a second."""
+"""The supervisor gathers the rest of an end for a quarter of a second."""
 _LIFETIME_S = 600
 
 
@@ -82,7 +82,7 @@ def _faults(tree: CgroupTree) -> int:
 
 @dataclass
 class Cost:
-    """What one operation cost, a value for each round."""
+    """The cost of one operation, a value for each round."""
 
     parts: dict[str, list[float]] = field(default_factory=lambda: {name: [] for name in (*PARTS, "all")})
     faults: list[float] = field(default_factory=list)
