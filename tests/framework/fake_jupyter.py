@@ -1,7 +1,8 @@
 """A Jupyter kernel for tests: runs each cell as Python, with helpers that publish messages by hand, well-formed or not. Needs pyzmq.
 
 Arguments: the connection file, and words: ``dies`` (writes a reason and exits with 7), ``deaf`` (ignores SIGINT), ``interruptible`` (takes
-``interrupt_request``), ``never-idle``, ``early`` (answers while it sets itself up, and ends when it is given code before that is done).
+``interrupt_request``), ``never-idle``, ``early`` (answers while it sets itself up, and ends when it is given code before that is done),
+``late-errors`` (publishes an error after the reply that has it too).
 """
 
 from __future__ import annotations
@@ -92,6 +93,9 @@ class Kernel:
                     os._exit(0)
                 answer = self.execute(content)
                 self.shell.send_multipart([*identities, *frames("execute_reply", answer, header)])
+            if (late := self.names.pop("late", None)) is not None:
+                time.sleep(0.3)
+                self.publish("error", late)
             for text in self.names.pop("after", []):
                 time.sleep(0.3)
                 self.out(text)
@@ -107,7 +111,10 @@ class Kernel:
             exec(content["code"], self.names)  # that is what a kernel does
         except BaseException as error:  # noqa: BLE001 - KeyboardInterrupt too
             failure = {"ename": type(error).__name__, "evalue": str(error), "traceback": ["\x1b[31mline one\x1b[0m", repr(error)]}
-            self.publish("error", failure)
+            if "late-errors" in WORDS:
+                self.names["late"] = failure
+            else:
+                self.publish("error", failure)
             return {"status": "error", "execution_count": self.count, **failure}
         payload = self.names.pop("payload", [])
         return {"status": "ok", "execution_count": self.count, "payload": payload}

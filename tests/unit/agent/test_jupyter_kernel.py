@@ -90,9 +90,10 @@ async def test_state_and_count_are_kept(make: Make) -> None:
     assert (outcome.text, outcome.count) == ("42", 2)
 
 
-async def test_error_comes_once_with_its_traceback(make: Make) -> None:
-    """An error that is both published and replied is one error, with its colours; the next run works."""
-    interpreter = make()
+@pytest.mark.parametrize("words", [(), ("late-errors",)])
+async def test_error_comes_once_with_its_traceback(make: Make, words: tuple[str, ...]) -> None:
+    """An error that is both published and replied, in any order, is one error, with its colours; the next run works."""
+    interpreter = make(*words)
     outcome = await interpreter.run("1/0")
     assert outcome.error is not None
     assert (outcome.error.name, outcome.error.value) == ("ZeroDivisionError", "division by zero")

@@ -27,6 +27,8 @@ class Cells:
         self._idle = False
         self._request = ""
         self._failed = False
+        self._error_replied: dict[str, Any] | None = None
+        """The reply's error. A kernel publishes its errors too, perhaps later: this one is told only if none has come by the end."""
         self._asked = False
         self._count = 0
 
@@ -34,6 +36,7 @@ class Cells:
         """The run's request, known by its ``msg_id``, was sent."""
         self.run_id, self._request = run_id, request
         self.running, self.answered, self._idle, self._failed, self._asked = True, False, False, False, False
+        self._error_replied = None
 
     @property
     def is_over(self) -> bool:
@@ -43,8 +46,10 @@ class Cells:
     def end(self) -> list[dict[str, Any]]:
         """The last messages of the run."""
         self.running = False
-        note = [] if self._idle else [self._text("stderr", _LOST)]
-        return [*note, {"op": "done", "id": self.run_id, "count": self._count}]
+        said = [] if self._idle else [self._text("stderr", _LOST)]
+        if self._error_replied is not None and not self._failed:
+            said.append(self._error(self._error_replied, self.run_id))
+        return [*said, {"op": "done", "id": self.run_id, "count": self._count}]
 
     def published(self, message: Message) -> list[dict[str, Any]]:
         """A message of the channel ``iopub``."""
@@ -75,8 +80,7 @@ class Cells:
         known = isinstance(count, int) and not isinstance(count, bool) and 0 <= count < 2**53
         self._count = count if known and isinstance(count, int) else self._count + 1
         said = [self._text("stdout", text) for text in _pages(content.get("payload"))]
-        if content.get("status") != "ok" and not self._failed:
-            said.append(self._error(content, self.run_id))
+        self._error_replied = None if content.get("status") == "ok" else content
         return said
 
     def asked(self) -> list[dict[str, Any]]:
