@@ -34,6 +34,7 @@ from cloister.errors import UnavailableError
 from cloister.protocol.init_document import InitDocument
 from framework.fake_birth import FakeNursery
 from framework.fake_interpreter import FAKE_DRIVER, Interpreter
+from framework.waiting import eventually_async
 
 
 class Agent(Interpreter):
@@ -160,16 +161,20 @@ async def test_out_of_memory_of_a_forked_kernel(agent: Agent, nursery: FakeNurse
     assert "ran out of memory" in outcome.error.value
 
 
+def has_died(pid: int) -> bool:
+    """Whether the process is a zombie, or reaped."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text(encoding="ascii").split(") ")[1][0] == "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
 async def test_death_of_a_forked_kernel_between_runs(agent: Agent, nursery: FakeNursery) -> None:
     """The next run is told, with the signal, and has a new kernel."""
     agent.expect(nursery.fork())
     await agent.run("x = 5")
     os.kill(nursery.pids[0], signal.SIGKILL)
-    for _ in range(100):  # until it is a zombie, or reaped
-        state = Path(f"/proc/{nursery.pids[0]}/stat")
-        if not state.exists() or state.read_text(encoding="ascii").split(") ")[1][0] == "Z":
-            break
-        await asyncio.sleep(0.01)
+    await eventually_async(lambda: has_died(nursery.pids[0]))
     outcome = await agent.run("result(str(globals().get('x')))")
     assert outcome.text == "None"
     assert "signal 9 (SIGKILL)" in outcome.stderr
