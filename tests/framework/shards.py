@@ -1,9 +1,10 @@
-"""Shards: the parts of the suite that ``scripts/test`` runs side by side, and the one that it runs alone.
+"""Shards: the parts of the suite. ``scripts/test`` runs ``bare`` first, then three side by side, then ``alone``.
 
 =========== =======================================================================================================================
+``bare``    what needs no templates: it runs while they are built
 ``sdk``     the product through the SDKs, and what needs the one pretend internet of this host
 ``attacks`` attacks
-``parts``   its parts, and what it survives
+``parts``   its parts on a real host, and what it survives
 ``alone``   tests marked ``alone``: they use up what the whole host shares, or compare speeds, so nothing may run beside them
 =========== =======================================================================================================================
 
@@ -16,9 +17,10 @@ import pytest
 
 __all__ = ["SHARDS", "keep_shard", "shard_of"]
 
-SHARDS = ("sdk", "attacks", "parts", "alone")
+SHARDS = ("bare", "sdk", "attacks", "parts", "alone")
 _SDK = {"conformance", "differential"}
 _ATTACKS = {"security"}
+_BARE = {"style", "unit"}
 
 
 def shard_of(item: pytest.Item) -> str:
@@ -28,6 +30,8 @@ def shard_of(item: pytest.Item) -> str:
     directories = set(item.path.relative_to(item.config.rootpath).parts)
     if "internet" in getattr(item, "fixturenames", ()) or _SDK & directories:
         return "sdk"
+    if _BARE & directories and item.get_closest_marker("templates") is None:
+        return "bare"
     return "attacks" if _ATTACKS & directories else "parts"
 
 
