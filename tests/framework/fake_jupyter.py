@@ -1,8 +1,8 @@
 """A Jupyter kernel for tests: runs each cell as Python, with helpers that publish messages by hand, well-formed or not. Needs pyzmq.
 
 Arguments: the connection file, and words: ``dies`` (writes a reason and exits with 7), ``deaf`` (ignores SIGINT), ``interruptible`` (takes
-``interrupt_request``), ``never-idle``, ``early`` (answers while it sets itself up, and ends when it is given code before that is done),
-``late-errors`` (publishes an error after the reply that has it too).
+``interrupt_request``), ``never-idle``, ``early`` (answers while it sets itself up, and ends when it is given code before that is done).
+With ``late-errors`` it publishes an error after the reply that has it too.
 """
 
 from __future__ import annotations
