@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from cloister.cluster.base import NodeClient
+from cloister.cluster.one import OneNode
 from cloister.control.pausing import Pausing
 from cloister.control.quotas import Quotas, SandboxPolicy
 from cloister.control.registry import Registry
@@ -184,7 +185,7 @@ async def open_plane(directory: Path, node: Node | None = None) -> AsyncIterator
     client = cast("NodeClient", node)
     policy = SandboxPolicy(max_per_team=3, max_paused_per_team=3, max_timeout_s=3600)
     traffic = TeamTraffics(client, store.teams, policy)
-    sandboxes = Sandboxes(client, registry, Templates(client, store), Quotas(registry, policy, store.teams), log, traffic)
+    sandboxes = Sandboxes(OneNode(client), registry, Templates(client, store), Quotas(registry, policy, store.teams), log, traffic)
     pausing = Pausing(client, registry, sandboxes, agents, log)
     plane = Plane(node, agents, store, registry, sandboxes, pausing, log)
     registry.on_unreachable(plane.unreachable.append)

@@ -21,9 +21,9 @@ from typing import IO, Any
 
 from cloister.node.instance import RUN_ROOT
 
-__all__ = ["Server", "end_killed_servers", "running_server"]
+__all__ = ["PREFIX", "Server", "end_clean", "end_killed_servers", "free_port", "launched", "read_env", "running_server"]
 
-_PREFIX = "cloister-test-"
+PREFIX = "cloister-test-"
 _OWNER = "test-run.lock"
 """A lock file in a server's data directory. The test run has a shared lock while it needs the directory, even after the server died."""
 _START_TIMEOUT_S = 90.0
@@ -67,11 +67,11 @@ class Server:
             assert time.monotonic() < deadline, f"{name} was not started again"
             time.sleep(0.05)
 
-    def cli(self, *words: str, check: bool = True, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-        """Run a ``cloister`` command against this server's data directory."""
+    def cli(self, *words: str, check: bool = True, env: dict[str, str] | None = None, said: str = "") -> subprocess.CompletedProcess[str]:
+        """Run a ``cloister`` command against this server's data directory; ``said`` is its standard input."""
         command = [sys.executable, "-m", "cloister.cli.main", *words]
         environ = {**os.environ, "CLOISTER_DATA_DIR": str(self.data_dir), **(env or {})}
-        return subprocess.run(command, capture_output=True, text=True, check=check, env=environ, timeout=120)
+        return subprocess.run(command, capture_output=True, text=True, check=check, env=environ, timeout=120, input=said)
 
     def census(self) -> str:
         """The census; raises when something is left over."""
@@ -94,52 +94,61 @@ def free_port() -> int:
             return port
 
 
-def _read_env(text: str) -> dict[str, str]:
+def read_env(text: str) -> dict[str, str]:
+    """The variables that ``cloister env`` prints."""
     words = (shlex.split(line.removeprefix("export ")) for line in text.splitlines() if line.startswith("export "))
     return dict(word[0].split("=", 1) for word in words)
 
 
 @contextlib.contextmanager
-def running_server(*options: str, data_dir: Path | None = None, umask: int = -1) -> Iterator[Server]:
-    """A server while the block lasts; afterwards it is stopped and nothing of it may be left on the host. ``umask`` -1: this process's."""
+def launched(
+    directory: Path, *options: str, port: int = 0, umask: int = -1, environ: dict[str, str] | None = None
+) -> Iterator[Server]:
+    """``cloister serve`` on a data directory while the block lasts, without a key. ``umask`` -1: this process's; ``port`` 0: a free one."""
     with contextlib.ExitStack() as stack:
-        directory = data_dir or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=_PREFIX)))
         directory.chmod(0o755)
         fcntl.flock(stack.enter_context((directory / _OWNER).open("wb")), fcntl.LOCK_SH)
-        port = free_port()
+        port = port or free_port()
         log_path = directory / "server.log"
         log = stack.enter_context(log_path.open("ab"))
-        command = [
-            sys.executable,
-            "-m",
-            "cloister.cli.main",
-            "serve",
-            "--listen",
-            f"127.0.0.1:{port}",
-            "--data-dir",
-            str(directory),
-            "--max-failed-keys",
-            str(MAX_FAILED_KEYS),
-            *options,
-        ]
-        server = Server(f"http://127.0.0.1:{port}", "", directory, _start(command, directory, log, umask), log_path)
+        command = [sys.executable, "-m", "cloister.cli.main", "serve", "--listen", f"127.0.0.1:{port}", "--data-dir", str(directory)]
+        command += ["--max-failed-keys", str(MAX_FAILED_KEYS), *options]
+        process = _start(command, directory, log, umask, environ)
+        server = Server(f"http://127.0.0.1:{port}", "", directory, process, log_path)
         stack.callback(_end, server)
-        server.environ = _read_env(server.cli("env", "--local").stdout)
+        yield server
+
+
+@contextlib.contextmanager
+def running_server(*options: str, data_dir: Path | None = None, umask: int = -1) -> Iterator[Server]:
+    """A server while the block lasts; afterwards it is stopped and nothing of it may be left on the host. ``umask``: see above."""
+    with contextlib.ExitStack() as stack:
+        directory = data_dir or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=PREFIX)))
+        server = stack.enter_context(launched(directory, *options, umask=umask))
+        server.environ = read_env(server.cli("env", "--local").stdout)
         server.url, server.api_key = server.environ["E2B_API_URL"], server.environ["E2B_API_KEY"]
         yield server
-        if server.process.poll() is None:
-            assert server.stop() == 0, log_path.read_text()
-        census = server.census()
-        assert "0 live sandboxes, 0 objects held, 0 left over" in census, census
+        end_clean(server)
 
 
-def _start(command: list[str], directory: Path, log: IO[bytes], umask: int) -> subprocess.Popen[bytes]:
+def end_clean(server: Server) -> None:
+    """Stop a server, unless the test has; nothing of it may be left on the host."""
+    if server.process.poll() is None:
+        assert server.stop() == 0, server.log.read_text()
+    census = server.census()
+    assert "0 live sandboxes, 0 objects held, 0 left over" in census, census
+
+
+def _start(
+    command: list[str], directory: Path, log: IO[bytes], umask: int, environ: dict[str, str] | None = None
+) -> subprocess.Popen[bytes]:
     """The process of a server that is ready. While the host has no number for another server, it waits until a test ends one."""
     until = time.monotonic() + _ROOM_TIMEOUT_S
     while True:
         begun = os.fstat(log.fileno()).st_size
         with (directory / "server.out").open("wb+", buffering=0) as said:
-            process = subprocess.Popen(command, stdout=said, stderr=log, stdin=subprocess.DEVNULL, umask=umask)
+            env = {**os.environ, **(environ or {})}
+            process = subprocess.Popen(command, stdout=said, stderr=log, stdin=subprocess.DEVNULL, umask=umask, env=env)
             try:
                 ready = _becomes_ready(process, said.fileno())
             except BaseException:
@@ -177,7 +186,7 @@ def end_killed_servers(run_root: Path = RUN_ROOT) -> None:
     """Remove leftovers of test servers that were killed with their test run. A node on the same data directory adopts them, and stops."""
     for claim in sorted((run_root / "instances").glob("[0-9]")):
         data_dir = Path(claim.read_text())
-        ours = next((path for path in (data_dir, *data_dir.parents) if path.name.startswith(_PREFIX)), None)
+        ours = next((path for path in (data_dir, *data_dir.parents) if path.name.startswith(PREFIX)), None)
         if ours is None or not data_dir.exists():
             continue
         with (data_dir / _OWNER).open("wb") as owner:

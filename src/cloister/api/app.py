@@ -17,7 +17,7 @@ import structlog
 from aiohttp import web
 from aiohttp.typedefs import Middleware
 
-from cloister.api import audit, builds, identity
+from cloister.api import audit, builds, identity, nodes
 from cloister.api.auth import authenticate, check_scope, slow_failures
 from cloister.api.console import ConsoleRoutes
 from cloister.api.errors import error_response, render_error
@@ -39,7 +39,7 @@ _REFUSALS = (429, 503, 507)
 _SHOWN = 256
 """Characters of a path in a log line or an error: a client may send 64 KiB."""
 _ANY_ORIGIN = {**ANY_ORIGIN, "Access-Control-Expose-Headers": "X-Next-Token, X-Total-Running, X-Request-Id, Retry-After, Should-Retry"}
-_UNKEPT = re.compile(r"/(?:v2/)?(?:secrets|volumes|volumecontent|api-keys|access-tokens|admin|teams|sandboxes|audit)(?:/|\Z)")
+_UNKEPT = re.compile(r"/(?:v2/)?(?:secrets|volumes|volumecontent|api-keys|access-tokens|admin|teams|sandboxes|audit|nodes|cluster)(?:/|\Z)")
 """Paths whose answers no cache may keep: they have keys of teams, tokens of sandboxes, or records."""
 _CREATIONS = {"/sandboxes": "POST", "/v2/sandboxes": "POST"}
 """Requests about no sandbox that another api process may have changed."""
@@ -65,6 +65,7 @@ def add_routes(app: web.Application, api: Api, meters: Meters, content: VolumeCo
     for method, path, admin_handler in ADMIN_ROUTES:
         app.router.add_route(method, path, _of_operator(api, audit.recorded_of_operator(method, path, admin_handler)))
 
+    app.router.add_post(nodes.JOIN_PATH, partial(nodes.join, api))
     ConsoleRoutes(api).add(app)
 
     for path, document in ((identity.CONFIGURATION_PATH, identity.configuration), (identity.KEYS_PATH, identity.keys)):

@@ -66,6 +66,8 @@ ACTIONS = {
     ("DELETE", "/admin/teams/{team_id}/api-keys/{key_id}"): "key.revoke",
     ("POST", "/admin/teams/{team_id}/sandboxes/kill"): "team.kill_sandboxes",
     ("DELETE", "/admin/sandboxes/{sandbox_id}"): "sandbox.kill",
+    ("POST", "/nodes/{node_id}"): "node.change",
+    ("DELETE", "/nodes/{node_id}"): "node.remove",
     ("POST", "/console/session"): "session.create",
     ("POST", "/volumes"): "volume.create",
     ("DELETE", "/volumes/{volume_id}"): "volume.delete",

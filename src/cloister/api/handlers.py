@@ -19,6 +19,7 @@ from cloister.control.identity import Identity
 from cloister.control.keys import Caller, Keys
 from cloister.control.logs import SandboxLogs
 from cloister.control.networks import Networks
+from cloister.control.nodes import Nodes
 from cloister.control.pausing import Pausing
 from cloister.control.sandboxes import Sandboxes
 from cloister.control.secrets import Secrets
@@ -83,6 +84,7 @@ class Api:
     audit: AuditLog
     deliveries: Deliveries
     peers: Peers
+    nodes: Nodes
     sessions: Sessions = field(default_factory=Sessions)
 
 

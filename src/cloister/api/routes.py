@@ -16,6 +16,7 @@ from cloister.api import (
     logs,
     network_record,
     networks,
+    nodes,
     sandboxes,
     secrets,
     snapshots,
@@ -121,6 +122,10 @@ ADMIN_ROUTES: tuple[tuple[str, str, AdminHandler], ...] = (
     ("GET", "/admin/sandboxes", admin.list_sandboxes),
     ("DELETE", "/admin/sandboxes/{sandbox_id}", admin.kill_sandbox),
     ("GET", "/admin/node", admin.node_state),
+    ("GET", "/nodes", nodes.list_nodes),
+    ("GET", "/nodes/{node_id}", nodes.get_node),
+    ("POST", "/nodes/{node_id}", nodes.change_node),
+    ("DELETE", "/nodes/{node_id}", nodes.remove_node),
 )
 """Routes for a key of the scope ``admin``."""
 

@@ -21,7 +21,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tls-fd", type=int, help="descriptor on which the launcher sends key and certificate")
     parser.add_argument("--values-fd", type=int, help="descriptor of the listening socket for values of headers")
     parser.add_argument("--egress-uid", type=int, help="user that may connect to it")
-    parser.add_argument("--node-socket", type=Path, required=True, help="the supervisor's socket")
+    parser.add_argument("--node-socket", type=Path, help="the supervisor's socket; without it the nodes of the cluster")
     add_arguments(parser)
 
 

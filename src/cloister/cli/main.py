@@ -25,8 +25,11 @@ __all__ = ["COMMANDS", "GROUPS", "main", "whole_parser"]
 
 COMMANDS = {
     "serve": ("cloister.cli.serve", "run the server in the foreground until SIGTERM"),
-    "node": ("cloister.cli.node", "the supervisor process (started by serve)"),
+    "node": ("cloister.cli.node", "join a cluster, drain or remove a node; alone the supervisor process (started by serve)"),
+    "agent": ("cloister.cli.agent", "the node agent of a cluster (started by serve)"),
     "api": ("cloister.cli.api", "the API and ingress process (started by serve)"),
+    "cluster": ("cloister.cli.cluster", "make a cluster of several machines, and tokens to join it"),
+    "nodes": ("cloister.cli.nodes", "list the nodes of a cluster"),
     "env": ("cloister.cli.env", 'print exports for the SDKs: eval "$(cloister env)"'),
     "key": ("cloister.cli.key", "create, list and revoke API keys"),
     "team": ("cloister.cli.team", "create, list, show, limit and remove teams"),
@@ -62,8 +65,9 @@ GROUPS = {
     "Sandboxes": ("run", "ps", "exec", "shell", "cp", "volume", "logs", "connections", "top", "kill"),
     "Clients and teams": ("env", "team", "key", "ca", "mcp"),
     "Server": ("serve", "status", "config", "service", "drain", "backup", "restore", "audit", "secret-key", "doctor", "census"),
+    "Cluster": ("cluster", "nodes", "node"),
     "Templates and runtimes": ("template", "bundle", "runtime", "checkpoint"),
-    "Started by serve": ("node", "api"),
+    "Started by serve": ("api", "agent"),
 }
 """Headings of the help and the commands below each; a command of no group stands under "Server"."""
 

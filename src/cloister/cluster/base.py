@@ -14,10 +14,11 @@ from cloister.errors import CloisterError
 from cloister.ids import new_sandbox_id
 from cloister.model.node import EndedSandbox
 from cloister.model.sandbox import SandboxRecord
+from cloister.model.template import Template
 from cloister.nodewire.methods import NodeEvent, NodeMethods
 from cloister.nodewire.requests import MAX_IDS, AskEnds, ListSandboxes, Reserve
 
-__all__ = ["NodeClient", "NodeListener", "ends_of", "live_sandboxes", "reserve_id"]
+__all__ = ["Fleet", "Need", "NodeClient", "NodeListener", "ends_of", "live_sandboxes", "reserve_id"]
 
 
 class NodeClient(NodeMethods, Protocol):
@@ -65,3 +66,46 @@ async def ends_of(node: NodeClient, sandbox_ids: Sequence[str]) -> Sequence[Ende
     for start in range(0, len(sandbox_ids), MAX_IDS):
         told += await node.ended(AskEnds(tuple(sandbox_ids[start : start + MAX_IDS])))
     return told
+
+
+@dataclass(frozen=True, kw_only=True)
+class Need:
+    """The needs of a sandbox, a volume or a build."""
+
+    template: str = ""
+    """As nodes name it; empty: none."""
+    cpu_count: float = 0.0
+    mem_mib: int = 0
+    disk_mib: int = 0
+    node_id: str | None = None
+    """The only node that has what it stands on; None: any."""
+
+
+class Fleet(Protocol):
+    """The nodes behind an api process: the one of its machine, or those of a cluster."""
+
+    @property
+    def calls(self) -> NodeClient:
+        """A client that makes each call on the node that has what the call is about."""
+
+    @property
+    def is_cluster(self) -> bool:
+        """Whether there may be other nodes than one."""
+
+    def met(self, node_id: str) -> None:
+        """A node has said who it is."""
+
+    async def reserve(self, need: Need, team_id: str) -> str:
+        """An id for the team's next creation, if possible that of a sandbox made ahead. Never fails: see :func:`reserve_id`."""
+
+    def place(self, sandbox_id: str, need: Need) -> str | None:
+        """The node on which to create the sandbox now; None: the only one, which was not reached yet. Raises: NoCapacityError."""
+
+    async def find_place(self, need: Need) -> str:
+        """The node on which to make something else. Raises: NoCapacityError, NodeUnreachableError."""
+
+    async def each(self) -> Sequence[tuple[str, NodeClient]]:
+        """The nodes that answer now, with their ids. Raises: NodeUnreachableError: the only one does not."""
+
+    async def templates_with(self, node_id: str, node: NodeClient) -> Sequence[Template]:
+        """The templates of all nodes, those of this one as it has them now."""

@@ -8,20 +8,34 @@ from __future__ import annotations
 import asyncio
 import itertools
 import socket
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 from cloister.cluster.base import NodeListener
 from cloister.errors import InternalError, NodeUnreachableError, from_code
-from cloister.nodewire.framing import Message, NodeChannel
+from cloister.nodewire.framing import Message
 from cloister.nodewire.methods import Method, calls_through, event_of
 
-__all__ = ["NodeSession"]
+__all__ = ["Channel", "NodeSession"]
+
+
+class Channel(Protocol):
+    """A connection that carries messages: see :class:`~cloister.nodewire.framing.NodeChannel`."""
+
+    async def send(self, body: dict[str, Any], fds: Sequence[int] = ()) -> None:
+        """Send one message. Raises: ConnectionError."""
+
+    async def receive(self) -> Message:
+        """The next message. Raises: ConnectionError."""
+
+    def close(self) -> None:
+        """Close the connection."""
 
 
 class NodeSession:
     """One connection. :meth:`run` reads it until it breaks; then every call in flight fails with NodeUnreachableError."""
 
-    def __init__(self, channel: NodeChannel, timeout_s: float) -> None:
+    def __init__(self, channel: Channel, timeout_s: float) -> None:
         self._channel = channel
         self._timeout_s = timeout_s
         self._ids = itertools.count(1)

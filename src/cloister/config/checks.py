@@ -186,6 +186,11 @@ def _listeners(settings: Settings) -> Iterator[Fault]:
         yield Fault("listen_tls", f"{settings.listen_tls} is also the address of listen", "give each listener a port of its own")
 
 
+def _role(settings: Settings) -> Iterator[Fault]:
+    if settings.role == "node" and settings.listen_tls is not None:
+        yield Fault("listen_tls", "a node serves only api processes", "remove it: listen is the node's listener, with the cluster's TLS")
+
+
 def _do_clash(one: tuple[str, int], other: tuple[str, int]) -> bool:
     hosts = {one[0], other[0]}
     return one[1] == other[1] != 0 and (len(hosts) == 1 or bool(hosts & {"0.0.0.0", "::"}))  # noqa: S104 - compared, not bound
@@ -211,6 +216,8 @@ def _domain(settings: Settings) -> Iterator[Fault]:
 
 def _missing_domain(settings: Settings) -> Iterator[Fault]:
     """Clients on other machines need a domain. Without one, some SDKs send programs to their vendor."""
+    if settings.role == "node":  # no client connects to it
+        return
     for name in ("listen", "listen_tls"):
         host, text = "", getattr(settings, name)
         with contextlib.suppress(InvalidRequestError):  # _listeners reports it
@@ -338,6 +345,7 @@ _CHECKS: tuple[Callable[[Settings], Iterator[Fault]], ...] = (
     _ranges,
     _pairs,
     _listeners,
+    _role,
     _tls,
     _domain,
     _resolvers,

@@ -28,6 +28,12 @@ class Settings:
         "It serves the API and sandbox traffic.",
         group="Listeners",
     )
+    role: str = declare(
+        "server",
+        "What `cloister serve` runs.",
+        "`server`: a whole server. In a cluster, `api`: the API alone; `node`: sandboxes alone. See docs/howto/cluster.md.",
+        choices=("server", "api", "node"),
+    )
     listen_tls: str | None = declare(
         None, "Address and port of a second listener, with TLS.", "It serves the same as the first one. See docs/howto/domains-and-tls.md."
     )

@@ -103,6 +103,7 @@ class Forks:
                 mem_mib=row.mem_mib,
                 disk_mib=row.disk_mib,
                 owner_id=team_id,
+                node_id=row.node_id,
             )
             copies = await asyncio.gather(*(self._copy(team_id, template, _like(row, new)) for _ in range(new.count)))
         failed = sum(isinstance(one, CloisterError) for one in copies)

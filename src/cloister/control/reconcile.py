@@ -53,10 +53,12 @@ class Reconciler:
         self._store = store
         self._registry = registry
         self._sandboxes = use_cases.sandboxes
+        self._fleet = use_cases.sandboxes.fleet
         self._pausing = use_cases.pausing
         self._templates = use_cases.templates
         self._builds = use_cases.builds
-        self._following: asyncio.Task[None] | None = None
+        self._following: dict[str, asyncio.Task[None]] = {}
+        """By node."""
         self._elsewhere: dict[str, set[str]] = {}
         """During a comparison of a node: the sandboxes that other processes make, pause or resume."""
         self._under_way: dict[str, int] = {}
@@ -64,14 +66,18 @@ class Reconciler:
 
     async def close(self) -> None:
         """Follow no change any more."""
-        if self._following is not None:
-            self._following.cancel()
-            await asyncio.gather(self._following, return_exceptions=True)
+        for node_id in tuple(self._following):
+            await self._stop_following(node_id)
+
+    async def _stop_following(self, node_id: str) -> None:
+        if (following := self._following.pop(node_id, None)) is not None:
+            following.cancel()
+            await asyncio.gather(following, return_exceptions=True)
 
     async def run(self, node: NodeClient) -> None:
         """Compare and repair, by calls on ``node``. Raises: UnavailableError, StoreUnreachableError."""
         node_id = (await node.ping()).node_id
-        self._sandboxes.node_id = node_id
+        self._fleet.met(node_id)
         async with self._registry.alone(f"reconciliation of {node_id}"):
             try:
                 await self._run(node, node_id)
@@ -82,7 +88,7 @@ class Reconciler:
         making = self._elsewhere[node_id] = set(await self._registry.others_creations())
         await self._registry.catch_up()
         await self._claim(node_id)
-        self._templates.learn(await node.templates())
+        self._templates.learn(await self._fleet.templates_with(node_id, node))
         before = time.time()
         records = {record.sandbox_id: record for record in await live_sandboxes(node)}
         await self._registry.catch_up()  # a sandbox has its row before its node has it
@@ -97,12 +103,14 @@ class Reconciler:
                 _log.error("sandbox.on_two_nodes", sandbox_id=record.sandbox_id, node_id=node_id, of_node_id=row.node_id)
             elif not self._is_busy(record.sandbox_id):
                 await self._settle(node, node_id, record, teams)
-        await self._follow(node, [record.sandbox_id for record in records.values() if record.state in _UNDER_WAY])
+        await self._follow(node, node_id, [record.sandbox_id for record in records.values() if record.state in _UNDER_WAY])
         await self._builds.run(node, node_id)
         _log.info("node.reconciled", node_id=node_id, sandboxes=len(records))
 
     async def _claim(self, node_id: str) -> None:
         """Give the node the rows that name no node: a release with one unnamed node wrote them, or a creation that was cut off."""
+        if self._fleet.is_cluster:
+            return  # every row names its node
         for sandbox_id in [row.sandbox_id for row in self._registry.all_live() if row.node_id is None]:
             is_live = self._registry.peek(sandbox_id) is not None  # it may end while another row is stored
             if is_live and not self._is_being_made(sandbox_id):
@@ -162,10 +170,10 @@ class Reconciler:
         _log.info("sandbox.unwanted", sandbox_id=record.sandbox_id)
         await node.kill(Kill(record.sandbox_id, EndReason.KILLED))
 
-    async def _follow(self, node: NodeClient, sandbox_ids: Iterable[str]) -> None:
+    async def _follow(self, node: NodeClient, node_id: str, sandbox_ids: Iterable[str]) -> None:
         """Learn in the background how changes end that no process waits for."""
-        await self.close()
-        self._following = asyncio.create_task(self._follow_all(node, set(sandbox_ids)))
+        await self._stop_following(node_id)
+        self._following[node_id] = asyncio.create_task(self._follow_all(node, set(sandbox_ids)))
 
     async def _follow_all(self, node: NodeClient, sandbox_ids: set[str]) -> None:
         while sandbox_ids:

@@ -15,7 +15,7 @@ from typing import Any, Protocol, TypeVar
 
 import structlog
 
-from cloister.cluster.base import NodeClient, reserve_id
+from cloister.cluster.base import Fleet, Need
 from cloister.control.quotas import Quotas
 from cloister.control.registry import Registry, absence
 from cloister.control.standstills import Standstills
@@ -74,6 +74,8 @@ class NewSandbox:
     """Its ``wake_s`` is brought within the server's bounds."""
     idempotency_key: str | None = None
     volumes: tuple[VolumeMount, ...] = ()
+    node_id: str | None = None
+    """The only node that has its volumes; None: any."""
 
     @property
     def runtime(self) -> str | None:
@@ -102,14 +104,13 @@ class LifecycleLog(Protocol):
 
 
 class Sandboxes:
-    """The use cases about sandboxes, on one node."""
+    """The use cases about sandboxes."""
 
     def __init__(
-        self, node: NodeClient, registry: Registry, templates: Templates, quotas: Quotas, log: LifecycleLog, traffic: TeamTraffics
+        self, fleet: Fleet, registry: Registry, templates: Templates, quotas: Quotas, log: LifecycleLog, traffic: TeamTraffics
     ) -> None:
-        self._node = node
-        self.node_id: str | None = None
-        """Id of the node; None until the first connection to it."""
+        self.fleet = fleet
+        self._node = fleet.calls
         self._registry = registry
         self._templates = templates
         self.quotas = quotas
@@ -134,7 +135,7 @@ class Sandboxes:
         self.check_timeout(new.timeout_s)
         template = await self._templates.find(team_id, new.template)
         is_plain = new.runtime is None  # what is made ahead has the runtime of requests that name none
-        sandbox_id = await reserve_id(self._node, template.runs, team_id) if is_plain else new_sandbox_id()
+        sandbox_id = await self.fleet.reserve(_need(template, new), team_id) if is_plain else new_sandbox_id()
         return await self._create_of(team_id, sandbox_id, template, new)
 
     async def create_copy(self, team_id: str, template: FoundTemplate, new: NewSandbox) -> Sandbox:
@@ -150,7 +151,10 @@ class Sandboxes:
         if new.idempotency_key is not None and (earlier := await self._find_earlier(team_id, new.idempotency_key)) is not None:
             return earlier
         # No await from here to the task: creations at the same moment must count each other.
-        row = self._row(sandbox_id, team_id, template, new)
+        try:
+            row = self._row(sandbox_id, team_id, template, new)
+        except NoCapacityError as error:
+            raise misplaced(error) from error
         reservation = self.quotas.check_creation(row, limits)
         self._registry.reserve(row)
         task = asyncio.create_task(self._create(row, template, new, reservation))
@@ -192,7 +196,7 @@ class Sandboxes:
             network=new.network,
             idempotency_key=new.idempotency_key,
             lifecycle=self._within_bounds(new.lifecycle),
-            node_id=self.node_id,
+            node_id=self.fleet.place(sandbox_id, _need(template, new)),
             build_id=None if template.owner_id is None else template.runs,
             volumes=new.volumes,
         )
@@ -238,12 +242,13 @@ class Sandboxes:
         except CloisterError as error:
             self._abandon(row, error)
             raise misplaced(error) from error
-        if self._registry.live(row.sandbox_id) is None:
+        live = self._registry.live(row.sandbox_id)
+        if live is None:
             await self._make_sure_dead(row.sandbox_id)
             self._registry.end(row.sandbox_id, EndReason.EXPIRED)
             raise ConflictError("the sandbox ended while it was being created")
         try:
-            created = await self._registry.set_running(record, self.node_id)
+            created = await self._registry.set_running(record, live.node_id or self.fleet.place(row.sandbox_id, _need(template, new)))
         except CloisterError as error:  # such as a full disk; the client does not learn the id, so it could not end the sandbox
             self._abandon(row, error)
             raise
@@ -434,6 +439,16 @@ class Sandboxes:
             raise InvalidRequestError(f"timeout {timeout_s} s is longer than this server allows, {self.quotas.policy.max_timeout_s} s")
 
 
+def _need(template: FoundTemplate, new: NewSandbox) -> Need:
+    return Need(
+        template=template.runs,
+        cpu_count=template.cpu_count,
+        mem_mib=template.mem_mib,
+        disk_mib=template.disk_mib,
+        node_id=template.node_id or new.node_id,
+    )
+
+
 def misplaced(error: CloisterError) -> CloisterError:
     """The ``error`` of a node that could not start a sandbox, in the published words if the node is at fault. Clients match them."""
     if isinstance(error, NoCapacityError | UnavailableError | DeadlineError | StartFailedError | InternalError):
@@ -449,6 +464,7 @@ _ENDINGS = {
     EndReason.STOPPED: "was stopped with the server",
     EndReason.NO_SPACE: "was stopped because the server ran out of disk space",
     EndReason.KERNEL_MEMORY: "was stopped because it took the kernel's memory",
+    EndReason.LOST: "was lost with its node",
     EndReason.PAUSED_TOO_LONG: "was paused for longer than the server keeps a paused sandbox",
 }
 

@@ -42,6 +42,8 @@ class FoundTemplate:
     disk_mib: int
     owner_id: str | None
     """None: a stock template."""
+    node_id: str | None = None
+    """The node that has the build; None: all nodes have the stock templates."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,6 +173,7 @@ class Templates:
             mem_mib=build.mem_mib,
             disk_mib=build.disk_mib,
             owner_id=row.team_id,
+            node_id=build.node_id,
         )
 
     async def _resolve_build(self, row: OwnedTemplate, reference: Reference, *, is_own: bool) -> Build:

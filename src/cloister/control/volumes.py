@@ -21,7 +21,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from cloister.cluster.base import NodeClient
+from cloister.cluster.base import Fleet, Need
 from cloister.errors import (
     AlreadyExistsError,
     CloisterError,
@@ -66,13 +66,12 @@ class NewMount:
 
 
 class Volumes:
-    """The use cases about volumes, on one node."""
+    """The use cases about volumes."""
 
-    def __init__(
-        self, node: NodeClient, store: VolumeStore, tokens: VolumeTokens, policy: VolumePolicy, *, is_shared: bool = False
-    ) -> None:
+    def __init__(self, fleet: Fleet, store: VolumeStore, tokens: VolumeTokens, policy: VolumePolicy, *, is_shared: bool = False) -> None:
         """``is_shared``: other processes make and remove volumes too."""
-        self._node = node
+        self._fleet = fleet
+        self._node = fleet.calls
         self._store = store
         self._tokens = tokens
         self._policy = policy
@@ -88,7 +87,8 @@ class Volumes:
         if not MIN_VOLUME_MIB <= size_mib <= self._policy.max_mib:
             raise InvalidRequestError(f"a volume has {MIN_VOLUME_MIB} to {self._policy.max_mib} MiB", hint="setting max_volume_mib")
         ask = MakeVolume(volume_id := new_build_id(), size_mib=size_mib, inodes=inodes_of(size_mib))
-        return await self._make(_new(volume_id, team_id, name, size_mib), lambda: self._node.make_volume(ask))
+        node_id = await self._fleet.find_place(Need(disk_mib=size_mib)) if self._fleet.is_cluster else None
+        return await self._make(_new(volume_id, team_id, name, size_mib, node_id), lambda: self._node.make_volume(ask))
 
     async def copy(self, team_id: str, volume_id: str, name: str) -> Volume:
         """Copy a volume as it is at one instant, also while sandboxes write to it. Raises: as :meth:`create`, NotFoundError."""
@@ -99,7 +99,7 @@ class Volumes:
             async with self._copying[team_id]:
                 await self._node.copy_volume(ask)
 
-        return await self._make(_new(target_id, team_id, name, original.size_mib), copy)
+        return await self._make(_new(target_id, team_id, name, original.size_mib, original.node_id), copy)
 
     async def _make(self, row: Volume, make: Callable[[], Awaitable[None]]) -> Volume:
         if not is_volume_name(row.name):
@@ -226,6 +226,14 @@ class Volumes:
             raise InvalidRequestError("\n".join(["invalid mounts:", *wrong]))
         return tuple(sorted(found, key=lambda one: one.path))  # a mount below another one comes after it
 
+    async def find_node(self, mounts: Sequence[VolumeMount]) -> str | None:
+        """The node that has the volumes of a sandbox; None: any, or the only one. Raises: InvalidRequestError: they are on several."""
+        found = [await self._store.find_volume(mount.volume_id) for mount in mounts]
+        nodes = sorted({row.node_id for row in found if row is not None and row.node_id is not None})
+        if len(nodes) > 1:
+            raise InvalidRequestError("invalid mounts: the volumes are on several nodes", hint="copy one of them to the others' node")
+        return nodes[0] if nodes else None
+
     # ---- content ----
 
     def token(self, volume: Volume) -> str:
@@ -248,5 +256,5 @@ class Volumes:
         return found
 
 
-def _new(volume_id: str, team_id: str, name: str, size_mib: int) -> Volume:
-    return Volume(volume_id=volume_id, team_id=team_id, name=name, size_mib=size_mib, created_at=time.time())
+def _new(volume_id: str, team_id: str, name: str, size_mib: int, node_id: str | None) -> Volume:
+    return Volume(volume_id=volume_id, team_id=team_id, name=name, size_mib=size_mib, created_at=time.time(), node_id=node_id)

@@ -10,12 +10,17 @@ import ctypes
 import os
 import platform
 import signal
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
 from cloister.errors import IsolationError
 from cloister.linux.syscall import call
 
-__all__ = ["become_unprivileged", "die_with_parent", "use_rights_of_owner"]
+__all__ = ["become_unprivileged", "die_with_parent", "use_rights_of_owner", "with_rights_of_owner"]
+
+_T = TypeVar("_T")
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_NO_NEW_PRIVS = 38
@@ -78,3 +83,16 @@ def use_rights_of_owner(directory: Path) -> None:
     call(_SYS_SETFSUID, owner.st_uid)
     if call(_SYS_SETFSUID, _NO_ID) != owner.st_uid:
         raise IsolationError(f"root could not take the rights of user {owner.st_uid}", step="setfsuid")
+
+
+def with_rights_of_owner(directory: Path, work: Callable[[], _T]) -> _T:
+    """The result of ``work`` in a thread that has :func:`use_rights_of_owner`; with the caller's own if there is no ``directory`` yet."""
+    if not directory.exists():
+        return work()
+
+    def run() -> _T:
+        use_rights_of_owner(directory)
+        return work()
+
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(run).result()

@@ -137,6 +137,11 @@ class NodeInfo:
     """The most that each of them may open."""
     outdated: dict[str, int] = field(default_factory=dict)
     """By stock template that was checked: how many of its packages have updates."""
+    room: dict[str, int] = field(default_factory=dict)
+    """For placement: ``cpu_count`` and ``mem_mib`` of the host, ``live`` sandboxes (paused ones with processes too), and the most of them,
+    ``max_sandboxes``."""
+    runtimes: tuple[str, ...] = ()
+    """Runtimes that a request may name."""
     updates_checked_at: float = 0.0
     """When the templates were last checked for updates (epoch seconds); 0: never."""
 

@@ -101,6 +101,7 @@ class EndReason(StrEnum):
     NO_SPACE = "no_space"
     KERNEL_MEMORY = "kernel_memory"
     PAUSED_TOO_LONG = "paused_too_long"
+    LOST = "lost"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -91,6 +91,8 @@ class Volume:
     """Seconds since the epoch, UTC."""
     is_ready: bool = False
     """Whether it can be used: its image is there."""
+    node_id: str | None = None
+    """The node that has it; None: the only one."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -70,6 +70,8 @@ class DnsServer:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._transport = self._server = None
+        for sock in (self._udp, self._tcp):  # they have no other owner if the start was cut off
+            sock.close()
 
     async def _answer(self, client: str, query: bytes, ask: Ask) -> bytes | None:
         use = self._queries.take(client, lambda: giving.cancel())  # noqa: PLW0108 - it is made below

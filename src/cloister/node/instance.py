@@ -15,12 +15,14 @@ from pathlib import Path
 from cloister.errors import AlreadyExistsError, NoCapacityError
 from cloister.linux.files import make_directory
 
-__all__ = ["INSTANCES", "RUN_ROOT", "Instance", "claim_instance", "instance_of"]
+__all__ = ["API_UID", "INSTANCES", "RUN_ROOT", "Instance", "claim_instance", "instance_of"]
 
 INSTANCES = 7
 RUN_ROOT = Path("/run/cloister")
 _UID_START = 0x1000_0000
 _UIDS_PER_INSTANCE = 1 << 29
+API_UID = _UID_START + INSTANCES * _UIDS_PER_INSTANCE + 1
+"""The unprivileged identity of an api process of a cluster, on a machine where it has no supervisor."""
 
 
 @dataclass(frozen=True)

@@ -81,6 +81,8 @@ LAYOUT: tuple[LayoutEntry, ...] = (
     LayoutEntry("data", "hostlayer", 0o700, "host layers, perhaps with the host's credentials"),
     LayoutEntry("data", "hostlayer/**", 0, _SEEN_INSIDE),
     LayoutEntry("data", "api", 0o700, "of the api process", "api"),
+    LayoutEntry("data", "api/cluster", 0o700, "keys and certificates of a cluster (docs/howto/cluster.md)", "api"),
+    LayoutEntry("data", "api/cluster/*", 0o600, "one of them; back them up", "api"),
     LayoutEntry("data", "api/uploads", 0o700, "archives for builds", "api"),
     LayoutEntry("data", "api/uploads/.key", 0o600, "signs upload links", "api"),
     LayoutEntry("data", "api/uploads/.incoming", 0o700, "uploads under way", "api"),

@@ -28,6 +28,7 @@ class NodeFacts:
     instance: int
     on_stop: str
     started_at: float = 0.0
+    runtimes: tuple[str, ...] = ()
 
 
 class Creations(Protocol):
@@ -62,6 +63,7 @@ class NodeStatus:
     connections: _Counts = dict
     limits_met: _Counts = dict
     descriptors: DescriptorCounts = field(default_factory=DescriptorCounts)
+    room: _Counts = dict
     drain: Drain
     store: LayerStore | None = None
     """Has the outcome of the latest check of the templates for updates."""
@@ -87,6 +89,7 @@ class NodeStatus:
             limits_met=self.limits_met(),
             descriptors=descriptors,
             descriptor_limits=limits,
+            room=self.room(),
             drain=self.drain.state,
             outdated={name: len(one.packages) for name, one in freshness.items()},
             updates_checked_at=max((one.checked_at for one in freshness.values()), default=0.0),

@@ -20,7 +20,7 @@ import structlog
 
 from cloister.config.settings import Settings
 from cloister.linux.identity import become_unprivileged, die_with_parent
-from cloister.processes.api_server import ApiServer, TlsListener, ValuesListener
+from cloister.processes.api_server import ApiServer, TlsListener, ValuesListener, load_cluster
 from cloister.store.migrate import load_migrations
 from cloister.store.opening import load_shared
 from cloister.telemetry.logging import configure_logging
@@ -43,7 +43,8 @@ class Handover:
     parent: int | None
     """The launcher's process id; None: the process has no launcher."""
     listen_fd: int
-    node_socket: Path
+    node_socket: Path | None
+    """None: the process serves the nodes of a cluster."""
     tls_listen_fd: int | None = None
     tls_fd: int | None = None
     """Socket on which the launcher sends key and certificate."""
@@ -61,6 +62,8 @@ def run_api(settings: Settings, handover: Handover) -> None:
         load_tracing()
     if settings.database_url is not None:
         load_shared()
+    if handover.node_socket is None:
+        load_cluster()
     become_unprivileged(handover.uid)
     die_with_parent(signal.SIGTERM, handover.parent)
     configure_logging(settings.log_level, settings.log_format, process="api")

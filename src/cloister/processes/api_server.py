@@ -1,4 +1,4 @@
-"""Composes the parts of the api process: store, control plane, REST API, ingress and resolver, around one node client.
+"""Composes the parts of the api process: store, control plane, REST API, ingress and resolver, around the nodes.
 
 Owns the order in which they start and stop; has no rules itself.
 """
@@ -17,6 +17,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import structlog
 from aiohttp import web
@@ -33,8 +34,6 @@ from cloister.api.peers import Peers
 from cloister.api.runner import JsonErrorRunner
 from cloister.api.traces import RequestTraces
 from cloister.api.volume_content import VolumeConnector, VolumeContent
-from cloister.cluster.base import NodeClient, NodeListener
-from cloister.cluster.local import LocalNode
 from cloister.config.client_env import ClientEnv, read_client_env, server_url, write_client_env
 from cloister.config.settings import Settings
 from cloister.control.audit import AuditLog
@@ -64,14 +63,15 @@ from cloister.control.templates import Templates
 from cloister.control.uploads import NeededUploads, UploadLimits, Uploads
 from cloister.control.volumes import Volumes
 from cloister.control.webhooks import Webhooks
-from cloister.errors import CloisterError, NodeUnreachableError
+from cloister.errors import CloisterError
 from cloister.linux.process import count_descriptors, descriptor_limit
 from cloister.model.addresses import told_domain
-from cloister.network.dns_relay import DnsRelay, host_nameservers
+from cloister.network.dns_relay import host_nameservers
 from cloister.nodewire.methods import NodeEvent
+from cloister.processes.api_nodes import LocalSide, NodeSide
 from cloister.processes.api_proxies import AddressLookup, ProxyLookup
 from cloister.processes.api_receivers import WebhookReceivers
-from cloister.processes.api_routes import NodeDialer, RegistryRoutes
+from cloister.processes.api_routes import RegistryRoutes
 from cloister.processes.api_upkeep import cancel, deliver_events, keep_agreeing, prune
 from cloister.processes.api_values import ValuesServer
 from cloister.processes.policies import build_settings, connection_policy, sandbox_policy, volume_policy
@@ -88,7 +88,10 @@ from cloister.store.uploads import UploadFiles
 from cloister.store.volume_tokens import VolumeTokens
 from cloister.telemetry.tracing import Tracer, TraceSettings, open_tracer
 
-__all__ = ["ApiServer", "TlsListener", "ValuesListener"]
+if TYPE_CHECKING:
+    from cloister.processes.api_cluster import ClusterSide
+
+__all__ = ["ApiServer", "TlsListener", "ValuesListener", "load_cluster"]
 
 _log = structlog.get_logger("cloister.api")
 _KEEP_ALIVE_S = 620.0
@@ -128,7 +131,7 @@ class ApiServer:
         self,
         settings: Settings,
         listener: socket.socket,
-        node_socket: Path,
+        node_socket: Path | None,
         *,
         tls: TlsListener | None = None,
         values: ValuesListener | None = None,
@@ -138,14 +141,13 @@ class ApiServer:
         self._tls = tls
         self._values = values
         self._peers = Peers(settings.trusted_proxies)
-        call_timeout_s = max(60.0, settings.start_timeout_s + 15.0)
-        self._connection = LocalNode(node_socket, wait_s=settings.node_wait_s, call_timeout_s=call_timeout_s)
-        self._node = self._connection.calls
+        self._side = _open_side(settings, node_socket)
+        self._fleet = self._side.fleet
+        self._node = self._fleet.calls
         self._meters = Meters(started_at=time.time(), descriptors=_count_descriptors)
         self._tracer: Tracer | None = None
         self._sealing = SealingKeys(settings.data_dir / "api" / "secrets.key")
         self._stack = AsyncExitStack()
-        self._relay: DnsRelay | None = None
 
     async def start(self) -> None:
         """Open the store, start connecting to the node, and serve on the listener."""
@@ -164,14 +166,15 @@ class ApiServer:
             pausing = self._open_pausing(stack, registry, sandboxes, ingress, logs)
             needed_uploads = NeededUploads()
             uploads = await self._open_uploads(stack, store, needed_uploads)
-            self.builds = builds = Builds(self._node, store, templates, uploads, needed_uploads, build_settings(settings))
+            self.builds = builds = Builds(self._fleet, store, templates, uploads, needed_uploads, build_settings(settings))
             await builds.load()
             stack.push_async_callback(builds.close)
             snapshots, forks = self._open_captures(stack, store, templates, builds, sandboxes)
             secrets, identity = await self._open_secrets(stack, store, registry)
             volumes, content = await self._open_volumes(stack, store, registry)
             reconciler = Reconciler(store, registry, UseCases(sandboxes, pausing, templates, builds.reconciliation))
-            self._connect_node(stack, registry, reconciler, deliver_events(sandboxes, pausing, logs, builds.ends))
+            nodes = self._side.open_nodes(store, registry)
+            await self._connect_nodes(stack, registry, reconciler, deliver_events(sandboxes, pausing, logs, builds.ends))
             works = (registry.prune, partial(logs.prune, settings.ended_retention_s))
             stack.push_async_callback(cancel, asyncio.create_task(prune(registry, works, (builds.garbage.prune, volumes.settle))))
             app = self._make_app(stack, ingress, sandboxes)
@@ -199,8 +202,9 @@ class ApiServer:
                 self._open_audit(stack),
                 self._open_events(stack, store, registry),
                 self._peers,
+                nodes,
             )
-            add_routes(app, api, self._meters, content, lambda: self._connection.is_connected)
+            add_routes(app, api, self._meters, content, lambda: self._side.is_ready)
             await self._wait_node(volumes)
             await self._serve(app, stack)
             self._stack = stack.pop_all()
@@ -211,18 +215,17 @@ class ApiServer:
         policy = sandbox_policy(self._settings)
         traffic = TeamTraffics(self._node, store.teams, policy)
         stack.push_async_callback(cancel, asyncio.create_task(traffic.run()))
-        sandboxes = Sandboxes(self._node, registry, templates, Quotas(registry, policy, store.teams), logs, traffic)
+        sandboxes = Sandboxes(self._fleet, registry, templates, Quotas(registry, policy, store.teams), logs, traffic)
         stack.push_async_callback(sandboxes.close)
         return sandboxes
 
     async def _wait_node(self, volumes: Volumes) -> None:
         """Until the node reports its sandboxes, an id that the store does not know may be a sandbox. Connections queue meanwhile."""
-        with contextlib.suppress(NodeUnreachableError):
-            await self._connection.wait_connected()
+        if await self._side.wait():
             await volumes.settle()
 
     def _open_ingress(self, stack: AsyncExitStack, registry: Registry) -> Ingress:
-        routes, dialer = RegistryRoutes(registry), NodeDialer(self._node)
+        routes, dialer = RegistryRoutes(registry), self._side.dialer
         meter, stall_s = self._meters.traffic, self._settings.stall_timeout_s
         ingress = Ingress(routes, dialer, domain=self._told_domain(), stall_s=stall_s, meter=meter, tracer=self._tracer)
         stack.push_async_callback(ingress.close)
@@ -265,15 +268,13 @@ class ApiServer:
         stack.push_async_callback(registry.close)
         return registry
 
-    def _connect_node(
+    async def _connect_nodes(
         self, stack: AsyncExitStack, registry: Registry, reconciler: Reconciler, deliver: Callable[[NodeEvent], None]
     ) -> None:
         stack.push_async_callback(reconciler.close)
-        stack.push_async_callback(self._stop_relay)
-        stack.push_async_callback(self._connection.close)
-        self._connection.start(NodeListener(lambda node: self._greet(node, reconciler), deliver))
+        await self._side.start(stack, reconciler.run, deliver)
         if registry.is_shared:
-            stack.push_async_callback(cancel, asyncio.create_task(keep_agreeing(registry, lambda: self._compare(reconciler))))
+            stack.push_async_callback(cancel, asyncio.create_task(keep_agreeing(registry, lambda: self._side.compare(reconciler.run))))
 
     async def _open_uploads(self, stack: AsyncExitStack, store: Store, needed: NeededUploads) -> Uploads:
         settings = self._settings
@@ -367,7 +368,7 @@ class ApiServer:
     async def _open_volumes(self, stack: AsyncExitStack, store: Store, registry: Registry) -> tuple[Volumes, VolumeContent]:
         tokens = VolumeTokens(self._settings.data_dir / "api" / "volumes.key")
         await asyncio.to_thread(tokens.open)
-        volumes = Volumes(self._node, store.volumes, tokens, volume_policy(self._settings), is_shared=registry.is_shared)
+        volumes = Volumes(self._fleet, store.volumes, tokens, volume_policy(self._settings), is_shared=registry.is_shared)
         content = VolumeContent(VolumeConnector(volumes.dial), self._settings.stall_timeout_s)
         stack.push_async_callback(content.close)
         return volumes, content
@@ -439,24 +440,15 @@ class ApiServer:
             ),
         )
 
-    async def _greet(self, node: NodeClient, reconciler: Reconciler) -> None:
-        await reconciler.run(node)
-        await self._stop_relay()
-        try:
-            sockets = await node.dns_sockets()
-            relay = DnsRelay(sockets.udp, sockets.tcp, sockets.upstreams)
-            await relay.start()
-        except (CloisterError, OSError):
-            _log.exception("resolver.not_started")
-            return
-        self._relay = relay
-        _log.info("resolver.started", upstreams=list(sockets.upstreams))
 
-    async def _compare(self, reconciler: Reconciler) -> None:
-        if self._connection.is_connected:
-            await reconciler.run(self._node)
+def _open_side(settings: Settings, node_socket: Path | None) -> NodeSide:
+    if node_socket is not None:
+        return LocalSide(settings, node_socket)
+    return load_cluster()(settings)
 
-    async def _stop_relay(self) -> None:
-        if self._relay is not None:
-            await self._relay.stop()
-            self._relay = None
+
+def load_cluster() -> type[ClusterSide]:
+    """Import all that a cluster needs. A process that is about to lose the right to read its code calls this before."""
+    from cloister.processes.api_cluster import ClusterSide  # noqa: PLC0415 - one machine needs nothing of it
+
+    return ClusterSide

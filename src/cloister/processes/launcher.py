@@ -5,6 +5,8 @@
     listener, bound here or by systemd ► api process (uid of the instance), restarted with the same listening socket
     ready line of JSON ◄─── supervisor   restarted at once; sandboxes live on
 
+In a cluster, the role ``api`` has no supervisor, and the role ``node`` has a node agent (processes/node_agent.py) for the api process.
+
 SIGTERM or SIGINT stops the api process, then the supervisor, which ends, keeps or pauses the sandboxes (setting on_stop). SIGHUP reloads
 the TLS certificate. When both processes serve and are connected, the launcher prints one ready line on standard output. A child that
 exits with code 2 is not restarted, because its settings or its state are wrong: the launcher exits with the same code and leaves live
@@ -35,6 +37,7 @@ from cloister.linux.files import make_directory
 from cloister.linux.systemd import inherited_sockets, notify, take_notify_address
 from cloister.model.addresses import parse_listen
 from cloister.node.drain import drain_file
+from cloister.node.instance import API_UID
 from cloister.telemetry.logging import configure_logging
 from cloister.tls.reloader import CertificateReloader, make_source, write_bundle
 
@@ -146,8 +149,11 @@ class _Launcher:
         loop.add_signal_handler(signal.SIGHUP, self._reload)
         watching = asyncio.create_task(self._tls.watch()) if self._tls else None
         try:
-            await self._start_node()
-            self._node.watcher = asyncio.create_task(self._keep_alive(self._node))
+            if self._settings.role == "api":
+                self._info = {"instance": "none", "api_uid": API_UID, "why_unusable": ""}
+            else:
+                await self._start_node()
+                self._node.watcher = asyncio.create_task(self._keep_alive(self._node))
             await self._start_api()
             self._api.watcher = asyncio.create_task(self._keep_alive(self._api))
             if await self._wait_healthy():
@@ -184,6 +190,8 @@ class _Launcher:
     def _url(self) -> str:
         host, port = self._listener.getsockname()[:2]
         url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        if self._settings.role == "node":
+            return url.replace("http://", "tls://")
         return f"{url} and {self._tls.url()}" if self._tls else url
 
     def _reload(self) -> None:
@@ -235,17 +243,21 @@ class _Launcher:
         uid = int(str(self._info["api_uid"]))
         directory = self._settings.data_dir / "api"
         give_directory(directory, uid)
-        listen_fd = self._listener.fileno()
-        options = ("--uid", str(uid), "--listen-fd", str(listen_fd), "--node-socket", f"{self._info['run_dir']}/supervisor.sock")
+        listen_fd, role = self._listener.fileno(), self._settings.role
+        options = ["--uid", str(uid), "--listen-fd", str(listen_fd)]
+        options += [] if role == "api" else ["--node-socket", f"{self._info['run_dir']}/supervisor.sock"]
         with contextlib.ExitStack() as stack:
-            tls_options, tls_fds = stack.enter_context(self._tls.handed_over()) if self._tls else ((), ())
-            egress_uid = int(str(self._info["egress_uid"]))
-            values = stack.enter_context(listen_for_values(Path(str(self._info["run_dir"])) / VALUES_SOCKET, egress_uid))
-            values_options = ("--values-fd", str(values.fileno()), "--egress-uid", str(egress_uid))
+            tls_options, fds = stack.enter_context(self._tls.handed_over()) if self._tls else ((), ())
+            options += tls_options
+            if role == "server":
+                egress_uid = int(str(self._info["egress_uid"]))
+                values = stack.enter_context(listen_for_values(Path(str(self._info["run_dir"])) / VALUES_SOCKET, egress_uid))
+                options += ("--values-fd", str(values.fileno()), "--egress-uid", str(egress_uid))
+                fds = (*fds, values.fileno())
             self._api.process = await asyncio.create_subprocess_exec(
-                *self._command("api", *options, *tls_options, *values_options),
-                pass_fds=(listen_fd, *tls_fds, values.fileno()),
-                env={**os.environ, **self._secrets()},
+                *self._command("agent" if role == "node" else "api", *options),
+                pass_fds=(listen_fd, *fds),
+                env={**os.environ, **({} if role == "node" else self._secrets())},
                 stdin=asyncio.subprocess.DEVNULL,
                 start_new_session=True,
             )
@@ -279,6 +291,8 @@ class _Launcher:
         host, port = self._listener.getsockname()[:2]
         target = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared, not bound
         while time.monotonic() < deadline and not self._stopping.is_set():
+            if self._settings.role == "node":  # callers wait for the agent on the listener, which is there
+                return self._api.process is not None and self._api.process.returncode is None
             try:
                 async with asyncio.timeout(2):
                     reader, writer = await asyncio.open_connection(target, port)

@@ -21,6 +21,7 @@ import structlog
 from cloister.config.settings import Settings
 from cloister.linux.files import remove_partial
 from cloister.linux.identity import die_with_parent
+from cloister.linux.meminfo import memory_mib
 from cloister.linux.shutdown import host_goes_down
 from cloister.network.dns_relay import host_nameservers
 from cloister.node.adoption import Adoption
@@ -224,7 +225,6 @@ def _compose(settings: Settings, host: NodeHost, shared: _Shared) -> _Node:
         threads=threads,
     )
     builds = AsyncBuildQueue(_build_queue(settings, host, shared, creator, captures), limits, events)
-    resolver = ResolverSockets(host.network.dns_sockets, shared.upstream_dns, threads)
     status = NodeStatus(
         facts=_facts(settings, host),
         creations=creator,
@@ -238,6 +238,7 @@ def _compose(settings: Settings, host: NodeHost, shared: _Shared) -> _Node:
         connections=connections.counts,
         limits_met=sampler.limits_met,
         descriptors=_descriptors(host),
+        room=partial(_room, settings, live),
         drain=shared.drain,
         store=shared.store,
     )
@@ -249,7 +250,7 @@ def _compose(settings: Settings, host: NodeHost, shared: _Shared) -> _Node:
         sampler=sampler,
         snapshots=snapshots,
         catalog=catalog,
-        resolver=resolver,
+        resolver=ResolverSockets(host.network.dns_sockets, shared.upstream_dns, threads),
         status=status,
         network=NetworkChanges(live, threads, host.network.bound_teams, catalog.authority_for),
         threads=threads,
@@ -258,7 +259,7 @@ def _compose(settings: Settings, host: NodeHost, shared: _Shared) -> _Node:
     )
     volumes = _volumes(settings, host, catalog, live)
     server = _server(host, Implementations(sandboxes=handlers, builds=builds, volumes=volumes), events)
-    return _Node(supervisor, handlers.plan_stop, creator, builds, volumes, resolver, server)
+    return _Node(supervisor, handlers.plan_stop, creator, builds, volumes, handlers.resolver, server)
 
 
 def _volumes(settings: Settings, host: NodeHost, catalog: Catalog, live: LiveSandboxes) -> NodeVolumes:
@@ -323,10 +324,20 @@ def _planned_stop(settings: Settings, host: NodeHost, live: LiveSandboxes, pausi
     return PlannedStop(drain.action_of_stop(OnStop(settings.on_stop)), saving, live.records)
 
 
+def _room(settings: Settings, live: LiveSandboxes) -> dict[str, int]:
+    return {
+        "cpu_count": os.cpu_count() or 1,
+        "mem_mib": memory_mib("MemTotal"),
+        "live": len(live.counted()),
+        "max_sandboxes": settings.max_sandboxes,
+    }
+
+
 def _facts(settings: Settings, host: NodeHost) -> NodeFacts:
     return NodeFacts(
         node_id=load_node_id(settings.data_dir / "node"),
         instance=host.instance.number,
+        runtimes=tuple(runtime.name for runtime in host.runtimes.all()),
         on_stop=settings.on_stop,
         started_at=time.time(),
     )

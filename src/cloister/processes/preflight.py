@@ -22,6 +22,7 @@ from cloister.linux.netlink import Netlink
 from cloister.node.api_access import first_closed_directory
 from cloister.node.runtimes import AUTO_CRIU, criu_of
 from cloister.node.strict_modes import code_paths, find_weak_paths, sudo_user
+from cloister.store.cluster_keys import read_api_keys, read_node_keys
 from cloister.store.opening import can_share, try_database
 from cloister.telemetry.tracing import can_trace
 from cloister.template.images.reference import ImageMap
@@ -203,8 +204,20 @@ def _database(settings: Settings) -> Iterator[Fault]:
         yield Fault("database_url", error.message, error.hint or "check the address, and the database's log")
 
 
+def _role(settings: Settings) -> Iterator[Fault]:
+    """The files of a cluster's part are there."""
+    try:
+        if settings.role == "api":
+            read_api_keys(settings.data_dir)
+        elif settings.role == "node":
+            read_node_keys(settings.data_dir)
+    except CloisterError as error:
+        yield Fault("role", error.message, error.hint or "see docs/howto/cluster.md")
+
+
 _CHECKS: tuple[Callable[[Settings], Iterator[Fault]], ...] = (
     _directories,
+    _role,
     _writers,
     _file_systems,
     _reach,

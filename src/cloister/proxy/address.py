@@ -24,7 +24,7 @@ _HOST = re.compile(r"(\d{1,5})-([a-z0-9]+)(?:-[a-z0-9]+)?\.", re.IGNORECASE)
 _ID = re.compile(r"[a-z0-9]{1,64}\Z")
 _API_PATH = re.compile(
     r"/(?:v[0-9]/)?(?:sandboxes|templates|default-templates|snapshots|teams|volumes|secrets|uploads|api-keys|access-tokens|admin"
-    r"|events|audit)(?:/|\Z)"
+    r"|events|audit|nodes|cluster)(?:/|\Z)"
 )
 """Paths that only the API serves. The API and the agent both serve ``/health`` and ``/metrics``; here these go to the agent."""
 _CONSOLE_PATH = re.compile(r"(?:/execute|/files|/process\.Process/\w+|/filesystem\.Filesystem/\w+)\Z")

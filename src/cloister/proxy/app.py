@@ -29,7 +29,7 @@ from cloister.protocol.agent import AGENT_PORT, AGENT_PORTS, INTERPRETER_PORT
 from cloister.proxy import answers
 from cloister.proxy.address import RUN_PATH, Address, AddressError, api_host, find_address
 from cloister.proxy.forward import ANSWERED_AT, STARTED, UNADDRESSED, Forwarder, StalledError, abort
-from cloister.proxy.routes import Asleep, Dialer, Gone, Route, Routes, Waker
+from cloister.proxy.routes import Asleep, Dialer, FarDialer, Gone, Route, Routes, Waker
 from cloister.proxy.signed import MAX_QUERY_BYTES, SIGNED_PATH, SignedRequest, find_holder, find_signer, shown_token, signed_request
 from cloister.proxy.traces import TRACED, trace_request
 from cloister.proxy.upstream import ActiveRequest, ActiveRequests, NoTlsError, PortClosedError, SandboxConnector, SandboxEndedError
@@ -74,7 +74,7 @@ class Ingress:
     """The data plane of one server."""
 
     def __init__(
-        self, routes: Routes, dialer: Dialer, *, domain: str, stall_s: float, meter: TrafficMeter, tracer: Tracer | None = None
+        self, routes: Routes, dialer: Dialer | FarDialer, *, domain: str, stall_s: float, meter: TrafficMeter, tracer: Tracer | None = None
     ) -> None:
         self._routes = routes
         self._meter = meter

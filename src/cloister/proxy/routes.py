@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from cloister.protocol.dialled import Dialled
 
-__all__ = ["Asleep", "Dialer", "Gone", "Route", "Routes", "Waker"]
+__all__ = ["Asleep", "Dialer", "FarDialer", "Gone", "Route", "Routes", "Waker"]
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,17 @@ class Dialer(Protocol):
 
     async def dial(self, sandbox_id: str) -> Dialled:
         """A new, unconnected, non-blocking TCP socket that reaches the sandbox, and its addresses; the caller closes it."""
+
+
+@runtime_checkable
+class FarDialer(Protocol):
+    """Connects to sandboxes on other machines, in place of a :class:`Dialer`."""
+
+    async def open_far(self, sandbox_id: str, port: int) -> tuple[asyncio.Transport, bytes]:
+        """A connection to a port of a sandbox, with reading paused, and bytes that were read from it already; the caller closes it.
+
+        Raises: OSError: no program listens there; CloisterError: the node does not answer, or has no such sandbox.
+        """
 
 
 class Waker(Protocol):

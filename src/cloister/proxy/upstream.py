@@ -20,16 +20,12 @@ from aiohttp.client_proto import ResponseHandler
 from aiohttp.tracing import Trace
 
 from cloister.errors import UnavailableError
-from cloister.protocol.agent import AGENT_PORTS
-from cloister.protocol.relay import RELAYED, relay_request
-from cloister.proxy.routes import Dialer
+from cloister.proxy.reach import CONNECT_TIMEOUT_S, Reach
+from cloister.proxy.routes import Dialer, FarDialer
 
 __all__ = ["ActiveRequest", "ActiveRequests", "NoTlsError", "PortClosedError", "SandboxConnector", "SandboxEndedError"]
 
 _KEEP_ALIVE_S = 30.0
-_ATTEMPT_DELAYS_S = (0.02, 0.05, 0.1, 0.15, 0.2)
-"""Delays between attempts on a closed port, because clients often connect shortly before a program listens."""
-_CONNECT_TIMEOUT_S = 5.0
 
 
 class PortClosedError(aiohttp.ClientConnectionError):
@@ -58,61 +54,55 @@ def _unverified() -> ssl.SSLContext:
 class SandboxConnector(aiohttp.BaseConnector):
     """An aiohttp connector whose hosts are sandbox ids."""
 
-    def __init__(self, dialer: Dialer) -> None:
+    def __init__(self, dialer: Dialer | FarDialer) -> None:
         super().__init__(limit=0, keepalive_timeout=_KEEP_ALIVE_S)
-        self._dialer = dialer
+        self._far = dialer if isinstance(dialer, FarDialer) else None
+        self._reach = None if isinstance(dialer, FarDialer) else Reach(dialer)
         self._tls = _unverified()
 
     async def _create_connection(self, req: ClientRequest, traces: list[Trace], timeout: ClientTimeout) -> ResponseHandler:
         del traces, timeout
         sandbox_id, port = req.connection_key.host, req.connection_key.port or 0
-        for delay_s in (*_ATTEMPT_DELAYS_S, None):
-            try:
-                return await self._speak(await self._reach(sandbox_id, port), by_tls=req.is_ssl())
-            except OSError as error:
-                if delay_s is None or not isinstance(error, ConnectionRefusedError):
-                    raise PortClosedError(f"port {port} is not open") from error
-                await asyncio.sleep(delay_s)
-        raise AssertionError("the last attempt returns or raises")
-
-    async def _reach(self, sandbox_id: str, port: int) -> socket.socket:
-        """Try the sandbox's addresses one after another, then the agent's relay. Raises: OSError, of the last one."""
-        dialled = await self._dialer.dial(sandbox_id)
-        last = len(dialled.hosts) - 1
-        for at, host in enumerate(dialled.hosts):
-            try:
-                return await self._connect(dialled.socket, (host, port))
-            except ConnectionRefusedError:
-                if at == last and (dialled.relay_port is None or port in AGENT_PORTS):
-                    raise
-            dialled = await self._dialer.dial(sandbox_id)  # a refused socket cannot connect again
-        return await self._connect(dialled.socket, (dialled.hosts[0], dialled.relay_port), relay_to=port)
-
-    async def _connect(self, sock: socket.socket, address: tuple[str, int | None], relay_to: int | None = None) -> socket.socket:
-        """One attempt; a failure closes ``sock``. Raises: OSError."""
         try:
-            async with asyncio.timeout(_CONNECT_TIMEOUT_S):
-                await self._loop.sock_connect(sock, address)
-                if relay_to is not None:
-                    await self._loop.sock_sendall(sock, relay_request(relay_to))
-                    if await self._loop.sock_recv(sock, 1) != RELAYED:
-                        raise ConnectionRefusedError
-        except BaseException:
-            sock.close()
-            raise
-        return sock
+            if self._reach is not None:
+                return await self._speak(await self._reach.open(sandbox_id, port), by_tls=req.is_ssl())
+            assert self._far is not None, "one of the two is there"
+            transport, early = await self._far.open_far(sandbox_id, port)
+        except OSError as error:
+            raise PortClosedError(f"port {port} is not open") from error
+        return await self._speak_far(transport, early, by_tls=req.is_ssl())
 
     async def _speak(self, sock: socket.socket, *, by_tls: bool) -> ResponseHandler:
         """The protocol on a connected socket, which it takes over. Raises: NoTlsError."""
         options: dict[str, Any] = {"ssl": self._tls, "server_hostname": ""} if by_tls else {}  # an empty name sends none
         try:
-            async with asyncio.timeout(_CONNECT_TIMEOUT_S):
+            async with asyncio.timeout(CONNECT_TIMEOUT_S):
                 _, protocol = await self._loop.create_connection(self._factory, sock=sock, **options)
         except BaseException as error:
             sock.close()
             if by_tls and isinstance(error, OSError):  # also a TimeoutError
                 raise NoTlsError(f"the TLS handshake failed: {error}") from error
             raise
+        return protocol
+
+    async def _speak_far(self, transport: asyncio.Transport, early: bytes, *, by_tls: bool) -> ResponseHandler:
+        """The same on a connection that a node carries. Raises: NoTlsError."""
+        protocol = self._factory()
+        transport.set_protocol(protocol)
+        if by_tls:
+            try:
+                secure = await self._loop.start_tls(
+                    transport, protocol, self._tls, server_hostname="", ssl_handshake_timeout=CONNECT_TIMEOUT_S
+                )
+            except OSError as error:
+                raise NoTlsError(f"the TLS handshake failed: {error}") from error
+            if secure is None:
+                raise NoTlsError("the node closed the connection")
+            transport = secure
+        protocol.connection_made(transport)
+        if early:
+            protocol.data_received(early)
+        transport.resume_reading()
         return protocol
 
     def drop(self, sandbox_id: str) -> None:

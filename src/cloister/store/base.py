@@ -11,6 +11,7 @@ from typing import Protocol
 from cloister.model.event import LifecycleEvent
 from cloister.model.sandbox import Sandbox
 from cloister.store.events import EventStore
+from cloister.store.nodes import NodeStore
 from cloister.store.secrets import SecretStore
 from cloister.store.sharing import Reservation, Sharing
 from cloister.store.teams import TeamStore
@@ -42,6 +43,10 @@ class Store(Protocol):
     @property
     def volumes(self) -> VolumeStore:
         """Volumes of teams, in the same database."""
+
+    @property
+    def nodes(self) -> NodeStore:
+        """Nodes of a cluster, in the same database."""
 
     async def close(self) -> None:
         """Wait for writes under way and close the database."""

@@ -22,6 +22,7 @@ from cloister.model.volume import VolumeMount
 from cloister.store.connection import Connection, Runner
 from cloister.store.sharing import Reservation, Sharing
 from cloister.store.sql_events import SqlEvents, insert_events
+from cloister.store.sql_nodes import SqlNodes
 from cloister.store.sql_secrets import SqlSecrets
 from cloister.store.sql_teams import SqlTeams
 from cloister.store.sql_templates import SqlTemplates
@@ -58,6 +59,7 @@ class SqlStore:
         self.secrets = SqlSecrets(run)
         self.events = SqlEvents(run)
         self.volumes = SqlVolumes(run)
+        self.nodes = SqlNodes(run)
 
     @property
     def sharing(self) -> Sharing | None:

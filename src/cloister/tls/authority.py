@@ -69,7 +69,7 @@ class Authority:
         """
         self._check(names)
         alternatives = [*(x509.DNSName(name) for name in names.dns()), *(x509.IPAddress(item) for item in names.addresses())]
-        own = issue(self.certificate, self._key, names.dns()[0], alternatives, LEAF_DAYS)
+        own = issue(self.certificate, self._key, alternatives, LEAF_DAYS)
         return own + self.certificate.public_bytes(Encoding.PEM)
 
     def _check(self, names: ServerNames) -> None:

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-__all__ = ["Validity", "certify_authority", "days_from_now", "issue", "key_pem"]
+__all__ = ["Validity", "certify", "certify_authority", "days_from_now", "issue", "key_pem"]
 
 _SKEW = timedelta(days=1)
 """Certificates become valid this much earlier, for peers with slow clocks."""
@@ -54,23 +54,33 @@ def certify_authority(
     )
 
 
-def issue(
-    authority: x509.Certificate, key: ec.EllipticCurvePrivateKey, common_name: str, alternatives: Sequence[x509.GeneralName], days: int
-) -> bytes:
+def issue(authority: x509.Certificate, key: ec.EllipticCurvePrivateKey, alternatives: Sequence[x509.GeneralName], days: int) -> bytes:
     """A new key and a server's certificate for the names ``alternatives``, as PEM. ``key`` is the authority's."""
     own = ec.generate_private_key(ec.SECP256R1())
-    certificate = (
-        _builder(_name(common_name), authority.subject, days_from_now(days), x509.random_serial_number())
-        .public_key(own.public_key())
+    return key_pem(own) + certify(authority, key, own.public_key(), alternatives, ExtendedKeyUsageOID.SERVER_AUTH, days)
+
+
+def certify(
+    authority: x509.Certificate,
+    key: ec.EllipticCurvePrivateKey,
+    public: ec.EllipticCurvePublicKey,
+    alternatives: Sequence[x509.GeneralName],
+    usage: x509.ObjectIdentifier,
+    days: int,
+) -> bytes:
+    """The certificate of the key ``public`` for one use and the names ``alternatives``, as PEM. ``key`` is the authority's."""
+    return (
+        _builder(_name(str(alternatives[0].value)), authority.subject, days_from_now(days), x509.random_serial_number())
+        .public_key(public)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_usage(signs_certificates=False), critical=True)
-        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+        .add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
         .add_extension(x509.SubjectAlternativeName(alternatives), critical=False)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(own.public_key()), critical=False)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(key.public_key()), critical=False)
         .sign(key, hashes.SHA256())
+        .public_bytes(Encoding.PEM)
     )
-    return key_pem(own) + certificate.public_bytes(Encoding.PEM)
 
 
 def key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:

@@ -91,7 +91,7 @@ class SandboxAuthority:
 
     def issue(self, name: str) -> bytes:
         """A new key and a certificate for the DNS ``name`` (ASCII), as PEM."""
-        return issue(self.certificate, self.key, name, [x509.DNSName(name)], _LEAF_DAYS)
+        return issue(self.certificate, self.key, [x509.DNSName(name)], _LEAF_DAYS)
 
 
 def authority_of(secret: bytes, sandbox_id: str) -> SandboxAuthority:

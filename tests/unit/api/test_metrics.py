@@ -17,7 +17,9 @@ from cloister.api.metrics.names import OTHER, BoundedNames
 from cloister.api.metrics.page import Page
 from cloister.api.metrics.scrape import Scraper
 from cloister.api.metrics.series import SERIES
+from cloister.control.nodes import NodeSight, NodeStatus, NodeView
 from cloister.errors import NoCapacityError, UnavailableError
+from cloister.model.cluster import ClusterNode
 from cloister.model.durations import CREATION_BOUNDS_S, Durations
 from cloister.model.node import CreationTimes, NodeInfo
 from cloister.model.volume import Volume, VolumeUse
@@ -44,7 +46,14 @@ class FakeApi:
         self.forks = SimpleNamespace(copies=Counter(done=2))
         self.audit = SimpleNamespace(lost=0)
         self.pausing = SimpleNamespace(wakes=1)
+        self.nodes = SimpleNamespace(list=self.list_nodes)
         self.logs = SimpleNamespace(runs=Counter({("python", "ok"): 3}))
+
+    async def list_nodes(self) -> list[NodeView]:
+        """See Nodes."""
+        row = ClusterNode(node_id="node_1", address="a:1", joined_at=1.0, token_id="t")
+        sight = NodeSight(is_connected=True, is_lost=False, trouble="", info=full_node())
+        return [NodeView(row=row, status=NodeStatus.READY, sight=sight, sandboxes=())]
 
     async def node_info(self) -> NodeInfo:
         """See Sandboxes."""

@@ -64,6 +64,8 @@ def test_every_command_has_help_and_refuses_what_it_does_not_know(command: tuple
     needed |= {"connections": ["i"], "volume": ["list"], "volume create": ["v"], "volume show": ["v"], "volume token": ["v"]}
     needed |= {"volume copy": ["v", "w"], "volume backup": ["v", "f"], "volume restore": ["v", "f"], "volume rm": ["v"]}
     needed |= {"bundle": ["show", "x"], "bundle export": ["x"], "bundle import": ["x"], "bundle show": ["x"]}
+    needed |= {"agent": ["--listen-fd", "0", "--node-socket", "/x"], "cluster": ["token"]}
+    needed |= {"node join": ["--api", "u", "--address", "a:1"], **{f"node {one}": ["n"] for one in ("drain", "undrain", "remove")}}
     words = [*command, *needed.get(" ".join(command), [])]
     takes_words = command[0] in {"run", "exec"}  # what follows is the program's
     with pytest.raises(SystemExit) as refused:

@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import pytest
 
+from cloister.cluster.one import OneNode
 from cloister.control.builds.garbage import BuildGarbage
 from cloister.errors import NodeUnreachableError
 
@@ -37,7 +38,7 @@ async def test_a_node_that_is_away_keeps_only_its_own_part_from_being_done() -> 
         done.append("pruned")
 
     garbage = BuildGarbage(
-        cast("Any", SimpleNamespace(ping=away)),
+        OneNode(cast("Any", SimpleNamespace(ping=away))),
         cast("Any", SimpleNamespace(list_unfinished_builds=rows)),
         cast("Any", SimpleNamespace(finish=finish)),
         cast("Any", None),

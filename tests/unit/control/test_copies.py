@@ -12,6 +12,7 @@ from typing import cast
 import pytest
 
 from cloister.cluster.base import NodeClient
+from cloister.cluster.one import OneNode
 from cloister.control.builds.background import BackgroundTasks
 from cloister.control.builds.ending import BuildEnds
 from cloister.control.builds.registering import SnapshotBuilds
@@ -145,7 +146,9 @@ async def plane(tmp_path: Path) -> AsyncIterator[Plane]:
     registry = Registry(store, retention_s=100)
     policy = SandboxPolicy(max_per_team=5, max_timeout_s=1000)
     traffic = TeamTraffics(client, store.teams, policy)
-    sandboxes = Sandboxes(client, registry, Templates(client, store), Quotas(registry, policy, store.teams), RecordedLifecycle(), traffic)
+    sandboxes = Sandboxes(
+        OneNode(client), registry, Templates(client, store), Quotas(registry, policy, store.teams), RecordedLifecycle(), traffic
+    )
     builds = SnapshotBuilds(store.templates, BuildEnds(client, store.templates, NeededUploads(), BackgroundTasks()))
     forks = Forks(sandboxes, builds, Captures(client, builds, sandboxes))
     original = await sandboxes.create("team", NEW)

@@ -12,6 +12,7 @@ from typing import Any, cast
 import pytest
 
 from cloister.cluster.base import NodeClient
+from cloister.cluster.one import OneNode
 from cloister.control.builds.builds import Builds
 from cloister.control.builds.requests import BuildSettings
 from cloister.control.pausing import Pausing
@@ -180,10 +181,11 @@ async def plane(tmp_path: Path) -> AsyncIterator[Plane]:
     registry = Registry(store, retention_s=100)
     one = Node()
     client = cast("NodeClient", one)
+    fleet = OneNode(client)
     templates = Templates(client, store)
     policy = SandboxPolicy()
     traffic = TeamTraffics(client, store.teams, policy)
-    sandboxes = Sandboxes(client, registry, templates, Quotas(registry, policy, store.teams), RecordedLifecycle(), traffic)
+    sandboxes = Sandboxes(fleet, registry, templates, Quotas(registry, policy, store.teams), RecordedLifecycle(), traffic)
     settings = BuildSettings(
         cpu_count=1, mem_mib=1, disk_mib=1, max_cpu_count=1, max_mem_mib=1, max_disk_mib=1, max_builds=1, max_templates=1
     )
@@ -191,7 +193,7 @@ async def plane(tmp_path: Path) -> AsyncIterator[Plane]:
     upload_limits = UploadLimits(max_bytes=1, total_bytes=1, reserve_bytes=0)
     uploads = Uploads(UploadFiles(tmp_path / "uploads"), store.templates, upload_limits, needed)
     await uploads.open()
-    builds = Builds(client, store, templates, uploads, needed, settings)
+    builds = Builds(fleet, store, templates, uploads, needed, settings)
     log = RecordedLifecycle()
     pausing = Pausing(client, registry, sandboxes, NoAgents(), log)
     reconciler = Reconciler(store, registry, UseCases(sandboxes, pausing, templates, builds.reconciliation))

@@ -13,6 +13,7 @@ from typing import Any, cast
 import pytest
 
 from cloister.cluster.base import NodeClient
+from cloister.cluster.one import OneNode
 from cloister.control import registry as registry_module
 from cloister.control.quotas import Quotas, SandboxPolicy
 from cloister.control.registry import Registry
@@ -112,7 +113,7 @@ async def plane(tmp_path: Path) -> AsyncIterator[Plane]:
     log = RecordedLifecycle()
     policy = SandboxPolicy(max_per_team=3)
     traffic = TeamTraffics(client, store.teams, policy)
-    sandboxes = Sandboxes(client, registry, Templates(client, store), Quotas(registry, policy, store.teams), log, traffic)
+    sandboxes = Sandboxes(OneNode(client), registry, Templates(client, store), Quotas(registry, policy, store.teams), log, traffic)
     yield Plane(node, store, registry, sandboxes, log)
     await registry.close()
     await store.close()

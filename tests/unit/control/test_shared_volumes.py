@@ -9,6 +9,7 @@ from typing import cast
 import pytest
 
 from cloister.cluster.base import NodeClient
+from cloister.cluster.one import OneNode
 from cloister.control.volumes import VolumePolicy, Volumes
 from cloister.model.team import Team
 from cloister.model.volume import Volume
@@ -37,7 +38,7 @@ async def test_what_another_process_makes_stays(tmp_path: Path, *, is_shared: bo
     for volume in _VOLUMES:
         await store.volumes.add_volume(volume, most=9)
     policy = VolumePolicy(default_mib=64, max_mib=64, most_per_team=9)
-    volumes = Volumes(cast("NodeClient", _Node()), store.volumes, VolumeTokens(tmp_path / "key"), policy, is_shared=is_shared)
+    volumes = Volumes(OneNode(cast("NodeClient", _Node())), store.volumes, VolumeTokens(tmp_path / "key"), policy, is_shared=is_shared)
     await volumes.settle()
     assert {volume.volume_id for volume in await store.volumes.list_volumes()} == kept
     await volumes.delete_of_removed("t1")

@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import pytest
 
+from cloister.cluster.one import OneNode
 from cloister.control.volumes import VolumePolicy, Volumes
 from cloister.errors import NotFoundError
 from cloister.nodewire.requests import CopyVolume, MakeVolume, VolumeRef
@@ -46,7 +47,7 @@ class VolumeNode:
 def volumes_of(plane: Plane, node: VolumeNode) -> Volumes:
     """The use cases, on the plane's store."""
     policy = VolumePolicy(default_mib=64, max_mib=64, most_per_team=10)
-    return Volumes(cast("Any", node), plane.store.volumes, cast("Any", None), policy)
+    return Volumes(OneNode(cast("Any", node)), plane.store.volumes, cast("Any", None), policy)
 
 
 async def test_a_volume_that_is_made_while_its_team_is_removed_does_not_stay(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from cloister.api.handlers import Api
 from cloister.api.metrics.counts import Meters
 from cloister.api.metrics.names import BoundedNames
 from cloister.api.metrics.page import Page
+from cloister.control.nodes import NodeStatus
 from cloister.errors import UnavailableError
 from cloister.model.lifecycle import PauseKind
 from cloister.model.node import NodeInfo
@@ -67,11 +68,22 @@ class Scraper:
         else:
             page.put("cloister_supervisor_up", 1)
             _put_node(page, node)
+        await self._put_nodes(page)
         await self._put_process(page)
         await self._put_sandboxes(page)
         await self._put_volumes(page)
         self._put_requests(page)
         return page
+
+    async def _put_nodes(self, page: Page) -> None:
+        """Those of a cluster; one machine has none."""
+        for view in await self.api.nodes.list():
+            node_id = view.row.node_id
+            page.put("cloister_node_up", int(view.sight.is_connected), node_id)
+            page.put("cloister_node_draining", int(view.status is NodeStatus.DRAINING), node_id)
+            page.put("cloister_node_sandboxes", len(view.sandboxes), node_id)
+            if view.sight.info is not None:
+                page.put("cloister_node_memory_bytes", view.sight.info.memory.get("available", 0), node_id)
 
     async def _put_process(self, page: Page) -> None:
         count, most = await asyncio.to_thread(self.meters.descriptors)

@@ -38,6 +38,10 @@ class Series:
 _SERVER = (
     Series("cloister_info", "gauge", "1, with the version of the server.", ("version",)),
     Series("cloister_supervisor_up", "gauge", "1 if the supervisor answers; if 0, the series that it counts are missing."),
+    Series("cloister_node_up", "gauge", "1 if a node of the cluster answers and takes sandboxes, or is drained.", ("node",)),
+    Series("cloister_node_draining", "gauge", "1 while a node of the cluster takes no new sandboxes.", ("node",)),
+    Series("cloister_node_sandboxes", "gauge", "Sandboxes on a node of the cluster, paused ones too.", ("node",)),
+    Series("cloister_node_memory_bytes", "gauge", "Memory of a node of the cluster that programs can take.", ("node",)),
     Series("cloister_draining", "gauge", "1 while an operator drains the server: it takes no new sandboxes."),
     Series("cloister_process_start_time_seconds", "gauge", "When a process of the server started, as Unix time.", ("process",)),
     Series("cloister_process_open_descriptors", "gauge", "Open descriptors of a process of the server.", ("process",)),

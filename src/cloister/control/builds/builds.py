@@ -1,10 +1,10 @@
-"""All use cases about clients' template builds, put together for one node."""
+"""All use cases about clients' template builds, put together."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from cloister.cluster.base import NodeClient
+from cloister.cluster.base import Fleet
 from cloister.control.builds.background import BackgroundTasks
 from cloister.control.builds.deleting import TemplateDeletion
 from cloister.control.builds.ending import BuildEnds
@@ -30,7 +30,7 @@ class Builds:
 
     def __init__(
         self,
-        node: NodeClient,
+        fleet: Fleet,
         store: Store,
         templates: Templates,
         uploads: Uploads,
@@ -38,7 +38,7 @@ class Builds:
         settings: BuildSettings,
     ) -> None:
         """``needed_uploads`` is the one that ``uploads`` asks."""
-        rows = store.templates
+        rows, node = store.templates, fleet.calls
         self._rows = rows
         self._templates = templates
         self._needed_uploads = needed_uploads
@@ -46,9 +46,9 @@ class Builds:
         self.ends = BuildEnds(node, rows, needed_uploads, self._background)
         self.registration = BuildRegistration(rows, templates, self.ends, settings)
         self.snapshots = SnapshotBuilds(rows, self.ends)
-        self._starter = BuildStarter(node, rows, templates, uploads, needed_uploads, self.ends)
+        self._starter = BuildStarter(fleet, rows, templates, uploads, needed_uploads, self.ends)
         self._follower = BuildFollower(node, self.ends, self._starter)
-        self.garbage = BuildGarbage(node, rows, self.ends, self._starter, self.snapshots, uploads)
+        self.garbage = BuildGarbage(fleet, rows, self.ends, self._starter, self.snapshots, uploads)
         self.reconciliation = BuildReconciliation(rows, self._starter, self.snapshots, self.ends, self.garbage)
         self.deletion = TemplateDeletion(rows, templates, self.ends, self.garbage, self._background)
 
@@ -69,9 +69,7 @@ class Builds:
         row, build = await self._find(team, template, build_id)
         await self._starter.start(row, build, plan)
 
-    async def status(
-        self, team: Team, template: str, build_id: str, *, offset: int, limit: int, levels: Sequence[str]
-    ) -> BuildStatusView:
+    async def status(self, team: Team, template: str, build_id: str, *, offset: int, limit: int, levels: Sequence[str]) -> BuildStatusView:
         """See :meth:`BuildFollower.status`. Raises: as :meth:`_find`."""
         _, build = await self._find(team, template, build_id)
         return await self._follower.status(build, offset=offset, limit=limit, levels=levels)

@@ -83,9 +83,12 @@ class BuildEnds:
             if set(tags) & set(await self._rows.list_build_tags(build.build_id)):
                 await self.abort(build, _SUPERSEDED)
 
-    async def cancel_again(self, node: NodeClient) -> None:
+    async def cancel_again(self, node: NodeClient, node_id: str) -> None:
         """Cancel what the node did not hear of while it was away."""
         for build_id in tuple(self._to_cancel):
+            build = await self._rows.find_build(build_id)
+            if build is not None and build.node_id not in (None, node_id):
+                continue
             await self._cancel_at_node(node, build_id)
 
     async def _cancel_at_node(self, node: NodeClient, build_id: str) -> None:

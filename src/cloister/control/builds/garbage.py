@@ -6,7 +6,7 @@ import time
 
 import structlog
 
-from cloister.cluster.base import NodeClient
+from cloister.cluster.base import Fleet, NodeClient
 from cloister.control.builds.ending import BuildEnds
 from cloister.control.builds.registering import SnapshotBuilds
 from cloister.control.builds.starting import BuildStarter
@@ -27,9 +27,9 @@ class BuildGarbage:
     """Deletes rows only after the node has dropped the build."""
 
     def __init__(
-        self, node: NodeClient, rows: TemplateStore, ends: BuildEnds, starter: BuildStarter, snapshots: SnapshotBuilds, uploads: Uploads
+        self, fleet: Fleet, rows: TemplateStore, ends: BuildEnds, starter: BuildStarter, snapshots: SnapshotBuilds, uploads: Uploads
     ) -> None:
-        self._node = node
+        self._fleet = fleet
         self._rows = rows
         self._ends = ends
         self._starter = starter
@@ -48,12 +48,14 @@ class BuildGarbage:
                 message = "the build was requested and not started within a day"
                 await self._ends.finish(build.build_id, BuildStatus.ERROR, message, None)
         await self._uploads.prune()
-        node_id = (await self._node.ping()).node_id
+        nodes = await self._fleet.each()
+        known = {None, *(node_id for node_id, _ in nodes)}
         for build in unfinished:
-            if build.started_at is not None and build.node_id not in (None, node_id) and build.updated_at < oldest:
+            if build.started_at is not None and build.node_id not in known and build.updated_at < oldest:
                 message = "the node of the build did not report for a day"
                 await self._ends.finish(build.build_id, BuildStatus.ERROR, message, None)
-        await self.drop_unreachable(self._node, node_id)
+        for node_id, node in nodes:
+            await self.drop_unreachable(node, node_id)
 
     async def drop_unreachable(self, node: NodeClient, node_id: str) -> None:
         """Have the node drop its builds that no client can reach, then delete their rows and those of deleted templates."""
@@ -71,6 +73,7 @@ class BuildGarbage:
     async def drop_unreachable_quietly(self) -> None:
         """As :meth:`drop_unreachable`, for a background task: a failure is logged, and :meth:`prune` tries again."""
         try:
-            await self.drop_unreachable(self._node, (await self._node.ping()).node_id)
+            for node_id, node in await self._fleet.each():
+                await self.drop_unreachable(node, node_id)
         except CloisterError as error:
             _log.warning("build.drop_deferred", error=str(error))

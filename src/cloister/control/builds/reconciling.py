@@ -43,5 +43,5 @@ class BuildReconciliation:
                 await self._ends.finish(build_id, BuildStatus.ERROR, _CUT_OFF, BASE_STEP)
             else:
                 await self._ends.take_over(build, report)
-        await self._ends.cancel_again(node)
+        await self._ends.cancel_again(node, node_id)
         await self._garbage.drop_unreachable(node, node_id)

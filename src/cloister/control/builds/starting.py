@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import structlog
 
-from cloister.cluster.base import NodeClient
+from cloister.cluster.base import Fleet, Need
 from cloister.control.builds.ending import BuildEnds
 from cloister.control.builds.requests import BuildPlan, PlannedStep
 from cloister.control.templates import Templates
@@ -41,14 +41,15 @@ class BuildStarter:
 
     def __init__(
         self,
-        node: NodeClient,
+        fleet: Fleet,
         rows: TemplateStore,
         templates: Templates,
         uploads: Uploads,
         needed_uploads: NeededUploads,
         ends: BuildEnds,
     ) -> None:
-        self._node = node
+        self._fleet = fleet
+        self._node = fleet.calls
         self._rows = rows
         self._templates = templates
         self._uploads = uploads
@@ -136,7 +137,11 @@ class BuildStarter:
 
     async def _assign_node(self, build_id: str) -> None:
         """Name the build's node in its row, before the node has the build: another node's reconciliation must leave it alone."""
-        node_id = (await self._node.ping()).node_id
+        build = await self._rows.find_build(build_id)
+        if build is None or build.node_id is not None:
+            return
+        parent = None if build.parent is None else await self._rows.find_build(build.parent)
+        node_id = await self._fleet.find_place(Need(mem_mib=build.mem_mib, node_id=None if parent is None else parent.node_id))
         build = await self._rows.find_build(build_id)
         if build is not None and build.node_id is None:  # a concurrent change is an end; the caller looks for that
             assigned = replace(build, node_id=node_id, version=build.version + 1)

@@ -1,0 +1,137 @@
+"""The side of the api process that faces nodes: on one machine, its supervisor; in a cluster (:mod:`cloister.processes.api_cluster`), many.
+
+Owns the connection, and the resolver of this machine's sandboxes, whose sockets come from the supervisor.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Protocol
+
+import structlog
+
+from cloister.cluster.base import Fleet, NodeClient, NodeListener
+from cloister.cluster.local import LocalNode
+from cloister.cluster.one import OneNode
+from cloister.config.settings import Settings
+from cloister.control.nodes import Nodes
+from cloister.control.registry import Registry
+from cloister.errors import CloisterError, NodeUnreachableError
+from cloister.network.dns_relay import DnsRelay
+from cloister.nodewire.methods import NodeEvent
+from cloister.processes.api_routes import NodeDialer
+from cloister.proxy.routes import Dialer, FarDialer
+from cloister.store.base import Store
+
+__all__ = ["LocalSide", "NodeSide", "Resolving", "call_timeout_s"]
+
+_log = structlog.get_logger("cloister.api")
+Agree = Callable[[NodeClient], Awaitable[None]]
+"""Makes the registry and a node agree."""
+
+
+def call_timeout_s(settings: Settings) -> float:
+    """How long a call of a node may take that has no time of its own."""
+    return max(60.0, settings.start_timeout_s + 15.0)
+
+
+class NodeSide(Protocol):
+    """See the module."""
+
+    @property
+    def fleet(self) -> Fleet:
+        """The nodes."""
+
+    @property
+    def dialer(self) -> Dialer | FarDialer:
+        """Ways into sandboxes."""
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether requests can be served."""
+
+    def open_nodes(self, store: Store, registry: Registry) -> Nodes:
+        """The use cases about nodes."""
+
+    async def start(self, stack: AsyncExitStack, agree: Agree, deliver: Callable[[NodeEvent], None]) -> None:
+        """Connect; ``stack`` ends it."""
+
+    async def wait(self) -> bool:
+        """Return when the nodes are reached, or after a while; whether one is."""
+
+    async def compare(self, agree: Agree) -> None:
+        """Agree with the nodes that are connected."""
+
+
+class Resolving:
+    """The resolver of the sandboxes of one machine, on the sockets of its supervisor."""
+
+    def __init__(self) -> None:
+        self._relay: DnsRelay | None = None
+
+    async def begin(self, node: NodeClient) -> None:
+        """Serve on new sockets."""
+        await self.stop()
+        try:
+            sockets = await node.dns_sockets()
+            self._relay = DnsRelay(sockets.udp, sockets.tcp, sockets.upstreams)
+            await self._relay.start()
+        except (CloisterError, OSError):
+            _log.exception("resolver.not_started")
+            await self.stop()
+            return
+        _log.info("resolver.started", upstreams=list(sockets.upstreams))
+
+    async def stop(self) -> None:
+        """Serve no more."""
+        if self._relay is not None:
+            await self._relay.stop()
+            self._relay = None
+
+
+class LocalSide:
+    """The supervisor of this machine. See :class:`NodeSide`."""
+
+    def __init__(self, settings: Settings, node_socket: Path) -> None:
+        self._link = LocalNode(node_socket, wait_s=settings.node_wait_s, call_timeout_s=call_timeout_s(settings))
+        self._resolving = Resolving()
+        self.fleet = OneNode(self._link.calls)
+        self.dialer = NodeDialer(self._link.calls)
+
+    @property
+    def is_ready(self) -> bool:
+        """See the protocol; likewise below."""
+        return self._link.is_connected
+
+    def open_nodes(self, store: Store, registry: Registry) -> Nodes:
+        """See the protocol."""
+        return Nodes(store.nodes, registry, lambda _: None, _nothing_to_follow)
+
+    async def start(self, stack: AsyncExitStack, agree: Agree, deliver: Callable[[NodeEvent], None]) -> None:
+        """See the protocol."""
+
+        async def greet(node: NodeClient) -> None:
+            await agree(node)
+            await self._resolving.begin(node)
+
+        stack.push_async_callback(self._resolving.stop)
+        stack.push_async_callback(self._link.close)
+        self._link.start(NodeListener(greet, deliver))
+
+    async def wait(self) -> bool:
+        """See the protocol."""
+        with contextlib.suppress(NodeUnreachableError):
+            await self._link.wait_connected()
+        return self._link.is_connected
+
+    async def compare(self, agree: Agree) -> None:
+        """See the protocol."""
+        if self._link.is_connected:
+            await agree(self._link.calls)
+
+
+async def _nothing_to_follow() -> None:
+    """There is no table of nodes."""
