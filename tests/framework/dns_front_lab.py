@@ -12,7 +12,7 @@ from typing import cast
 
 from dnslib import QTYPE, RCODE, RR, A, DNSRecord
 
-from cloister.egress.dns_front import DnsFront
+from cloister.egress.dns_front import DnsFront, Notes
 from cloister.egress.lookup import Lookup
 from cloister.egress.policies import Admitted, PolicyTable
 from cloister.egress.records import RecordBuffer
@@ -115,7 +115,7 @@ async def dns_front_lab() -> AsyncIterator[DnsFrontLab]:
     udp.bind(tcp.getsockname())
     for sock in (tcp, udp):
         sock.setblocking(False)
-    front = DnsFront((udp, tcp), policies, lookup, records)
+    front = DnsFront((udp, tcp), policies, lookup, Notes(records))
     await front.start()
     try:
         yield DnsFrontLab(resolver, resolver_port, lookup, tcp.getsockname(), policies, records)

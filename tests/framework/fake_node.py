@@ -39,7 +39,6 @@ from cloister.nodewire.requests import (
     AskMetrics,
     BuildRef,
     ChangeDrain,
-    DnsSockets,
     Kill,
     ListSandboxes,
     PauseSandbox,
@@ -55,6 +54,7 @@ from cloister.nodewire.requests import (
 )
 from cloister.protocol.dialled import Dialled, on_loopback
 from framework.fake_ports import execute, health, interpreter_health
+from framework.fake_resolver import FakeResolver
 from framework.fake_volumes import FakeVolumes
 from framework.held import Hold
 
@@ -144,7 +144,7 @@ class FakeSandbox:
         return await asyncio.get_running_loop().run_in_executor(self.thread, make)
 
 
-class FakeNode(FakeVolumes):
+class FakeNode(FakeResolver, FakeVolumes):
     """A :class:`~cloister.nodewire.methods.NodeMethods` and its server, which can be stopped and started as if the supervisor had died."""
 
     def __init__(self, path: Path, *, allowed_uids: tuple[int, ...] = ()) -> None:
@@ -177,7 +177,6 @@ class FakeNode(FakeVolumes):
         self._networks: list[ThreadPoolExecutor] = []
         self.resolver = self._new_network()
         self._server: NodeServer | None = None
-        self._dns: tuple[socket.socket, socket.socket] | None = None
 
     async def start(self) -> None:
         """Serve the protocol."""
@@ -383,22 +382,6 @@ class FakeNode(FakeVolumes):
     async def templates(self) -> tuple[Template, ...]:
         """See SandboxMethods."""
         return TEMPLATES
-
-    async def dns_sockets(self) -> DnsSockets:
-        """See SandboxMethods."""
-        if self._dns is None:
-
-            def bind(kind: socket.SocketKind) -> socket.socket:
-                sock = socket.socket(socket.AF_INET, kind)
-                sock.bind(("127.0.0.1", 53))
-                if kind is socket.SOCK_STREAM:
-                    sock.listen()
-                return sock
-
-            udp, tcp = (self.resolver.submit(bind, kind).result() for kind in (socket.SOCK_DGRAM, socket.SOCK_STREAM))
-            self._dns = (udp, tcp)
-        udp, tcp = self._dns
-        return DnsSockets(udp.dup(), tcp.dup(), ("127.0.0.1",))
 
     async def ping(self) -> NodeInfo:
         """See SandboxMethods."""

@@ -44,6 +44,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "dial": {"sandbox_id": _SANDBOX},
     "templates": {},
     "dns_sockets": {},
+    "note_look_ups": {"look_ups": [{"client": "10.200.0.5", "at": 0, "name": "a.example", "addresses": ["198.51.100.1"]}]},
     "ping": {},
     "start_build": {
         "build_id": _BUILD,

@@ -7,6 +7,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 from cloister.model.build import EndedBuild
@@ -40,6 +41,8 @@ __all__ = ["NodeParts", "RecordedEvents"]
 NODE_ID = "node_0123456789abcdef"
 NO_POOL = PoolSize(0)
 WIDE = NodeLimits(cpu_count=1024, mem_mib=1 << 30, disk_mib=1 << 30)
+
+_NETWORK = SimpleNamespace(bound_teams=lambda _traffic: None, note_look_ups=lambda _look_ups: None)
 
 
 @dataclass
@@ -140,7 +143,7 @@ class NodeParts:
             sampler=sampler,
             snapshots=queue,
             catalog=cast("Any", catalog),
-            network=NetworkChanges(live, threads, lambda _traffic: None),
+            network=NetworkChanges(live, threads, cast("Any", _NETWORK)),
             resolver=ResolverSockets(cast("Any", open_sockets), (), threads),
             status=NodeStatus(
                 creations=creator,

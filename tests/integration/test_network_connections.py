@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cloister.model.connection import ConnectionRecord
+from cloister.model.connection import ConnectionRecord, LookUp
 from cloister.model.network import ALL_ADDRESSES, PUBLIC_EGRESS, EgressPolicy, HeaderRule
 from cloister.network import connections
 from cloister.network.slots import NetworkNode, SlotOwner
@@ -71,6 +71,22 @@ def test_a_connection_is_told_when_it_ends(made: Lab, node: NetworkNode) -> None
     assert [(one.sent_bytes > 50_000, one.received_bytes > 70_000) for one in records] == [(True, False), (False, True)]
     assert all(began - 1 <= one.at <= time.time() and one.duration_s is not None for one in records)
     assert node.take_connections() == ([], 0)
+
+
+def test_a_connection_has_the_name_that_its_sandbox_looked_up(made: Lab, node: NetworkNode) -> None:
+    """Marked as looked up. The next sandbox of the slot has none of it, and so has another sandbox."""
+    first, second = made.sandbox(), made.sandbox()
+    node.attach(1, first.fd, PUBLIC_EGRESS, SlotOwner("first"))
+    node.note_look_ups([LookUp(str(node._plan.address(1)), time.time(), "api.example.com", (FAR,)), LookUp("999.0.0.1", 1, "x", (FAR,))])
+    with made.far.listen("0.0.0.0") as listener:
+        exchange(first, listener, FAR, 1, 1)
+        exchange(first, listener, ONE, 1, 1)
+        node.release(1)
+        node.attach(1, second.fd, PUBLIC_EGRESS, SlotOwner("second"))
+        exchange(second, listener, FAR, 1, 1)
+        node.release(1)
+    told = {(one.sandbox_id, one.address, one.name, one.is_looked_up) for one in node.take_connections()[0]}
+    assert told == {("first", FAR, "api.example.com", True), ("first", ONE, None, False), ("second", FAR, None, False)}
 
 
 def test_a_connection_that_a_change_cuts_is_told_under_its_own_policy(made: Lab, node: NetworkNode) -> None:

@@ -51,6 +51,7 @@ interface Connection {
   address: string | null
   port: number | null
   name: string | null
+  nameFrom: string | null
   verdict: string
   rule: string
   sentBytes: number
@@ -72,7 +73,7 @@ export function Network({ id, shown }: { id: string; shown: boolean }) {
       <div class="wide" tabIndex={0} role="region" aria-label="Connections"><table>
         <thead><tr>{['Time', 'To', 'Port', 'Protocol', 'Verdict', 'Rule', 'Sent', 'Received', 'Count'].map(name => <th scope="col" key={name}>{name}</th>)}</tr></thead>
         <tbody>{[...found].reverse().map((one, index) => (
-          <tr key={index}><td>{clock(one.timestamp)}</td><td>{one.name ?? one.address}</td><td>{one.port}</td><td>{one.protocol}</td>
+          <tr key={index}><td>{clock(one.timestamp)}</td><td>{one.name === null ? one.address : one.nameFrom === 'lookup' ? `${one.name} (looked up)` : one.name}</td><td>{one.port}</td><td>{one.protocol}</td>
             <td class={`verdict-${one.verdict}`}>{one.verdict}</td><td>{one.rule}</td><td>{bytes(one.sentBytes)}</td><td>{bytes(one.receivedBytes)}</td><td>{one.count}</td></tr>
         ))}</tbody>
       </table></div>

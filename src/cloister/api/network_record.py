@@ -60,6 +60,7 @@ def render_connection(entry: LogEntry) -> dict[str, Any]:
         "address": fields.get("address", fields.get("destination")),
         "port": int(fields["port"]) if "port" in fields else None,
         "name": fields.get("name"),
+        "nameFrom": fields.get("name_from", "connection") if "name" in fields else None,
         "verdict": _verdict(entry),
         "rule": fields.get("rule", fields.get("reason", "others")),
         "sentBytes": int(fields.get("sent_bytes", 0)),

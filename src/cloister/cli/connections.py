@@ -57,7 +57,8 @@ async def _print_from(api: ApiClient, args: argparse.Namespace, since: int) -> i
 
 def _line(record: dict[str, Any]) -> str:
     port = "" if record["port"] is None else f":{record['port']}"
-    place = f"{record['name'] or record['address'] or '(many)'}{port}"
+    mark = "~" if record.get("nameFrom") == "lookup" else ""
+    place = f"{mark}{record['name'] or record['address'] or '(many)'}{port}"
     address = f" ({record['address']})" if record["name"] and record["address"] else ""
     traffic = f" sent {shown_size(record['sentBytes'])}, received {shown_size(record['receivedBytes'])}"
     count = f" {record['count']} times" if record["count"] > 1 else ""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import socket
 import time
+from dataclasses import dataclass, field
 
 from cloister.egress.connection import DialError
 from cloister.egress.lookup import DNS_PORT, Lookup
@@ -21,18 +22,27 @@ from cloister.network.dns_addresses import LAST_S
 from cloister.network.dns_exchange import Ask, failure, pass_on
 from cloister.network.dns_messages import AAAA, HTTPS, REFUSED, SVCB, A, MessageError, Question, parse_question, render_answer
 from cloister.network.dns_server import DnsServer
+from cloister.network.looked_up import LookupBuffer, look_up_of
 
-__all__ = ["DnsFront"]
+__all__ = ["DnsFront", "Notes"]
+
+
+@dataclass(frozen=True)
+class Notes:
+    """What is told of questions."""
+
+    records: RecordBuffer
+    look_ups: LookupBuffer = field(default_factory=LookupBuffer)
 
 
 class DnsFront:
     """Serves a UDP and a listening TCP socket, which it takes over."""
 
-    def __init__(self, sockets: tuple[socket.socket, socket.socket], policies: PolicyTable, lookup: Lookup, records: RecordBuffer) -> None:
-        """``records`` gets the names that were refused."""
+    def __init__(self, sockets: tuple[socket.socket, socket.socket], policies: PolicyTable, lookup: Lookup, notes: Notes) -> None:
+        """``notes`` get the names that were refused, and those that were not."""
         self._policies = policies
         self._lookup = lookup
-        self._records = records
+        self._notes = notes
         self._server = DnsServer(*sockets, self._answer)
 
     async def start(self) -> None:
@@ -44,6 +54,12 @@ class DnsFront:
         await self._server.stop()
 
     async def _answer(self, client: str, query: bytes, ask: Ask) -> bytes | None:
+        answer = await self._find_answer(client, query, ask)
+        if answer is not None and (look_up := look_up_of(client, query, answer, time.time())):
+            self._notes.look_ups.add(look_up)
+        return answer
+
+    async def _find_answer(self, client: str, query: bytes, ask: Ask) -> bytes | None:
         admitted = self._policies.find(client)
         if admitted is None:
             return None
@@ -75,7 +91,7 @@ class DnsFront:
         return render_answer(query, pin.addresses, pin.lifetime_s, pin.code)
 
     def _note_refused(self, admitted: Admitted, name: str | None) -> None:
-        self._records.add(
+        self._notes.records.add(
             ConnectionRecord(
                 sandbox_id=admitted.sandbox_id,
                 at=time.time(),

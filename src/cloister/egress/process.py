@@ -11,7 +11,7 @@ from ipaddress import IPv4Address
 
 from cloister.egress.connection import Interceptor
 from cloister.egress.dialing import RACES, Dialer
-from cloister.egress.dns_front import DnsFront
+from cloister.egress.dns_front import DnsFront, Notes
 from cloister.egress.gateway import TOTAL, Gateway, Parts
 from cloister.egress.lookup import Lookup
 from cloister.egress.policies import PolicyTable
@@ -35,6 +35,7 @@ async def run(link: socket.socket, make_interceptor: MakeInterceptor) -> None:
     with contextlib.suppress(EOFError, ConnectionError):
         begin = await supervision.begin()
         records = RecordBuffer()
+        notes = Notes(records)
         policies = PolicyTable(begin.private)
         lookup = Lookup(policies, begin.gateway)
         dialer = Dialer(lookup.resolve, SocksDialer(begin.certificates))
@@ -43,10 +44,10 @@ async def run(link: socket.socket, make_interceptor: MakeInterceptor) -> None:
         async def serve() -> None:
             gateway = Gateway(_bound(begin.gateway, TCP_PORT, socket.SOCK_STREAM), parts)
             sockets = (_bound(begin.gateway, DNS_PORT, socket.SOCK_DGRAM), _bound(begin.gateway, DNS_PORT, socket.SOCK_STREAM))
-            await DnsFront(sockets, policies, lookup, records).start()
+            await DnsFront(sockets, policies, lookup, notes).start()
             gateway.start()
 
-        reporting = asyncio.create_task(supervision.report(records))
+        reporting = asyncio.create_task(supervision.report(records, notes.look_ups))
         try:
             await supervision.follow(policies, serve)
         finally:

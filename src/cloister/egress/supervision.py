@@ -12,8 +12,21 @@ from collections.abc import Awaitable, Callable
 
 from cloister.egress.policies import PolicyTable
 from cloister.egress.records import INTERVAL_S, RecordBuffer
-from cloister.egresswire.link import MAX_LINE_BYTES, Begin, Forget, Put, Serve, parse_message, render_done, render_records
+from cloister.egresswire.link import (
+    MAX_LINE_BYTES,
+    MAX_RECORDS,
+    Begin,
+    Forget,
+    LookUps,
+    Put,
+    Serve,
+    parse_message,
+    render_done,
+    render_look_ups,
+    render_records,
+)
 from cloister.errors import InvalidRequestError
+from cloister.network.looked_up import LookupBuffer
 
 __all__ = ["Supervision"]
 
@@ -53,10 +66,13 @@ class Supervision:
             self._writer.write(render_done(message.number))
             await self._writer.drain()
 
-    async def report(self, records: RecordBuffer) -> None:
-        """Send the records, every ``INTERVAL_S``, as long as the process runs."""
+    async def report(self, records: RecordBuffer, look_ups: LookupBuffer) -> None:
+        """Send the records and look-ups, every ``INTERVAL_S``, as long as the process runs."""
         while True:
             await asyncio.sleep(INTERVAL_S)
+            found = look_ups.take()
+            for start in range(0, len(found), MAX_RECORDS):
+                self._writer.write(render_look_ups(LookUps(found[start : start + MAX_RECORDS])))
             for part in records.take():
                 self._writer.write(render_records(part))
                 await self._writer.drain()

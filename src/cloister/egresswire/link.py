@@ -10,6 +10,7 @@ each sandbox, and ``serve``. It accepts no connection before ``serve``. Later ch
     {"id": 3, "forget": {"address": "10.200.0.5"}}
     {"done": 1}                                                                          in force from now on
     {"records": [{"sandbox_id": "…", …}], "lost": 0}
+    {"look_ups": [["10.200.0.5", 1767225600.5, "api.example.com", ["198.51.100.7"]]]}
 
 An acknowledged ``put`` or ``forget`` has cut the connections that are no longer allowed. The supervisor trusts nothing that comes out:
 it takes records only for sandboxes of its own, within the bounds of :func:`parse_outcome`. The end of the socket ends the process.
@@ -24,7 +25,7 @@ from ipaddress import IPv4Address, IPv4Network
 from typing import Any
 
 from cloister.errors import InvalidRequestError
-from cloister.model.connection import ConnectionRecord
+from cloister.model.connection import MAX_ADDRESSES, ConnectionRecord, LookUp
 from cloister.model.network import EgressPolicy
 from cloister.model.secret import Secret
 
@@ -35,6 +36,7 @@ __all__ = [
     "Begin",
     "Done",
     "Forget",
+    "LookUps",
     "Message",
     "Put",
     "Records",
@@ -44,6 +46,7 @@ __all__ = [
     "render_begin",
     "render_done",
     "render_forget",
+    "render_look_ups",
     "render_put",
     "render_records",
     "render_serve",
@@ -121,6 +124,13 @@ class Records:
     lost: int = 0
 
 
+@dataclass(frozen=True)
+class LookUps:
+    """Answers to questions of sandboxes."""
+
+    look_ups: tuple[LookUp, ...]
+
+
 def render_begin(begin: Begin) -> bytes:
     """As a line."""
     private = [str(network) for network in begin.private]
@@ -172,7 +182,12 @@ def render_records(records: Records) -> bytes:
     return _line({"records": [vars(record) for record in records.records], "lost": records.lost})
 
 
-def parse_outcome(line: bytes) -> Done | Records:
+def render_look_ups(found: LookUps) -> bytes:
+    """As a line. The caller sends at most :data:`MAX_RECORDS`."""
+    return _line({"look_ups": [[one.client, one.at, one.name, one.addresses] for one in found.look_ups]})
+
+
+def parse_outcome(line: bytes) -> Done | Records | LookUps:
     """A message of the egress process, which may be in an attacker's hands. Raises: InvalidRequestError."""
     try:
         match json.loads(line):
@@ -180,6 +195,8 @@ def parse_outcome(line: bytes) -> Done | Records:
                 return Done(number)
             case {"records": list(records), "lost": int(lost)} if len(records) <= MAX_RECORDS and 0 <= lost < _MAX_NUMBER:
                 return Records(tuple(_record(record) for record in records), lost)
+            case {"look_ups": list(found)} if len(found) <= MAX_RECORDS:
+                return LookUps(tuple(_look_up(*one) for one in found))
     except (ValueError, TypeError, RecursionError) as error:
         raise InvalidRequestError("a message of the egress process is malformed") from error
     raise InvalidRequestError("a message of the egress process is unknown")
@@ -204,9 +221,20 @@ def _record(data: Any) -> ConnectionRecord:
     times = [record.at] + ([record.duration_s] if record.duration_s is not None else [])
     if any(type(time) not in (int, float) or not math.isfinite(time) or time < 0 for time in times):
         raise ValueError("a time of a record")
-    if record.verdict not in _VERDICTS or record.count < 1:
+    if record.verdict not in _VERDICTS or record.count < 1 or record.is_looked_up is not False:
         raise ValueError("a verdict of a record")
     return record
+
+
+def _look_up(client: Any, at: Any, name: Any, addresses: Any) -> LookUp:
+    """Raises: ValueError, TypeError."""
+    if type(at) not in (int, float) or not math.isfinite(at) or at < 0:
+        raise ValueError("a time of a look-up")
+    if not isinstance(name, str) or not 0 < len(name) <= _MAX_TEXT or not name.isprintable():
+        raise ValueError("a name of a look-up")
+    if not isinstance(addresses, list) or not 0 < len(addresses) <= MAX_ADDRESSES:
+        raise ValueError("addresses of a look-up")
+    return LookUp(str(IPv4Address(client)), at, name, tuple(str(IPv4Address(address)) for address in addresses))
 
 
 def _line(data: dict[str, Any]) -> bytes:

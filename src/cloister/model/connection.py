@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
-__all__ = ["ConnectionRecord"]
+from cloister.model.bounds import Time, count, matching
+
+__all__ = ["MAX_ADDRESSES", "ConnectionRecord", "LookUp"]
+
+MAX_ADDRESSES = 64
+"""Of one look-up."""
+_Address = Annotated[str, matching(r"(?:[0-9]{1,3}\.){3}[0-9]{1,3}")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +32,8 @@ class ConnectionRecord:
     """0 where the protocol has no ports."""
     name: str | None = None
     """The name that the connection asked for (SNI, Host), or that the sandbox looked up before; None: not known."""
+    is_looked_up: bool = False
+    """Whether ``name`` is the one that the sandbox had looked up last before the connection and that led to its address."""
     verdict: Literal["allowed", "refused"]
     rule: str
     """The part of the policy that decided: ``public``, ``allowOut ENTRY``, ``denyOut ENTRY``.
@@ -39,3 +47,15 @@ class ConnectionRecord:
     """From the sandbox, with the headers of packets where the kernel counts."""
     received_bytes: int = 0
     count: int = 1
+
+
+@dataclass(frozen=True)
+class LookUp:
+    """An answer of a resolver to a sandbox."""
+
+    client: _Address
+    """The sandbox's address (IPv4)."""
+    at: Time
+    """When it was given, in seconds since the epoch."""
+    name: Annotated[str, matching(r"[0-9A-Za-z_.-]{1,253}")]
+    addresses: Annotated[tuple[_Address, ...], count(1, MAX_ADDRESSES)]

@@ -18,6 +18,7 @@ from ipaddress import IPv4Address, IPv4Network
 from cloister.linux.ctevents import Ended, EndedConnections
 from cloister.model.connection import ConnectionRecord
 from cloister.model.network import EgressPolicy
+from cloister.network.looked_up import LookedUpNames
 
 __all__ = ["SlotOwners", "take_ended"]
 
@@ -74,7 +75,11 @@ class SlotOwners:
 
 
 def take_ended(
-    events: EndedConnections, owners: SlotOwners, slot_of: Callable[[IPv4Address], int | None], own: Iterable[IPv4Address]
+    events: EndedConnections,
+    owners: SlotOwners,
+    slot_of: Callable[[IPv4Address], int | None],
+    own: Iterable[IPv4Address],
+    names: LookedUpNames,
 ) -> tuple[list[ConnectionRecord], int]:
     """The connections that ended since the last call, and the number of those that got lost.
 
@@ -88,7 +93,7 @@ def take_ended(
             continue
         owner = owners.at(slot, ended.began_at)
         if owner is not None:
-            sums.setdefault(owner.sandbox_id, _Sums()).add(_record(ended, owner))
+            sums.setdefault(owner.sandbox_id, _Sums()).add(names.named(_record(ended, owner)))
     return [record for one in sums.values() for record in one.records()], events.take_lost()
 
 
@@ -106,7 +111,7 @@ class _Sums:
             return
         kind = (record.protocol, record.address, record.port)
         if kind not in self._sums and len(self._sums) >= _MOST_KINDS:
-            kind, record = ("", "", 0), replace(record, address="", port=0)
+            kind, record = ("", "", 0), replace(record, address="", port=0, name=None, is_looked_up=False)
         total = self._sums.get(kind)
         self._sums[kind] = record if total is None else _sum(total, record)
 
@@ -116,8 +121,11 @@ class _Sums:
 
 
 def _sum(total: ConnectionRecord, record: ConnectionRecord) -> ConnectionRecord:
+    is_same = total.name == record.name
     return replace(
         total,
+        name=total.name if is_same else None,
+        is_looked_up=total.is_looked_up and is_same,
         duration_s=None,
         count=total.count + record.count,
         sent_bytes=total.sent_bytes + record.sent_bytes,

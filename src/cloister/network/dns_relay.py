@@ -12,6 +12,7 @@ Runs in: the unprivileged api process, or the resolver process of a template bui
 from __future__ import annotations
 
 import socket
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from cloister.errors import InvalidRequestError
 from cloister.model.addresses import is_address, parse_upstream
 from cloister.network.dns_exchange import Ask, Resolver, pass_on
 from cloister.network.dns_server import DnsLimits, DnsServer
+from cloister.network.looked_up import LookupBuffer, look_up_of
 
 __all__ = ["DnsRelay", "host_nameservers"]
 
@@ -44,10 +46,19 @@ def host_nameservers(path: Path = Path("/etc/resolv.conf")) -> tuple[str, ...]:
 class DnsRelay:
     """The relay; owns the two sockets it is given."""
 
-    def __init__(self, udp: socket.socket, tcp: socket.socket, upstreams: Sequence[str], limits: DnsLimits | None = None) -> None:
+    def __init__(
+        self,
+        udp: socket.socket,
+        tcp: socket.socket,
+        upstreams: Sequence[str],
+        limits: DnsLimits | None = None,
+        look_ups: LookupBuffer | None = None,
+    ) -> None:
+        """``look_ups`` gets the names that clients looked up."""
         self._upstreams: list[Resolver] = [(parse_upstream(text), None) for text in upstreams]
         if not self._upstreams:
             raise InvalidRequestError("no upstream resolver is set")
+        self._look_ups = look_ups
         self._server = DnsServer(udp, tcp, self._answer, limits)
 
     async def start(self) -> None:
@@ -58,6 +69,9 @@ class DnsRelay:
         """Close the sockets and cancel queries in flight. Idempotent."""
         await self._server.stop()
 
-    async def _answer(self, _client: str, query: bytes, ask: Ask) -> bytes:
+    async def _answer(self, client: str, query: bytes, ask: Ask) -> bytes:
         """The answer of the first upstream that gives one; else SERVFAIL."""
-        return await pass_on(query, self._upstreams, ask, LAST_S)
+        answer = await pass_on(query, self._upstreams, ask, LAST_S)
+        if self._look_ups is not None and (look_up := look_up_of(client, query, answer, time.time())):
+            self._look_ups.add(look_up)
+        return answer

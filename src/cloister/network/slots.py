@@ -26,7 +26,7 @@ import threading
 import time
 import weakref
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -37,12 +37,13 @@ from cloister.errors import IsolationError
 from cloister.linux.conntrack import TrackedConnection, forget_connections
 from cloister.linux.netlink import Netlink
 from cloister.linux.netns import NetnsThread, is_netns_pinned, open_current_netns, run_in_netns, unpin_netns
-from cloister.model.connection import ConnectionRecord
+from cloister.model.connection import ConnectionRecord, LookUp
 from cloister.model.network import EgressPolicy
 from cloister.model.team_traffic import TeamTraffic
 from cloister.network.connections import SlotOwners, take_ended
 from cloister.network.gate import EgressGate
 from cloister.network.host_side import HostSide
+from cloister.network.looked_up import LookedUpNames
 from cloister.network.plan import AddressPlan, NetworkConfig
 from cloister.network.policy_rules import policy_rules
 from cloister.network.port_forward import PortForward, find_target, inside_address
@@ -98,6 +99,7 @@ class NetworkNode:
         self._stale: set[int] = set()
         """Slots that had connections at the start: of sandboxes to be adopted, or of sandboxes that ended while no supervisor ran."""
         self._owners = SlotOwners()
+        self._names = LookedUpNames()
         self._gated: set[int] = set()
         """Slots that the egress process knows."""
         self._slot_locks: defaultdict[int, threading.Lock] = defaultdict(threading.Lock)
@@ -354,7 +356,22 @@ class NetworkNode:
         Many of one sandbox are summed by destination. Call it often: the kernel keeps about 12,000. Not thread-safe.
         """
         own = (self._plan.gateway, self._plan.caller)
-        return take_ended(self._opened()[1].ended, self._owners, self._plan.slot_at, own)
+        return take_ended(self._opened()[1].ended, self._owners, self._plan.slot_at, own, self._names)
+
+    def named(self, records: Iterable[ConnectionRecord]) -> list[ConnectionRecord]:
+        """The records, those of allowed connections without a name with the name that was looked up. Thread-safe."""
+        return [self._names.named(record) for record in records]
+
+    def note_look_ups(self, look_ups: Iterable[LookUp]) -> None:
+        """Names of later connections; those of addresses that no sandbox had at that time are left out. Thread-safe."""
+        for look_up in look_ups:
+            try:
+                slot = self._plan.slot_at(look_up.client)
+            except ValueError:
+                continue
+            owner = None if slot is None else self._owners.at(slot, look_up.at)
+            if owner is not None:
+                self._names.note(owner.sandbox_id, look_up)
 
     def survey(self) -> list[str]:
         """The kernel objects of this instance; needs no start."""

@@ -65,7 +65,7 @@ class ConnectionNotes:
 
 def _sum(total: ConnectionRecord | None, record: ConnectionRecord, rule: str) -> ConnectionRecord:
     if total is None:
-        return dataclasses.replace(record, protocol="", address="", port=0, name=None, duration_s=None, rule=rule)
+        return dataclasses.replace(record, protocol="", address="", port=0, name=None, is_looked_up=False, duration_s=None, rule=rule)
     return dataclasses.replace(
         total,
         sent_bytes=total.sent_bytes + record.sent_bytes,
@@ -83,6 +83,7 @@ def fields_of(record: ConnectionRecord) -> dict[str, int | str]:
         "address": record.address or None,
         "port": record.port or None,
         "name": _ODD.sub("?", record.name[:_MAX_NAME]) if record.name else None,
+        "name_from": "lookup" if record.name and record.is_looked_up else None,
         "began_at": f"{record.at:.3f}",
         "duration_s": None if record.duration_s is None else f"{record.duration_s:.3f}",
         "sent_bytes": record.sent_bytes,

@@ -30,6 +30,7 @@ from cloister.egresswire.link import (
     Begin,
     Done,
     Forget,
+    LookUps,
     Put,
     Records,
     Serve,
@@ -40,7 +41,7 @@ from cloister.egresswire.link import (
     render_serve,
 )
 from cloister.errors import InvalidRequestError, IsolationError, UnavailableError
-from cloister.model.connection import ConnectionRecord
+from cloister.model.connection import ConnectionRecord, LookUp
 from cloister.model.network import EgressPolicy
 from cloister.model.secret import Secret
 from cloister.node.egress_group import EgressGroup
@@ -112,6 +113,7 @@ class EgressProcess:
         """The messages that the present process has not acknowledged, and the policies that it follows once it has."""
         self._records: list[ConnectionRecord] = []
         self._lost = 0
+        self._look_ups: list[LookUp] = []
         self._is_closed = False
 
     def take_records(self) -> tuple[Sequence[ConnectionRecord], int]:
@@ -120,6 +122,12 @@ class EgressProcess:
             records, lost = self._records, self._lost
             self._records, self._lost = [], 0
         return records, lost
+
+    def take_look_ups(self) -> Sequence[LookUp]:
+        """The names that sandboxes looked up since the last call, of those sandboxes that it serves. Call it often: it keeps 20,000."""
+        with self._state:
+            found, self._look_ups = self._look_ups, []
+        return found
 
     @property
     def pid(self) -> int | None:
@@ -309,6 +317,11 @@ class EgressProcess:
                             self._state.notify_all()
                     case Records() as found:
                         self._take(found)
+                    case LookUps(look_ups=look_ups):
+                        with self._state:
+                            served = {wanted.address for wanted in self._wanted.values()}
+                            known = [one for one in look_ups if one.client in served]
+                            self._look_ups += known[: _MOST_RECORDS - len(self._look_ups)]
 
     def _take(self, found: Records) -> None:
         with self._state:

@@ -30,6 +30,7 @@ from cloister.nodewire.requests import (
     DnsSockets,
     Kill,
     ListSandboxes,
+    NoteLookUps,
     PauseSandbox,
     Reserve,
     ResumeSandbox,
@@ -127,6 +128,10 @@ class NodeHandlers:
     async def dns_sockets(self) -> DnsSockets:
         """See :class:`SandboxMethods`."""
         return await self.resolver.get()
+
+    async def note_look_ups(self, request: NoteLookUps) -> None:
+        """See :class:`SandboxMethods`."""
+        self.network.note_look_ups(request)
 
     async def ping(self) -> NodeInfo:
         """See :class:`SandboxMethods`."""

@@ -10,20 +10,32 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import Callable, Collection
+from collections.abc import Collection, Iterable
 from functools import partial
+from typing import Protocol
 from weakref import WeakValueDictionary
 
 from cloister.agentclient.handover import set_authority
+from cloister.model.connection import LookUp
 from cloister.model.network import EgressPolicy
 from cloister.model.secret import reveal
 from cloister.model.team_traffic import TeamTraffic
 from cloister.node.authorities import AuthorityFor, no_authority
 from cloister.node.background import WorkerThreads
 from cloister.node.live import LiveSandbox, LiveSandboxes
-from cloister.nodewire.requests import SetNetwork, SetTeamTraffic
+from cloister.nodewire.requests import NoteLookUps, SetNetwork, SetTeamTraffic
 
-__all__ = ["NetworkChanges"]
+__all__ = ["KernelNetwork", "NetworkChanges"]
+
+
+class KernelNetwork(Protocol):
+    """The part of :class:`~cloister.network.slots.NetworkNode` that is of all sandboxes."""
+
+    def bound_teams(self, traffic: Collection[TeamTraffic]) -> None:
+        """Bound the traffic of these teams, and of no others; it blocks."""
+
+    def note_look_ups(self, look_ups: Iterable[LookUp]) -> None:
+        """Keep names that sandboxes looked up; it does not block."""
 
 
 class NetworkChanges:
@@ -33,19 +45,22 @@ class NetworkChanges:
         self,
         live: LiveSandboxes,
         threads: WorkerThreads,
-        bound_teams: Callable[[Collection[TeamTraffic]], None],
+        kernel: KernelNetwork,
         authority_for: AuthorityFor = no_authority,
     ) -> None:
-        """``bound_teams`` bounds the traffic of these teams, and of no others; it blocks."""
         self._live = live
         self._threads = threads
-        self._bound_teams = bound_teams
+        self._kernel = kernel
         self._authority_for = authority_for
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def set_team_traffic(self, request: SetTeamTraffic) -> None:
         """See :class:`SandboxMethods`."""
-        await self._threads.run(partial(self._bound_teams, request.teams))
+        await self._threads.run(partial(self._kernel.bound_teams, request.teams))
+
+    def note_look_ups(self, request: NoteLookUps) -> None:
+        """See :class:`SandboxMethods`."""
+        self._kernel.note_look_ups(request.look_ups)
 
     async def set_network(self, request: SetNetwork) -> None:
         """See :class:`SandboxMethods`."""

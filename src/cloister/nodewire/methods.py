@@ -36,6 +36,7 @@ from cloister.nodewire.requests import (
     Kill,
     ListSandboxes,
     MakeVolume,
+    NoteLookUps,
     PauseSandbox,
     ReportBuild,
     Reserve,
@@ -168,6 +169,10 @@ class SandboxMethods(Protocol):
 
     async def dns_sockets(self) -> DnsSockets:
         """The sockets of the sandboxes' resolver address; the caller owns these copies."""
+
+    @terms(waits=False)
+    async def note_look_ups(self, request: NoteLookUps) -> None:
+        """Show these names in the record of connections that begin later."""
 
     async def ping(self) -> NodeInfo:
         """The node's version and counters."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from cloister.model.bounds import BuildId, Label, PublicId, SandboxId, TemplateName, Time, count, within
+from cloister.model.connection import LookUp
 from cloister.model.lifecycle import Lifecycle
 from cloister.model.network import EgressPolicy, NetworkOptions
 from cloister.model.sandbox import EndReason, SandboxRecord
@@ -21,6 +22,7 @@ from cloister.nodewire.codec import dump_object
 
 __all__ = [
     "MAX_IDS",
+    "MAX_LOOK_UPS",
     "MAX_REPORT_ENTRIES",
     "AskEnds",
     "AskMetrics",
@@ -32,6 +34,7 @@ __all__ = [
     "Kill",
     "ListSandboxes",
     "MakeVolume",
+    "NoteLookUps",
     "PauseSandbox",
     "ReportBuild",
     "Reserve",
@@ -49,6 +52,8 @@ MAX_IDS = 1000
 """Sandboxes that one request may name."""
 MAX_REPORT_ENTRIES = 1000
 """Entries of a build's log that one answer has at most."""
+MAX_LOOK_UPS = 200
+"""Look-ups that one request may have."""
 _MAX_TEAMS = 10_000
 _MAX_OFFSET = 1 << 40
 _MAX_SAMPLES = 1_000_000
@@ -116,6 +121,13 @@ class SetTeamTraffic:
     """The bounds of all teams whose traffic is bounded."""
 
     teams: Annotated[tuple[TeamTraffic, ...], count(0, _MAX_TEAMS)]
+
+
+@dataclass(frozen=True)
+class NoteLookUps:
+    """Names that sandboxes have looked up by the server's resolver."""
+
+    look_ups: Annotated[tuple[LookUp, ...], count(0, MAX_LOOK_UPS)]
 
 
 @dataclass(frozen=True)

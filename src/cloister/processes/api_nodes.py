@@ -19,9 +19,9 @@ from cloister.cluster.one import OneNode
 from cloister.config.settings import Settings
 from cloister.control.nodes import Nodes
 from cloister.control.registry import Registry
-from cloister.errors import CloisterError, NodeUnreachableError
-from cloister.network.dns_relay import DnsRelay
+from cloister.errors import NodeUnreachableError
 from cloister.nodewire.methods import NodeEvent
+from cloister.processes.api_resolver import Resolving
 from cloister.processes.api_routes import NodeDialer
 from cloister.proxy.routes import Dialer, FarDialer
 from cloister.store.base import Store
@@ -64,32 +64,6 @@ class NodeSide(Protocol):
 
     async def compare(self, agree: Agree) -> None:
         """Agree with the nodes that are connected."""
-
-
-class Resolving:
-    """The resolver of the sandboxes of one machine, on the sockets of its supervisor."""
-
-    def __init__(self) -> None:
-        self._relay: DnsRelay | None = None
-
-    async def begin(self, node: NodeClient) -> None:
-        """Serve on new sockets."""
-        await self.stop()
-        try:
-            sockets = await node.dns_sockets()
-            self._relay = DnsRelay(sockets.udp, sockets.tcp, sockets.upstreams)
-            await self._relay.start()
-        except (CloisterError, OSError):
-            _log.exception("resolver.not_started")
-            await self.stop()
-            return
-        _log.info("resolver.started", upstreams=list(sockets.upstreams))
-
-    async def stop(self) -> None:
-        """Serve no more."""
-        if self._relay is not None:
-            await self._relay.stop()
-            self._relay = None
 
 
 class LocalSide:

@@ -12,7 +12,7 @@ import json
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -23,6 +23,7 @@ from cloister.linux.files import remove_partial
 from cloister.linux.identity import die_with_parent
 from cloister.linux.meminfo import memory_mib
 from cloister.linux.shutdown import host_goes_down
+from cloister.model.connection import ConnectionRecord
 from cloister.network.dns_relay import host_nameservers
 from cloister.node.adoption import Adoption
 from cloister.node.authorities import authority_by
@@ -252,7 +253,7 @@ def _compose(settings: Settings, host: NodeHost, shared: _Shared) -> _Node:
         catalog=catalog,
         resolver=ResolverSockets(host.network.dns_sockets, shared.upstream_dns, threads),
         status=status,
-        network=NetworkChanges(live, threads, host.network.bound_teams, catalog.authority_for),
+        network=NetworkChanges(live, threads, host.network, catalog.authority_for),
         threads=threads,
         drain=shared.drain,
         plan_stop=partial(_planned_stop, settings, host, live, pausing, shared.drain),
@@ -275,7 +276,16 @@ def _server(host: NodeHost, parts: Implementations, events: EventBroadcaster) ->
 def _watch(settings: Settings, host: NodeHost, threads: WorkerThreads, events: EventBroadcaster) -> tuple[ConnectionLog, Sampler]:
     """Readers of the kernel's counts of all sandboxes, at one interval."""
     interval_s, in_thread = settings.metrics_interval_s, threads.run
-    sources = (host.network.take_connections, host.egress.take_records)
+
+    def take_connections() -> tuple[Sequence[ConnectionRecord], int]:
+        host.network.note_look_ups(host.egress.take_look_ups())
+        return host.network.take_connections()
+
+    def take_records() -> tuple[Sequence[ConnectionRecord], int]:
+        records, lost = host.egress.take_records()
+        return host.network.named(records), lost
+
+    sources = (take_connections, take_records)
     connections = ConnectionLog(events=events, in_thread=in_thread, sources=sources, interval_s=min(interval_s, _CONNECTIONS_S))
     sampler = Sampler(
         events=events,

@@ -31,7 +31,7 @@ LOG = [
     entry(3000, "network.refused", destination="10.0.0.1", protocol="tcp", port="22", reason="not_public", count="3"),
     entry(3001, "network.refused_others", count="9"),
     entry(3002, logger="agent", **ALLOWED),
-    *(entry(4000 + number, **ALLOWED) for number in range(5)),
+    *(entry(4000 + number, **ALLOWED, name_from="lookup") for number in range(5)),
 ]
 
 
@@ -59,6 +59,7 @@ async def test_a_record_has_every_field() -> None:
         "address": "198.51.100.81",
         "port": 443,
         "name": "api.example.net",
+        "nameFrom": "connection",
         "verdict": "allowed",
         "rule": "public",
         "sentBytes": 10,
@@ -66,6 +67,7 @@ async def test_a_record_has_every_field() -> None:
         "durationSeconds": 0.5,
         "count": 1,
     }
+    assert [found[3][name] for name in ("name", "nameFrom")] == ["api.example.net", "lookup"]
     assert [found[1][name] for name in ("address", "port", "verdict", "rule", "count")] == ["10.0.0.1", 22, "refused", "not_public", 3]
     assert [found[2][name] for name in ("address", "verdict", "rule", "count")] == [None, "refused", "others", 9]
 

@@ -13,6 +13,7 @@ from cloister.egresswire.link import (
     Begin,
     Done,
     Forget,
+    LookUps,
     Message,
     Put,
     Records,
@@ -22,12 +23,13 @@ from cloister.egresswire.link import (
     render_begin,
     render_done,
     render_forget,
+    render_look_ups,
     render_put,
     render_records,
     render_serve,
 )
 from cloister.errors import InvalidRequestError
-from cloister.model.connection import ConnectionRecord
+from cloister.model.connection import ConnectionRecord, LookUp
 from cloister.model.network import EgressPolicy, EgressProxy, HeaderRule
 from cloister.model.secret import Secret
 
@@ -59,6 +61,27 @@ def test_an_outcome_is_read_as_it_was_written() -> None:
     """Acknowledgements and records are the same after they are read."""
     assert parse_outcome(render_done(7)) == Done(7)
     assert parse_outcome(render_records(Records((_RECORD,), 3))) == Records((_RECORD,), 3)
+    found = LookUps((LookUp("10.0.0.5", 2.5, "a.example", ("198.51.100.1", "198.51.100.2")),))
+    assert parse_outcome(render_look_ups(found)) == found
+
+
+@pytest.mark.parametrize(
+    "look_up",
+    [
+        ["10.0.0", 1.0, "a", ["1.2.3.4"]],
+        ["10.0.0.5", "now", "a", ["1.2.3.4"]],
+        ["10.0.0.5", 1.0, "a\n", ["1.2.3.4"]],
+        ["10.0.0.5", 1.0, "a", []],
+        ["10.0.0.5", 1.0, "a", ["x"]],
+        ["10.0.0.5", 1.0, "a", ["1.2.3.4"] * 65],
+        ["10.0.0.5", 1.0, "a"],
+        7,
+    ],
+)
+def test_a_look_up_out_of_bounds_is_refused(look_up: object) -> None:
+    """As a record."""
+    with pytest.raises(InvalidRequestError):
+        parse_outcome(json.dumps({"look_ups": [look_up]}).encode())
 
 
 @pytest.mark.parametrize("line", [b"", b"{}", b"[]", b'{"id": 1, "put": {"address": "10.0.0.5"}}', b'{"id": 1, "stop": {}}', b"\xff"])
@@ -92,6 +115,7 @@ def test_a_malformed_policy_shows_no_password() -> None:
         {"sent_bytes": -1},
         {"received_bytes": 1 << 70},
         {"count": 0},
+        {"is_looked_up": True},
         {"duration_s": -1.0},
         {"more": 1},
     ],

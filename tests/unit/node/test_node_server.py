@@ -35,6 +35,7 @@ from cloister.nodewire.requests import (
     DnsSockets,
     Kill,
     ListSandboxes,
+    NoteLookUps,
     PauseSandbox,
     ReportBuild,
     Reserve,
@@ -158,6 +159,10 @@ class Service:
     async def templates(self) -> tuple[Template, ...]:
         """See NodeMethods."""
         return (Template(template_id="t", name="base", build_id="b", layers=("l",)),)
+
+    async def note_look_ups(self, request: NoteLookUps) -> None:
+        """See NodeMethods."""
+        self.asked.append(request)
 
     async def dns_sockets(self) -> DnsSockets:
         """See NodeMethods."""
