@@ -12,7 +12,8 @@ umask 022 # only the owner may write code that root runs
 LOG_DIR=${TMPDIR:-/tmp}
 MIN_KERNEL=5.19
 MIN_FREE_GIB=15
-PACKAGES=(debootstrap debian-archive-keyring gpgv wget nftables libnftables1 libseccomp2 e2fsprogs gcc libc6-dev iproute2 procps util-linux python3 python3-venv ca-certificates)
+BOOTSTRAP_PACKAGES=(debootstrap debian-archive-keyring gpgv wget python3 python3-venv ca-certificates)
+PACKAGES=("${BOOTSTRAP_PACKAGES[@]}" nftables libnftables1 libseccomp2 e2fsprogs gcc libc6-dev iproute2 procps util-linux)
 
 say() { printf '%s\n' "$*"; }
 
@@ -81,16 +82,19 @@ run_step() {
     rm -f "$log"
 }
 
+APT_IS_CURRENT=no
+
 is_installed() { [ "$(dpkg-query -W -f='${db:Status-Status}' "$1" 2> /dev/null)" = installed ]; }
 
-ensure_packages() {
+ensure_packages() { # packages
     local package missing=()
-    for package in "${PACKAGES[@]}" "$@"; do
+    for package in "$@"; do
         is_installed "$package" || missing+=("$package")
     done
     [ ${#missing[@]} != 0 ] || return 0
     export DEBIAN_FRONTEND=noninteractive
-    run_step "apt-get update" apt-get -q update
+    [ "$APT_IS_CURRENT" = yes ] || run_step "apt-get update" apt-get -q update
+    APT_IS_CURRENT=yes
     run_step "installing ${missing[*]}" apt-get -q -y --no-install-recommends install "${missing[@]}"
 }
 
@@ -293,11 +297,20 @@ templates_built() { # name, or all
     [ -x "$VENV/bin/cloister" ] && [ -x "$ROOT/src/cloister/bin/cloister-slotmaker" ] && "$VENV/bin/cloister" template check "$1" > /dev/null 2>&1
 }
 
-ensure_templates() { # name (default: all)
+ensure_templates() { # name (default: all), options of the build
     if ! templates_built "${1:-all}"; then
-        say "building templates (a few minutes, once)"
+        case ${1:-all} in
+            starter) say "building the template starter (about a minute, once)" ;;
+            *) say "building templates (a few minutes, once)" ;;
+        esac
     fi
-    "$VENV/bin/cloister" template build "${1:-all}"
+    "$VENV/bin/cloister" template build "${1:-all}" "${@:2}"
+}
+
+fetch_system() { # new file: the packages of the first layer, beside other work; sets FETCHING to a process to wait for
+    PYTHONPATH=$ROOT/src "$(find_python)" -P -B -m cloister.template.prefetch "$1" > "$1.log" 2>&1 < /dev/null &
+    FETCHING=$!
+    BACKGROUND+=("$FETCHING")
 }
 
 # start_background READY_PATTERN LOG COMMAND...: sets STARTED_PID and READY_LINE; the command is ended by stop_background or at exit.

@@ -55,6 +55,7 @@ from cloister.nodewire.requests import (
 from cloister.protocol.dialled import Dialled, on_loopback
 from framework.fake_ports import execute, health, interpreter_health
 from framework.fake_resolver import FakeResolver
+from framework.fake_templates import TEMPLATES, FakeTemplates
 from framework.fake_volumes import FakeVolumes
 from framework.held import Hold
 
@@ -63,11 +64,6 @@ __all__ = ["TEMPLATES", "FakeNode", "FakeSandbox"]
 _CLONE_NEWNET = 0x40000000
 _SIOCSIFFLAGS = 0x8914
 _IFF_UP = 1
-
-TEMPLATES = tuple(
-    Template(template_id=f"tpl{name.replace('-', '')}", name=name, build_id="5b1fe2a4-4f51-4b6f-8a4e-27ab02a05c1e", layers=("0" * 64,))
-    for name in ("base", "code-interpreter-v1")
-)
 
 
 def _new_thread() -> ThreadPoolExecutor:
@@ -144,7 +140,7 @@ class FakeSandbox:
         return await asyncio.get_running_loop().run_in_executor(self.thread, make)
 
 
-class FakeNode(FakeResolver, FakeVolumes):
+class FakeNode(FakeResolver, FakeVolumes, FakeTemplates):
     """A :class:`~cloister.nodewire.methods.NodeMethods` and its server, which can be stopped and started as if the supervisor had died."""
 
     def __init__(self, path: Path, *, allowed_uids: tuple[int, ...] = ()) -> None:
@@ -378,10 +374,6 @@ class FakeNode(FakeResolver, FakeVolumes):
         sandbox = self.find_running(request.sandbox_id)
         sandbox.dials += 1
         return on_loopback(await sandbox.make_socket(socket.socket))
-
-    async def templates(self) -> tuple[Template, ...]:
-        """See SandboxMethods."""
-        return TEMPLATES
 
     async def ping(self) -> NodeInfo:
         """See SandboxMethods."""

@@ -15,7 +15,13 @@ from .sources import ROOT, text_files
 _LOCK = ROOT / "requirements" / "server.lock"
 _MCP_LOCK = ROOT / "requirements" / "mcp.lock"
 _STOCK = ROOT / "src" / "cloister" / "template" / "stock"
-_OF_TEMPLATES = ("base/pip.txt", "agent/requirements.txt", "code-interpreter-v1/constraints.txt", "mcp-gateway/requirements.txt")
+_OF_TEMPLATES = (
+    "base/pip.txt",
+    "agent/requirements.txt",
+    "code-interpreter-v1/constraints.txt",
+    "mcp-gateway/requirements.txt",
+    "starter/requirements.txt",
+)
 _PYTHON_LOCKS = (*sorted((ROOT / "requirements").rglob("*.lock")), *(_STOCK / name for name in _OF_TEMPLATES))
 _RELEASES = tuple(sorted((ROOT / "tests" / "conformance" / "releases").glob("*.lock")))
 """Old SDKs, for one test; they run nothing of the server's."""

@@ -10,19 +10,22 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from cloister.cli.attached import run_attached
 from cloister.cli.cell import run_cell
 from cloister.cli.endpoint import TIMED_OUT, add_server_options, find_server, parse_pairs, passes_on_code, run_client
-from cloister.client.api import NewSandbox, connect
+from cloister.cli.starter import needs_beyond_starter
+from cloister.client.api import ApiClient, NewSandbox, connect
 from cloister.client.copying import download
 from cloister.client.sandbox import Program, SandboxClient
-from cloister.errors import InvalidRequestError, UnavailableError
+from cloister.errors import InvalidRequestError, NotFoundError, UnavailableError
+from cloister.model.template import STARTER
 from cloister.protocol.languages import NATIVE_LANGUAGES
 
 __all__ = ["add_options", "run"]
@@ -38,6 +41,7 @@ _PROGRAMS = {
 }
 """By language: the command that runs a file, and a name for a file that has none. Others run in a kernel: Node.js 20 has no TypeScript."""
 _DIRECTORY = "/tmp/run"  # noqa: S108 - in the sandbox, which is new
+_TEMPLATE = "code-interpreter-v1"
 _LONGER_S = 60
 """How much longer than the program the sandbox may live, for its start and for ``--save``."""
 _PLOTS = "/tmp/.cloister-plots"  # noqa: S108 - as above
@@ -73,7 +77,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", metavar="FILE", type=Path, help="the program; - is standard input. Options stand before it")
     parser.add_argument("arguments", metavar="ARGUMENT", nargs=argparse.REMAINDER, help="arguments of the program")
     parser.add_argument("--language", help="language of the program (default: by the file's extension)")
-    parser.add_argument("--template", default="code-interpreter-v1", help="template of the sandbox (default: %(default)s)")
+    parser.add_argument("--template", help=f"template of the sandbox (default: {_TEMPLATE}; {STARTER} until that is built)")
     parser.add_argument("--timeout", type=int, default=300, metavar="S", help="time limit in seconds (default: %(default)s)")
     parser.add_argument("-e", "--env", action="append", default=[], metavar="NAME=VALUE", help="set a variable; may be given several times")
     saved = "copy what the program writes into its working directory, and its plots, to DIR"
@@ -89,8 +93,7 @@ def run(args: argparse.Namespace) -> int:
     job = _job(args)
     if job.save is not None:
         _make_directory(job.save)
-    new = NewSandbox(template=args.template, timeout_s=job.timeout_s + _LONGER_S, envs={})
-    return run_client(_run(args, new, job))
+    return run_client(_run(args, job))
 
 
 def _job(args: argparse.Namespace) -> _Job:
@@ -133,8 +136,17 @@ def _make_directory(path: Path) -> None:
         raise InvalidRequestError(f"cannot make the directory {path}: {error.strerror}", hint="give --save another one") from error
 
 
-async def _run(args: argparse.Namespace, new: NewSandbox, job: _Job) -> int:
-    async with connect(find_server(args)) as api, api.sandbox(new) as sandbox:
+async def _run(args: argparse.Namespace, job: _Job) -> int:
+    new = NewSandbox(template=args.template or _TEMPLATE, timeout_s=job.timeout_s + _LONGER_S, envs={})
+    async with connect(find_server(args)) as api, contextlib.AsyncExitStack() as stack:
+        try:
+            sandbox = await stack.enter_async_context(api.sandbox(new))
+        except (NotFoundError, UnavailableError):
+            if args.template is not None or not await _runs_in_starter(api, job):
+                raise
+            what = f"{job.name} runs in {STARTER}, with Python's standard library and bash"
+            print(f"cloister: {_TEMPLATE} is not built yet; {what}", file=sys.stderr)
+            sandbox = await stack.enter_async_context(api.sandbox(replace(new, template=STARTER)))
         try:
             async with asyncio.timeout(job.timeout_s) as limit:
                 code = await (_run_cell(sandbox, job) if job.program is None else _run_program(sandbox, job, job.program))
@@ -148,6 +160,12 @@ async def _run(args: argparse.Namespace, new: NewSandbox, job: _Job) -> int:
         if job.save is not None:
             await _save(sandbox, job.save, job.name)
         return code
+
+
+async def _runs_in_starter(api: ApiClient, job: _Job) -> bool:
+    """Whether this is a new server, which is still building the default template, and the program needs no more than ``starter`` has."""
+    built = {name for template in await api.ask("GET", "/default-templates") for name in template["aliases"]}
+    return _TEMPLATE not in built and STARTER in built and not needs_beyond_starter(job.language, job.source)
 
 
 async def _run_program(sandbox: SandboxClient, job: _Job, program: Program) -> int:

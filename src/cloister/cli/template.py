@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import partial
+from pathlib import Path
 from typing import TextIO
 
 from cloister.cli.recording import recorded
@@ -26,21 +27,24 @@ from cloister.cli.template_transfer import TRANSFERS, add_transfer_options, run_
 from cloister.config.load import add_arguments, load
 from cloister.config.settings import Settings
 from cloister.errors import BuildError, PermissionDeniedError, TemplateNotFoundError
-from cloister.model.template import ON_DEMAND, Template
+from cloister.model.template import ON_DEMAND, STARTER, Template
 from cloister.network.dns_relay import host_nameservers
 from cloister.node.host import build_host
 from cloister.node.trees_in_use import trees_in_use
 from cloister.processes.preflight import refuse_weak_code
-from cloister.template.agenttree import agent_tree, ensure_agent_tree
-from cloister.template.bootstrap import host_bootstrap
+from cloister.template.absence import told_absence
+from cloister.template.agenttree import agent_template, agent_tree, ensure_agent_tree
+from cloister.template.bootstrap import Bootstrap, host_bootstrap
 from cloister.template.freshness import read_freshness
 from cloister.template.garbage import GarbageCollector
 from cloister.template.layers import LayerStore
 from cloister.template.progress import make_progress
-from cloister.template.stock import STOCK_NAMES, definition_of, load_stock, shared_layers, with_updates
+from cloister.template.stock import STOCK_NAMES, definition_of, load_stock, shared_layers, with_parents, with_updates
 from cloister.template.stockbuilder import StockBuildContext, build_stock_template, layer_keys
 
 __all__ = ["add_options", "run"]
+
+_BEING_BUILT = 3
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -56,6 +60,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help=f"template to build (default: all, which is {', '.join(STOCK_NAMES)}; others only by name)",
     )
     build.add_argument("--mirror", metavar="URL", help="Debian archive for the first layer (default: the host's, else debootstrap's)")
+    packages = "the packages of the first layer, in place of its mirror: a file of `python3 -m cloister.template.prefetch FILE.tgz`"
+    build.add_argument("--packages", metavar="FILE", type=Path, help=packages)
     add_arguments(build)
     build.usage = "%(prog)s [OPTION]... [NAME]"
     removing = actions.add_parser("rm", help="delete templates of the key's team, or, as root, stock templates that nothing uses")
@@ -64,7 +70,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     refreshing = actions.add_parser("refresh", help="ask the distribution for updates, and build stale stock templates again")
     refreshing.add_argument("name", nargs="?", default="all", choices=names, help="template (default: all that are built)")
     refreshing.add_argument("--check", action="store_true", help="only ask; exit with 1 if a template is stale")
-    check = actions.add_parser("check", help="exit with 0 if stock templates are built and up to date")
+    check = actions.add_parser("check", help="exit with 0 if stock templates are built and up to date, 3 if a build makes them now")
     check.add_argument("name", nargs="?", default="all", choices=names, help="template (default: all)")
     add_arguments(check)
     add_transfer_options(actions)
@@ -95,28 +101,39 @@ def run(args: argparse.Namespace) -> int:
         with contextlib.nullcontext() if args.dry_run else recorded(settings, "template.gc"):
             return _collect(settings, everything=args.all, is_rehearsal=args.dry_run, as_json=args.json)
     if args.action == "check":
-        return 0 if _find_built(LayerStore(settings.store_dir), _wanted(args.name)) is not None else 1
+        return _check(LayerStore(settings.store_dir), args.name)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that a build that gets SIGTERM ends its sandbox first
     if args.action in TRANSFERS:
         return run_transfer(settings, args)
-    return _build(settings, args.name, args.mirror) if args.action == "build" else _refresh(settings, args)
+    return _build(settings, args) if args.action == "build" else _refresh(settings, args)
 
 
-def _build(settings: Settings, name: str, mirror: str | None) -> int:
+def _check(store: LayerStore, name: str) -> int:
+    if _find_built(store, _wanted(name)) is not None:
+        return 0
+    return _BEING_BUILT if store.wanted_by_builds().issuperset(_wanted(name)) else 1
+
+
+def _build(settings: Settings, args: argparse.Namespace) -> int:
     store = LayerStore(settings.store_dir)
-    wanted = _wanted(name)
+    wanted = _wanted(args.name)
+    bootstrap = host_bootstrap(args.mirror, args.packages and args.packages.absolute())
     if (found := _find_built(store, wanted)) is not None:
         for template in found:
             print(f"{template.name}: built ({_size_mib(store, template)} MiB in {len(template.layers)} layers)")
         return 0
-    with _told_failures(), recorded(settings, "template.build", name), _context(settings, store, mirror, sys.stdout) as context:
+    with (
+        _told_failures(),
+        recorded(settings, "template.build", args.name),
+        _context(settings, store, bootstrap, sys.stdout, wanted) as context,
+    ):
         _build_all(wanted, context)
     return 0
 
 
 def _refresh(settings: Settings, args: argparse.Namespace) -> int:
     store = LayerStore(settings.store_dir)
-    with _told_failures(), _context(settings, store, None, sys.stderr if args.json else sys.stdout) as context:
+    with _told_failures(), _context(settings, store, host_bootstrap(), sys.stderr if args.json else sys.stdout) as context:
         return refresh(settings, context, args.name, only_check=args.check, as_json=args.json)
 
 
@@ -134,9 +151,17 @@ def _build_all(wanted: tuple[str, ...], context: StockBuildContext) -> None:
     built: dict[str, Template] = {}
     for name in wanted:
         edition = _edition(context.store, name)
-        built[name] = build_stock_template(with_updates(load_stock(name), edition), _below(name, built), context, edition)
-        if name == "base":
-            ensure_agent_tree(built[name], context)
+        finish = partial(_ensure_agent, name, context)
+        built[name] = build_stock_template(with_updates(load_stock(name), edition), _below(name, built), context, edition, finish)
+
+
+def _ensure_agent(name: str, context: StockBuildContext, template: Template) -> None:
+    """Build the agent's tree if sandboxes will run the one that is made on ``template``. The first of them may come with its record."""
+    if name == "base":
+        ensure_agent_tree(template, context)
+    elif name == STARTER:
+        known = {one.name for one in context.store.records()}
+        ensure_agent_tree(context.store.template("base") if "base" in known else template, context)
 
 
 def _edition(store: LayerStore, name: str) -> str:
@@ -146,12 +171,7 @@ def _edition(store: LayerStore, name: str) -> str:
 
 def _wanted(name: str) -> tuple[str, ...]:
     """The templates of a word of the command line, parents first."""
-    return STOCK_NAMES if name == "all" else _with_parents(name)
-
-
-def _with_parents(name: str) -> tuple[str, ...]:
-    parent = load_stock(name).parent
-    return (*(_with_parents(parent) if parent else ()), name)
+    return STOCK_NAMES if name == "all" else with_parents(name)
 
 
 def _below(name: str, found: Mapping[str, Template]) -> tuple[str, ...]:
@@ -168,17 +188,19 @@ def _find_built(store: LayerStore, wanted: tuple[str, ...]) -> list[Template] | 
             found[name] = store.template(name)
             if found[name].layers != layer_keys(definition_of(found[name]), _below(name, found)):
                 return None
-        agent_tree(store.root, found["base"])
+        agent_tree(store.root, agent_template(store))
     except TemplateNotFoundError:
         return None
     return list(found.values())
 
 
 @contextmanager
-def _context(settings: Settings, store: LayerStore, mirror: str | None, output: TextIO) -> Iterator[StockBuildContext]:
+def _context(
+    settings: Settings, store: LayerStore, bootstrap: Bootstrap, output: TextIO, wanted: tuple[str, ...] = ()
+) -> Iterator[StockBuildContext]:
     """The parts of a build; its node is removed at the end."""
     upstreams = settings.dns_upstreams or host_nameservers()
-    with store.builder_directory() as directory, build_host(replace(settings, data_dir=directory), upstreams) as host:
+    with store.builder_directory(wanted) as directory, build_host(replace(settings, data_dir=directory), upstreams) as host:
         for note in host.host_layer.notes:
             print(f"note: {note}", file=sys.stderr)
         yield StockBuildContext(
@@ -186,7 +208,7 @@ def _context(settings: Settings, store: LayerStore, mirror: str | None, output: 
             run_step=host.run_step,
             progress=make_progress(output),
             host_layer=host.host_layer,
-            bootstrap=host_bootstrap(mirror),
+            bootstrap=bootstrap,
         )
 
 
@@ -211,7 +233,7 @@ def _list(settings: Settings, *, everything: bool, show_layers: bool) -> int:
         print(f"{template.name:24}{size_mib:6} MiB  {len(own)} layers of its own  {made}  {template.template_id} {template.build_id}{rest}")
         _show_layers(store, own if show_layers else ())
     for name in (name for name in (*STOCK_NAMES, *ON_DEMAND) if name not in known):
-        print(f"{name:24}not built: cloister template build {name}")
+        print(f"{name:24}{told_absence(store, name) or f'not built: cloister template build {name}'}")
     return 0
 
 

@@ -16,10 +16,19 @@ import structlog
 
 from cloister.cluster.base import NodeClient
 from cloister.control.names import DEFAULT_TAG, Reference, namespace_of, parse_reference
-from cloister.errors import InvalidRequestError, PermissionDeniedError, StorageFullError, StoreError, TemplateNotFoundError
+from cloister.errors import (
+    CloisterError,
+    InvalidRequestError,
+    PermissionDeniedError,
+    StorageFullError,
+    StoreError,
+    TemplateNotFoundError,
+    UnavailableError,
+)
 from cloister.model.build import Build, BuildStatus
 from cloister.model.team import Team
-from cloister.model.template import ON_DEMAND, OwnedTemplate, TagAssignment, Template
+from cloister.model.template import ON_DEMAND, STARTER, OwnedTemplate, TagAssignment, Template
+from cloister.nodewire.requests import TemplateRef
 from cloister.store.base import Store
 
 __all__ = ["DEFAULT_TAG", "FoundTemplate", "TemplateView", "Templates"]
@@ -204,10 +213,17 @@ class Templates:
             raise TemplateNotFoundError(f"build '{build_id}' of template '{reference.name}' is not finished", hint=_progress([build]))
         return build
 
-    async def _missing(self, text: str) -> TemplateNotFoundError:
+    async def _missing(self, text: str) -> CloisterError:
+        asked = parse_reference(text)
+        if asked is not None and asked.namespace is None:
+            absent = await self._node.absent_template(TemplateRef(asked.name))
+            if absent.note:
+                has_starter = STARTER in {template.name for template in self._stock}
+                hint = f"until then there is the template '{STARTER}', with Python and bash" if has_starter else "try again later"
+                return UnavailableError(f"template '{asked.name}' is {absent.note}", hint=hint)
         names = ", ".join(sorted({template.name for template in self._stock})) or "none"
         hint = f"templates of this server: {names}; 'cloister template build all' builds those that come with it"
-        if (asked := parse_reference(text)) is not None and asked.namespace is None and asked.name in ON_DEMAND:
+        if asked is not None and asked.namespace is None and asked.name in ON_DEMAND:
             hint = f"it comes with the server and is built on demand: 'cloister template build {asked.name}', by the server's operator"
         return TemplateNotFoundError(f"template '{text[:200]}' not found", hint=hint)
 

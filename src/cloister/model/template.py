@@ -9,9 +9,21 @@ from typing import Any
 
 from cloister.model.resources import Limits
 
-__all__ = ["ON_DEMAND", "RUNTIME_VARIABLE", "OwnedTemplate", "TagAssignment", "TaggedBuild", "Template", "TemplateKind"]
+__all__ = [
+    "ON_DEMAND",
+    "RUNTIME_VARIABLE",
+    "STARTER",
+    "AbsentTemplate",
+    "OwnedTemplate",
+    "TagAssignment",
+    "TaggedBuild",
+    "Template",
+    "TemplateKind",
+]
 
-ON_DEMAND = ("desktop", "claude", "codex", "opencode")
+STARTER = "starter"
+"""The stock template for the first minutes of a new machine: Python and bash alone, built in about a minute."""
+ON_DEMAND = (STARTER, "desktop", "claude", "codex", "opencode")
 """Stock templates that are built only when they are named."""
 RUNTIME_VARIABLE = "CLOISTER_RUNTIME"
 """The variable of a template's environment that names the runtime of its sandboxes."""
@@ -99,6 +111,13 @@ class Template:
         if fields.get("authors") is not None:
             fields["authors"] = tuple(fields["authors"])
         return cls(**fields)
+
+
+@dataclass(frozen=True)
+class AbsentTemplate:
+    """A stock template that the node does not have. ``note`` says how far its build is; empty: it is not being built."""
+
+    note: str
 
 
 class TemplateKind(StrEnum):

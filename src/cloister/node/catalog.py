@@ -18,18 +18,18 @@ from cloister.ids import is_build_id
 from cloister.model.resources import Limits
 from cloister.model.sandbox import SandboxRecord, SandboxRequest
 from cloister.model.secret import reveal
-from cloister.model.template import Template
+from cloister.model.template import AbsentTemplate, Template
 from cloister.node.authorities import AuthorityFor, no_authority
 from cloister.protocol.init_document import AgentLimits, InitDocument, StartPlan
 from cloister.protocol.languages import native_language
 from cloister.runtime.spec import AgentTree, SandboxSpec, Sharing
-from cloister.template.agenttree import agent_tree, interpreter_layers
+from cloister.template.absence import told_absence
+from cloister.template.agenttree import agent_template, agent_tree, interpreter_layers
 from cloister.template.hostlayer import HostLayer
 from cloister.template.layers import LayerStore
 
 __all__ = ["Catalog", "ResolvedTemplate", "zone_key", "zone_team"]
 
-_BASE = "base"
 _PYTHON = native_language("python").program
 _OTHERS = "templates with code of other teams"
 _KEPT = 256
@@ -93,6 +93,10 @@ class Catalog:
         except TemplateNotFoundError as error:
             return f"{error.message} (run: cloister template build all)"
         return ""
+
+    def absent(self, name: str) -> AbsentTemplate:
+        """A stock template that :meth:`templates` does not have."""
+        return AbsentTemplate(told_absence(self._store, name))
 
     def find(self, name: str) -> Template:
         """A build by its id, or a stock template by its name, id or alias, with or without the tag ``default``.
@@ -216,8 +220,8 @@ class Catalog:
         return StartPlan(command=template.start_cmd, ready=template.ready_cmd, envs=envs, timeout_s=self.start_timeout_s)
 
     def agent_tree(self) -> AgentTree:
-        """The agent and its interpreter, found once for each build of the base template. Raises: TemplateNotFoundError."""
-        base = self._store.template(_BASE)
+        """The agent and its interpreter, found once for each build of the template that has them. Raises: TemplateNotFoundError."""
+        base = agent_template(self._store)
         if base.build_id not in self._agent_trees:
             layers = tuple(self._store.rootfs(key) for key in interpreter_layers(base))
             tree = AgentTree(interpreter=layers, agent=agent_tree(self._store.root, base))

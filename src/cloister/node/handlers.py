@@ -9,7 +9,7 @@ from functools import partial
 from cloister.model.drain import Drained
 from cloister.model.node import EndedSandbox, NodeInfo, SandboxMetrics, TimedStep
 from cloister.model.sandbox import SandboxRecord, SandboxRequest, SandboxState
-from cloister.model.template import Template
+from cloister.model.template import AbsentTemplate, Template
 from cloister.node.background import WorkerThreads
 from cloister.node.catalog import Catalog
 from cloister.node.creation.creator import Creator
@@ -40,6 +40,7 @@ from cloister.nodewire.requests import (
     SetNetwork,
     SetTeamTraffic,
     TakeSnapshot,
+    TemplateRef,
 )
 from cloister.protocol.dialled import Dialled
 
@@ -124,6 +125,10 @@ class NodeHandlers:
     async def templates(self) -> Sequence[Template]:
         """See :class:`SandboxMethods`."""
         return await self.threads.run(self.catalog.offered)
+
+    async def absent_template(self, request: TemplateRef) -> AbsentTemplate:
+        """See :class:`SandboxMethods`."""
+        return await self.threads.run(partial(self.catalog.absent, request.name))
 
     async def dns_sockets(self) -> DnsSockets:
         """See :class:`SandboxMethods`."""

@@ -22,7 +22,7 @@ from cloister.model.build import BuildReport, BuildRequest, EndedBuild
 from cloister.model.drain import Drained
 from cloister.model.node import EndedSandbox, NodeInfo, PausedSandbox, SandboxMetrics, SandboxNote, TimedStep
 from cloister.model.sandbox import SandboxRecord, SandboxRequest
-from cloister.model.template import Template
+from cloister.model.template import AbsentTemplate, Template
 from cloister.model.volume import VolumeUse
 from cloister.nodewire.codec import Read, count_sockets, reader
 from cloister.nodewire.requests import (
@@ -47,6 +47,7 @@ from cloister.nodewire.requests import (
     SetNetwork,
     SetTeamTraffic,
     TakeSnapshot,
+    TemplateRef,
     VolumeRef,
 )
 from cloister.protocol.dialled import Dialled
@@ -166,6 +167,9 @@ class SandboxMethods(Protocol):
     @terms(has_long_answer=True)
     async def templates(self) -> Sequence[Template]:
         """The templates that the node can run."""
+
+    async def absent_template(self, request: TemplateRef) -> AbsentTemplate:
+        """The state of a template that the node does not have."""
 
     async def dns_sockets(self) -> DnsSockets:
         """The sockets of the sandboxes' resolver address; the caller owns these copies."""

@@ -45,6 +45,7 @@ __all__ = [
     "SetNetwork",
     "SetTeamTraffic",
     "TakeSnapshot",
+    "TemplateRef",
     "VolumeRef",
 ]
 
@@ -65,6 +66,13 @@ class SandboxRef:
     """Names a sandbox."""
 
     sandbox_id: SandboxId
+
+
+@dataclass(frozen=True)
+class TemplateRef:
+    """Names a template."""
+
+    name: TemplateName
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import re
 import selectors
 import shutil
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -21,7 +22,7 @@ from cloister.protocol.agent import DEFAULT_PATH
 from cloister.template.apt import AptSource, deb822, debian_sources, has_credentials, host_codename, security_mirror
 from cloister.template.stock import BASE_SUITE, StockStep
 
-__all__ = ["Bootstrap", "default_mirror", "host_bootstrap", "host_mirror", "layer_sources", "unpack"]
+__all__ = ["Bootstrap", "default_mirror", "fetch", "host_bootstrap", "host_mirror", "layer_sources", "unpack"]
 
 _KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 _SCRIPTS = Path("/usr/share/debootstrap/scripts")
@@ -41,6 +42,8 @@ class Bootstrap:
     envs: Mapping[str, str] = field(default_factory=dict)
     debootstrap: str = "debootstrap"
     keyring: Path = _KEYRING
+    tarball: Path | None = None
+    """Packages that :func:`fetch` has downloaded and checked before, in place of the mirror; root's, as it is not checked again."""
 
 
 def default_mirror(debootstrap: str = "debootstrap") -> str | None:
@@ -58,10 +61,10 @@ def host_mirror(etc: Path, suite: str) -> str | None:
     return next((source.uri for source in sources if source.suite == suite and not has_credentials(source.uri)), None)
 
 
-def host_bootstrap(mirror: str | None = None) -> Bootstrap:
+def host_bootstrap(mirror: str | None = None, tarball: Path | None = None) -> Bootstrap:
     """The bootstrap by this host's own apt configuration and environment."""
     envs = {key: value for key, value in os.environ.items() if key.lower() in ("http_proxy", "https_proxy", "no_proxy")}
-    return Bootstrap(mirror=mirror or host_mirror(Path("/etc"), BASE_SUITE), envs=envs)
+    return Bootstrap(mirror=mirror or host_mirror(Path("/etc"), BASE_SUITE), envs=envs, tarball=tarball)
 
 
 def layer_sources(suite: str, mirror: str) -> str:
@@ -79,17 +82,7 @@ def unpack(target: Path, step: StockStep, bootstrap: Bootstrap, log: Callable[[b
         BuildError: debootstrap or the archive's keys are missing, or it failed.
         DeadlineError: the step ran out of time.
     """
-    if shutil.which(bootstrap.debootstrap) is None:
-        raise BuildError("debootstrap is not installed", step=step.name, hint="apt-get install debootstrap")
-    if not bootstrap.keyring.is_file():
-        raise BuildError(
-            f"Debian's archive keys ({bootstrap.keyring}) are missing, so packages could not be checked", step=step.name,
-            hint="apt-get install debian-archive-keyring",
-        )  # fmt: skip
-    argv = _argv(target, step, bootstrap)
-    code = _run(argv, dict(bootstrap.envs), step.timeout_s, log)
-    if code != 0:
-        raise BuildError(f"debootstrap ended with exit code {code}", step=step.name)
+    _run_debootstrap(["--foreign", *([f"--unpack-tarball={bootstrap.tarball}"] if bootstrap.tarball else [])], target, step, bootstrap, log)
     _empty_dev(target / "dev")
     for name in ("proc", "sys"):
         if (target / name).is_symlink():  # debootstrap makes a link inside a container
@@ -99,8 +92,29 @@ def unpack(target: Path, step: StockStep, bootstrap: Bootstrap, log: Callable[[b
         file.write(_SANDBOXED)
 
 
-def _argv(target: Path, step: StockStep, bootstrap: Bootstrap) -> list[str]:
-    argv = [bootstrap.debootstrap, "--foreign", "--variant=minbase", "--force-check-gpg", f"--keyring={bootstrap.keyring}"]
+def fetch(tarball: Path, step: StockStep, bootstrap: Bootstrap, log: Callable[[bytes], None]) -> None:
+    """Download and check what :func:`unpack` needs, and write it to the new file ``tarball`` (``.tgz``). Blocking. Raises: as that."""
+    with tempfile.TemporaryDirectory(dir=tarball.absolute().parent) as directory:
+        partial = Path(directory) / tarball.name
+        _run_debootstrap([f"--make-tarball={partial}"], Path(directory) / "tree", step, bootstrap, log)
+        partial.rename(tarball)
+
+
+def _run_debootstrap(options: list[str], target: Path, step: StockStep, bootstrap: Bootstrap, log: Callable[[bytes], None]) -> None:
+    if shutil.which(bootstrap.debootstrap) is None:
+        raise BuildError("debootstrap is not installed", step=step.name, hint="apt-get install debootstrap")
+    if not bootstrap.keyring.is_file():
+        raise BuildError(
+            f"Debian's archive keys ({bootstrap.keyring}) are missing, so packages could not be checked", step=step.name,
+            hint="apt-get install debian-archive-keyring",
+        )  # fmt: skip
+    code = _run(_argv(options, target, step, bootstrap), dict(bootstrap.envs), step.timeout_s, log)
+    if code != 0:
+        raise BuildError(f"debootstrap ended with exit code {code}", step=step.name)
+
+
+def _argv(options: list[str], target: Path, step: StockStep, bootstrap: Bootstrap) -> list[str]:
+    argv = [bootstrap.debootstrap, *options, "--variant=minbase", "--force-check-gpg", f"--keyring={bootstrap.keyring}"]
     if step.packages:
         argv.append(f"--include={','.join(step.packages)}")
     mirror = bootstrap.mirror or default_mirror(bootstrap.debootstrap)

@@ -27,14 +27,13 @@ from pathlib import Path
 from cloister.errors import StoreError, TemplateNotFoundError
 from cloister.linux.treelocks import try_lock
 from cloister.linux.trees import remove_tree, tree_size
-from cloister.template.agenttree import agent_tree, library_layers
+from cloister.template.agenttree import agent_template, agent_tree, library_layers
 from cloister.template.layers import CAPTURE, Layer, LayerStore
 
 __all__ = ["GarbageCollector", "RemovedItem", "TreesInUse"]
 
 _MIN_AGE_S = 900.0
 """Later used trees stay, whatever retention a caller asks for: a build may be about to take them."""
-_BASE = "base"
 
 
 @dataclass(frozen=True)
@@ -117,14 +116,14 @@ class GarbageCollector:
     def _present_tree(self) -> Path | None:
         """The agent tree of the present version, which the next server takes."""
         with contextlib.suppress(TemplateNotFoundError):
-            return agent_tree(self._store.root, self._store.template(_BASE))
+            return agent_tree(self._store.root, agent_template(self._store))
         return None
 
     def _referenced(self) -> set[str]:
         """The layers that records name, and those of the agent's libraries. Raises: StoreError."""
         keys = {key for template in (*self._store.records(), *self._store.builds()) for key in template.layers}
         with contextlib.suppress(TemplateNotFoundError):
-            keys.update(library_layers(self._store.template(_BASE)))
+            keys.update(library_layers(agent_template(self._store)))
         return keys
 
     def _layer(self, key: str) -> Layer | None:

@@ -11,7 +11,7 @@ only to remove an abandoned one, by descriptors and without following links.
     layers/<key>/layer.json   name, parent, size, times
     templates/<name>.json     a Template: the stock ones
     builds/<build id>.json    a Template: the result of a client's build or of a snapshot
-    builders/<n>/             data directory of a build's own node
+    builders/<n>/             data directory of a build's own node; ``wanted`` names the templates that it builds
     tmp/<key>.<random>/       a running build, which holds the file ``lock`` in it; without a holder it is swept
 """
 
@@ -189,9 +189,9 @@ class LayerStore:
             remove_tree(root)
 
     @contextlib.contextmanager
-    def builder_directory(self) -> Iterator[Path]:
+    def builder_directory(self, wanted: Iterable[str] = ()) -> Iterator[Path]:
         """The data directory of a build's own node, for this build alone. Names repeat, so that a build finds and removes the kernel
-        objects that a dead build left.
+        objects that a dead build left. ``wanted``: the stock templates that it builds, for :meth:`wanted_by_builds`.
 
         Raises:
             NoCapacityError: too many builds run.
@@ -201,9 +201,19 @@ class LayerStore:
             make_directory(path)
             with (path / "lock").open("w") as file:
                 if _try_lock(file):
+                    write_whole(path / "wanted", json.dumps(list(wanted)))
                     yield path
                     return
         raise NoCapacityError(f"{_BUILDERS} template builds run on this store already")
+
+    def wanted_by_builds(self) -> set[str]:
+        """The stock templates that builds with a node of their own make now."""
+        found: set[str] = set()
+        for path in (self.root / "builders").glob("*/wanted"):
+            with contextlib.suppress(OSError, ValueError), (path.parent / "lock").open("r") as file:
+                if not _try_lock(file):
+                    found.update(str(name) for name in json.loads(path.read_text()))
+        return found
 
     def publish(
         self, workspace: Workspace, key: str, name: str, parent: str | None, build_s: float, *, size_bytes: int | None = None

@@ -15,6 +15,8 @@ be computed from it. This module must not run a program or touch the store. Form
     own       true: a last layer of this template alone. Templates that build on it, and the agent, use only the layers below.
               So a change of such a step rebuilds one layer; a change of any other step rebuilds everything above it.
     shared    a file of ``stock/steps`` that runs as the script
+
+Names of files are relative to the folder. A step that equals a step of another definition, on equal layers, is the same layer.
 """
 
 from __future__ import annotations
@@ -38,6 +40,7 @@ __all__ = [
     "load_stock",
     "read_definition",
     "shared_layers",
+    "with_parents",
     "with_updates",
 ]
 
@@ -129,6 +132,12 @@ def load_stock(name: str) -> StockDefinition:
     return read_definition(name)
 
 
+def with_parents(name: str) -> tuple[str, ...]:
+    """The stock template and those it stands on, the lowest first. Raises: TemplateNotFoundError."""
+    parent = load_stock(name).parent
+    return (*(with_parents(parent) if parent else ()), name)
+
+
 def read_definition(name: str) -> StockDefinition:
     """The definition in the folder ``stock/<name>``, of a stock template or of a tree that is built like one."""
     folder = _ROOT / name
@@ -153,7 +162,7 @@ def read_definition(name: str) -> StockDefinition:
 def _step(folder: Path, entry: dict[str, Any]) -> StockStep:
     if entry["kind"] not in _KINDS:
         raise ValueError(f"{folder.name}: step {entry['name']} has kind {entry['kind']!r}, not one of {_KINDS}")
-    files = {name: (folder / name).read_text() for name in entry.get("files", ())}
+    files = {_name_inside(name): (folder / name).read_text() for name in entry.get("files", ())}
     for language in entry.get("drivers", ()):
         files |= _driver_files(language)
     return StockStep(
@@ -168,6 +177,11 @@ def _step(folder: Path, entry: dict[str, Any]) -> StockStep:
         timeout_s=float(entry.get("timeout_s", 1800.0)),
         own=entry.get("own", False),
     )
+
+
+def _name_inside(name: str) -> str:
+    """The name below /.build of a file of the definition, which may be another definition's (``../agent/requirements.txt``)."""
+    return Path(name).name if name.startswith("../") else name
 
 
 def _script(folder: Path, entry: dict[str, Any]) -> str:

@@ -119,10 +119,17 @@ def layer_keys(definition: StockDefinition, parent_layers: tuple[str, ...]) -> t
     return tuple(keys)
 
 
-def build_stock_template(definition: StockDefinition, below: tuple[str, ...], context: StockBuildContext, edition: str = "") -> Template:
+def build_stock_template(
+    definition: StockDefinition,
+    below: tuple[str, ...],
+    context: StockBuildContext,
+    edition: str = "",
+    finish: Callable[[Template], object] | None = None,
+) -> Template:
     """Build the missing layers of ``definition`` on top of its parent's layers, ``below``, and record the template. Blocking.
 
-    ``edition`` is that of the definition (:func:`cloister.template.stock.with_updates`).
+    ``edition`` is that of the definition (:func:`cloister.template.stock.with_updates`). ``finish`` is called before the template is
+    recorded, that is, before the first sandbox of it.
 
     Raises:
         BuildError: a step failed. Has the last lines of its log and names the log file.
@@ -133,6 +140,8 @@ def build_stock_template(definition: StockDefinition, below: tuple[str, ...], co
         earlier = context.store.template(definition.name)
         if earlier.build_id == template.build_id and earlier.created_at:
             template = dataclasses.replace(template, created_at=earlier.created_at)
+    if finish is not None:
+        finish(template)
     context.store.write_template(template)
     return template
 

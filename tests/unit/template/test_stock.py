@@ -93,7 +93,7 @@ def test_kernel_sources_are_part_of_the_layer_that_builds_them() -> None:
 
 def test_the_agent_tree_holds_what_crosses_the_border_and_no_more() -> None:
     """Of our own code only the agent, the protocol and the errors go inside, drivers apart from the package."""
-    _, tree = _definitions()
+    _, tree = _definitions("base")
     packages = {name.split("/")[2] for name in tree.files if name.startswith("site/cloister/")}
     assert packages == {"__init__.py", "errors.py", "protocol", "agent"}
     assert "drivers/python/main.py" in tree.files
@@ -103,5 +103,5 @@ def test_the_agent_tree_holds_what_crosses_the_border_and_no_more() -> None:
 
 def test_the_agent_tree_does_not_change_with_the_wire_to_the_supervisor() -> None:
     """The node protocol is between two host processes: no source in the tree is part of it or imports it."""
-    _, tree = _definitions()
+    _, tree = _definitions("base")
     assert not [name for name, source in tree.files.items() if "nodewire" in name or "nodewire" in source]
