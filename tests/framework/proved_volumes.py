@@ -72,4 +72,32 @@ VOLUME_STEPS = (
         "check(0 && !fits, ",
         "programs_of_a_template_cannot_stand_below_a_volume",
     ),
+    Step(
+        "volumes on gVisor: no link on the way",
+        "src/cloister/runtime/gvisor/launch.py",
+        "below = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)",
+        "below = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=directory)",
+        "on_gvisor_cannot_have_a_volume_over_a_link",
+    ),
+    Step(
+        "volumes on gVisor: none in another one",
+        "src/cloister/runtime/gvisor/runtime.py",
+        "if any(path == other or path.startswith",
+        "if any(path == other and path.startswith",
+        "on_gvisor_cannot_have_a_volume_over_a_link",
+    ),
+    Step(
+        "volumes on gVisor: no set-user-id",
+        "src/cloister/runtime/gvisor/bundle.py",
+        '"options": ["rbind", "nosuid", "nodev", *',
+        '"options": ["rbind", "nodev", *',
+        "on_gvisor_cannot_misuse_a_volume",
+    ),
+    Step(
+        "volumes on gVisor: memory is not saved",
+        "src/cloister/runtime/gvisor/sandbox.py",
+        "if self._spec.volumes:",
+        "if False:",
+        "memory_of_a_sandbox_with_volumes_is_not_saved",
+    ),
 )

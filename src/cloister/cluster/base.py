@@ -39,13 +39,13 @@ class NodeListener:
     heard: Callable[[NodeEvent], None]
 
 
-async def reserve_id(node: NodeClient, template: str, team_id: str) -> str:
+async def reserve_id(node: NodeClient, template: str, team_id: str, *, has_volumes: bool = False) -> str:
     """An id for the team's next creation of ``template``, if possible that of a sandbox made ahead.
 
     Never fails: without an answer of the node it is a fresh id, and the creation reports the node's trouble.
     """
     try:
-        return await node.reserve(Reserve(template, team_id))
+        return await node.reserve(Reserve(template, team_id, has_volumes))
     except CloisterError:
         return new_sandbox_id()
 
@@ -79,6 +79,8 @@ class Need:
     disk_mib: int = 0
     node_id: str | None = None
     """The only node that has what it stands on; None: any."""
+    has_volumes: bool = False
+    """Whether a sandbox mounts volumes: not every runtime can do that in one that was made ahead."""
 
 
 class Fleet(Protocol):

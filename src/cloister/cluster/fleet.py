@@ -232,7 +232,7 @@ class ClusterFleet:
         member = self._members.get(order[0]) if order else None
         if member is None:
             return new_sandbox_id()
-        sandbox_id = await reserve_id(member.link.calls, need.template, team_id)
+        sandbox_id = await reserve_id(member.link.calls, need.template, team_id, has_volumes=need.has_volumes)
         now = time.monotonic()
         if len(self._reserved) > _MOST_RESERVED:
             self._reserved = {one: (node, at) for one, (node, at) in self._reserved.items() if now - at < _RESERVED_S}

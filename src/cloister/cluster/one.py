@@ -26,7 +26,7 @@ class OneNode:
 
     async def reserve(self, need: Need, team_id: str) -> str:
         """See the protocol."""
-        return await reserve_id(self.calls, need.template, team_id)
+        return await reserve_id(self.calls, need.template, team_id, has_volumes=need.has_volumes)
 
     def place(self, sandbox_id: str, need: Need) -> str | None:  # noqa: ARG002 - there is nothing to choose
         """See the protocol."""

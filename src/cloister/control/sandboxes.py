@@ -446,6 +446,7 @@ def _need(template: FoundTemplate, new: NewSandbox) -> Need:
         mem_mib=template.mem_mib,
         disk_mib=template.disk_mib,
         node_id=template.node_id or new.node_id,
+        has_volumes=bool(new.volumes),
     )
 
 

@@ -183,10 +183,11 @@ class VolumeDisks:
             shutil.rmtree(gone)
         return True
 
-    def mount(self, volume_id: str, user: str, userns_fd: int, *, is_read_only: bool = False) -> int:
+    def mount(self, volume_id: str, user: str, userns_fd: int | None, *, is_read_only: bool = False) -> int:
         """Mount a volume for a user: id-mapped to its user namespace, without devices and without the effect of set-user-id files.
 
-        Gives a detached mount, which the caller closes. The user holds the volume until :meth:`let_go`.
+        Gives a detached mount, which the caller closes, and maps if it has named no namespace. The user holds the volume until
+        :meth:`let_go`.
         Raises: NotFoundError, NoCapacityError, IsolationError.
         """
         volume = self._find(volume_id)
@@ -196,7 +197,8 @@ class VolumeDisks:
                 self._use(volume, user)
                 fd = images.reopen_disk(volume.image, volume.loop, flags)
             try:
-                map_mount(fd, userns_fd)
+                if userns_fd is not None:
+                    map_mount(fd, userns_fd)
             except OSError:
                 os.close(fd)
                 raise
@@ -207,6 +209,19 @@ class VolumeDisks:
     def device(self, volume_id: str) -> int:
         """The number of the loop device of a volume that has a user."""
         return self._find(volume_id).loop
+
+    def devices(self, user: str, *, shared: bool = True) -> list[int]:
+        """The numbers of the loop devices of a user's volumes, or only of those that no other user has."""
+        with self._lock:
+            volumes = list(self._volumes.values())
+        found = []
+        for volume in volumes:
+            if user not in volume.users:  # without the lock: another volume may be slow to open
+                continue
+            with volume.lock:
+                if user in volume.users and (shared or len(volume.users) == 1):
+                    found.append(volume.loop)
+        return found
 
     def adopt(self, volume_id: str, user: str) -> None:
         """Hold a volume that is mounted in a sandbox, which outlived another supervisor. Raises: NotFoundError, OSError, IsolationError."""

@@ -67,7 +67,7 @@ class NodeHandlers:
 
     async def reserve(self, request: Reserve) -> str:
         """See :class:`SandboxMethods`."""
-        return await self.creator.reserve(request.template, request.team_id)
+        return await self.creator.reserve(request.template, request.team_id, has_volumes=request.has_volumes)
 
     async def create(self, request: SandboxRequest) -> SandboxRecord:
         """See :class:`SandboxMethods`."""

@@ -88,6 +88,7 @@ class Reserve:
 
     template: TemplateName
     team_id: PublicId
+    has_volumes: bool = False
 
 
 @dataclass(frozen=True)

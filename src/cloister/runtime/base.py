@@ -53,7 +53,9 @@ class RuntimeCapabilities:
     host_ports: bool = False
     """:meth:`RuntimeSandbox.host_port`."""
     volumes: bool = False
-    """:attr:`SandboxSpec.volumes`; with ``hand_over`` also :meth:`RuntimeSandbox.mount_volumes`."""
+    """:attr:`SandboxSpec.volumes`."""
+    late_volumes: bool = False
+    """Volumes can be mounted into a sandbox that was made ahead: :meth:`RuntimeSandbox.mount_volumes`."""
 
     def require(self, runtime: str, *needed: str) -> None:
         """Check that the runtime of that name has all ``needed`` flags. Raises: InvalidRequestError, which says what it cannot do."""
@@ -71,6 +73,7 @@ _WORDS = {
     "run_steps": "run the steps of a template build",
     "host_ports": "connect a sandbox to a port of the host",
     "volumes": "mount volumes",
+    "late_volumes": "mount volumes later",
 }
 
 
@@ -160,7 +163,7 @@ class RuntimeSandbox(Protocol):
         """The sandbox, which was made ahead for no team, is this team's from now on."""
         ...
 
-    # ---- with the capabilities hand_over and volumes ----
+    # ---- with the capability late_volumes ----
 
     def mount_volumes(self, volumes: tuple[VolumeMount, ...], *, has_run: bool) -> bool:
         """Mount a client's volumes into a sandbox that was made ahead. ``has_run``: a program of its template runs, or did.

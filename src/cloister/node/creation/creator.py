@@ -138,8 +138,8 @@ class Creator:
 
     # ---- for clients ----
 
-    async def reserve(self, template: str, team_id: str) -> str:
-        """An id for the team's next creation: that of a ready sandbox, or a new one. Raises: TemplateNotFoundError, StoreError."""
+    async def reserve(self, template: str, team_id: str, *, has_volumes: bool = False) -> str:
+        """An id for the team's next creation: a ready sandbox's, or a new one. Raises: TemplateNotFoundError, StoreError."""
         found = await self._resolve(template, team_id)
         if found.template.has_memory:
             return new_sandbox_id()  # each goes on from the same memory: none is made ahead
@@ -147,6 +147,8 @@ class Creator:
         runtime = self._runtime_ahead(key, found)
         if runtime != self._runtime_ahead(PoolKey(key.template, team_id), found) or not self._steps.can_make_ahead(runtime):
             return new_sandbox_id()  # what is made ahead for any team is in another runtime than this team's sandboxes
+        if has_volumes and not self._steps.can_mount_later(runtime):
+            return new_sandbox_id()
         self._recent.note(template)
         return self._pool.reserve(key, found.build_id) or new_sandbox_id()
 

@@ -84,6 +84,10 @@ class CreationSteps:
         """Whether a sandbox can be made before its request."""
         return self._runtimes.find(runtime).capabilities.hand_over
 
+    def can_mount_later(self, runtime: str) -> bool:
+        """Whether a sandbox that was made ahead can get volumes."""
+        return self._runtimes.find(runtime).capabilities.late_volumes
+
     def make(self, request: SandboxRequest, template: ResolvedTemplate, *, is_for_client: bool = True) -> Created:
         """A new sandbox. Its record says ``running``, unless its start command is still on its way or it is made ahead.
 
@@ -163,7 +167,7 @@ class CreationSteps:
             begun = self._record(request, template)
             if not _fits(ready, begun, template):
                 return None
-            if request.volumes and not self._mount_volumes(sandbox, begun, template):
+            if request.volumes and not (sandbox.capabilities.late_volumes and self._mount_volumes(sandbox, begun, template)):
                 return None
             try:
                 # The document first: an agent that dies and comes back must still know its token.
@@ -184,7 +188,6 @@ class CreationSteps:
 
     def _mount_volumes(self, sandbox: RuntimeSandbox, begun: SandboxRecord, template: ResolvedTemplate) -> bool:
         """Whether the volumes are mounted. Raises: as :meth:`RuntimeSandbox.mount_volumes`; the caller discards the sandbox."""
-        sandbox.capabilities.require(begun.runtime, "volumes")
         self._journal.write(begun, sandbox.state())  # first: after a crash it is known to hold them until it has ended
         try:
             return sandbox.mount_volumes(begun.volumes, has_run=template.template.starts_something)

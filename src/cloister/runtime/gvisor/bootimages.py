@@ -108,7 +108,7 @@ def _stands(path: Path) -> bool:
 
 def can_be_booted(spec: SandboxSpec) -> bool:
     """Whether sandboxes like this may begin from an image: nothing runs in them before their client comes but agent and kernels."""
-    return spec.agent is not None and not spec.has_disk and not spec.mounts and spec.start_timeout_s is None
+    return spec.agent is not None and not spec.has_disk and not spec.mounts and not spec.volumes and spec.start_timeout_s is None
 
 
 def key_of(spec: SandboxSpec, version: str, first_id: int, kernels: tuple[str, ...] = ()) -> str:

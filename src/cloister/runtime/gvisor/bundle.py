@@ -69,8 +69,8 @@ def shape(spec: SandboxSpec) -> str:
     return hashlib.sha256(json.dumps([*parts, global_flags(Path(), Path())]).encode()).hexdigest()[:16]
 
 
-def global_flags(runsc: Path, root: Path) -> list[str]:
-    """``runsc`` with the flags of all commands; ``root`` is its directory for notes."""
+def global_flags(runsc: Path, root: Path, *, has_volumes: bool = False) -> list[str]:
+    """``runsc`` with the flags of all commands; ``root`` is its directory for notes. Others change what is in volumes."""
     return [
         str(runsc),
         f"--root={root}",
@@ -79,7 +79,7 @@ def global_flags(runsc: Path, root: Path) -> list[str]:
         "--ignore-cgroups",  # the sandbox begins in the group that the node made for it
         "--overlay2=none",  # its files are on its disk, below the kernel's own overlay
         "--directfs=false",  # the sandbox's kernel opens no file itself
-        "--file-access-mounts=exclusive",  # what is mounted beside the root never changes
+        f"--file-access-mounts={'shared' if has_volumes else 'exclusive'}",  # the other mounts beside the root never change
         "--allow-suid",
         "--host-settings=ignore",
         "--watchdog-action=log",
@@ -127,5 +127,14 @@ def _mounts(spec: SandboxSpec, place: str) -> list[dict[str, Any]]:
             "options": ["rbind", *sealed, "noexec"],
         }
         for index, mount in enumerate(spec.mounts)
+    ]
+    mounts += [
+        {
+            "destination": one.path,
+            "type": "bind",
+            "source": place_of(place, f"volumes/{index}"),
+            "options": ["rbind", "nosuid", "nodev", *(["ro"] if one.is_read_only else [])],
+        }
+        for index, one in enumerate(spec.volumes)
     ]
     return mounts

@@ -71,7 +71,8 @@ class Client:
         runsc = self._find()
         place = choose_place(bundle, runsc, *([] if image is None else [image]))
         command = ["run"] if image is None else ["restore", "--background", f"--image-path={image}"]
-        argv = [*global_flags(runsc, self._notes), *command, "--detach", f"--bundle={bundle}", spec.sandbox_id]
+        flags = global_flags(runsc, self._notes, has_volumes=bool(spec.volumes))
+        argv = [*flags, *command, "--detach", f"--bundle={bundle}", spec.sandbox_id]
         made = replace(plan, place=place, argv=argv)
         document = config(spec, place, made.first_id)
         (bundle / "config.json").write_text(json.dumps(document))
@@ -82,7 +83,7 @@ class Client:
             opened.callback(os.close, given)
             os.write(given, made.to_json())
             os.lseek(given, 0, os.SEEK_SET)
-            self._run(given, stdio, said, (made.disk_fd, made.netns_fd, *made.group_fds))
+            self._run(given, stdio, said, (made.disk_fd, made.netns_fd, *made.group_fds, *made.volume_fds))
         return self._found(spec.sandbox_id)
 
     def _run(self, plan: int, stdio: tuple[int, int], said: int, inherited: tuple[int, ...]) -> None:

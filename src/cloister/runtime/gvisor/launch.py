@@ -57,6 +57,10 @@ class Plan:
     """The directory of the sandbox's first program."""
     further: list[str] = field(default_factory=list)
     """Directories of the host that the sandbox sees, read-only."""
+    volumes: list[str] = field(default_factory=list)
+    """Where volumes go, in this order."""
+    volume_fds: list[int] = field(default_factory=list)
+    """Their detached mounts, which get id-mapped."""
     disk_fd: int
     """A detached mount, which gets id-mapped."""
     netns_fd: int
@@ -84,7 +88,7 @@ def choose_place(*needed: Path) -> str:
 
 
 def place_of(place: str, name: str) -> str:
-    """Where the sandbox's ``root``, ``rt``, ``agent``, ``guest`` or ``further/<index>`` are, for ``runsc`` alone."""
+    """Where the sandbox's ``root``, ``rt``, ``agent``, ``guest``, ``further/<index>`` or ``volumes/<index>`` are, for ``runsc`` alone."""
     return f"{place}/{name}"
 
 
@@ -123,7 +127,8 @@ def _clone_mounts(plan: Plan, userns: int) -> dict[str, list[int]]:
     def clone(paths: list[str], flags: MountFlag) -> list[int]:
         return [clone_tree(path, flags, userns_fd=userns) for path in paths]
 
-    map_mount(plan.disk_fd, userns)
+    for fd in (plan.disk_fd, *plan.volume_fds):
+        map_mount(fd, userns)
     return {
         "layers": clone(plan.layers, MountFlag.READ_ONLY | MountFlag.NO_DEV),
         "interpreter": clone(plan.interpreter, _SEALED),
@@ -131,6 +136,7 @@ def _clone_mounts(plan: Plan, userns: int) -> dict[str, list[int]]:
         "guest": clone([plan.guest], _SEALED),
         "further": clone(plan.further, _SEALED | MountFlag.NO_EXEC),
         "disk": [plan.disk_fd],
+        "volumes": plan.volume_fds,
     }
 
 
@@ -179,6 +185,9 @@ def _build(plan: Plan, userns: int, mounts: dict[str, list[int]]) -> None:
     (place / "further").mkdir()
     for number, path in enumerate(reversed(_attach_all(mounts["further"], place / "further-below"))):
         _mount_sealed(place, f"further/{number}", [path])
+    _attach_all(mounts["volumes"], place / "volumes")
+    for path in plan.volumes:
+        _make_place(place / "root", path)
     (place / "boot_id").write_text(f"{uuid.uuid4()}\n")
     _pretend_memory(plan.mem_mib, place)
 
@@ -239,6 +248,22 @@ def _make_points(root: Path) -> None:
             os.close(directory)
 
 
+def _make_place(root: Path, path: str) -> None:
+    """The directories on the way to a volume. No link is followed: ``runsc`` would follow it. Raises: OSError."""
+    directory = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    for name in path.strip("/").split("/"):
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(name, 0o755, dir_fd=directory)
+        try:
+            below = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+        except NotADirectoryError:
+            raise NotADirectoryError(f"could not find the place of a volume; a link is not followed: {path}") from None
+        finally:
+            os.close(directory)
+        directory = below
+    os.close(directory)
+
+
 def _pretend_memory(mem_mib: int, place: Path) -> None:
     """Let ``runsc`` read the sandbox's size from /proc/meminfo: without control groups of its own it would tell programs the host's.
 
@@ -251,4 +276,7 @@ def _pretend_memory(mem_mib: int, place: Path) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except ChildProcessError:  # the child has said which step it was
+        sys.exit(1)

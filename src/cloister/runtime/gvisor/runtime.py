@@ -14,11 +14,12 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib import resources as package
+from itertools import permutations
 from pathlib import Path
 from typing import Any, NoReturn
 
 from cloister.disks import images, kept
-from cloister.errors import AgentUnreachableError, CloisterError, IsolationError, RuntimeFailedError
+from cloister.errors import AgentUnreachableError, CloisterError, InvalidRequestError, IsolationError, RuntimeFailedError
 from cloister.linux.netns import new_netns
 from cloister.linux.process import kill_pidfd, open_pidfd, wait_pidfd
 from cloister.model.resources import Limits
@@ -189,7 +190,7 @@ class GvisorRuntime:
                 os.close(ready)
             undo.pop_all()
         sandbox = GvisorSandbox(spec, started, self._resources, self._groups, disk_fd=disk, starting=starting)
-        self._look_after(spec.sandbox_id, sandbox, disk)
+        self._look_after(spec.sandbox_id, sandbox)
         return sandbox
 
     def _start(self, spec: SandboxSpec, disk: int, stdio: tuple[int, int], undo: ExitStack, place: Place) -> Started:
@@ -211,7 +212,10 @@ class GvisorRuntime:
             joining = self._groups.tree.open_joining(spec.sandbox_id)
             for fd in joining:
                 given.callback(os.close, fd)
-            box = self._client.start(spec, self._plan(spec, (slot, disk, netns), joining), stdio, place.image)
+            plan = self._plan(spec, (slot, disk, netns), joining)
+            undo.callback(self._resources.volumes.let_go, spec.sandbox_id)
+            plan = replace(plan, volumes=[one.path for one in spec.volumes], volume_fds=self._volumes(spec, given))
+            box = self._client.start(spec, plan, stdio, place.image)
         kernel, gofer = _open(box.kernel), _open(box.gofer)
         undo.callback(_end, kernel, gofer)
         return Started(
@@ -226,6 +230,17 @@ class GvisorRuntime:
             manifest=Manifest.of(spec, self._find().version, self._slots.first_id(slot)),
             client=self._client,
         )
+
+    def _volumes(self, spec: SandboxSpec, given: ExitStack) -> list[int]:
+        """A mount of each volume, which ``given`` closes. Raises: InvalidRequestError, and as :meth:`VolumeDisks.mount`."""
+        paths = [one.path for one in spec.volumes]
+        if any(path == other or path.startswith(f"{other}/") for path, other in permutations(paths, 2)):
+            raise InvalidRequestError("on gVisor no volume can be mounted in another one")
+        fds = []
+        for one in spec.volumes:
+            fds.append(self._resources.volumes.mount(one.volume_id, spec.sandbox_id, None, is_read_only=one.is_read_only))
+            given.callback(os.close, fds[-1])
+        return fds
 
     def _plan(self, spec: SandboxSpec, numbers: tuple[int, int, int], joining: list[int]) -> Plan:
         slot, disk, netns = numbers
@@ -281,9 +296,9 @@ class GvisorRuntime:
             return False
         return True
 
-    def _look_after(self, sandbox_id: str, sandbox: GvisorSandbox, disk_fd: int) -> None:
+    def _look_after(self, sandbox_id: str, sandbox: GvisorSandbox) -> None:
         self._resources.space.when_full(sandbox_id, sandbox.end_for_space)
-        self._resources.rates.bound(sandbox_id, os.minor(os.fstat(disk_fd).st_dev), sandbox.kill)
+        sandbox.bound_rates()
         self._watch.add(sandbox.gofer_pidfd, sandbox.end_half)
 
     def adopt(self, spec: SandboxSpec, state: dict[str, Any]) -> GvisorSandbox | None:
@@ -312,6 +327,9 @@ class GvisorRuntime:
             disk_fd = None if loop is None else images.reopen_disk(spec.directory / DISK, loop)
             if disk_fd is not None:
                 undo.callback(os.close, disk_fd)
+            undo.callback(self._resources.volumes.let_go, spec.sandbox_id)
+            for one in spec.volumes:
+                self._resources.volumes.adopt(one.volume_id, spec.sandbox_id)
             trees = tuple(Path(tree) for tree in state.get("trees", ()) if Path(tree).is_dir())
             self._resources.tree_locks.lock(trees)
             undo.callback(self._resources.tree_locks.unlock, trees)
@@ -331,7 +349,7 @@ class GvisorRuntime:
             if disk_fd is not None:
                 self._resources.space.adopt(spec.sandbox_id, spec.directory / DISK, disk_fd)
                 undo.callback(self._resources.space.forget, spec.sandbox_id)
-                self._look_after(spec.sandbox_id, sandbox, disk_fd)
+                self._look_after(spec.sandbox_id, sandbox)
             if not Halt(started.box).is_to_freeze(spec.sandbox_id):  # a pause or a resume was cut off half way
                 self._client.resume(spec.sandbox_id)
             self._groups.claim(spec.sandbox_id)  # last: after an error the node's sweep must end the group
@@ -393,7 +411,7 @@ class GvisorRuntime:
             on_started(state_of(started))
             undo.pop_all()
         sandbox = GvisorSandbox(spec, started, self._resources, self._groups, disk_fd=disk)
-        self._look_after(spec.sandbox_id, sandbox, disk)
+        self._look_after(spec.sandbox_id, sandbox)
         return sandbox
 
     def run_step(self, step: StepSpec, log: Callable[[bytes], None], /) -> NoReturn:

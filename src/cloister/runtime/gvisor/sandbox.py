@@ -40,7 +40,7 @@ from cloister.runtime.stillness import Stillness
 
 __all__ = ["CAPABILITIES", "DISK", "DISK_TIMEOUT_S", "GvisorSandbox", "Started"]
 
-CAPABILITIES = RuntimeCapabilities(hand_over=True, freeze=True, keep_disk=True, open_disk=True, checkpoint=True)
+CAPABILITIES = RuntimeCapabilities(hand_over=True, freeze=True, keep_disk=True, open_disk=True, checkpoint=True, volumes=True)
 """What this runtime can do."""
 DISK = "disk.img"
 """The name of a sandbox's disk in its directory; the disk itself is as the namespace runtime has it."""
@@ -159,11 +159,6 @@ class GvisorSandbox:
         """See :class:`RuntimeSandbox`."""
         self._resources.network.join_team(self._started.slot, team_id)
 
-    def mount_volumes(self, volumes: tuple[VolumeMount, ...], *, has_run: bool) -> NoReturn:
-        """See :class:`RuntimeSandbox`. It has not the capability."""
-        del volumes, has_run
-        raise RuntimeFailedError("a sandbox on gVisor mounts no volumes")
-
     def rewrite_init(self, document: bytes) -> None:
         """See :class:`RuntimeSandbox`. Nothing to do: the document is inside, and the agent writes it when it gets its client's facts."""
 
@@ -203,6 +198,7 @@ class GvisorSandbox:
             self._free_rate()
         if not self._stillness.end(self._started.has_ended, _KILL_TIMEOUT_S):
             raise RuntimeFailedError(f"sandbox {self._spec.sandbox_id} did not end after SIGKILL")
+        self._resources.volumes.let_go(self._spec.sandbox_id)
 
     @property
     def why_ended(self) -> str:
@@ -218,11 +214,22 @@ class GvisorSandbox:
     def why_ended(self, text: str) -> None:
         self._why_ended = text
 
+    def bound_rates(self) -> None:
+        """Bound the data rate of its disk and of its volumes."""
+        for number in self._devices(shared=True):
+            self._resources.rates.bound(self._spec.sandbox_id, number, self.kill)
+
+    def _devices(self, *, shared: bool) -> list[int]:
+        """The loop devices of its disk and its volumes, or only of those that no other sandbox has."""
+        disk = [] if self._disk_fd is None else [os.minor(os.fstat(self._disk_fd).st_dev)]
+        return [*disk, *self._resources.volumes.devices(self._spec.sandbox_id, shared=shared)]
+
     def _free_rate(self) -> None:
         """Once, while the disk is open."""
         if self._disk_fd is not None and self._has_rate:
             self._has_rate = False
-            self._resources.rates.free(self._spec.sandbox_id, os.minor(os.fstat(self._disk_fd).st_dev))
+            for number in self._devices(shared=self._groups.tree.version == 2):  # v1 has one bound for all users of a device
+                self._resources.rates.free(self._spec.sandbox_id, number)
 
     def end_for_space(self) -> None:
         """End it because the server's disk is full; :attr:`why_ended` says so. Raises: RuntimeFailedError."""
@@ -319,6 +326,10 @@ class GvisorSandbox:
         """See :class:`RuntimeSandbox`. Its kernel writes the image while its programs stand still."""
         if self.starting is not None:
             raise ConflictError("the template's start command has not finished yet")
+        if self._spec.volumes:
+            raise ConflictError(
+                "the sandbox has volumes, which may change while its memory is on disk", hint="keep its files: memory=false"
+            )
         partial = directory.with_name(f"{directory.name}.tmp")
         shutil.rmtree(partial, ignore_errors=True)
         try:
@@ -357,6 +368,7 @@ class GvisorSandbox:
             self._free_rate()
             self._released = True
         self._resources.space.forget(self._spec.sandbox_id)
+        self._resources.volumes.let_go(self._spec.sandbox_id)
         for fd in (self._disk_fd, self.starting):
             if fd is not None:
                 os.close(fd)
@@ -371,6 +383,10 @@ class GvisorSandbox:
         self._groups.remove(self._spec.sandbox_id)
 
     # ---- what needs a capability that it does not declare ----
+
+    def mount_volumes(self, volumes: tuple[VolumeMount, ...], *, has_run: bool) -> NoReturn:
+        """See :class:`RuntimeSandbox`."""
+        raise NotImplementedError
 
     def host_port(self, host: str, port: int) -> AbstractContextManager[None]:
         """See :class:`RuntimeSandbox`."""

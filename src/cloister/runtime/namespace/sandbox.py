@@ -35,7 +35,7 @@ from cloister.runtime.stillness import Stillness
 __all__ = ["CAPABILITIES", "DISK", "DISK_TIMEOUT_S", "NamespaceSandbox"]
 
 CAPABILITIES = RuntimeCapabilities(
-    hand_over=True, freeze=True, keep_disk=True, open_disk=True, run_steps=True, host_ports=True, volumes=True
+    hand_over=True, freeze=True, keep_disk=True, open_disk=True, run_steps=True, host_ports=True, volumes=True, late_volumes=True
 )
 """What this runtime can do."""
 DISK = "disk.img"
@@ -135,8 +135,8 @@ class NamespaceSandbox:
         """See :class:`RuntimeSandbox`."""
         is_done = mount_late(self._resources.volumes, self._spec.sandbox_id, self._started, volumes, has_run=has_run)
         self._spec = replace(self._spec, volumes=volumes)
-        for one in {one.volume_id for one in volumes}:
-            self._resources.rates.bound(self._spec.sandbox_id, self._resources.volumes.device(one), self.kill)
+        for number in self._resources.volumes.devices(self._spec.sandbox_id):
+            self._resources.rates.bound(self._spec.sandbox_id, number, self.kill)
         return is_done
 
     def take_start(self) -> None:
@@ -190,10 +190,8 @@ class NamespaceSandbox:
 
     def _devices(self, *, shared: bool) -> list[int]:
         """The loop devices of its disk and its volumes, or only of those that no other sandbox has."""
-        volumes, own = self._resources.volumes, self._spec.sandbox_id
-        users = {one.volume_id: volumes.users(one.volume_id) for one in self._spec.volumes}
         disk = [] if self._disk_fd is None else [os.minor(os.fstat(self._disk_fd).st_dev)]
-        return [*disk, *(volumes.device(one) for one, all_ in users.items() if own in all_ and (shared or len(all_) == 1))]
+        return [*disk, *self._resources.volumes.devices(self._spec.sandbox_id, shared=shared)]
 
     def _free_rate(self) -> None:
         """Once, while the disk is open."""

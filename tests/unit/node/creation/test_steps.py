@@ -52,7 +52,7 @@ class FakeSandbox:
     """Notes what is done to it."""
 
     cold: tuple[str, ...] = ()
-    capabilities = RuntimeCapabilities(hand_over=True, volumes=True)
+    capabilities = RuntimeCapabilities(hand_over=True, volumes=True, late_volumes=True)
 
     def __init__(self) -> None:
         self.fits = True
