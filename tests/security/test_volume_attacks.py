@@ -83,7 +83,7 @@ def test_special_files_in_a_volume_cannot_stop_the_content_api(control_plane: Co
         sock.bind(str(at / "socket"))
     (at / "loop").symlink_to("loop")
     deep = os.open(at, os.O_RDONLY)
-    for _ in range(200):
+    for _ in range(1200):  # deeper than a program's stack
         os.mkdir("d", dir_fd=deep)
         below = os.open("d", os.O_RDONLY, dir_fd=deep)
         os.close(deep)

@@ -13,7 +13,6 @@ import errno
 import os
 import posixpath
 import secrets
-import shutil
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,13 +20,12 @@ from datetime import UTC, datetime
 from typing import Any
 
 from cloister.agent.volume.faults import ContentFault
+from cloister.agent.volume.removal import HIDDEN_PREFIX, remove_tree
 
 __all__ = ["DEFAULT_ID", "HIDDEN_PREFIX", "Owner", "Tree", "clamp"]
 
 DEFAULT_ID = 9090
 """User and group of files whose creator names none; the published one."""
-HIDDEN_PREFIX = ".cloister-"
-"""Beginning of the names of files that are not whole yet."""
 _OPENAT2 = 437
 _NO_XDEV, _NO_MAGICLINKS, _NO_SYMLINKS, _IN_ROOT = 0x01, 0x02, 0x04, 0x10
 _ANY_MODE = 0o7777
@@ -195,7 +193,7 @@ class Tree:
             raise ContentFault(400, "CANNOT_DELETE_ROOT", "the root of a volume cannot be removed")
         with self.parent(path) as (directory, name):
             if stat.S_ISDIR(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode):
-                shutil.rmtree(name, dir_fd=directory)
+                remove_tree(directory, name)
             else:
                 os.unlink(name, dir_fd=directory)
             os.fsync(directory)
