@@ -67,7 +67,7 @@ class Client(threading.Thread):
     """Writes files by the content API, and notes those that were answered."""
 
     def __init__(self, volume: Volume) -> None:
-        super().__init__()
+        super().__init__(daemon=True)
         self._volume = volume
         self.acked: dict[str, str] = {}
         self.failed = 0
@@ -107,7 +107,7 @@ def kill_content(groups: CgroupTree) -> None:
 
 
 def in_shell(sandbox: Sandbox, script: str) -> str:
-    """What a command says, once the server answers."""
+    """The output of a command, once the server answers."""
 
     def ask() -> str | None:
         try:

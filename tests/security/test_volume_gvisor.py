@@ -57,7 +57,7 @@ def attacker(server: Server, volume: Volume) -> Iterator[Sandbox]:
 
 
 def as_root(sandbox: Sandbox, script: str) -> str:
-    """What a command of root says, on both streams."""
+    """The output of a command of root, on both streams."""
     return str(sandbox.commands.run(f"({script}) 2>&1; true", user="root", timeout=60).stdout).strip()
 
 
