@@ -76,6 +76,13 @@ CHECKPOINT_STEPS = (
         Step(f"restore: starts nothing by {name}", _NATIVE, f"int {name}(", f"int other_than_{name}(", _OF_RESTORE)
         for name in ("execvp", "execlp", "posix_spawn")  # those that CRIU or a library of its imports
     ),
+    Step(
+        "dumper: bounded walk of shared memory",
+        f"{NATIVE}/shared.c",
+        'check(depth > MOST_DEPTH, "save /dev/shm: its directories are too deep");',
+        "",
+        "cannot_end_the_dumper_by_deep_directories",
+    ),
     Step("restore: user namespace of the sandbox", _RESTORE, '"time", "mnt", "user")', '"time", "mnt")', _OF_RESTORE),
     Step("restore: read-only image", _RESTORE, "flags = MountFlag.READ_ONLY | ", "flags = ", _OF_RESTORE),
 )

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cloister.errors import CloisterError, ConflictError
+from cloister.errors import CloisterError, ConflictError, RuntimeFailedError
 from cloister.linux.seccomp import compile_bpf
 from cloister.runtime.namespace.checkpoint.criu import find_criu
 from cloister.runtime.namespace.checkpoint.dump import DUMP_CAPABILITIES, Dumper, Subject
@@ -161,6 +161,16 @@ storm.stdout.readline()""")
     assert not list(held.spec.directory.glob("image*"))
     held.sandbox.thaw()
     assert held.run("print(storm.poll())") == "None"
+
+
+def test_a_sandbox_cannot_end_the_dumper_by_deep_directories(lab: CheckpointLab, held: Held) -> None:
+    """The dumper walks those of /dev/shm, and no program can make it run out of memory: it refuses, and the sandbox goes on."""
+    held.run("import os\nos.chdir('/dev/shm')\nfor _ in range(5000): os.mkdir('d'); os.chdir('d')\nos.chdir('/')")
+    held.sandbox.freeze()
+    with pytest.raises(RuntimeFailedError, match="too deep"):
+        held.sandbox.checkpoint(held.spec.directory / "image")
+    held.sandbox.thaw()
+    assert held.run("print(41 + 1)") == "42"
 
 
 def test_a_dumper_can_neither_start_nor_map_code() -> None:
