@@ -10,7 +10,7 @@ from pathlib import Path
 
 from cloister.cluster.base import NodeClient
 from cloister.cluster.fleet import ClusterFleet, FleetHooks
-from cloister.cluster.remote import NodeAddress, RemoteNode
+from cloister.cluster.remote import Answer, NodeAddress, RemoteNode
 from cloister.config.settings import Settings
 from cloister.model.cluster import ClusterNode
 from cloister.nodewire.methods import NodeEvent
@@ -44,11 +44,11 @@ class GatedNode:
         self.agent = NodeAgent(Settings(node_wait_s=2.0), self.node.path)
         await self.agent.start(self.listener, self.keys)
 
-    def link(self, name: str = "") -> RemoteNode:
+    def link(self, name: str = "", answer: Answer | None = None) -> RemoteNode:
         """A link to it that is not started; ``name`` is what its certificate must have."""
         host, port = self.listener.getsockname()
         context = calling_context(self.authority.certify_caller(), self.authority.certificate)
-        return RemoteNode(NodeAddress(host, port, name or name_of_node(self.node.node_id)), context, wait_s=5.0)
+        return RemoteNode(NodeAddress(host, port, name or name_of_node(self.node.node_id)), context, answer, wait_s=5.0)
 
 
 @contextlib.asynccontextmanager

@@ -26,7 +26,8 @@ __all__ = ["CONFIG", "DATABASE", "DATA_FILES", "HEADER", "KEY_FILES", "Header"]
 HEADER = "header.json"
 CONFIG = "config.toml"
 DATABASE = "api/cloister.db"
-KEY_FILES = ("api/secrets.key", "api/identity.json", "api/client.env", "node/authority.secret", "ca/ca.key")
+_CLUSTER = tuple(f"api/cluster/{name}" for name in ("ca.pem", "ca.key", "api.pem", "node.pem", "join.key"))
+KEY_FILES = ("api/secrets.key", "api/identity.json", "api/client.env", "node/authority.secret", "ca/ca.key", *_CLUSTER)
 """Files that give power over the server or its secrets."""
 DATA_FILES = (DATABASE, "node/node_id", "ca/ca.crt", *KEY_FILES)
 """Paths below the data directory."""

@@ -264,6 +264,8 @@ def _move_into_place(staging: Path, target: RestoreTarget, report: RestoreReport
             if not folder.exists():
                 make_directory(folder, 0o755 if folder.name == "ca" else 0o700)
                 undo.callback(folder.rmdir)
+                above = folder.parent.stat()
+                os.chown(folder, above.st_uid, above.st_gid)  # below the directory of the api process
             owner = folder.stat()
             os.chown(staging / "data" / name, owner.st_uid, owner.st_gid)
             _move(staging / "data" / name, target.data_dir / name, undo)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import socket
 import ssl
 from collections.abc import Awaitable, Callable
@@ -17,7 +18,7 @@ from typing import Any
 import structlog
 
 from cloister.cluster.wire import BEAT_S, PROTOCOL, FarChannel, error_of, packed
-from cloister.errors import CloisterError, InvalidRequestError, PermissionDeniedError
+from cloister.errors import CloisterError, InvalidRequestError, PermissionDeniedError, UnavailableError
 from cloister.nodewire.framing import Message, NodeChannel
 from cloister.nodewire.methods import find_method
 
@@ -59,6 +60,10 @@ class Gate:
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._callers: set[FarChannel] = set()
+        self._ready: set[FarChannel] = set()
+        """Callers that were told that the supervisor is reached."""
+        self._questions: dict[int, asyncio.Future[str]] = {}
+        self._numbers = itertools.count(1)
 
     async def start(self, hello: dict[str, Any]) -> None:
         """Accept connections; ``hello`` describes this node to them."""
@@ -73,6 +78,29 @@ class Gate:
             with contextlib.suppress(ConnectionError, TimeoutError):
                 async with asyncio.timeout(1):
                     await channel.send({"leaving": True})
+
+    async def ask(self, line: str, timeout_s: float) -> str:
+        """The answer of an api process to a question of the egress process, one line each. Raises: UnavailableError."""
+        channel = next(iter(self._ready), None)
+        if channel is None:
+            raise UnavailableError("no api process is connected to this node")
+        number = next(self._numbers)
+        answer: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._questions[number] = answer
+        try:
+            async with asyncio.timeout(timeout_s):
+                await channel.send({"ask": number, "line": line})
+                return await answer
+        except (ConnectionError, TimeoutError) as error:
+            raise UnavailableError("the api process does not answer") from error
+        finally:
+            del self._questions[number]
+
+    def _answered(self, body: dict[str, Any]) -> None:
+        number = body["answered"]
+        question = self._questions.get(number) if isinstance(number, int) else None
+        if question is not None and not question.done():
+            question.set_result(str(body.get("line")))
 
     async def close(self) -> None:
         """End all connections."""
@@ -133,13 +161,27 @@ class Gate:
             near = await self._reach_supervisor()
             try:
                 await far.send({"ready": True})
-                await _both(_pass_requests(far, near), _pass_answers(near, far))
+                self._ready.add(far)
+                await _both(self._pass_requests(far, near), _pass_answers(near, far))
             finally:
+                self._ready.discard(far)
                 near.close()
         finally:
             self._callers.discard(far)
             beating.cancel()
             await asyncio.gather(beating, return_exceptions=True)
+
+    async def _pass_requests(self, far: FarChannel, near: NodeChannel) -> None:
+        while True:
+            message = await far.receive()
+            method = find_method(message.body)
+            if "answered" in message.body:
+                self._answered(message.body)
+            elif method is not None and (method.sockets or method.terms.is_operators):
+                refusal = error_of(PermissionDeniedError(f"{method.name} is not for other machines"))
+                await far.send({"id": message.body.get("id"), **refusal})
+            else:
+                await near.send(message.body)
 
     async def _reach_supervisor(self) -> NodeChannel:
         while True:
@@ -190,17 +232,6 @@ async def _beat(far: FarChannel) -> None:
         while True:
             await asyncio.sleep(BEAT_S)
             await far.send({"beat": 1})
-
-
-async def _pass_requests(far: FarChannel, near: NodeChannel) -> None:
-    while True:
-        message = await far.receive()
-        method = find_method(message.body)
-        if method is not None and (method.sockets or method.terms.is_operators):
-            refusal = error_of(PermissionDeniedError(f"{method.name} is not for other machines"))
-            await far.send({"id": message.body.get("id"), **refusal})
-        else:
-            await near.send(message.body)
 
 
 async def _pass_answers(near: NodeChannel, far: FarChannel) -> None:

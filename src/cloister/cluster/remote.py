@@ -11,7 +11,7 @@ import contextlib
 import socket
 import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +24,10 @@ from cloister.model.node import NodeInfo
 from cloister.nodewire.framing import ChannelClosedError, Message, ProtocolError
 from cloister.nodewire.methods import Method, NodeEvent
 
-__all__ = ["FarStream", "NodeAddress", "RemoteNode"]
+__all__ = ["Answer", "FarStream", "NodeAddress", "RemoteNode"]
+
+Answer = Callable[[str], Awaitable[str]]
+"""The answer to a question of the egress process, one line each (:mod:`cloister.egresswire.values`)."""
 
 _CONNECT_S = 5.0
 _OPEN_S = 15.0
@@ -57,9 +60,19 @@ class RemoteNode(NodeLink):
 
     retry_s = 0.5
 
-    def __init__(self, address: NodeAddress, context: ssl.SSLContext, *, wait_s: float = 5.0, call_timeout_s: float = 60.0) -> None:
+    def __init__(
+        self,
+        address: NodeAddress,
+        context: ssl.SSLContext,
+        answer: Answer | None = None,
+        *,
+        wait_s: float = 5.0,
+        call_timeout_s: float = 60.0,
+    ) -> None:
+        """``answer`` answers the questions of the node's egress process; None: they get none."""
         super().__init__(wait_s=wait_s, call_timeout_s=call_timeout_s)
         self.address = address
+        self._answer = answer
         self._context = context
         self.hello: dict[str, Any] = {}
         """The gate's words about itself; empty before the first connection."""
@@ -73,7 +86,7 @@ class RemoteNode(NodeLink):
     async def _connect(self) -> FarChannel:
         try:
             async with asyncio.timeout(_CONNECT_S):
-                channel = _BeatingChannel(*await self._open(_BUFFER_BYTES), self._heard)
+                channel = _BeatingChannel(*await self._open(_BUFFER_BYTES), self._heard, self._answer)
         except TimeoutError as error:
             raise ChannelClosedError("no answer") from error
         try:
@@ -191,9 +204,25 @@ def _hear_nothing(_event: NodeEvent) -> None:
 class _BeatingChannel(FarChannel):
     """Keeps the beats for itself, and ends with a gate that is silent for too long."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, heard: Callable[[Message], None]) -> None:
+    def __init__(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, heard: Callable[[Message], None], answer: Answer | None
+    ) -> None:
         super().__init__(reader, writer)
         self._heard = heard
+        self._answer = answer
+        self._answering: set[asyncio.Task[None]] = set()
+
+    def close(self) -> None:
+        """See the superclass."""
+        for task in self._answering:
+            task.cancel()
+        super().close()
+
+    async def _give_answer(self, body: dict[str, Any]) -> None:
+        if self._answer is not None:
+            line = await self._answer(str(body.get("line")))
+            with contextlib.suppress(ConnectionError):  # the node asks again by another connection
+                await self.send({"answered": body["ask"], "line": line})
 
     async def receive(self) -> Message:
         """See the superclass."""
@@ -205,7 +234,11 @@ class _BeatingChannel(FarChannel):
                 self.close()
                 raise ChannelClosedError("the node is silent") from error
             self._heard(message)
-            if "beat" not in message.body and "leaving" not in message.body:
+            if "ask" in message.body:
+                task = asyncio.create_task(self._give_answer(message.body))
+                self._answering.add(task)
+                task.add_done_callback(self._answering.discard)
+            elif "beat" not in message.body and "leaving" not in message.body:
                 return message
 
 

@@ -8,6 +8,8 @@
     {"open": "calls", "protocol": 1} ───────────────► of the supervisor's connection, one for each of these
     ◄──────────────── {"hello": {...}}, {"beat": 1} every second, {"ready": true}
     request of the node protocol ───────────────────► answers and events of the node protocol follow
+    ◄──────────────── {"ask": number, "line": ...}    a question of the egress process (egresswire/values.py)
+    {"answered": number, "line": ...} ──────────────►
     {"open": "port" or "volume", ...} ──────────────► {"opened": true} and the stream, or {"error": ...}
 
 The descriptors of the node protocol do not cross: the agent connects and carries bytes. Knows no method. Invariant: a message is bounded.

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import replace
+from functools import partial
 
 from cloister.cluster.fleet import ClusterFleet, FleetHooks
 from cloister.cluster.remote import NodeAddress, RemoteNode
@@ -14,11 +15,13 @@ from cloister.config.settings import Settings
 from cloister.control.homes import StoredHomes
 from cloister.control.nodes import Joined, Joining, Nodes, NodeSight
 from cloister.control.registry import Registry
-from cloister.errors import AuthenticationError
+from cloister.egresswire.values import AskValues
+from cloister.errors import AuthenticationError, PermissionDeniedError
 from cloister.model.addresses import parse_listen
 from cloister.model.cluster import ClusterNode
 from cloister.nodewire.methods import NodeEvent
 from cloister.processes.api_nodes import Agree, call_timeout_s
+from cloister.processes.api_values import Fill, answer_values
 from cloister.store.base import Store
 from cloister.store.cluster_keys import ApiKeys, read_api_keys
 from cloister.tls.cluster import ClusterAuthority, calling_context, name_of_node
@@ -38,6 +41,7 @@ class ClusterSide:
         self._homes: StoredHomes | None = None
         self._store: Store | None = None
         self._nodes: Nodes | None = None
+        self._fill: Fill | None = None
         self.fleet = ClusterFleet(self)
         self.dialer = _FarPorts(self.fleet)
 
@@ -92,6 +96,10 @@ class ClusterSide:
             templates=templates,
         )
 
+    def answer_values(self, fill: Fill) -> None:
+        """See the protocol."""
+        self._fill = fill
+
     async def start(self, stack: AsyncExitStack, agree: Agree, deliver: Callable[[NodeEvent], None]) -> None:
         """See the protocol."""
         assert self._store is not None, "the store is opened first"
@@ -102,7 +110,17 @@ class ClusterSide:
     def _link(self, row: ClusterNode) -> RemoteNode:
         host, port = parse_listen(row.address)
         address = NodeAddress(host, port, name_of_node(row.node_id))
-        return RemoteNode(address, self._context, wait_s=self._settings.node_wait_s, call_timeout_s=call_timeout_s(self._settings))
+        answer = partial(self._answer, row.node_id)
+        return RemoteNode(address, self._context, answer, wait_s=self._settings.node_wait_s, call_timeout_s=call_timeout_s(self._settings))
+
+    async def _answer(self, node_id: str, line: str) -> str:
+        """Answer a question of a node's egress process, for sandboxes of that node alone."""
+        return (await answer_values(line.encode(), partial(self._fill_of, node_id))).decode()
+
+    async def _fill_of(self, node_id: str, ask: AskValues) -> tuple[str, ...]:
+        if self._fill is None or self.of_sandbox(ask.sandbox_id) != node_id:
+            raise PermissionDeniedError("the sandbox is not on this node")
+        return await self._fill(ask)
 
     async def wait(self) -> bool:
         """See the protocol."""

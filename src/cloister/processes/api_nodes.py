@@ -23,6 +23,7 @@ from cloister.errors import NodeUnreachableError
 from cloister.nodewire.methods import NodeEvent
 from cloister.processes.api_resolver import Resolving
 from cloister.processes.api_routes import NodeDialer
+from cloister.processes.api_values import Fill
 from cloister.proxy.routes import Dialer, FarDialer
 from cloister.store.base import Store
 
@@ -56,6 +57,9 @@ class NodeSide(Protocol):
     def open_nodes(self, store: Store, registry: Registry) -> Nodes:
         """The use cases about nodes."""
 
+    def answer_values(self, fill: Fill) -> None:
+        """Answer the egress processes of other machines by ``fill``."""
+
     async def start(self, stack: AsyncExitStack, agree: Agree, deliver: Callable[[NodeEvent], None]) -> None:
         """Connect; ``stack`` ends it."""
 
@@ -83,6 +87,9 @@ class LocalSide:
     def open_nodes(self, store: Store, registry: Registry) -> Nodes:
         """See the protocol."""
         return Nodes(store.nodes, registry, lambda _: None, _nothing_to_follow)
+
+    def answer_values(self, fill: Fill) -> None:
+        """See the protocol: this machine's has a socket of its own."""
 
     async def start(self, stack: AsyncExitStack, agree: Agree, deliver: Callable[[NodeEvent], None]) -> None:
         """See the protocol."""

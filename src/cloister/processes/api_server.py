@@ -359,8 +359,10 @@ class ApiServer:
         secrets = Secrets(store.secrets, self._sealing, most=self._settings.max_secrets_per_team)
         await secrets.report_lost()
         identity = Identity(signing, self._issuer())
+        fill = HeaderValues(registry, secrets, identity).fill
+        self._side.answer_values(fill)
         if self._values is not None:
-            values = ValuesServer(self._values.listener, self._values.uid, HeaderValues(registry, secrets, identity).fill)
+            values = ValuesServer(self._values.listener, self._values.uid, fill)
             await values.start()
             stack.push_async_callback(values.close)
         return secrets, identity

@@ -16,7 +16,10 @@ import structlog
 from cloister.egresswire.values import ANSWER_S, MAX_LINE_BYTES, AskValues, parse_request, render_answer, render_error
 from cloister.errors import CloisterError
 
-__all__ = ["ValuesServer"]
+__all__ = ["Fill", "ValuesServer", "answer_values"]
+
+Fill = Callable[[AskValues], Awaitable[tuple[str, ...]]]
+"""The texts of a request, in their order. Raises: CloisterError."""
 
 _log = structlog.get_logger("cloister.api")
 _MOST_CONNECTIONS = 256
@@ -27,7 +30,7 @@ _CREDENTIALS = struct.Struct("3i")
 class ValuesServer:
     """Serves ``fill`` on a listening socket, which stays the caller's, to processes of the user ``uid``."""
 
-    def __init__(self, listener: socket.socket, uid: int, fill: Callable[[AskValues], Awaitable[tuple[str, ...]]]) -> None:
+    def __init__(self, listener: socket.socket, uid: int, fill: Fill) -> None:
         self._listener = listener
         self._uid = uid
         self._fill = fill
@@ -70,18 +73,23 @@ class ValuesServer:
                 await writer.drain()
 
     async def _answer(self, line: bytes) -> bytes:
-        sandbox_id = host = None
-        try:
-            ask = parse_request(line)
-            sandbox_id, host = ask.sandbox_id, ask.host
-            async with asyncio.timeout(ANSWER_S):
-                return render_answer(await self._fill(ask))
-        except CloisterError as error:
-            _log.info("values.refused", sandbox_id=sandbox_id, host=host, code=error.code, error=error.message)
-            return render_error(error.code, error.message)
-        except (OSError, TimeoutError):
-            _log.exception("values.failed", sandbox_id=sandbox_id, host=host)
-            return render_error("internal", "the server could not look up a value; its log says why")
+        return await answer_values(line, self._fill)
+
+
+async def answer_values(line: bytes, fill: Fill) -> bytes:
+    """The answer to a line of the egress process, which may be a refusal."""
+    sandbox_id = host = None
+    try:
+        ask = parse_request(line)
+        sandbox_id, host = ask.sandbox_id, ask.host
+        async with asyncio.timeout(ANSWER_S):
+            return render_answer(await fill(ask))
+    except CloisterError as error:
+        _log.info("values.refused", sandbox_id=sandbox_id, host=host, code=error.code, error=error.message)
+        return render_error(error.code, error.message)
+    except (OSError, TimeoutError):
+        _log.exception("values.failed", sandbox_id=sandbox_id, host=host)
+        return render_error("internal", "the server could not look up a value; its log says why")
 
 
 def _uid_of(peer: socket.socket) -> int:

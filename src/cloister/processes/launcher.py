@@ -249,7 +249,7 @@ class _Launcher:
         with contextlib.ExitStack() as stack:
             tls_options, fds = stack.enter_context(self._tls.handed_over()) if self._tls else ((), ())
             options += tls_options
-            if role == "server":
+            if role != "api":
                 egress_uid = int(str(self._info["egress_uid"]))
                 values = stack.enter_context(listen_for_values(Path(str(self._info["run_dir"])) / VALUES_SOCKET, egress_uid))
                 options += ("--values-fd", str(values.fileno()), "--egress-uid", str(egress_uid))

@@ -9,6 +9,7 @@ reads any input. Holds no state about sandboxes: after its death the launcher st
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
@@ -24,11 +25,13 @@ from cloister.cluster.base import NodeListener
 from cloister.cluster.gate import Gate, GateWays
 from cloister.cluster.local import LocalNode, connect_supervisor
 from cloister.config.settings import Settings
-from cloister.errors import UnusableStateError
+from cloister.egresswire.values import ANSWER_S, AskValues, parse_answer, render_request
+from cloister.errors import UnavailableError, UnusableStateError
 from cloister.linux.identity import become_unprivileged, die_with_parent
 from cloister.nodewire.methods import METHODS, NodeEvent
 from cloister.processes.api_nodes import Resolving, call_timeout_s
 from cloister.processes.api_routes import NodeDialer
+from cloister.processes.api_values import ValuesServer
 from cloister.proxy.reach import Reach
 from cloister.store.cluster_keys import NodeKeys, read_node_keys
 from cloister.telemetry.logging import configure_logging
@@ -48,6 +51,10 @@ class AgentHandover:
     parent: int | None
     listen_fd: int
     node_socket: Path
+    values_fd: int | None = None
+    """Listening socket where the egress process asks for values of headers; None: there is none."""
+    egress_uid: int | None = None
+    """User of the egress process, the only one that may use it."""
 
 
 def run_node_agent(settings: Settings, handover: AgentHandover) -> None:
@@ -63,9 +70,12 @@ async def _serve(settings: Settings, handover: AgentHandover) -> None:
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
-    with socket.socket(fileno=handover.listen_fd) as listener:
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(socket.socket(fileno=handover.listen_fd))
         agent = NodeAgent(settings, handover.node_socket)
         await agent.start(listener, read_node_keys(settings.data_dir))
+        if handover.values_fd is not None and handover.egress_uid is not None:
+            await agent.serve_values(stack.enter_context(socket.socket(fileno=handover.values_fd)), handover.egress_uid)
         _log.info("agent.started", pid=os.getpid(), uid=os.getuid())
         try:
             await stopping.wait()
@@ -83,6 +93,7 @@ class NodeAgent:
         self._reach = Reach(NodeDialer(self._link.calls))
         self._resolving = Resolving()
         self._gate: Gate | None = None
+        self._values: ValuesServer | None = None
 
     async def start(self, listener: socket.socket, keys: NodeKeys) -> None:
         """Connect to the supervisor, and serve. Raises: UnusableStateError: the node's certificate is damaged."""
@@ -95,6 +106,17 @@ class NodeAgent:
         self._gate = Gate(listener, context, _may_call, ways)
         await self._gate.start({"version": __version__})
 
+    async def serve_values(self, listener: socket.socket, uid: int) -> None:
+        """Pass the questions of the egress process, whose user is ``uid``, on to an api process, and its answers back."""
+        self._values = ValuesServer(listener, uid, self._fill)
+        await self._values.start()
+
+    async def _fill(self, ask: AskValues) -> tuple[str, ...]:
+        if self._gate is None:
+            raise UnavailableError("the node agent begins")
+        line = await self._gate.ask(render_request(ask).decode(), ANSWER_S)
+        return parse_answer(line.encode())
+
     async def _dial_volume(self, params: Any) -> socket.socket:
         (request,) = METHODS["dial_volume"].read_request(params)
         return await self._link.calls.dial_volume(request)
@@ -104,6 +126,8 @@ class NodeAgent:
         if self._gate is not None:
             await self._gate.leave()
             await self._gate.close()
+        if self._values is not None:
+            await self._values.close()
         await self._link.close()
         await self._resolving.stop()
 

@@ -39,6 +39,8 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="layers have files of 
 BUILD_ID = "00000000-0000-4000-8000-000000000001"
 KEY, BASE_KEY = "a" * 64, "b" * 64
 
+_FILES = ("api/secrets.key", "api/client.env", "node/node_id", "ca/ca.crt", "ca/ca.key", "api/cluster/ca.key")
+
 
 def _publish(store: LayerStore, key: str, parent: str | None) -> None:
     """A layer with each kind of entry that layers have."""
@@ -86,10 +88,10 @@ def _build() -> Build:
 def source(tmp_path: Path) -> BackupSource:
     """A stopped server with a team's template of two layers."""
     data = tmp_path / "data"
-    for name in ("api", "node", "ca"):
+    for name in ("api/cluster", "node", "ca"):
         (data / name).mkdir(parents=True)
     asyncio.run(_fill(data))
-    for name in ("api/secrets.key", "api/client.env", "node/node_id", "ca/ca.crt", "ca/ca.key"):
+    for name in _FILES:
         (data / name).write_text(f"content of {name}")
     (tmp_path / "cloister.toml").write_text("pool_size = 3\n")
     store = LayerStore(tmp_path / "store")
@@ -135,7 +137,7 @@ def test_an_empty_machine_gets_everything_back(source: BackupSource, target: Res
     assert report.bytes == (tmp_path / "backup.tar").stat().st_size < 1 << 20, "holes take space"
     restored = _restore(tmp_path / "backup.tar", target)
     assert (restored.templates, restored.layers, restored.layers_missing, restored.replaced) == (1, 2, [], None)
-    for name in ("api/secrets.key", "api/client.env", "node/node_id", "ca/ca.crt", "ca/ca.key"):
+    for name in _FILES:
         assert (target.data_dir / name).read_text() == f"content of {name}"
         assert (target.data_dir / name).stat().st_mode & 0o777 == (0o644 if name == "ca/ca.crt" else 0o600)
     with closing(sqlite3.connect(target.data_dir / "api" / "cloister.db")) as connection:

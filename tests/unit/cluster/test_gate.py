@@ -7,16 +7,23 @@ import os
 import ssl
 from collections.abc import AsyncIterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from cloister.cluster.base import NodeClient, NodeListener
 from cloister.cluster.wire import PROTOCOL, FarChannel
-from cloister.errors import NodeUnreachableError, PermissionDeniedError, SandboxNotFoundError
+from cloister.config.settings import Settings
+from cloister.egresswire.values import AskValues, parse_answer, parse_request, render_answer, render_error, render_request
+from cloister.errors import InvalidRequestError, NodeUnreachableError, PermissionDeniedError, SandboxNotFoundError
 from cloister.ids import new_sandbox_id
 from cloister.model.sandbox import SandboxRequest
 from cloister.nodewire.methods import NodeEvent
 from cloister.nodewire.requests import Kill, SandboxRef
+from cloister.processes.api_cluster import ClusterSide
+from cloister.processes.launcher import listen_for_values
+from cloister.store.cluster_keys import write_api_keys
 from cloister.tls.cluster import calling_context, make_cluster_authority, name_of_node
 from framework.fake_cluster import GatedNode, gated_node
 from framework.waiting import eventually_async
@@ -126,6 +133,51 @@ async def test_an_api_process_cannot_take_descriptors_or_drain(far: GatedNode) -
             pass
         assert body["error"]["code"] == PermissionDeniedError.code, method
     channel.close()
+
+
+async def test_a_question_of_the_egress_process_gets_the_answer_of_an_api_process(far: GatedNode, tmp_path: Path) -> None:
+    """Over the connection that is there. Without one it is refused, and so is what the api process refuses."""
+    path = tmp_path / "values.sock"
+    with listen_for_values(path, os.getuid()) as listener:
+        await far.agent.serve_values(listener, os.getuid())
+        reader, writer = await asyncio.open_unix_connection(path)
+
+        async def ask(host: str) -> tuple[str, ...]:
+            writer.write(render_request(AskValues("a" * 20, host, ("${secret}",))))
+            return parse_answer(await reader.readline())
+
+        async def answer(line: str) -> str:
+            if parse_request(line.encode()).host == "bad.example":
+                return render_error("not_found", "there is no secret").decode()
+            return render_answer(("value",)).decode()
+
+        with pytest.raises(InvalidRequestError, match="no api process is connected"):
+            await ask("good.example")
+        link = far.link(answer=answer)
+        link.start(NodeListener(_agree, lambda _: None))
+        await link.wait_connected()
+        assert await ask("good.example") == ("value",)
+        with pytest.raises(InvalidRequestError, match="there is no secret"):
+            await ask("bad.example")
+        writer.close()
+        await link.close()
+
+
+async def test_a_node_cannot_have_a_secret_of_another_nodes_sandbox(tmp_path: Path) -> None:
+    """A question counts only for a sandbox of the node that asks."""
+    authority = make_cluster_authority()
+    write_api_keys(tmp_path, authority.certificate, authority.key, authority.certify_caller())
+    side = ClusterSide(Settings(data_dir=tmp_path))
+    side._homes = cast("Any", SimpleNamespace(of_sandbox=lambda _: "node_a"))
+
+    async def fill(_ask: AskValues) -> tuple[str, ...]:
+        return ("value",)
+
+    side.answer_values(fill)
+    line = render_request(AskValues("a" * 20, "good.example", ("${secret}",))).decode()
+    assert parse_answer((await side._answer("node_a", line)).encode()) == ("value",)
+    with pytest.raises(InvalidRequestError, match="not on this node"):
+        parse_answer((await side._answer("node_b", line)).encode())
 
 
 async def test_another_protocol_is_refused(far: GatedNode) -> None:
