@@ -23,8 +23,8 @@ Fill = Callable[[AskValues], Awaitable[tuple[str, ...]]]
 
 _log = structlog.get_logger("cloister.api")
 _MOST_CONNECTIONS = 256
-_CREDENTIALS = struct.Struct("3i")
-"""``struct ucred``: pid, uid, gid (unix(7))."""
+_CREDENTIALS = struct.Struct("iII")
+"""``struct ucred``: pid, uid, gid (unix(7)). The uids of servers with a high instance number do not fit a signed integer."""
 
 
 class ValuesServer:
