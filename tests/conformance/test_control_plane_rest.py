@@ -27,6 +27,7 @@ PATH_PARTS = {
     "tag": "v1",
     "alias": "base",
     "volume_id": "v",
+    "node_id": "n",
     "secret_id": "s",
     "webhook_id": "w",
     "delivery_id": "1",
