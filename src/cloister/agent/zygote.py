@@ -13,15 +13,20 @@ import os
 import signal
 import socket
 import sys
+import tempfile
 import threading
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 from cloister.agent.assembly import Assembly
 from cloister.agent.birth import BirthError, complete_birth, take_environment
+from cloister.agent.clock import PausableLoop
 from cloister.agent.interpreter.launch import KernelLauncher
 from cloister.agent.orphans import Orphans
+from cloister.agent.pretend_kernel import pretend_kernel
 from cloister.agent.state import read_init
+from cloister.agent.told import tell_ids
 from cloister.protocol.init_document import AgentLimits, InitDocument
 
 __all__ = ["run"]
@@ -31,14 +36,15 @@ _JOIN_S = 10
 _POOL_BYTES = 16 << 10
 _MAX_FILLING_BYTES = 2 << 20
 """Bound for each size, for interpreters that lay out objects differently."""
-_ROUNDS = 3
-"""After the second round all bytecode is specialised and all caches are filled."""
+_ROUNDS = 4
+"""After the third round all bytecode is specialised and all caches are filled."""
 
 
 def run(serve: Callable[[], socket.socket], settle: Callable[[], None], launcher: KernelLauncher, live: Callable[[Assembly], None]) -> None:
     """Warm up, then fork for ever; in each child ``live`` runs the agent. ``serve`` and ``settle`` are of the drivers' zygote modules."""
     for _ in range(_ROUNDS):
-        asyncio.run(_exercise(launcher))
+        with pretend_kernel() as kernel, asyncio.Runner(loop_factory=PausableLoop) as runner:
+            runner.run(_exercise(launcher, kernel))
     for thread in threading.enumerate():
         if thread is not threading.main_thread():
             thread.join(_JOIN_S)
@@ -96,12 +102,12 @@ _REQUESTS = (
     _rpc("/filesystem.Filesystem/Stat", {"path": "/"}),
     _post("/filesystem.Filesystem/Stat", b"\n\x01/", "application/proto"),
     _post("/process.Process/Start", b"\0" + len(_START).to_bytes(4, "big") + _START, "application/connect+json"),
-    _post("/execute", b'{"code": "1"}', "application/json"),
+    *[_post("/execute", b'{"code": "1"}', "application/json")] * 3,
 )
 
 
-async def _exercise(launcher: KernelLauncher) -> None:
-    """Run an agent and send it a few requests, on sockets without a network."""
+async def _exercise(launcher: KernelLauncher, kernel: socket.socket) -> None:
+    """Run an agent with a kernel and send it a few requests, on sockets without a network."""
     assembly = Assembly(launcher)
     launcher.state.become(_read_a_document())
     assembly.begin()
@@ -119,6 +125,8 @@ async def _exercise(launcher: KernelLauncher) -> None:
         listener.bind("")  # the kernel chooses a name outside the file system
         names.append(listener.getsockname())
     await assembly.serve(control, interpreter)
+    default = assembly.contexts.default("python")
+    default.expect(launcher.adopt(kernel, Orphans(None), default.language, "/"))
     for name in names:
         for request in _REQUESTS:
             reader, writer = await asyncio.open_unix_connection(name)
@@ -137,4 +145,7 @@ def _read_a_document() -> InitDocument:
     os.write(fd, given.to_json())
     document = read_init(fd)
     os.close(fd)
-    return replace(document, access_token=None, languages=())
+    with tempfile.TemporaryDirectory() as directory:
+        for _ in range(2):
+            tell_ids(document, Path(directory))
+    return replace(document, access_token=None)

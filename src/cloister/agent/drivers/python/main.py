@@ -55,7 +55,8 @@ class _Environment:
                 os.environ[name] = value
 
 
-def _execute(channel: Any, shell: Any, message: dict[str, Any]) -> None:
+def execute(channel: Any, shell: Any, message: dict[str, Any]) -> None:
+    """Run one cell and send all its messages."""
     count = shell.execution_count
     try:
         channel.begin_run(message["id"])
@@ -90,7 +91,7 @@ def serve(channel: Any, shell: Any) -> None:
             message = channel.receive()
             if message is None:
                 return
-            _execute(channel, shell, message)
+            execute(channel, shell, message)
         except BaseException as error:  # a signal handler or a task of an earlier cell raised it
             shell.report_late(error)
 
@@ -107,6 +108,7 @@ def main() -> None:
     install_streams()
     renew_streams()
     channel = Channel(int(os.environ.pop("CLOISTER_KERNEL_FD", "3")))
+    channel.end_in_children()
     channel.on_renew = lambda: renewal.renew_copy([], lambda _name: None)
     shell = make_shell(channel)
     install_formats(shell)

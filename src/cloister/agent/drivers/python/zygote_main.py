@@ -32,6 +32,7 @@ _OURS = (
     "cloister_zygote.hidden_modules",
     "cloister_zygote.libraries",
     "cloister_zygote.preload",
+    "cloister_zygote.rehearsal",
     "cloister_zygote.renewal",
     "zygote",
     "zygote_memory",
@@ -99,10 +100,12 @@ def prepare() -> tuple[Callable[[], Any], Callable[[Any], None]]:
     first = _make_shell()
     for code in _CELLS:
         first.run(code)
+    visible = set(sys.modules)
+    rehearsal = _import("cloister_zygote.rehearsal")
+    rehearsal.rehearse_run(driver.execute, first)
     atexit.unregister(first.atexit_operations)
     type(first).clear_instance()
-    visible = set(sys.modules)
-    birth, hiding, libraries, preload, renewal, zygote, memory = (_import(name) for name in _OURS)
+    birth, hiding, libraries, preload, _, renewal, zygote, memory = (_import(name) for name in _OURS)
     batches = preload.preload(_make_shell)
     libraries.find_blas()
     before.restore()
@@ -111,6 +114,7 @@ def prepare() -> tuple[Callable[[], Any], Callable[[Any], None]]:
     shell = _make_shell()
     hidden = hiding.HiddenModules(visible - {"main"}, batches)
     sources = renewal.find_sources()
+    rehearsal.rehearse_birth(lambda: renewal.renew(sources, hidden.get), hidden.is_stale)
     memory.settle()
     wrong = memory.faults()
     if wrong:

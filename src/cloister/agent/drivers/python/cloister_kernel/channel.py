@@ -70,8 +70,15 @@ class Channel:
         self.run_id = 0
         self.on_renew: Callable[[], None] = lambda: None
         """Called when the agent asks for new random generators."""
-        os.register_at_fork(after_in_child=self._abandon)
         self.take_signals()
+
+    def end_in_children(self) -> None:
+        """Have forked children lose the channel. Once, and for good."""
+        os.register_at_fork(after_in_child=self._abandon)
+
+    def close(self) -> None:
+        """Close the socket."""
+        self._socket.close()
 
     def fileno(self) -> int:
         """The socket's descriptor, to wait for."""

@@ -17,7 +17,7 @@ import sys
 import threading
 from typing import Any
 
-__all__ = ["OutStream", "flush_streams", "install_streams", "mend_streams", "renew_streams"]
+__all__ = ["OutStream", "flush_streams", "forget_descriptors", "install_streams", "mend_streams", "renew_streams"]
 
 _FLUSH_AFTER_S = 0.05
 _BUFFER_BYTES = 1 << 16
@@ -147,6 +147,13 @@ class _Streams:
             self._copies[fd] = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _FIRST_COPY)
             self._pipes[fd] = _identity(fd)
 
+    def forget(self) -> None:
+        """Close the copies."""
+        for fd in self._copies.values():
+            os.close(fd)
+        self._copies.clear()
+        self._pipes.clear()
+
     def mend(self) -> None:
         """Restore pipes that an earlier cell closed or replaced."""
         self._stdin.buffer.raw.noted = False
@@ -231,6 +238,11 @@ def install_streams() -> None:
 def renew_streams() -> None:
     """From now on the descriptors are those of the kernel's own agent."""
     _streams[0].renew()
+
+
+def forget_descriptors() -> None:
+    """Undo what :func:`renew_streams` keeps of the descriptors."""
+    _streams[0].forget()
 
 
 def mend_streams() -> None:

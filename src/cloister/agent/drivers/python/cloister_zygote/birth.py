@@ -25,7 +25,16 @@ from typing import Any
 from cloister_kernel.channel import Channel
 from cloister_kernel.streams import renew_streams
 
-__all__ = ["COLD_START_NAMES", "COLD_START_PREFIXES", "complete_birth", "needs_cold_start", "start_cold"]
+__all__ = [
+    "COLD_START_NAMES",
+    "COLD_START_PREFIXES",
+    "complete_birth",
+    "needs_cold_start",
+    "receive",
+    "start_cold",
+    "take_environment",
+    "take_signals",
+]
 
 COLD_START_PREFIXES = ("PYTHON", "LD_", "MALLOC_", "GLIBC_", "OPENSSL_", "OPENBLAS_", "MKL_", "KMP_", "NPY_", "NUMPY_", "PANDAS_")
 """Variables that the interpreter, the dynamic linker or a library reads once, when it starts."""
@@ -59,12 +68,12 @@ def needs_cold_start(env: Mapping[str, str]) -> bool:
 
 def complete_birth(socket: sockets.socket, shell: Any, renew: Callable[[], None]) -> Channel:
     """Become the kernel that the agent describes; the channel is the birth socket. Ends the process if no agent adopts it."""
-    _take_signals()
+    take_signals()
     _take_input()
     greeting = struct.pack("iII", os.getpid(), os.getuid(), os.getgid())
     try:
         socket.sendmsg([b"B"], [(sockets.SOL_SOCKET, sockets.SCM_CREDENTIALS, greeting)])
-        document = _receive(socket)
+        document = receive(socket)
     except OSError:
         document = None
     if document is None:
@@ -76,14 +85,16 @@ def complete_birth(socket: sockets.socket, shell: Any, renew: Callable[[], None]
         start_cold(socket, env)
     renew_streams()
     renew()
-    _take_environment(env)
+    take_environment(env)
     shell.take_home()
     channel = Channel(socket.detach())
+    channel.end_in_children()
     type(shell).channel = channel
     return channel
 
 
-def _take_signals() -> None:
+def take_signals() -> None:
+    """Handle signals as a program does that was just started."""
     signal.set_wakeup_fd(-1)
     for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
         signal.signal(number, signal.SIG_IGN if number in (signal.SIGPIPE, signal.SIGXFSZ) else signal.SIG_DFL)
@@ -97,7 +108,7 @@ def _take_input() -> None:
     os.close(null)
 
 
-def _receive(socket: sockets.socket) -> dict[str, Any] | None:
+def receive(socket: sockets.socket) -> dict[str, Any] | None:
     """The agent's message; its descriptors become 1 and 2. None if the agent has gone."""
     descriptors = array.array("i")
     line = b""
@@ -150,7 +161,7 @@ def start_cold(channel: Any, env: Mapping[str, str]) -> None:
     os.execve(sys.executable, [sys.executable, _DRIVER], {**env, "CLOISTER_KERNEL_FD": str(channel.fileno())})
 
 
-def _take_environment(env: Mapping[str, str]) -> None:
+def take_environment(env: Mapping[str, str]) -> None:
     """Set the variables, and the interpreter's state that depends on them at its start."""
     os.environ.clear()
     os.environ.update(env)
@@ -164,7 +175,7 @@ def _take_environment(env: Mapping[str, str]) -> None:
     _take_user_site()
     for finder in sys.path_importer_cache.values():  # not importlib.invalidate_caches(), which imports
         invalidate = getattr(finder, "invalidate_caches", None)
-        if invalidate is not None:
+        if invalidate is not None and getattr(finder, "_path_mtime", None) != -1:  # a write to each would copy a page for each
             invalidate()
 
 
