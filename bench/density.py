@@ -6,7 +6,7 @@ import asyncio
 import time
 from dataclasses import dataclass
 
-from bench.machine import available_mib, busy_s
+from bench.machine import available_mib, busy_s, memory_monitor_cpu_s
 from bench.rawclient import Made, RawClient, RefusedError
 from bench.rows import Row, latency_row
 from bench.serverside import charged_mib_each, cpu_by_group, instance_of
@@ -122,13 +122,16 @@ class Density:
     async def _watch(self, level: int) -> Row:
         """Processor time without any request, in percent of one processor."""
         tree = find_tree(instance_of(self._server))
+        monitor = memory_monitor_cpu_s()
         before, busy, began = cpu_by_group(self._server, tree), busy_s(), time.monotonic()
         await asyncio.sleep(self._plan.watch_s)
         used, taken = busy_s() - busy, time.monotonic() - began
+        monitor = memory_monitor_cpu_s() - monitor
         after = cpu_by_group(self._server, tree)
         numbers = {f"{name}_percent": round(100 * (after[name] - before[name]) / taken, 2) for name in before}
+        host = {"host_percent": round(100 * used / taken, 2), "kdamond_percent": round(100 * monitor / taken, 2)}
         name = f"{level} idle sandboxes: processor time over {self._plan.watch_s:.0f} s"
-        return Row(_SECTION, f"ours.idle_cpu_{level}", name, {"host_percent": round(100 * used / taken, 2), **numbers})
+        return Row(_SECTION, f"ours.idle_cpu_{level}", name, {**host, **numbers})
 
     async def _probe(self, level: int) -> Row:
         """Create, first run and warm run beside this many live sandboxes."""

@@ -13,6 +13,7 @@ from bench.rows import Row, compare
 _TITLES = {
     "floors": "Floors: the host and bare libraries",
     "peers": "Peers on this machine",
+    "life": "Ours, processor time of one operation, by process",
     "sequential": "Ours, one after the other",
     "concurrent": "Ours, many at once",
     "sustained": "Ours, sustained: whole lives, one run each",

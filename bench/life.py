@@ -26,6 +26,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from bench.rawclient import RawClient
 from bench.revision import revision
+from bench.rows import Row
 from bench.serverside import instance_of
 from bench.stats import percentile, write_results
 
@@ -180,6 +181,26 @@ async def measure(servers: dict[str, Server], rounds: int, count: int) -> dict[s
     return costs
 
 
+def life_rows(server: Server, other: str | None, rounds: int, count: int) -> list[Row]:
+    """Rows of the report: the processor time of each operation; with another revision in turns, if there is one."""
+    rows = []
+    with contextlib.ExitStack() as stack:
+        servers = {"this": server} if other is None else {"this": server, other: stack.enter_context(_server_of(other))}
+        costs = asyncio.run(measure(servers, rounds, count))
+    for name, by_version in costs.items():
+        for version, cost in by_version.items():
+            key = f"ours.cpu_{name.split(',')[0].replace(' ', '_')}"
+            title = name if version == "this" else f"{name}, of {version}"
+            rows.append(Row("life", key if version == "this" else f"{key}_{version}", title, cost.summary()))
+    return rows
+
+
+@contextlib.contextmanager
+def _server_of(other: str) -> Iterator[Server]:
+    with revision(other), running_server("--log-level", "warning") as server:
+        yield server
+
+
 def show(costs: dict[str, dict[str, Cost]]) -> list[dict[str, object]]:
     """Print a table for each operation; the rows of all."""
     rows: list[dict[str, object]] = []
@@ -200,8 +221,7 @@ def servers_of(other: str | None) -> Iterator[dict[str, Server]]:
     with contextlib.ExitStack() as stack:
         found = {"this": stack.enter_context(running_server("--log-level", "warning"))}
         if other is not None:
-            with revision(other):
-                found[other] = stack.enter_context(running_server("--log-level", "warning"))
+            found[other] = stack.enter_context(_server_of(other))
         yield found
 
 

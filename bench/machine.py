@@ -55,6 +55,18 @@ def process_cpu_s(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) * _TICK_S
 
 
+def memory_monitor_cpu_s() -> float:
+    """Processor time of the kernel's own memory monitor (DAMON), which some hosts run: its work grows with their mappings."""
+    used = 0.0
+    for comm in Path("/proc").glob("[0-9]*/comm"):
+        try:
+            if comm.read_text().startswith("kdamond"):
+                used += process_cpu_s(int(comm.parent.name))
+        except OSError:
+            continue  # it has ended
+    return used
+
+
 def rss_mib(pid: int) -> float:
     """Resident memory of a process."""
     line = next(line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmRSS:"))

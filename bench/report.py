@@ -1,7 +1,8 @@
 """Measures floors, peers on this machine, and its own server side by side in one run; then writes a report.
 
-Sections: floors, peers, sequential, concurrent, sustained, density. Needs root and the built templates, as the server does. On first use it
-installs the peers: Python packages into environments below a cache directory, and the Debian packages bubblewrap and runsc. See README.md.
+Sections: floors, peers, life, sequential, concurrent, sustained, density. Needs root and the built templates, as the server does. On
+first use it installs the peers: Python packages into environments below a cache directory, and the Debian packages bubblewrap and runsc.
+See README.md.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from bench import density, floors, load, ours, peers
+from bench import density, floors, life, load, ours, peers
 from bench.document import Report, render, write
 from bench.installed import PeerHome, default_cache
 from bench.machine import describe, look_at_load
@@ -29,8 +30,8 @@ from bench.rows import Row
 
 from framework.server import Server, running_server
 
-SECTIONS = ("floors", "peers", "sequential", "concurrent", "sustained", "density")
-_OURS = ("sequential", "concurrent", "sustained", "density")
+SECTIONS = ("floors", "peers", "life", "sequential", "concurrent", "sustained", "density")
+_OURS = ("life", "sequential", "concurrent", "sustained", "density")
 _HERE = Path(__file__).parent
 _KEPT = _HERE.parent / "docs"
 _STAGGER_S = 0.2
@@ -71,6 +72,13 @@ def host_steps(scale: Scale, home: PeerHome) -> list[Step]:
         ("peers", "Open Terminal", 5 + 0.05 * size.rounds, lambda: peers.measure_open_terminal(home, size)),
     ]
     return [Step(section, title, estimate, 420 + 5 * estimate, action) for section, title, estimate, action in made]
+
+
+def life_steps(scale: Scale, server: Server, other: str | None) -> list[Step]:
+    """Processor time of lives, runs, commands and contexts."""
+    rounds = max(2, scale.lives // 10)
+    estimate = 4.0 * rounds * (1 if other is None else 2)
+    return [Step("life", "processor time", estimate, 120 + 5 * estimate, partial(life.life_rows, server, other, rounds, 8))]
 
 
 def sequential_steps(scale: Scale, server: Server) -> list[Step]:
@@ -128,14 +136,14 @@ def server_for(sections: set[str], options: list[str]) -> Iterator[Server | None
         yield server
 
 
-def measure(sections: set[str], scale: Scale, home: PeerHome, options: list[str]) -> list[Row]:
+def measure(sections: set[str], scale: Scale, home: PeerHome, options: list[str], other: str | None = None) -> list[Row]:
     """All rows of the sections. The server runs meanwhile, but gets requests only in its own steps."""
     rows: list[Row] = []
     try:
         with server_for(sections, options) as server:
             steps = host_steps(scale, home)
             if server is not None:
-                steps += sequential_steps(scale, server) + concurrent_steps(scale, server)
+                steps += life_steps(scale, server, other) + sequential_steps(scale, server) + concurrent_steps(scale, server)
                 steps += sustained_steps(scale, server) + density_steps(scale, server)
             rows += run_steps([step for step in steps if step.section in sections], partial(print, flush=True))
     except AssertionError as error:  # the server did not start, or left objects behind: report the measured rows anyway
@@ -154,6 +162,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--no-install", action="store_true", help="install nothing; peers that are missing are told as missing")
     served = "for cloister serve, such as --server-option=--pool-size=10"
     parser.add_argument("--server-option", action="append", default=[], metavar="OPTION", help=served)
+    parser.add_argument("--compare", metavar="REV", help="another revision, whose lives are measured in turns with this one's")
     args = parser.parse_args()
     unknown = set(args.sections) - set(SECTIONS)
     if unknown:
@@ -181,7 +190,7 @@ def main() -> int:
     if before.is_busy:
         print(f"warning: {before.busy_percent:g} % of this machine is used by others; times will be worse than they need to be")
     scale = QUICK if args.quick else FULL
-    rows = measure(sections, scale, PeerHome(args.cache, may_install=not args.no_install), args.server_option)
+    rows = measure(sections, scale, PeerHome(args.cache, may_install=not args.no_install), args.server_option, args.compare)
     options = {"size": "quick" if args.quick else "full", "sections": " ".join(sorted(sections, key=SECTIONS.index))}
     if args.server_option:
         options["server"] = " ".join(args.server_option)

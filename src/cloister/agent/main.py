@@ -51,6 +51,8 @@ if TYPE_CHECKING:
     from cloister.agent.assembly import Assembly
 
 _INIT_FD, _CONTROL_FD, _INTERPRETER_FD, _READY_FD, _KERNEL_FD, _ORPHANS_FD, _RELAY_FD = 3, 4, 5, 6, 7, 8, 9
+_SMALL_OBJECTS_MIB = 10
+"""About what the interpreter of a zygote has for small objects at the end."""
 _MOUNTS = Path("/.cloister")
 _CGROUP = Path("/.cloister/cgroup")
 
@@ -149,12 +151,14 @@ def main(assembly: Assembly | None = None) -> None:
 
 def _be_zygote() -> None:
     """Fork agents instead of being one. The module that forks belongs to the drivers: the kernel zygote uses it, too."""
-    from cloister.agent.zygote import run  # noqa: PLC0415 - not of an agent that is started by exec
-
     sys.path.insert(0, str(_drivers()))
     zygote, memory = importlib.import_module("zygote"), importlib.import_module("zygote_memory")
+    room = importlib.import_module("zygote_room").make_room(_SMALL_OBJECTS_MIB)
     del sys.path[0]
+    from cloister.agent.zygote import run  # noqa: PLC0415 - not of an agent that is started by exec
+
     run(zygote.serve, memory.settle, new_launcher(), main)
+    del room
 
 
 if __name__ == "__main__":

@@ -37,6 +37,8 @@ _OURS = (
     "zygote",
     "zygote_memory",
 )
+_SMALL_OBJECTS_MIB = 56
+"""About what the interpreter has for small objects when all libraries are imported."""
 _CELLS = (
     "1 + 1",
     "x = (1 +",
@@ -93,6 +95,8 @@ def prepare() -> tuple[Callable[[], Any], Callable[[Any], None]]:
     Ends the process, with a message, when it must not fork.
     """
     sys.path[0] = _HERE
+    room = _import("zygote_room").make_room(_SMALL_OBJECTS_MIB)
+    del sys.modules["zygote_room"]
     driver = _import("main")
     driver.import_package()
     _install_streams()
@@ -124,6 +128,7 @@ def prepare() -> tuple[Callable[[], Any], Callable[[Any], None]]:
         channel = birth.complete_birth(socket, shell, lambda: renewal.renew(sources, hidden.get))
         channel.on_renew = lambda: renewal.renew_copy(sources, hidden.get)
         faulthandler.enable(2)
+        assert room
         channel.send({"op": "ready"})
         select.select([channel], [], [])
         if hidden.is_stale():  # packages were installed before the first cell

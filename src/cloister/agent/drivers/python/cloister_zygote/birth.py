@@ -169,7 +169,8 @@ def take_environment(env: Mapping[str, str]) -> None:
     time.tzset()
     locale.setlocale(locale.LC_CTYPE, "")
     sys.dont_write_bytecode = bool(env.get("PYTHONDONTWRITEBYTECODE"))
-    sys.orig_argv[:] = [sys.executable, _DRIVER]
+    if hasattr(sys, "orig_argv"):  # since Python 3.10
+        sys.orig_argv[:] = [sys.executable, _DRIVER]
     paths = [os.path.abspath(path) for path in env.get("PYTHONPATH", "").split(os.pathsep)] if env.get("PYTHONPATH") else []
     sys.path[1:1] = [path for path in paths if path not in sys.path]
     _take_user_site()
