@@ -25,7 +25,9 @@ __all__ = ["measure_saved"]
 
 SERVER = ("--checkpoint", "auto", "--paused-to-disk-s", "1", "--log-level", "info")
 """Options of the server: memory of a paused sandbox goes to disk after a second, when the server looks."""
-_SIZES = {"idle": "pass", "+100 MB": "import os; held = os.urandom(100_000_000)"}
+_HELD = "import os; held = os.urandom(16 << 20)"
+"""The server moves no sandbox to disk that holds less than 8 MiB of its own."""
+_SIZES = {"idle": _HELD, "+100 MB": "import os; held = os.urandom(100_000_000)"}
 _WAKE: Any = {"on_timeout": "pause", "auto_resume": True}
 _COUNTS = (1, 5, 20)
 _TO_DISK_S = 120.0
@@ -89,6 +91,7 @@ def _standstills(server: Server) -> list[float]:
 
 def _measure_wakes(server: Server, samples: Samples, rounds: int) -> None:
     with _sandbox(server, lifecycle=_WAKE) as sandbox:
+        sandbox.run_code(_HELD)
         sandbox.commands.run(WEB_SERVER, background=True, cwd="/tmp")
         ask = partial(inside, server, sandbox.sandbox_id, 8000)
         eventually(lambda: ask().status == 200)
@@ -127,7 +130,7 @@ def _measure_memory(server: Server, count: int) -> dict[str, float]:
         free, charged = available_mib(), charged_mib(groups)[0]
         sandboxes = [Sandbox.create(timeout=900, **server.sdk) for _ in range(count)]
         for sandbox in sandboxes:
-            sandbox.run_code("1+1")
+            sandbox.run_code(_HELD)
             _to_disk(server, sandbox)
         time.sleep(_SETTLE_S)
         images = [path for path in (server.data_dir / "node" / "sandboxes").glob("*/memory/*") if path.is_file()]
