@@ -26,7 +26,9 @@ __all__ = ["Gate", "GateWays"]
 
 _log = structlog.get_logger("cloister.cluster")
 _FIRST_S = 10.0
-"""For a handshake, and for the first message after it."""
+"""For a handshake."""
+_IDLE_S = 60.0
+"""For the first message: api processes connect ahead of streams."""
 _FIRST_BYTES = 64 << 10
 _REQUEST_BYTES = 8 << 20
 """As for the supervisor."""
@@ -132,7 +134,7 @@ class Gate:
             await channel.send(error_of(PermissionDeniedError("this certificate may not call a node")))
             return
         try:
-            async with asyncio.timeout(_FIRST_S):
+            async with asyncio.timeout(_IDLE_S):
                 first = await channel.receive()
         except TimeoutError:
             return

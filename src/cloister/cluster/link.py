@@ -101,6 +101,7 @@ class NodeLink:
             self._session = None
             session.close()
             greeting.cancel()
+            await asyncio.gather(greeting, return_exceptions=True)  # what it made is there, or is not, for those who clean up
 
     async def _greet(self, session: NodeSession, listener: NodeListener) -> None:
         try:

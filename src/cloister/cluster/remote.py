@@ -11,6 +11,7 @@ import contextlib
 import socket
 import ssl
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
@@ -32,6 +33,9 @@ Answer = Callable[[str], Awaitable[str]]
 _CONNECT_S = 5.0
 _OPEN_S = 15.0
 """For the gate to connect into the machine: it tries a closed port several times."""
+_SPARES = 2
+SPARE_S = 40.0
+"""A connection that waited for longer is not used: the gate ends it soon (``cluster/gate.py``)."""
 _SILENT_S = 3.5 * BEAT_S
 _BUFFER_BYTES = 1 << 20
 _STREAM_BYTES = 256 << 10
@@ -45,6 +49,9 @@ class NodeAddress:
     host: str
     port: int
     name: str
+
+
+_Dialled = tuple[asyncio.Transport, "_Opening"]
 
 
 @dataclass(frozen=True)
@@ -74,6 +81,9 @@ class RemoteNode(NodeLink):
         self.address = address
         self._answer = answer
         self._context = context
+        self._spares: deque[tuple[float, asyncio.Transport, _Opening]] = deque()
+        """Connections for the next streams, and when they were made."""
+        self._refilling: asyncio.Task[None] | None = None
         self.hello: dict[str, Any] = {}
         """The gate's words about itself; empty before the first connection."""
         self.trouble = "it was not reached yet"
@@ -148,18 +158,9 @@ class RemoteNode(NodeLink):
         return await self._stream({"open": "port", "sandbox_id": sandbox_id, "port": port})
 
     async def _stream(self, first: dict[str, Any]) -> FarStream:
-        loop, address = asyncio.get_running_loop(), self.address
-        opening = _Opening(loop.create_future())
         try:
             async with asyncio.timeout(_OPEN_S):
-                transport, _ = await loop.create_connection(
-                    lambda: opening,
-                    address.host,
-                    address.port,
-                    ssl=self._context,
-                    server_hostname=address.name,
-                    ssl_handshake_timeout=_CONNECT_S,
-                )
+                transport, opening = self._take_spare() or await self._dial()
                 try:
                     transport.write(packed(first))
                     body, early = await opening.answer
@@ -168,11 +169,54 @@ class RemoteNode(NodeLink):
                     raise
         except (OSError, TimeoutError) as error:
             raise NodeUnreachableError("the sandbox's node does not answer", hint="try again") from error
+        finally:
+            self._refill()
         if body.get("opened") is True:
             return FarStream(transport, early)
         transport.abort()
         raise_error(body)
         raise ConnectionRefusedError("no program listens there")
+
+    async def _dial(self) -> _Dialled:
+        """A new connection to the gate, on which nothing was said. Raises: OSError, TimeoutError."""
+        loop, address = asyncio.get_running_loop(), self.address
+        opening = _Opening(loop.create_future())
+        transport, _ = await loop.create_connection(
+            lambda: opening,
+            address.host,
+            address.port,
+            ssl=self._context,
+            server_hostname=address.name,
+            ssl_handshake_timeout=_CONNECT_S,
+        )
+        return transport, opening
+
+    def _take_spare(self) -> _Dialled | None:
+        """A connection that was made ahead: a stream then needs no handshake."""
+        while self._spares:
+            made_at, transport, opening = self._spares.popleft()
+            if not transport.is_closing() and not opening.answer.done() and time.monotonic() - made_at < SPARE_S:
+                return transport, opening
+            transport.abort()
+        return None
+
+    def _refill(self) -> None:
+        if self._refilling is None or self._refilling.done():
+            self._refilling = asyncio.create_task(self._make_spares())
+
+    async def _make_spares(self) -> None:
+        with contextlib.suppress(OSError, TimeoutError):  # the next stream makes its own connection, or says what is wrong
+            while len(self._spares) < _SPARES and self.is_connected:
+                self._spares.append((time.monotonic(), *await self._dial()))
+
+    async def close(self) -> None:
+        """See the superclass."""
+        if self._refilling is not None:
+            self._refilling.cancel()
+            await asyncio.gather(self._refilling, return_exceptions=True)
+        while self._spares:
+            self._spares.popleft()[1].abort()
+        await super().close()
 
     async def _socket_of(self, stream: FarStream) -> socket.socket:
         """One end of a pair of sockets, whose other end is carried to and from the stream until either ends."""
@@ -274,6 +318,7 @@ class _Opening(asyncio.Protocol):
         """See the superclass."""
         if not self.answer.done():
             self.answer.set_exception(ChannelClosedError(str(exc) if exc else "the node closed the stream"))
+            self.answer.exception()  # marks it as seen: no task may wait for it
 
 
 class _Carrying(asyncio.Protocol):

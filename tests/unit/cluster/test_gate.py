@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from aiohttp import web
 
 from cloister.cluster.base import NodeClient, NodeListener
 from cloister.cluster.wire import PROTOCOL, FarChannel
@@ -91,6 +92,30 @@ async def test_a_stream_reaches_a_port_and_says_when_it_is_closed(far: GatedNode
         await link.open_port(made.sandbox_id, 8000)
     stream.transport.abort()
     await link.close()
+
+
+async def test_streams_find_connections_made_ahead(far: GatedNode) -> None:
+    """A further stream needs no handshake. Those that ended with their gate are not used, and none is left at the end."""
+
+    async def answer(_request: web.Request) -> web.Response:
+        return web.Response()
+
+    link = far.link()
+    link.start(NodeListener(_agree, lambda _: None))
+    made = await link.calls.create(_request())
+    await far.node.find(made.sandbox_id).serve(8000, answer)
+    for _ in range(3):
+        (await link.open_port(made.sandbox_id, 8000)).transport.abort()
+        await eventually_async(lambda: len(link._spares) == 2)
+    before = [transport for _, transport, _ in link._spares]
+    (await link.open_port(made.sandbox_id, 8000)).transport.abort()
+    assert before[0] not in [transport for _, transport, _ in link._spares]
+    await far.agent.close()
+    await eventually_async(before[1].is_closing)
+    await far.restart_agent()
+    (await link.open_port(made.sandbox_id, 8000)).transport.abort()
+    await link.close()
+    assert not link._spares
 
 
 async def test_a_creation_survives_the_death_of_supervisor_and_agent(far: GatedNode) -> None:
