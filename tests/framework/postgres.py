@@ -71,6 +71,12 @@ class Postgres:
             )
         eventually(self._answers, timeout_s=60)
 
+    @property
+    def pid(self) -> int:
+        """The process that starts all others of it. It runs."""
+        assert self._process is not None
+        return self._process.pid
+
     def kill(self) -> None:
         """Kill every process of it."""
         if self._process is not None:
