@@ -114,6 +114,7 @@ def _tell(name: str, load: Load, reports: Sequence[Report], database: dict[str, 
     by_node = [reports[0].by_node.get(f"n{number}", 0) for number in range(load.nodes)]
     results = {
         "creations_per_s": creations / seconds,
+        "unanswered": sum(report.unanswered for report in reports),
         **times,
         "api_cpu_ms_each": 1000 * sum(report.cpu_s for report in reports) / creations,
         "rss_mib": max(report.rss_mib for report in reports),

@@ -27,6 +27,7 @@ from cloister.cluster.placement import Need, NodeView, Room, choose
 from cloister.control.quotas import Quotas, SandboxPolicy
 from cloister.control.registry import Registry
 from cloister.control.shared_registry import SharedRegistry
+from cloister.errors import StoreUnreachableError
 from cloister.ids import new_sandbox_id
 from cloister.model.resources import Limits
 from cloister.model.sandbox import EndReason, Sandbox, SandboxRecord, SandboxState
@@ -64,6 +65,8 @@ class Report:
     creations: int = 0
     created_s: float = 0.0
     times_ms: list[float] = field(default_factory=list)
+    unanswered: int = 0
+    """Creations that failed because the database was too slow."""
     ended: int = 0
     """Sandboxes of lost nodes that this process ended."""
     end_s: float = 0.0
@@ -176,14 +179,18 @@ class _Worker:
         reporting = asyncio.create_task(self._learn(registry))
         await asyncio.gather(*(self._client(registry, quotas, left) for _ in range(self._load.at_once)))
         reporting.cancel()
-        self._report.creations = each
+        self._report.creations = len(self._report.times_ms)
         self._report.created_s = time.perf_counter() - began
         self._report.cpu_s = time.process_time() - cpu
 
     async def _client(self, registry: Registry, quotas: Quotas, left: Any) -> None:
         for _ in left:
             began = time.perf_counter()
-            await self._create_one(registry, quotas)
+            try:
+                await self._create_one(registry, quotas)
+            except StoreUnreachableError:  # a client would get 503 and try again
+                self._report.unanswered += 1
+                continue
             self._report.times_ms.append((time.perf_counter() - began) * 1000)
 
     async def _create_one(self, registry: Registry, quotas: Quotas) -> None:

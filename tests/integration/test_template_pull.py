@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ import pytest
 from cloister.template.agenttree import agent_tree
 from cloister.template.garbage import GarbageCollector, TreesInUse
 from cloister.template.layers import LayerStore
+from cloister.template.stock import STOCK_NAMES
 from cloister.template.transfer.offer import Offer, digest_of, read_offer
 from cloister.template.transfer.packs import Packs
 from framework.small_store import contents_of, make_small_store
@@ -106,6 +108,19 @@ def test_only_missing_trees_are_fetched(machines: _Machines) -> None:
     machines.check_equal()
 
 
+def test_all_templates_come_by_one_command(machines: _Machines) -> None:
+    """The base template first. A layer that two templates share comes once."""
+    base = machines.full.template("base")
+    for name in STOCK_NAMES[1:]:
+        machines.full.write_template(replace(base, name=name, template_id=f"tpl{name.replace('-', '')}"))
+    done = machines.pull("--trust", name="all")
+    assert done.returncode == 0, done.stderr
+    assert [line.partition(":")[0] for line in done.stdout.splitlines() if ": pulled" in line] == list(STOCK_NAMES)
+    assert len(machines.sent()) == len(base.layers) + 1
+    assert {one.name for one in machines.empty.templates()} == set(STOCK_NAMES)
+    machines.check_equal()
+
+
 def test_a_cut_transfer_goes_on(machines: _Machines) -> None:
     """The next attempt asks for the rest alone."""
     machines.reach("head -c 700")
@@ -126,6 +141,7 @@ def test_a_pull_says_what_failed(machines: _Machines) -> None:
         (("--expect-digest", f"sha256:{'0' * 64}"), "base", "was expected"),
         ((), "base", "must be one that you know"),
         (("--trust",), "../base", "no name of a stock template"),
+        (("--expect-digest", f"sha256:{'0' * 64}"), "all", "for one template"),
     ):
         done = machines.pull(*words, name=name)
         assert done.returncode != 0

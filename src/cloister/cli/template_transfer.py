@@ -23,6 +23,7 @@ from cloister.config.settings import Settings
 from cloister.errors import InvalidRequestError, UnavailableError
 from cloister.template.bundle.manifest import Part
 from cloister.template.layers import LayerStore
+from cloister.template.stock import STOCK_NAMES
 from cloister.template.transfer.offer import MAX_OFFER_BYTES, digest_of
 from cloister.template.transfer.packs import Packs
 from cloister.template.transfer.receiving import Readable, pull
@@ -30,14 +31,15 @@ from cloister.template.transfer.receiving import Readable, pull
 __all__ = ["TRANSFERS", "add_transfer_options", "run_transfer"]
 
 TRANSFERS = ("pull", "offer", "send")
+_ALL = "all"
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 
 def add_transfer_options(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the actions."""
-    pulling = actions.add_parser("pull", help="fetch a stock template from another machine over ssh; trees that are here are not fetched")
-    pulling.add_argument("name", help="template; base brings the agent too")
+    pulling = actions.add_parser("pull", help="fetch stock templates from another machine over ssh; trees that are here are not fetched")
+    pulling.add_argument("name", help=f"template, or all ({', '.join(STOCK_NAMES)}); base brings the agent too")
     pulling.add_argument("--from", dest="source", metavar="[USER@]HOST", required=True, help="a machine that has it")
     pulling.add_argument(
         "--expect-digest", metavar="sha256:HEX", help="refuse any other offer: `cloister template offer --digest` prints it"
@@ -73,18 +75,22 @@ def run_transfer(settings: Settings, args: argparse.Namespace) -> int:
 def _pull(settings: Settings, store: LayerStore, args: argparse.Namespace) -> int:
     if not _NAME.fullmatch(args.name):
         raise InvalidRequestError(f"{args.name!r} is no name of a stock template")
+    names = STOCK_NAMES if args.name == _ALL else (args.name,)
     if args.expect_digest is None and not args.trust:
         message = "the template would run in the sandboxes of all teams, so it must be one that you know"
         raise InvalidRequestError(message, hint="compare `cloister template offer --digest` there: --expect-digest sha256:HEX; or --trust")
     if args.expect_digest is not None and not _DIGEST.fullmatch(args.expect_digest):
         raise InvalidRequestError("--expect-digest is sha256: and 64 hex digits")
+    if args.expect_digest is not None and len(names) > 1:
+        raise InvalidRequestError("--expect-digest is for one template", hint="pull them one by one, or use --trust")
     source = _Ssh(args.source, shlex.split(args.ssh), shlex.split(args.remote_command))
-    with recorded(settings, "template.pull", args.name) as change:
-        document = source.offer(args.name)
-        digest = args.expect_digest or digest_of(document)
-        change.object_id = f"{args.name} {digest}"
-        new = pull(source, args.name, store, digest, document, _tell)
-    print(f"{args.name}: pulled, {digest}; {new} trees were new to {settings.store_dir}")
+    for name in names:
+        with recorded(settings, "template.pull", name) as change:
+            document = source.offer(name)
+            digest = args.expect_digest or digest_of(document)
+            change.object_id = f"{name} {digest}"
+            new = pull(source, name, store, digest, document, _tell)
+        print(f"{name}: pulled, {digest}; {new} trees were new to {settings.store_dir}", flush=True)
     return 0
 
 
