@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from cloister.cluster.base import Need
 from cloister.cluster.placement import NodeView, Room
@@ -30,6 +31,22 @@ _PROMISED = 16
 """Times that each processor may be promised. Nodes admit any number; placement only spreads."""
 
 
+@dataclass(frozen=True, slots=True)
+class _MadeOf:
+    """All that a view depends on. The objects are replaced and never changed."""
+
+    info: NodeInfo | None
+    templates: Sequence[Template]
+    row: ClusterNode
+    changes: int
+    is_lost: bool
+
+    def is_same(self, other: _MadeOf) -> bool:
+        """Whether a view of the other one is still true."""
+        same = self.info is other.info and self.templates is other.templates and self.row is other.row
+        return same and self.changes == other.changes and self.is_lost == other.is_lost
+
+
 class Member:
     """See the module."""
 
@@ -44,6 +61,12 @@ class Member:
         self._looked_at = time.monotonic()
         self._placed: dict[str, tuple[Need, float | None]] = {}
         """Needs of creations, and when they were over; None: under way."""
+        self._changes = 0
+        """Of what was placed."""
+        self._named: tuple[Sequence[Template], frozenset[str]] = ((), frozenset())
+        """The templates, and the names by which sandboxes ask for them."""
+        self._view: tuple[_MadeOf, NodeView] | None = None
+        """The latest view, and what it was made of."""
 
     @property
     def is_lost(self) -> bool:
@@ -61,27 +84,41 @@ class Member:
         """Note a report that was asked for at ``asked_at`` (monotonic)."""
         self.info = info
         self._placed = {one: (need, end) for one, (need, end) in self._placed.items() if end is None or end >= asked_at}
+        self._changes += 1
 
     def count(self, sandbox_id: str, need: Need) -> None:
         """Count a creation."""
         self._placed[sandbox_id] = (need, None)
+        self._changes += 1
 
     def discount(self, sandbox_id: str, *, is_made: bool) -> None:
         """A creation is over."""
         if (placed := self._placed.pop(sandbox_id, None)) is not None and is_made:
             self._placed[sandbox_id] = (placed[0], time.monotonic())
+        self._changes += 1
 
     def view(self) -> NodeView:
-        """The node for a choice. The empty name is of its default runtime."""
+        """The node for a choice. The empty name is of its default runtime.
+
+        A choice looks at every node, and most have not changed since the last one: their views are made once.
+        """
+        is_lost = not self.link.is_connected or self.info is None or self.is_lost
+        made_of = _MadeOf(self.info, self.templates, self.row, self._changes, is_lost)
+        if self._view is None or not made_of.is_same(self._view[0]):
+            self._view = (made_of, self._make_view(is_lost=is_lost))
+        return self._view[1]
+
+    def _make_view(self, *, is_lost: bool) -> NodeView:
         info = self.info
-        is_away = not self.link.is_connected or info is None
         room: dict[str, int] = (None if info is None else info.room) or _UNTOLD
         memory: dict[str, int] = {} if info is None else info.memory
         total = room["mem_mib"]
         free = max(0, memory.get("available", total * _MIB) - memory.get("reserve", 0)) // _MIB
         placed = [need for need, _ in self._placed.values()]
         live, slots, processors = room["live"], room["max_sandboxes"], room["cpu_count"] * _PROMISED
-        templates = {template.build_id or template.name for template in self.templates} | {template.name for template in self.templates}
+        if self.templates is not self._named[0]:
+            names = [name for one in self.templates for name in (one.build_id or one.name, one.name)]
+            self._named = (self.templates, frozenset(names))
         return NodeView(
             node_id=self.row.node_id,
             capacity=Room(mem_mib=total, cpu_count=processors, slots=slots),
@@ -92,6 +129,6 @@ class Member:
             ),
             runtimes=frozenset({"", *(() if info is None else info.runtimes)}),
             is_drained=self.row.is_draining or (info is not None and info.drain is not None),
-            is_lost=is_away or self.is_lost,
-            layers=frozenset(templates),
+            is_lost=is_lost,
+            layers=self._named[1],
         )
