@@ -24,6 +24,7 @@ from cloister.api import (
     teams,
     templates,
     volumes,
+    webhook_stats,
     webhooks,
 )
 from cloister.api.handlers import Api
@@ -104,6 +105,7 @@ ROUTES: tuple[tuple[str, str, Handler], ...] = (
     ("GET", "/events/webhooks/{webhook_id}", webhooks.get),
     ("PATCH", "/events/webhooks/{webhook_id}", webhooks.change),
     ("DELETE", "/events/webhooks/{webhook_id}", webhooks.delete),
+    ("GET", "/events/webhooks/{webhook_id}/stats", webhook_stats.stats),
     ("GET", "/events/webhooks/{webhook_id}/deliveries", webhooks.deliveries),
     ("POST", "/events/webhooks/{webhook_id}/deliveries/{delivery_id}", webhooks.send_again),
 )

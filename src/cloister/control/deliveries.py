@@ -22,7 +22,7 @@ import structlog
 from cloister.control.lifecycle_events import LifecycleEvents, time_text
 from cloister.control.webhooks import Webhooks
 from cloister.errors import CloisterError, UnavailableError
-from cloister.model.event import DueDelivery, EventType, LifecycleEvent
+from cloister.model.event import Attempt, DueDelivery, EventType, LifecycleEvent
 from cloister.store.events import EventStore
 
 __all__ = ["Deliveries", "Receivers", "render_payload", "sign"]
@@ -184,6 +184,7 @@ class Deliveries:
     async def _attempt(self, due: DueDelivery) -> None:
         delivery, webhook = due.delivery, due.webhook
         status: int | None = None
+        began = time.monotonic()
         try:
             secret = self.webhooks.secret_of(webhook).revealed
             body, signature = sign(secret, json.dumps(render_payload(delivery.event)).encode())
@@ -204,15 +205,17 @@ class Deliveries:
         except Exception as fault:  # noqa: BLE001 - task border: without an outcome, the attempt would be made again at once
             _log.exception("webhook.attempt_failed", delivery=delivery.number)
             error = f"the server failed: {type(fault).__name__}"
+        attempt = Attempt(time.time(), round((time.monotonic() - began) * 1000))
         names = {"webhook_id": webhook.webhook_id, "team_id": webhook.team_id, "event_id": delivery.event.event_id}
         if not error:
-            await self._note(lambda: self._store.end_delivery(delivery.number))
+            await self._note(lambda: self._store.end_delivery(delivery.number, attempt))
             _log.debug("webhook.delivered", **names)
             return
         attempts = delivery.attempts + 1
         next_at = None if attempts >= _ATTEMPTS else time.time() + _FIRST_WAIT_S * 2 ** (attempts - 1)
-        await self._note(lambda: self._store.fail_delivery(delivery.number, status=status, error=error[:_MAX_ERROR], next_at=next_at))
-        _log.info("webhook.failed", **names, attempts=attempts, is_dead=next_at is None, error=error[:_MAX_ERROR])
+        error = error[:_MAX_ERROR]
+        await self._note(lambda: self._store.fail_delivery(delivery.number, attempt, status=status, error=error, next_at=next_at))
+        _log.info("webhook.failed", **names, attempts=attempts, is_dead=next_at is None, error=error)
 
     async def _note(self, write: Callable[[], Awaitable[None]]) -> None:
         """Store the outcome of an attempt. Until the store takes it the attempt is under way, so it is not made again."""

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import structlog
 
 from cloister.errors import ConflictError, InvalidRequestError, NotFoundError, QuotaExceededError
-from cloister.model.event import Delivery, EventType, Webhook
+from cloister.model.event import AttemptCount, Delivery, EventType, Webhook
 from cloister.model.secret import Secret
 from cloister.model.webhook_url import parse_webhook_url
 from cloister.store.events import EventStore
@@ -118,6 +118,11 @@ class Webhooks:
         """Deliveries that wait or were given up, newest first. Raises: NotFoundError."""
         await self.get(team_id, webhook_id)
         return await self._store.list_deliveries(webhook_id, is_dead=is_dead, before=before, limit=limit)
+
+    async def attempts(self, team_id: str, webhook_id: str, start: float, end: float) -> Sequence[AttemptCount]:
+        """The attempts of that time, in spans, oldest first. Raises: NotFoundError."""
+        await self.get(team_id, webhook_id)
+        return await self._store.count_attempts(webhook_id, start, end)
 
     async def send_again(self, team_id: str, webhook_id: str, number: int) -> None:
         """Try a delivery that was given up again. Raises: NotFoundError."""

@@ -6,7 +6,10 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-__all__ = ["Delivery", "DueDelivery", "EventType", "LifecycleEvent", "Webhook"]
+__all__ = ["ATTEMPTS_SPAN_S", "Attempt", "AttemptCount", "Delivery", "DueDelivery", "EventType", "LifecycleEvent", "Webhook"]
+
+ATTEMPTS_SPAN_S = 300
+"""Attempts are counted in spans that begin at a multiple of this."""
 
 
 class EventType(StrEnum):
@@ -74,6 +77,29 @@ class Delivery:
     error: str
     """Why the last attempt failed; empty before the first."""
     event: LifecycleEvent
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One try to deliver an event."""
+
+    at: float
+    """When it ended (epoch seconds)."""
+    duration_ms: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttemptCount:
+    """The attempts for one webhook in a span of time, at least one."""
+
+    began_at: int
+    """Beginning of the span (epoch seconds)."""
+    total: int
+    failed: int
+    least_ms: int
+    most_ms: int
+    sum_ms: int
+    """Of the durations of all attempts."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Protocol
 
-from cloister.model.event import Delivery, DueDelivery, EventType, LifecycleEvent, Webhook
+from cloister.model.event import Attempt, AttemptCount, Delivery, DueDelivery, EventType, LifecycleEvent, Webhook
 
 __all__ = ["MOST_DEAD", "MOST_WAITING", "EventStore"]
 
@@ -30,7 +30,7 @@ class EventStore(Protocol):
     async def prune_events(self, *, before: float, most_per_team: int) -> int:
         """Delete events from before that time, and all but a team's newest. An event with a delivery stays.
 
-        Of each webhook's dead deliveries only the newest :data:`MOST_DEAD` are left.
+        Of each webhook's dead deliveries only the newest :data:`MOST_DEAD` are left. Counts of attempts from before that time go, too.
         """
 
     async def add_webhook(self, webhook: Webhook, *, most: int) -> bool:
@@ -62,11 +62,14 @@ class EventStore(Protocol):
     async def next_due_at(self, *, except_numbers: Collection[int]) -> float | None:
         """Time of the earliest attempt that :meth:`list_due` will tell; None: there is none."""
 
-    async def end_delivery(self, number: int) -> None:
-        """Forget a delivery that has arrived."""
+    async def end_delivery(self, number: int, attempt: Attempt) -> None:
+        """Forget a delivery that has arrived by this attempt, and count that."""
 
-    async def fail_delivery(self, number: int, *, status: int | None, error: str, next_at: float | None) -> None:
-        """Note a failed attempt. The next one is at ``next_at``; None: the delivery is dead."""
+    async def fail_delivery(self, number: int, attempt: Attempt, *, status: int | None, error: str, next_at: float | None) -> None:
+        """Count a failed attempt. The next one is at ``next_at``; None: the delivery is dead."""
+
+    async def count_attempts(self, webhook_id: str, start: float, end: float) -> Sequence[AttemptCount]:
+        """The spans that begin in that time, the end excluded, oldest first; those without an attempt are left out."""
 
     async def revive_delivery(self, webhook_id: str, number: int, at: float) -> bool:
         """Let a dead delivery wait again, from the first attempt on; False if there is no such dead delivery."""

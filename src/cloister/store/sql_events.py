@@ -7,7 +7,7 @@ import json
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from cloister.model.event import Delivery, DueDelivery, EventType, LifecycleEvent, Webhook
+from cloister.model.event import ATTEMPTS_SPAN_S, Attempt, AttemptCount, Delivery, DueDelivery, EventType, LifecycleEvent, Webhook
 from cloister.store.connection import Connection, Runner
 from cloister.store.events import MOST_DEAD, MOST_WAITING
 
@@ -45,6 +45,16 @@ _MANY_DEAD = "SELECT webhook_id FROM webhook_deliveries WHERE is_dead = 1 GROUP 
 _PRUNE_EVENTS = "DELETE FROM sandbox_events WHERE number NOT IN (SELECT event_number FROM webhook_deliveries)"
 _FIRST_KEPT = "SELECT coalesce((SELECT number FROM sandbox_events WHERE at >= ? ORDER BY number LIMIT 1), 4611686018427387904)"
 """The oldest event that is kept for its time: the search ends there, so events after it are not looked at."""
+_COUNT = """
+    INSERT INTO webhook_attempts (webhook_id, began_at, total, failed, least_ms, most_ms, sum_ms)
+    VALUES (:webhook_id, :began_at, 1, :failed, :least_ms, :most_ms, :sum_ms)
+    ON CONFLICT (webhook_id, began_at) DO UPDATE SET
+        total = webhook_attempts.total + 1,
+        failed = webhook_attempts.failed + excluded.failed,
+        least_ms = CASE WHEN excluded.least_ms < webhook_attempts.least_ms THEN excluded.least_ms ELSE webhook_attempts.least_ms END,
+        most_ms = CASE WHEN excluded.most_ms > webhook_attempts.most_ms THEN excluded.most_ms ELSE webhook_attempts.most_ms END,
+        sum_ms = webhook_attempts.sum_ms + excluded.sum_ms
+"""
 _NEWEST = "SELECT number FROM sandbox_events WHERE team_id = :team_id ORDER BY number DESC LIMIT 1 OFFSET :most"
 """The newest event above the bound."""
 
@@ -89,6 +99,7 @@ class SqlEvents:
         def work(connection: Connection) -> int:
             for row in connection.execute(_MANY_DEAD, (MOST_DEAD,)).fetchall():  # deliveries that were dead from the beginning
                 connection.execute(_PRUNE_DEAD, {"webhook_id": row["webhook_id"], "most": MOST_DEAD})
+            connection.execute("DELETE FROM webhook_attempts WHERE began_at < ?", (before,))
             count = connection.execute(f"{_PRUNE_EVENTS} AND number < ({_FIRST_KEPT}) AND at < ?", (before, before)).rowcount
             large = connection.execute(
                 "SELECT team_id FROM sandbox_events GROUP BY team_id HAVING count(*) > ?", (most_per_team,)
@@ -175,11 +186,16 @@ class SqlEvents:
         at: float | None = (await self._fetch(sql, numbers))[0]["at"]
         return at
 
-    async def end_delivery(self, number: int) -> None:
+    async def end_delivery(self, number: int, attempt: Attempt) -> None:
         """See the protocol."""
-        await self._change("DELETE FROM webhook_deliveries WHERE number = ?", (number,))
 
-    async def fail_delivery(self, number: int, *, status: int | None, error: str, next_at: float | None) -> None:
+        def work(connection: Connection) -> None:
+            for row in connection.execute("DELETE FROM webhook_deliveries WHERE number = ? RETURNING webhook_id", (number,)).fetchall():
+                _count(connection, row["webhook_id"], attempt, failed=0)
+
+        await self._run(work)
+
+    async def fail_delivery(self, number: int, attempt: Attempt, *, status: int | None, error: str, next_at: float | None) -> None:
         """See the protocol."""
         sql = (
             "UPDATE webhook_deliveries SET attempts = attempts + 1, status = :status, error = :error, is_dead = :is_dead,"
@@ -189,15 +205,31 @@ class SqlEvents:
 
         def work(connection: Connection) -> None:
             changed = connection.execute(sql, values).fetchall()
+            for row in changed:
+                _count(connection, row["webhook_id"], attempt, failed=1)
             if changed and next_at is None:
                 connection.execute(_PRUNE_DEAD, {"webhook_id": changed[0]["webhook_id"], "most": MOST_DEAD})
 
         await self._run(work)
 
+    async def count_attempts(self, webhook_id: str, start: float, end: float) -> Sequence[AttemptCount]:
+        """See the protocol."""
+        sql = (
+            "SELECT began_at, total, failed, least_ms, most_ms, sum_ms FROM webhook_attempts"
+            " WHERE webhook_id = ? AND began_at >= ? AND began_at < ? ORDER BY began_at"
+        )
+        return [AttemptCount(**row) for row in await self._fetch(sql, (webhook_id, start, end))]
+
     async def revive_delivery(self, webhook_id: str, number: int, at: float) -> bool:
         """See the protocol."""
         sql = "UPDATE webhook_deliveries SET is_dead = 0, attempts = 0, next_at = ? WHERE webhook_id = ? AND number = ? AND is_dead = 1"
         return await self._change(sql, (at, webhook_id, number)) == 1
+
+
+def _count(connection: Connection, webhook_id: str, attempt: Attempt, *, failed: int) -> None:
+    began_at, duration_ms = int(attempt.at) // ATTEMPTS_SPAN_S * ATTEMPTS_SPAN_S, attempt.duration_ms
+    durations = {"least_ms": duration_ms, "most_ms": duration_ms, "sum_ms": duration_ms}
+    connection.execute(_COUNT, {"webhook_id": webhook_id, "began_at": began_at, "failed": failed, **durations})
 
 
 def _among(condition: str, values: Collection[Any]) -> tuple[str, dict[str, Any]]:

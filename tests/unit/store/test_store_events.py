@@ -10,7 +10,7 @@ import pytest
 
 from cloister.control.lifecycle_events import event_of
 from cloister.errors import PermissionDeniedError, StoreError
-from cloister.model.event import DueDelivery, EventType, LifecycleEvent, Webhook
+from cloister.model.event import Attempt, AttemptCount, DueDelivery, EventType, LifecycleEvent, Webhook
 from cloister.model.sandbox import Sandbox, SandboxState
 from cloister.model.team import Team
 from cloister.store import sql_events as module
@@ -112,19 +112,39 @@ async def test_of_a_sandbox_only_the_oldest_waiting_delivery_is_due(store: SqlSt
         (webhook, found.event_id) for webhook in ("w1", "w2") for found in (one, other)
     }
     first = next(found.delivery for found in await due(store) if found.webhook.webhook_id == "w1" and found.delivery.event == one)
-    await store.events.fail_delivery(first.number, status=500, error="no", next_at=2e9)
+    await store.events.fail_delivery(first.number, Attempt(1.0, 1), status=500, error="no", next_at=2e9)
     assert two not in [found.delivery.event for found in await due(store)]
     assert await store.events.next_due_at(except_numbers=[found.delivery.number for found in await due(store)]) == 2e9
-    await store.events.fail_delivery(first.number, status=None, error="gone", next_at=None)
+    await store.events.fail_delivery(first.number, Attempt(1.0, 1), status=None, error="gone", next_at=None)
     assert two in [found.delivery.event for found in await due(store) if found.webhook.webhook_id == "w1"]
     (dead,) = await store.events.list_deliveries("w1", is_dead=True, before=None, limit=9)
     assert (dead.event, dead.attempts, dead.status, dead.error) == (one, 2, None, "gone")
     assert not await store.events.revive_delivery("w2", dead.number, 5.0)
     assert await store.events.revive_delivery("w1", dead.number, 5.0)
     assert not await store.events.revive_delivery("w1", dead.number, 5.0)
-    await store.events.end_delivery(dead.number)
+    await store.events.end_delivery(dead.number, Attempt(1.0, 1))
     assert one not in [found.delivery.event for found in await due(store) if found.webhook.webhook_id == "w1"]
     assert not await store.events.list_due(1e9, except_numbers=(), except_teams=("t1",), limit=9)
+
+
+async def test_attempts_are_counted_in_spans(store: SqlStore) -> None:
+    """With their durations, for as long as events are kept, and as long as there is the webhook."""
+    await told(store, event())
+    (found,) = await due(store)
+    number = found.delivery.number
+    for at, duration_ms in ((600.5, 7), (899.9, 3), (900.0, 9)):
+        await store.events.fail_delivery(number, Attempt(at, duration_ms), status=None, error="x", next_at=5.0)
+    await store.events.end_delivery(number, Attempt(901.0, 1))
+    await store.events.end_delivery(number, Attempt(902.0, 1))  # it has arrived before
+    first = AttemptCount(began_at=600, total=2, failed=2, least_ms=3, most_ms=7, sum_ms=10)
+    second = AttemptCount(began_at=900, total=2, failed=1, least_ms=1, most_ms=9, sum_ms=10)
+    assert await store.events.count_attempts("w1", 600, 901) == [first, second]
+    assert await store.events.count_attempts("w1", 601, 900) == []
+    assert await store.events.count_attempts("w2", 0, 1e9) == []
+    await store.events.prune_events(before=900.0, most_per_team=9)
+    assert await store.events.count_attempts("w1", 0, 1e9) == [second]
+    await store.events.delete_webhook("t1", "w1")
+    assert await store.events.count_attempts("w1", 0, 1e9) == []
 
 
 async def test_deliveries_of_a_webhook_are_bounded(store: SqlStore, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,7 +156,7 @@ async def test_deliveries_of_a_webhook_are_bounded(store: SqlStore, monkeypatch:
     dead = await store.events.list_deliveries("w1", is_dead=True, before=None, limit=9)
     assert (len(waiting), len(dead)) == (3, 2)
     assert dead[0].error
-    await store.events.fail_delivery(waiting[-1].number, status=None, error="x", next_at=None)
+    await store.events.fail_delivery(waiting[-1].number, Attempt(1.0, 1), status=None, error="x", next_at=None)
     assert [one.number for one in await store.events.list_deliveries("w1", is_dead=True, before=None, limit=9)] == [
         one.number for one in dead
     ]
