@@ -180,10 +180,12 @@ def test_a_lost_node_loses_its_sandboxes_and_ends_them_when_it_is_back(cluster: 
 
 
 def test_a_token_opens_for_one_node(cluster: Cluster) -> None:
-    """The node may join again by it; another one may not, and the fault says why."""
-    used = cluster.api.cli("cluster", "token").stdout.strip()
-    node = next(iter(cluster.nodes.values()))
+    """A node joins again by a token for it alone: one for a new machine takes no node's place."""
+    node_id, node = next(iter(cluster.nodes.items()))
+    new, own = (cluster.api.cli("cluster", "token", *options).stdout.strip() for options in ((), ("--node", node_id)))
     words = ("node", "join", "--api", cluster.api.url, "--address", node.url.removeprefix("http://"))
-    assert node.cli(*words, said=used).returncode == 0  # the node's own address and id: it joins again
-    stranger = cluster.api.cli(*words, said=used, check=False)
-    assert "another node has used this token" in stranger.stderr, stranger
+    refused = node.cli(*words, said=new, check=False)
+    assert "has joined already" in refused.stderr, refused
+    assert node.cli(*words, said=own).returncode == 0
+    stranger = cluster.api.cli(*words, said=own, check=False)
+    assert "not one of this cluster" in stranger.stderr, stranger

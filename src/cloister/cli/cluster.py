@@ -10,6 +10,7 @@ from cloister.cli.recording import recorded
 from cloister.config.load import add_arguments, load
 from cloister.config.settings import Settings
 from cloister.errors import AlreadyExistsError, InvalidRequestError, PermissionDeniedError
+from cloister.ids import is_node_id
 from cloister.linux.identity import with_rights_of_owner
 from cloister.store.cluster_keys import cluster_dir, has_api_keys, read_api_keys, write_api_keys
 from cloister.tls.cluster import make_cluster_authority
@@ -26,6 +27,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     init = actions.add_parser("init", help="make the cluster's authority, and the certificate of its api processes")
     token = actions.add_parser("token", help="print a token by which one node joins")
     token.add_argument("--lifetime", metavar="S", type=int, default=_HOUR_S, help=f"seconds until it expires, up to {MOST_S} [{_HOUR_S}]")
+    token.add_argument("--node", metavar="ID", default="", help="for this node to join again, and no other; without it, for a new one")
     for action in (init, token):
         add_arguments(action, "data_dir", "run_dir")
 
@@ -44,9 +46,7 @@ def _init(settings: Settings, _args: argparse.Namespace) -> None:
         raise AlreadyExistsError(f"there is a cluster already: {cluster_dir(settings.data_dir)}")
     authority = make_cluster_authority()
     own = authority.certify_caller()
-    with_rights_of_owner(
-        settings.data_dir / "api", lambda: write_api_keys(settings.data_dir, authority.certificate, authority.key, own)
-    )
+    with_rights_of_owner(settings.data_dir / "api", lambda: write_api_keys(settings.data_dir, authority.certificate, authority.key, own))
     print(f"made {cluster_dir(settings.data_dir)}: copy it to the data directory of each further api process, and keep it secret")
     print("start the API: cloister serve --role api; for each node: cloister cluster token, then there: cloister node join")
 
@@ -54,7 +54,9 @@ def _init(settings: Settings, _args: argparse.Namespace) -> None:
 def _token(settings: Settings, args: argparse.Namespace) -> None:
     if args.lifetime <= 0:
         raise InvalidRequestError("--lifetime takes a number of seconds above 0")
+    if args.node and not is_node_id(args.node):
+        raise InvalidRequestError("--node takes the id of a node", hint="cloister nodes")
     keys = with_rights_of_owner(settings.data_dir / "api", lambda: read_api_keys(settings.data_dir))
-    with recorded(settings, "cluster.token"):
-        token = make_token(keys.join_key, args.lifetime, time.time())
+    with recorded(settings, "cluster.token", args.node):
+        token = make_token(keys.join_key, args.lifetime, time.time(), args.node)
     print(token.revealed)

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from cloister.errors import CloisterError
+from cloister.errors import CloisterError, InternalError
 from cloister.ids import new_sandbox_id
 from cloister.model.node import EndedSandbox
 from cloister.model.sandbox import SandboxRecord
@@ -19,6 +19,9 @@ from cloister.nodewire.methods import NodeEvent, NodeMethods
 from cloister.nodewire.requests import MAX_IDS, AskEnds, ListSandboxes, Reserve
 
 __all__ = ["Fleet", "Need", "NodeClient", "NodeListener", "ends_of", "live_sandboxes", "reserve_id"]
+
+_MOST_SANDBOXES = 100_000
+"""Of one node; some thousands is the most that a machine has."""
 
 
 class NodeClient(NodeMethods, Protocol):
@@ -51,13 +54,20 @@ async def reserve_id(node: NodeClient, template: str, team_id: str, *, has_volum
 
 
 async def live_sandboxes(node: NodeClient) -> Sequence[SandboxRecord]:
-    """All live sandboxes of the node."""
+    """All live sandboxes of the node. Raises: InternalError: the list has no order, and so perhaps no end, or is too long."""
     found: list[SandboxRecord] = []
+    last: str | None = None
     while True:
-        page = await node.list(ListSandboxes(after=found[-1].sandbox_id if found else None))
+        page = await node.list(ListSandboxes(after=last))
+        for record in page.sandboxes:
+            if last is not None and record.sandbox_id <= last:
+                raise InternalError("the node lists its sandboxes out of order")
+            last = record.sandbox_id
         found += page.sandboxes
         if not page.more:
             return found
+        if not page.sandboxes or len(found) > _MOST_SANDBOXES:
+            raise InternalError("the node lists sandboxes without end")
 
 
 async def ends_of(node: NodeClient, sandbox_ids: Sequence[str]) -> Sequence[EndedSandbox]:

@@ -2,7 +2,7 @@
 
 Owns the links to the nodes, follows the table of nodes, and sees when one is lost. Decides where new sandboxes go, by
 :mod:`cloister.cluster.placement`. Invariants: a creation moves on only after its node refused it, so no sandbox is made twice; events of a
-node count only for what is the node's.
+node count only for what is the node's, and so do its answers (:mod:`cloister.cluster.told`).
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from cloister.cluster.placement import Need as PlacedNeed
 from cloister.cluster.placement import Room, choose
 from cloister.cluster.remote import FarStream, RemoteNode
 from cloister.cluster.sums import summed
+from cloister.cluster.told import can_be, within_its_say
 from cloister.errors import (
     CloisterError,
     InternalError,
@@ -33,7 +34,7 @@ from cloister.errors import (
     TemplateNotFoundError,
     UnavailableError,
 )
-from cloister.ids import new_sandbox_id
+from cloister.ids import is_sandbox_id, new_sandbox_id
 from cloister.model.build import EndedBuild
 from cloister.model.cluster import ClusterNode
 from cloister.model.node import NodeInfo
@@ -53,6 +54,8 @@ _REPORT_S = 5.0
 _RESERVED_S = 15.0
 """As long as a node keeps a sandbox for the id that it gave."""
 _MOST_RESERVED = 10_000
+_MOST_TASKS = 1_000
+"""Above it no event of a build is looked up: a node may send any number of them."""
 
 
 class Homes(Protocol):
@@ -155,7 +158,7 @@ class ClusterFleet:
                 infos_at = now
                 for member in self._members.values():
                     if member.link.is_connected:
-                        self._keep(self._report(member, member.link.calls))
+                        self._keep(self._report(member, member.calls))
 
     async def refresh(self) -> None:
         """Read the table of nodes now. Raises: StoreError."""
@@ -181,9 +184,8 @@ class ClusterFleet:
 
     async def _greet(self, member: Member, node: NodeClient) -> None:
         assert self._hooks is not None, "start comes first"
-        node_id = member.row.node_id
-        if (info := await node.ping()).node_id != node_id:
-            raise InternalError(f"the gate of {node_id} leads to {info.node_id}")
+        node = within_its_say(node, member.row.node_id)
+        await node.ping()  # before it learns anything
         member.traffic = None
         await self._tell_traffic(member, node)
         await self._hooks.connected(node)
@@ -192,8 +194,9 @@ class ClusterFleet:
     def _hear(self, node_id: str, event: NodeEvent) -> None:
         assert self._hooks is not None, "start comes first"
         if isinstance(event, EndedBuild):
-            self._keep(self._hear_build(node_id, event))
-        elif self._homes.of_sandbox(event.sandbox_id) in (None, node_id):
+            if len(self._tasks) < _MOST_TASKS:  # the next reconciliation learns the others
+                self._keep(self._hear_build(node_id, event))
+        elif self._homes.of_sandbox(event.sandbox_id) in (None, node_id) and can_be(event):
             self._hooks.heard(event)
         else:
             _log.warning("node.event_refused", node_id=node_id, sandbox_id=event.sandbox_id)
@@ -232,7 +235,10 @@ class ClusterFleet:
         member = self._members.get(order[0]) if order else None
         if member is None:
             return new_sandbox_id()
-        sandbox_id = await reserve_id(member.link.calls, need.template, team_id, has_volumes=need.has_volumes)
+        sandbox_id = await reserve_id(member.calls, need.template, team_id, has_volumes=need.has_volumes)
+        if not is_sandbox_id(sandbox_id) or sandbox_id in self._reserved or self._homes.of_sandbox(sandbox_id) is not None:
+            _log.warning("node.id_refused", node_id=member.row.node_id, sandbox_id=sandbox_id[:64])
+            return new_sandbox_id()
         now = time.monotonic()
         if len(self._reserved) > _MOST_RESERVED:
             self._reserved = {one: (node, at) for one, (node, at) in self._reserved.items() if now - at < _RESERVED_S}
@@ -269,7 +275,7 @@ class ClusterFleet:
 
     async def each(self) -> Sequence[tuple[str, NodeClient]]:
         """See the protocol."""
-        return [(node_id, member.link.calls) for node_id, member in self._members.items() if member.link.is_connected]
+        return [(node_id, member.calls) for node_id, member in self._members.items() if member.link.is_connected]
 
     async def templates_with(self, node_id: str, node: NodeClient) -> Sequence[Template]:
         """See the protocol."""
@@ -308,7 +314,7 @@ class ClusterFleet:
         if node_id is None and method.name in ("kill", "cancel_build", "drop_build", "delete_volume"):
             return None if method.name == "drop_build" else False
         missing = _absent(request) if hasattr(request, "sandbox_id") else NotFoundError(f"no node has what {method.name} is about")
-        return await getattr(self._member(node_id, missing).link.calls, method.name)(request)
+        return await getattr(self._member(node_id, missing).calls, method.name)(request)
 
     async def _home(self, method: Method, request: Any) -> str | None:
         if (sandbox_id := getattr(request, "sandbox_id", None)) is not None:
@@ -348,10 +354,13 @@ class ClusterFleet:
 
     async def _set_traffic(self, request: SetTeamTraffic) -> None:
         self._traffic = request
-        for member in tuple(self._members.values()):
-            if member.link.is_connected:
-                with contextlib.suppress(NodeUnreachableError):  # it is told before its next creation
-                    await self._tell_traffic(member, member.link.calls)
+        told = [member for member in self._members.values() if member.link.is_connected]
+        outcomes = await asyncio.gather(*(self._tell_traffic(member, member.calls) for member in told), return_exceptions=True)
+        for member, outcome in zip(told, outcomes, strict=True):
+            if isinstance(outcome, CloisterError):  # it is told before its next creation, and keeps no other node from it
+                _log.warning("node.traffic_not_told", node_id=member.row.node_id, error=str(outcome))
+            elif outcome is not None:
+                raise outcome
 
     async def _tell_traffic(self, member: Member, node: NodeClient) -> None:
         teams = self._traffic.teams
@@ -370,8 +379,8 @@ class ClusterFleet:
             member = self._member(node_id, _absent(request))
             is_made = False
             try:
-                await self._tell_traffic(member, member.link.calls)
-                record = await member.link.calls.create(request)
+                await self._tell_traffic(member, member.calls)
+                record = await member.calls.create(request)
                 is_made = True
             except CloisterError as error:
                 if not _is_refusal(error):
@@ -389,7 +398,7 @@ class ClusterFleet:
 
     async def _move(self, sandbox_id: str, member: Member, to: str, need: Need) -> None:
         """Let another node make the sandbox. The first one forgets the id: it may have made a sandbox ahead for it."""
-        await member.link.calls.kill(Kill(sandbox_id, EndReason.FAILED))
+        await member.calls.kill(Kill(sandbox_id, EndReason.FAILED))
         await self._homes.move(sandbox_id, to)
         self._members[to].count(sandbox_id, need)
 

@@ -96,6 +96,8 @@ class NodeLink:
             await session.run(listener)
         except ConnectionError as error:
             _log.warning("node.disconnected", error=str(error))
+        except Exception:  # noqa: BLE001 - task border: a message without sense ends its connection, not the attempts to connect
+            _log.exception("node.not_understood")
         finally:
             self._connected.clear()
             self._session = None

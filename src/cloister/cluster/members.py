@@ -8,10 +8,12 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
-from cloister.cluster.base import Need
+from cloister.cluster.base import Need, NodeClient
 from cloister.cluster.placement import NodeView, Room
 from cloister.cluster.remote import RemoteNode
+from cloister.cluster.told import within_its_say
 from cloister.model.cluster import ClusterNode
 from cloister.model.node import NodeInfo
 from cloister.model.team_traffic import TeamTraffic
@@ -27,6 +29,7 @@ _TICK_S = 1.0
 _MIB = 1 << 20
 _UNTOLD = {"mem_mib": 1 << 30, "cpu_count": 1 << 10, "live": 0, "max_sandboxes": 1 << 20}
 """For a node of a release that does not say how large it is: it refuses what it has no room for."""
+_MOST = 1 << 50
 _PROMISED = 16
 """Times that each processor may be promised. Nodes admit any number; placement only spreads."""
 
@@ -73,6 +76,11 @@ class Member:
         """Whether it counts as lost."""
         return self.silence_s >= (_LEFT_S if self.link.is_leaving else LOST_S)
 
+    @cached_property
+    def calls(self) -> NodeClient:
+        """The link's calls, for all of this node's."""
+        return within_its_say(self.link.calls, self.row.node_id)
+
     def look(self) -> None:
         """Measure the silence. A look counts for a second at most: this process may have been stopped itself meanwhile."""
         now = time.monotonic()
@@ -110,8 +118,8 @@ class Member:
 
     def _make_view(self, *, is_lost: bool) -> NodeView:
         info = self.info
-        room: dict[str, int] = (None if info is None else info.room) or _UNTOLD
-        memory: dict[str, int] = {} if info is None else info.memory
+        room = {**_UNTOLD, **_bounded({} if info is None else info.room)}
+        memory = _bounded({} if info is None else info.memory)
         total = room["mem_mib"]
         free = max(0, memory.get("available", total * _MIB) - memory.get("reserve", 0)) // _MIB
         placed = [need for need, _ in self._placed.values()]
@@ -132,3 +140,8 @@ class Member:
             is_lost=is_lost,
             layers=self._named[1],
         )
+
+
+def _bounded(numbers: dict[str, int]) -> dict[str, int]:
+    """The numbers of a node's report within bounds in which they can be computed with."""
+    return {name: min(max(number, 0), _MOST) for name, number in numbers.items()}

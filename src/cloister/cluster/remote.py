@@ -278,6 +278,7 @@ class _BeatingChannel(FarChannel):
                 self.close()
                 raise ChannelClosedError("the node is silent") from error
             self._heard(message)
+            await asyncio.sleep(0)  # a node that sends without end leaves the loop to all others
             if "ask" in message.body:
                 task = asyncio.create_task(self._give_answer(message.body))
                 self._answering.add(task)

@@ -80,8 +80,9 @@ class NodeSession:
         fault = message.body.get("error")
         if fault is not None:
             message.close_fds()
-            raise from_code(fault["code"], fault["message"], fault.get("hint"))
-        return method.read_answer(message.body["result"], method.name, iter(_sockets(message, method.sockets)))
+            told = fault if isinstance(fault, dict) else {}
+            raise from_code(str(told.get("code")), str(told.get("message")), told.get("hint"))
+        return method.read_answer(message.body.get("result"), method.name, iter(_sockets(message, method.sockets)))
 
     async def _ask(self, method: Method, params: Any) -> Message:
         request_id = next(self._ids)

@@ -73,8 +73,8 @@ class Joined:
 class Enrolment(Protocol):
     """The cluster's authority and its tokens."""
 
-    def check(self, joining: Joining) -> None:
-        """Raises: AuthenticationError: the request has no mark of its token."""
+    def check(self, joining: Joining) -> bool:
+        """Whether the token is for this node to join again. Raises: AuthenticationError: the request has no mark of its token."""
 
     def certify(self, joining: Joining) -> Joined:
         """The certificate of a request that was checked. Raises: InvalidRequestError."""
@@ -124,18 +124,21 @@ class Nodes:
         self._enrolment = enrolment
 
     async def join(self, joining: Joining) -> Joined:
-        """Let a node join, or join again with another address or key.
+        """Let a machine join; or a node join again with another address or key, by a token for it.
 
         Raises: NotFoundError (no cluster), AuthenticationError, InvalidRequestError.
         """
         if self._enrolment is None:
             raise NotFoundError("this server is no cluster", hint="cloister cluster init, then serve with --role api")
-        self._enrolment.check(joining)
+        is_for_node = self._enrolment.check(joining)
         if not is_node_id(joining.node_id):
             raise InvalidRequestError("nodeID is not the id of a node")
         host, port = parse_listen(joining.address)
         if port == 0 or host in ("0.0.0.0", "::"):  # noqa: S104 - compared, not bound
             raise InvalidRequestError("address must be one that the api processes reach, with a port", hint="--address HOST:PORT")
+        known = {row.node_id: row for row in await self._store.list_nodes()}.get(joining.node_id)
+        if known is not None and not is_for_node and known.token_id != joining.token_id:  # its answer may have been lost
+            raise AuthenticationError(f"{known.node_id} has joined already", hint=f"cloister cluster token --node {known.node_id}")
         answer = self._enrolment.certify(joining)
         row = ClusterNode(node_id=joining.node_id, address=joining.address, joined_at=time.time(), token_id=joining.token_id)
         try:

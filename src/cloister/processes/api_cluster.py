@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from functools import partial
+
+import structlog
 
 from cloister.cluster.fleet import ClusterFleet, FleetHooks
 from cloister.cluster.remote import NodeAddress, RemoteNode
@@ -16,7 +19,7 @@ from cloister.control.homes import StoredHomes
 from cloister.control.nodes import Joined, Joining, Nodes, NodeSight
 from cloister.control.registry import Registry
 from cloister.egresswire.values import AskValues
-from cloister.errors import AuthenticationError, PermissionDeniedError
+from cloister.errors import AuthenticationError, CloisterError, PermissionDeniedError
 from cloister.model.addresses import parse_listen
 from cloister.model.cluster import ClusterNode
 from cloister.nodewire.methods import NodeEvent
@@ -25,9 +28,11 @@ from cloister.processes.api_values import Fill, answer_values
 from cloister.store.base import Store
 from cloister.store.cluster_keys import ApiKeys, read_api_keys
 from cloister.tls.cluster import ClusterAuthority, calling_context, name_of_node
-from cloister.tls.joining import check_mark, mark, token_of
+from cloister.tls.joining import JoinToken, check_mark, mark, token_of
 
 __all__ = ["ClusterSide"]
+
+_log = structlog.get_logger("cloister.cluster")
 
 
 class ClusterSide:
@@ -129,8 +134,13 @@ class ClusterSide:
 
     async def compare(self, agree: Agree) -> None:
         """See the protocol."""
-        for _, node in await self.fleet.each():
-            await agree(node)
+        nodes = await self.fleet.each()
+        outcomes = await asyncio.gather(*(agree(node) for _, node in nodes), return_exceptions=True)
+        for (node_id, _), outcome in zip(nodes, outcomes, strict=True):
+            if isinstance(outcome, CloisterError):  # it keeps no other node from its comparison
+                _log.warning("node.not_compared", node_id=node_id, error=str(outcome))
+            elif outcome is not None:
+                raise outcome
 
 
 class _FarPorts:
@@ -152,16 +162,27 @@ class _Enrolment:
         self._keys = keys
         self._authority = ClusterAuthority(keys.authority, keys.authority_key)
 
-    def check(self, joining: Joining) -> None:
+    def check(self, joining: Joining) -> bool:
         """See the protocol; likewise below."""
-        token = token_of(self._keys.join_key, joining.token_id, joining.expires_at)
-        check_mark(token, "node", joining.said, joining.mark)
+        _, is_for_node = self._token(joining)
         if joining.expires_at < time.time():
             raise AuthenticationError("the token has expired", hint="cloister cluster token makes another one")
+        return is_for_node
+
+    def _token(self, joining: Joining) -> tuple[JoinToken, bool]:
+        """The token whose mark a request has, and whether it is for this node alone. Raises: AuthenticationError: none."""
+        key, token_id, expires_at = self._keys.join_key, joining.token_id, joining.expires_at
+        with contextlib.suppress(AuthenticationError):
+            token = token_of(key, token_id, expires_at, joining.node_id)
+            check_mark(token, "node", joining.said, joining.mark)
+            return token, joining.node_id != ""
+        token = token_of(key, token_id, expires_at)
+        check_mark(token, "node", joining.said, joining.mark)
+        return token, False
 
     def certify(self, joining: Joining) -> Joined:
         """See the protocol."""
-        token = token_of(self._keys.join_key, joining.token_id, joining.expires_at)
+        token, _ = self._token(joining)
         certificate = self._authority.certify_node(joining.node_id, joining.request)
         authority = self._keys.authority.decode()
         answer = Joined(certificate=certificate, authority=authority, mark="")

@@ -23,4 +23,4 @@ class NodeStore(Protocol):
         """Say whether a node gets new sandboxes; False: there is none of that id."""
 
     async def remove_node(self, node_id: str) -> bool:
-        """Remove a node; False: there is none of that id. Its token stays used."""
+        """Remove a node; False: there is none of that id. Its tokens stay used, for itself too."""

@@ -49,5 +49,10 @@ class SqlNodes:
 
     async def remove_node(self, node_id: str) -> bool:
         """See the protocol."""
-        sql = "DELETE FROM nodes WHERE node_id = :node_id"
-        return await self._run(lambda connection: connection.execute(sql, {"node_id": node_id}).rowcount) == 1
+        values = {"node_id": node_id}
+
+        def remove(connection: Connection) -> int:
+            connection.execute("UPDATE used_join_tokens SET node_id = '' WHERE node_id = :node_id", values)
+            return connection.execute("DELETE FROM nodes WHERE node_id = :node_id", values).rowcount
+
+        return await self._run(lambda connection: connection.whole(remove)) == 1

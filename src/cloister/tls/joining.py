@@ -3,7 +3,8 @@
 The secret of a token never crosses the network: each side shows that it has it, by a mark (HMAC) on what it says. So a node may join over
 a connection without TLS. Nothing that is said is secret: requests of certificates and certificates.
 
-Invariants: a token opens for an hour at most what :data:`MOST_S` says; the server keeps no tokens, because the secret follows from its key.
+Invariants: a token is good for :data:`MOST_S` at most; the server keeps no tokens, because the secret follows from its key. A token for a
+machine that has not joined, and one for a node to join again, have different secrets: the first cannot take a node's place.
 Source: RFC 2104.
 """
 
@@ -47,14 +48,15 @@ class JoinToken:
         return cls(match[1], int(match[2]), bytes.fromhex(match[3]))
 
 
-def make_token(key: bytes, lifetime_s: int, now: float) -> JoinToken:
-    """A new token by the cluster's key for joining."""
-    return token_of(key, secrets.token_hex(8), int(now) + min(lifetime_s, MOST_S))
+def make_token(key: bytes, lifetime_s: int, now: float, node_id: str = "") -> JoinToken:
+    """A new token by the cluster's key for joining; ``node_id`` as for :func:`token_of`."""
+    return token_of(key, secrets.token_hex(8), int(now) + min(lifetime_s, MOST_S), node_id)
 
 
-def token_of(key: bytes, token_id: str, expires_at: int) -> JoinToken:
-    """The token of these public parts."""
-    return JoinToken(token_id, expires_at, hmac.digest(key, f"cloister join {token_id} {expires_at}".encode(), hashlib.sha256))
+def token_of(key: bytes, token_id: str, expires_at: int, node_id: str = "") -> JoinToken:
+    """The token of these public parts: for a new machine, or for the node ``node_id`` to join again."""
+    words = f"cloister join {token_id} {expires_at} {node_id}".encode(errors="replace")  # a stranger's words may be no Unicode
+    return JoinToken(token_id, expires_at, hmac.digest(key, words, hashlib.sha256))
 
 
 def mark(token: JoinToken, side: str, said: dict[str, Any]) -> str:
@@ -65,5 +67,5 @@ def mark(token: JoinToken, side: str, said: dict[str, Any]) -> str:
 
 def check_mark(token: JoinToken, side: str, said: dict[str, Any], given: object) -> None:
     """Raises: AuthenticationError: the other side does not have the token."""
-    if not isinstance(given, str) or not hmac.compare_digest(mark(token, side, said).encode(), given.encode()):
+    if not isinstance(given, str) or not hmac.compare_digest(mark(token, side, said).encode(), given.encode(errors="replace")):
         raise AuthenticationError("the token is not one of this cluster")
