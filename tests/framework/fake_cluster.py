@@ -79,6 +79,8 @@ class FakeCluster:
     heard: list[NodeEvent] = field(default_factory=list)
     greeted: list[str] = field(default_factory=list)
     lost: set[str] = field(default_factory=set)
+    refused: set[str] = field(default_factory=set)
+    """Names of templates that no node may offer."""
 
     def of_sandbox(self, sandbox_id: str) -> str | None:
         """See :class:`~cloister.cluster.fleet.Homes`; likewise below."""
@@ -116,7 +118,7 @@ async def fake_cluster(directory: Path, count: int) -> AsyncIterator[FakeCluster
     async with contextlib.AsyncExitStack() as stack:
         made = [await stack.enter_async_context(gated_node(directory / f"{number}.sock", authority)) for number in range(count)]
         cluster = FakeCluster({one.node.node_id: one for one in made})
-        cluster.fleet = ClusterFleet(cluster)
+        cluster.fleet = ClusterFleet(cluster, lambda template: template.name not in cluster.refused)
         await cluster.fleet.start(FleetHooks(cluster.rows, cluster.link, cluster.greet, cluster.heard.append, cluster.lost.add))
         stack.push_async_callback(cluster.fleet.close)
         await eventually_async(lambda: all(one.link.is_connected for one in cluster.fleet.members.values()))

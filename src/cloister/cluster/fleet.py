@@ -95,8 +95,10 @@ class ClusterFleet:
 
     is_cluster = True
 
-    def __init__(self, homes: Homes) -> None:
+    def __init__(self, homes: Homes, is_stock: Callable[[Template], bool]) -> None:
+        """``is_stock`` says whether a node may offer a template to all teams: another one could take the place of a team's own."""
         self._homes = homes
+        self._is_stock = is_stock
         self._hooks: FleetHooks | None = None
         self._members: dict[str, Member] = {}
         self._reserved: dict[str, tuple[str, float]] = {}
@@ -279,7 +281,10 @@ class ClusterFleet:
 
     async def templates_with(self, node_id: str, node: NodeClient) -> Sequence[Template]:
         """See the protocol."""
-        templates = await node.templates()
+        found = await node.templates()
+        templates = tuple(one for one in found if self._is_stock(one))
+        if len(templates) < len(found):
+            _log.warning("node.templates_refused", node_id=node_id, count=len(found) - len(templates))
         if (member := self._members.get(node_id)) is not None:
             member.templates = templates
         return self._known_templates()

@@ -27,6 +27,7 @@ from cloister.processes.api_nodes import Agree, call_timeout_s
 from cloister.processes.api_values import Fill, answer_values
 from cloister.store.base import Store
 from cloister.store.cluster_keys import ApiKeys, read_api_keys
+from cloister.template.stock import is_stock
 from cloister.tls.cluster import ClusterAuthority, calling_context, name_of_node
 from cloister.tls.joining import JoinToken, check_mark, mark, token_of
 
@@ -47,7 +48,7 @@ class ClusterSide:
         self._store: Store | None = None
         self._nodes: Nodes | None = None
         self._fill: Fill | None = None
-        self.fleet = ClusterFleet(self)
+        self.fleet = ClusterFleet(self, is_stock)
         self.dialer = _FarPorts(self.fleet)
 
     # ---- Homes, which are known when the store is open ----

@@ -22,7 +22,9 @@ Names of files are relative to the folder. A step that equals a step of another 
 from __future__ import annotations
 
 import tomllib
+import uuid
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +39,11 @@ __all__ = [
     "StockDefinition",
     "StockStep",
     "definition_of",
+    "is_stock",
     "load_stock",
     "read_definition",
     "shared_layers",
+    "stock_id",
     "with_parents",
     "with_updates",
 ]
@@ -130,6 +134,23 @@ def load_stock(name: str) -> StockDefinition:
     if name not in (*STOCK_NAMES, *ON_DEMAND):
         raise TemplateNotFoundError(f"there is no stock template '{name}'", hint=f"there are: {', '.join((*STOCK_NAMES, *ON_DEMAND))}")
     return read_definition(name)
+
+
+def stock_id(name: str) -> str:
+    """The id of the stock template ``name``, the same on every machine."""
+    return uuid.uuid5(uuid.NAMESPACE_OID, f"cloister/{name}").hex[:20]
+
+
+def is_stock(template: Template) -> bool:
+    """Whether a record that another machine sent has the names of a stock template of this release, and no others."""
+    if template.name not in (*STOCK_NAMES, *ON_DEMAND) or template.template_id != stock_id(template.name):
+        return False
+    return _aliases(template.name).issuperset(template.aliases)
+
+
+@cache
+def _aliases(name: str) -> frozenset[str]:
+    return frozenset(load_stock(name).aliases)
 
 
 def with_parents(name: str) -> tuple[str, ...]:

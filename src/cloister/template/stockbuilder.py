@@ -35,7 +35,7 @@ from cloister.protocol.agent import DEFAULT_PATH
 from cloister.runtime.spec import StepSpec
 from cloister.template.bootstrap import Bootstrap, default_mirror, layer_sources, unpack
 from cloister.template.layers import LayerStore, Workspace, layer_key
-from cloister.template.stock import StockDefinition, StockStep
+from cloister.template.stock import StockDefinition, StockStep, stock_id
 
 if TYPE_CHECKING:
     from cloister.template.hostlayer import HostLayer
@@ -163,7 +163,7 @@ def build_layers(definition: StockDefinition, below: tuple[str, ...], context: S
 def stock_record(definition: StockDefinition, keys: tuple[str, ...], edition: str) -> Template:
     """The record of a template with these layers, made now."""
     return Template(
-        template_id=uuid.uuid5(uuid.NAMESPACE_OID, f"cloister/{definition.name}").hex[:20],
+        template_id=stock_id(definition.name),
         name=definition.name,
         build_id=str(uuid.uuid5(uuid.NAMESPACE_OID, "/".join(keys))),
         layers=keys,

@@ -52,6 +52,15 @@ def _answering(answer: Any) -> NodeClient:
     return within_its_say(cast("NodeClient", SimpleNamespace(ping=call, get=call, list=call, ended=call)), _NODE)
 
 
+async def test_a_node_cannot_take_the_place_of_a_teams_template(tmp_path: Path) -> None:
+    """A template that a node offers to all teams, and that is no stock template, is passed over."""
+    async with fake_cluster(tmp_path, 1) as cluster:
+        names = {template.name for template in await cluster.fleet.calls.templates()}
+        cluster.refused.add("base")
+        assert {template.name for template in await cluster.fleet.calls.templates()} == names - {"base"}
+        assert "base" in names
+
+
 async def test_a_node_cannot_give_itself_the_id_of_another_node() -> None:
     """In no report: a reconciliation that believed it would end the other node's sandboxes."""
     for node_id in (_NODE, _OTHER):

@@ -13,8 +13,8 @@ from cloister.errors import TemplateNotFoundError
 from cloister.model.template import ON_DEMAND
 from cloister.template import stock
 from cloister.template.agenttree import _definitions
-from cloister.template.stock import STOCK_NAMES, load_stock, read_definition, shared_layers
-from cloister.template.stockbuilder import layer_keys
+from cloister.template.stock import STOCK_NAMES, is_stock, load_stock, read_definition, shared_layers
+from cloister.template.stockbuilder import layer_keys, stock_record
 
 PYTHON = {
     "numpy", "pandas", "scipy", "matplotlib", "seaborn", "scikit-learn", "plotly", "bokeh", "sympy", "pillow", "requests",
@@ -32,6 +32,15 @@ def test_every_stock_template_loads_and_stands_on_an_earlier_one() -> None:
         below = seen[definition.parent] if definition.parent else 0
         assert below + len(definition.steps) <= 10
         seen[name] = below + sum(not step.own for step in definition.steps)
+
+
+@pytest.mark.parametrize("name", [*STOCK_NAMES, *ON_DEMAND])
+def test_a_record_has_the_names_of_its_definition_alone(name: str) -> None:
+    """A record of another machine with another name, id or alias is none of a stock template."""
+    record = stock_record(load_stock(name), ("0" * 64,), "")
+    assert is_stock(record)
+    for changed in ({"name": "other"}, {"template_id": "0" * 20}, {"aliases": (*record.aliases, "other")}):
+        assert not is_stock(replace(record, **changed))
 
 
 def test_templates_do_not_stand_on_another_ones_own_layers() -> None:
