@@ -161,20 +161,13 @@ async def test_out_of_memory_of_a_forked_kernel(agent: Agent, nursery: FakeNurse
     assert "ran out of memory" in outcome.error.value
 
 
-def has_died(pid: int) -> bool:
-    """Whether the process is a zombie, or reaped."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text(encoding="ascii").split(") ")[1][0] == "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return True
-
-
 async def test_death_of_a_forked_kernel_between_runs(agent: Agent, nursery: FakeNursery) -> None:
     """The next run is told, with the signal, and has a new kernel."""
     agent.expect(nursery.fork())
     await agent.run("x = 5")
+    kernel = await agent.kernel()
     os.kill(nursery.pids[0], signal.SIGKILL)
-    await eventually_async(lambda: has_died(nursery.pids[0]))
+    await eventually_async(lambda: not kernel.is_alive and "signal 9" in kernel.death_note)
     outcome = await agent.run("result(str(globals().get('x')))")
     assert outcome.text == "None"
     assert "signal 9 (SIGKILL)" in outcome.stderr
