@@ -43,6 +43,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "metrics": {"sandbox_id": _SANDBOX, "start": 0, "end": None, "newest": 3},
     "dial": {"sandbox_id": _SANDBOX},
     "templates": {},
+    "absent_template": {"name": "base"},
     "dns_sockets": {},
     "note_look_ups": {"look_ups": [{"client": "10.200.0.5", "at": 0, "name": "a.example", "addresses": ["198.51.100.1"]}]},
     "ping": {},

@@ -39,10 +39,10 @@ from cloister.model.build import EndedBuild
 from cloister.model.cluster import ClusterNode
 from cloister.model.node import NodeInfo
 from cloister.model.sandbox import EndReason, SandboxRecord, SandboxRequest
-from cloister.model.template import Template
+from cloister.model.template import AbsentTemplate, Template
 from cloister.model.volume import VolumeUse
 from cloister.nodewire.methods import Method, NodeEvent, calls_through
-from cloister.nodewire.requests import Kill, SandboxRef, SetTeamTraffic
+from cloister.nodewire.requests import Kill, SandboxRef, SetTeamTraffic, TemplateRef
 
 __all__ = ["ClusterFleet", "FleetHooks", "Homes"]
 
@@ -54,6 +54,7 @@ _REPORT_S = 5.0
 _RESERVED_S = 15.0
 """As long as a node keeps a sandbox for the id that it gave."""
 _MOST_RESERVED = 10_000
+_MOST_NOTE = 200
 _MOST_TASKS = 1_000
 """Above it no event of a build is looked up: a node may send any number of them."""
 
@@ -108,6 +109,15 @@ class ClusterFleet:
         self._traffic = SetTeamTraffic(())
         self._random = SystemRandom()
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._of_all: dict[str, Callable[[Any], Awaitable[Any]]] = {
+            "create": self._create,
+            "ping": lambda _: self._sum(),
+            "templates": lambda _: self._templates(),
+            "absent_template": self._absent_template,
+            "volumes": lambda _: self._all_volumes(),
+            "set_team_traffic": self._set_traffic,
+        }
+        """Calls that are about more than one node; a creation chooses its node."""
         self.calls: NodeClient = calls_through(self._call)
         self.is_ready = False
         """Whether the table of nodes was read."""
@@ -296,22 +306,24 @@ class ClusterFleet:
                 found.setdefault(template.name, template)
         return tuple(found.values())
 
+    async def _absent_template(self, request: TemplateRef) -> AbsentTemplate:
+        """The first answer of a node that is building the template; an empty one if none is."""
+        for _, node in await self.each():
+            with contextlib.suppress(CloisterError):
+                if note := (await node.absent_template(request)).note:
+                    return AbsentTemplate(note[:_MOST_NOTE])
+        return AbsentTemplate("")
+
     # ---- calls ----
 
     async def _call(self, method: Method, request: Any) -> Any:
-        match method.name:
-            case "create":
-                return await self._create(request)
-            case "ping":
-                return await self._sum()
-            case "templates":
-                await asyncio.gather(*(self.templates_with(*one) for one in await self.each()), return_exceptions=True)
-                return self._known_templates()
-            case "volumes":
-                return await self._all_volumes()
-            case "set_team_traffic":
-                return await self._set_traffic(request)
+        if method.name in self._of_all:
+            return await self._of_all[method.name](request)
         return await self._call_home(method, request)
+
+    async def _templates(self) -> Sequence[Template]:
+        await asyncio.gather(*(self.templates_with(*one) for one in await self.each()), return_exceptions=True)
+        return self._known_templates()
 
     async def _call_home(self, method: Method, request: Any) -> Any:
         """The answer of the node that has what the request is about."""

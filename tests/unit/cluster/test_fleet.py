@@ -14,7 +14,7 @@ from cloister.ids import new_sandbox_id
 from cloister.model.node import EndedSandbox
 from cloister.model.sandbox import EndReason, SandboxRequest
 from cloister.model.team_traffic import TeamTraffic
-from cloister.nodewire.requests import Kill, SandboxRef, SetTeamTraffic
+from cloister.nodewire.requests import Kill, SandboxRef, SetTeamTraffic, TemplateRef
 from framework.fake_cluster import FakeCluster, fake_cluster
 from framework.waiting import eventually_async
 
@@ -58,6 +58,16 @@ async def test_a_call_goes_to_the_node_of_its_sandbox(tmp_path: Path) -> None:
         with pytest.raises(SandboxNotFoundError):
             await cluster.fleet.calls.get(SandboxRef(new_sandbox_id()))
         assert {template.name for template in await cluster.fleet.calls.templates()} >= {"base"}
+
+
+async def test_a_template_that_some_node_builds(tmp_path: Path) -> None:
+    """A client learns of the build wherever it is; a name that no node knows is no error."""
+    async with fake_cluster(tmp_path, 2) as cluster:
+        ask = TemplateRef("desktop")
+        assert not (await cluster.fleet.calls.absent_template(ask)).note
+        last = list(cluster.nodes.values())[-1]
+        last.node.absent = {"desktop": "being built"}
+        assert (await cluster.fleet.calls.absent_template(ask)).note == "being built"
 
 
 async def test_every_node_has_the_bounds_of_teams(tmp_path: Path) -> None:

@@ -132,7 +132,7 @@ class Service:
 
     async def list(self, request: ListSandboxes) -> SandboxPage:
         """See SandboxMethods."""
-        return SandboxPage.of([record(build_id="x" * 1000) for _ in range(1000)], request)
+        return SandboxPage.of([record(f"{number:020}", build_id="x" * 1000) for number in range(1000)], request)
 
     async def ended(self, request: AskEnds) -> Sequence[EndedSandbox]:
         """See NodeMethods."""
