@@ -218,8 +218,8 @@ def test_shell_has_a_terminal(sandbox: Sandbox, client: Cli) -> None:
     shell.resize(70, 20)
     shell.type("until [ \"$(stty size)\" = '20 70' ]; do sleep 0.1; done; echo res''ized\r")
     shell.expect("resized")
-    shell.type("sleep 300\r")
-    shell.expect("sleep 300")
+    shell.type("sh -c 'echo beg''un; exec sleep 300'\r")  # a ^C before it runs would be the shell's own
+    shell.expect("begun")
     shell.type("\x03")
     shell.expect(r"\^C[\s\S]*\$ ")
     shell.type("exit 5\r")
