@@ -10,6 +10,7 @@ import ssl
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
@@ -78,6 +79,12 @@ class ControlPlane:
     def metrics_key(self) -> str:
         """A new key for ``GET /metrics``."""
         _, secret = self.with_keys(lambda keys: keys.create_for_operator(KeyScope.METRICS, "prometheus"))
+        return secret
+
+    @cached_property
+    def admin_key(self) -> str:
+        """A key of the operator's."""
+        _, secret = self.with_keys(lambda keys: keys.create_for_operator(KeyScope.ADMIN, "operator"))
         return secret
 
     def listen_tls(self, context: ssl.SSLContext) -> str:
