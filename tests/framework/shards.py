@@ -1,12 +1,11 @@
-"""Shards: the parts of the suite. ``scripts/test`` runs ``bare`` first, then three side by side, then ``alone``.
+"""Shards: the parts of the suite. ``scripts/test`` runs ``bare`` first, then two side by side, then ``alone``.
 
-=========== =======================================================================================================================
-``bare``    what needs no templates: it runs while they are built
-``sdk``     the product through the SDKs, and what needs the one pretend internet of this host
-``attacks`` attacks
-``parts``   its parts on a real host, and what it survives
-``alone``   tests marked ``alone``: they use up what the whole host shares, or compare speeds, so nothing may run beside them
-=========== =======================================================================================================================
+========= =========================================================================================================================
+``bare``  what needs no templates: it runs while they are built
+``sdk``   the product through the SDKs and under crashes, and what needs the one pretend internet of this host
+``host``  its parts on a real host, attacks on them, and its languages beside the programs that people know
+``alone`` tests marked ``alone``: they use up what the whole host shares, or compare speeds, so nothing may run beside them
+========= =========================================================================================================================
 
 A test's shard follows from its directory, fixtures and marks, so a new test needs no entry anywhere.
 """
@@ -17,9 +16,8 @@ import pytest
 
 __all__ = ["SHARDS", "keep_shard", "shard_of"]
 
-SHARDS = ("bare", "sdk", "attacks", "parts", "alone")
-_SDK = {"conformance", "differential"}
-_ATTACKS = {"security"}
+SHARDS = ("bare", "sdk", "host", "alone")
+_SDK = {"chaos", "conformance"}
 _BARE = {"style", "unit"}
 
 
@@ -30,9 +28,7 @@ def shard_of(item: pytest.Item) -> str:
     directories = set(item.path.relative_to(item.config.rootpath).parts)
     if "internet" in getattr(item, "fixturenames", ()) or _SDK & directories:
         return "sdk"
-    if _BARE & directories and item.get_closest_marker("templates") is None:
-        return "bare"
-    return "attacks" if _ATTACKS & directories else "parts"
+    return "bare" if _BARE & directories and item.get_closest_marker("templates") is None else "host"
 
 
 def keep_shard(config: pytest.Config, items: list[pytest.Item], shard: str) -> None:
