@@ -140,11 +140,12 @@ def test_team_cannot_make_a_key_with_more_power(control_plane: ControlPlane, fie
 
 
 def test_keys_cannot_open_routes_of_another_scope(control_plane: ControlPlane) -> None:
-    """No key of a team or of metrics opens a route below /admin, and an admin key opens nothing else."""
+    """No key of a team or of metrics opens an operator's route, and an admin key opens nothing else."""
     theirs, _ = other_key(control_plane)
     admin, metrics = admin_key(control_plane), control_plane.metrics_key()
     for method, route, _ in ADMIN_ROUTES:
-        path = route.replace("{team_id}", theirs.team_id or "").replace("{key_id}", theirs.key_id).replace("{sandbox_id}", "i" * 20)
+        named = {"team_id": theirs.team_id or "", "key_id": theirs.key_id, "sandbox_id": "i" * 20, "node_id": "node_" + "0" * 16}
+        path = route.format(**named)
         for key, status in ((control_plane.api_key, 403), (metrics, 403), ("cla_" + "0" * 40, 401)):
             for headers in ({"X-API-KEY": key}, {"X-Admin-Token": key}, {"Authorization": f"Bearer {key}"}):
                 assert call(control_plane.url, method, path, body={"name": "x"}, headers=headers).status == status, (method, path)
