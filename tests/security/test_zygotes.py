@@ -34,9 +34,10 @@ def zygotes(server: Server) -> dict[str, int]:
     for directory in sorted(Path("/sys/fs/cgroup").glob("pids/cloister/*/zone-*-*")) or sorted(
         Path("/sys/fs/cgroup").glob("cloister/*/zone-*-*")
     ):
-        for pid in (directory / "cgroup.procs").read_text().split():
-            if descends_from(int(pid), server.child("node")):
-                found[directory.name.rpartition("-")[2]] = int(pid)
+        with contextlib.suppress(FileNotFoundError):  # another server's, which ends
+            for pid in (directory / "cgroup.procs").read_text().split():
+                if descends_from(int(pid), server.child("node")):
+                    found[directory.name.rpartition("-")[2]] = int(pid)
     return found
 
 
