@@ -90,7 +90,7 @@ async def prepare(load: Load) -> None:
 
 
 def run(load: Load) -> Sequence[Report]:
-    """Run all processes; the report of each, that of the one that ended the lost sandboxes first."""
+    """Run all processes. The first report is of the process that ended the lost sandboxes."""
     asyncio.run(prepare(load))
     context = multiprocessing.get_context("spawn")
     barrier, reports = context.Barrier(load.processes), context.Queue()

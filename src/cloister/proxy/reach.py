@@ -1,6 +1,7 @@
 """Ways into sandboxes' networks: connects to a port of a sandbox, by the sockets that the node makes.
 
-Holds no connection. Nearly all programs listen on loopback; what they do not is the agent's relay for (``protocol/dialled.py``).
+Holds no connection. On some runtimes these sockets do not reach loopback; the agent relays to programs that listen there alone
+(``protocol/dialled.py``).
 """
 
 from __future__ import annotations

@@ -43,7 +43,7 @@ class Tree:
 
 
 def layer_tree(store: LayerStore, key: str) -> Tree:
-    """That of a layer. Raises: StoreError."""
+    """The tree of a layer. Raises: StoreError."""
     layer = store.layer(key)
     part = LayerPart(name=layer.name, parent=layer.parent, size_bytes=layer.size_bytes, build_s=layer.build_s)
     return Tree(f"layers/{key}.tar.gz", store.rootfs(key), part)
